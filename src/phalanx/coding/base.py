@@ -1,0 +1,78 @@
+"""What every gradient code looks like: who computes what, what they send, how the server decodes it."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class Decoded(NamedTuple):
+    """What a decoder answers.
+
+    Attributes:
+        gradient: `(dim,)`, the mean of the gradients of all partitions.
+        suspects: `(workers,)` bool, the workers whose messages arrived and are wrong.
+        residual: the largest relative disagreement among the messages that were trusted: 0 where
+            they agree to the bit; what remains below the decoder's tolerance otherwise.
+    """
+
+    gradient: Float[Tensor, " dim"]
+    suspects: Bool[Tensor, " workers"]
+    residual: float
+
+
+@dataclass(frozen=True)
+class Code(ABC):
+    """A gradient code: an assignment of partitions to workers, an encoder and a decoder.
+
+    The code holds hyper-parameters only and never changes.
+    """
+
+    num_workers: int = 15
+    """Workers (n in the papers)."""
+
+    @property
+    @abstractmethod
+    def assignment(self) -> Bool[Tensor, "workers partitions"]:
+        """Which worker computes the gradient of which partition."""
+
+    @abstractmethod
+    def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
+        """The message of one worker.
+
+        Args:
+            worker: its id.
+            gradients: gradients of the partitions that it owns, in increasing order of partition.
+        """
+
+    @abstractmethod
+    def decode(
+        self,
+        messages: Float[Tensor, "workers width"],
+        arrived: Bool[Tensor, " workers"] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Decoded:
+        """The mean gradient, and who lied.
+
+        Args:
+            messages: one row per worker; rows that did not arrive are never read.
+            arrived: whose messages arrived; all by default.
+            generator: the decoder's private randomness; drawn from the operating system if None.
+
+        Raises:
+            DecodeError: if more is wrong than the code survives.
+        """
+
+    @property
+    def num_partitions(self) -> int:
+        """How many partitions a round's batch is cut into (k in the papers)."""
+        return self.assignment.shape[1]
+
+    @property
+    def redundancy(self) -> float:
+        """Gradients computed per partition, on average (r in the papers)."""
+        return self.assignment.sum().item() / self.num_partitions

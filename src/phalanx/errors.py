@@ -1,0 +1,40 @@
+"""The errors that a caller would act on. Bad arguments are plain `ValueError`s."""
+
+from collections.abc import Sequence
+
+
+class PhalanxError(Exception):
+    """Base of every error that the package raises by name."""
+
+
+class TooManyByzantineError(PhalanxError):
+    """More messages are unusable than a robust rule was told to survive.
+
+    Attributes:
+        workers: ids of the workers whose messages were unusable.
+        bound: how many the rule survives.
+    """
+
+    def __init__(self, message: str, *, workers: Sequence[int], bound: int) -> None:
+        super().__init__(message)
+        self.workers = list(workers)
+        self.bound = bound
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles with its keyword arguments, so that it crosses process borders whole."""
+        return _rebuild, (type(self), str(self), self.workers, self.bound)
+
+
+class DecodeError(TooManyByzantineError):
+    """The messages that arrived do not determine the gradient: more faults than the code survives.
+
+    Attributes:
+        workers: ids of the workers known to be missing or lying, or of the group that failed.
+        bound: how many liars the code survives (`num_byzantine`).
+    """
+
+
+def _rebuild(
+    kind: type[TooManyByzantineError], message: str, workers: list[int], bound: int
+) -> TooManyByzantineError:
+    return kind(message, workers=workers, bound=bound)
