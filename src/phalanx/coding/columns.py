@@ -1,0 +1,45 @@
+"""Passes over the columns of a stack of messages in blocks that stay in the cache."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_BLOCK = 65_536  # columns: the running sum of a block stays in a level-2 cache while the rows stream by
+
+
+def blocks(width: int, size: int = _BLOCK) -> Iterator[slice]:
+    """Slices that cut `width` columns into blocks of `size`."""
+    return (slice(start, min(start + size, width)) for start in range(0, width, size))
+
+
+def weighted_sum(
+    messages: Float[Tensor, "workers width"], rows: Sequence[int], weights: Float[Tensor, " rows"]
+) -> Float[Tensor, " width"]:
+    """`weights @ messages[rows]` without copying the rows.
+
+    Other rows are never read, whatever they hold. Sums in at least float32; the result has the dtype
+    of the messages. Cost: one pass over the rows.
+    """
+    working = torch.promote_types(messages.dtype, torch.float32)
+    weights = weights.to(device=messages.device, dtype=working)
+    result = torch.zeros(messages.shape[1], dtype=messages.dtype, device=messages.device)
+    runs = _runs(rows)
+    for columns in blocks(messages.shape[1]):
+        total = torch.zeros(columns.stop - columns.start, dtype=working, device=messages.device)
+        done = 0
+        for run in runs:
+            part = messages[run, columns].to(working)
+            total.addmv_(part.T, weights[done : done + len(part)])
+            done += len(part)
+        result[columns] = total
+    return result
+
+
+def _runs(rows: Sequence[int]) -> list[slice]:
+    """Slices of neighbouring rows: a slice is a view, a list of indices is a copy."""
+    groups = groupby(enumerate(rows), key=lambda pair: pair[1] - pair[0])
+    runs = [[row for _, row in group] for _, group in groups]
+    return [slice(run[0], run[-1] + 1) for run in runs]

@@ -1,0 +1,176 @@
+"""Finding the liars of a cyclic code from the projections of their messages.
+
+What the parity checks see of the projections (the syndrome) is a sum of one geometric sequence per
+liar. Hence a linear recurrence with the liars as its roots (Prony's method) proposes who lied; but in
+floating point, with liars that sit side by side and agree, its answer is only a proposal. The judge is
+the residual: how much of the syndrome the proposed liars cannot explain. Where there are few enough
+sets of liars, all are judged; elsewhere Prony's set and all runs of neighbours are, and the best is
+improved by exchanging one worker at a time.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from phalanx.coding.frequency_band import CyclicAlgebra
+
+_MAX_SETS = 2000  # sets of liars that are judged one by one; each costs a QR of a 2s x s matrix
+
+
+class Located(NamedTuple):
+    """Positions of the liars, and the share of the projections that stays unexplained.
+
+    `liars` is None if no set within the bound explains what was seen.
+    """
+
+    liars: list[int] | None
+    residual: float
+
+
+def locate(
+    algebra: CyclicAlgebra,
+    projections: Float[Tensor, "length projections"] | Complex[Tensor, "length projections"],
+    erased: list[int],
+    tolerance: float,
+) -> Located:
+    """The smallest set of liars that explains the projections, given who is missing.
+
+    Args:
+        algebra: of the code.
+        projections: one row per worker; rows of the missing ones are ignored.
+        erased: positions of the missing workers.
+        tolerance: largest residual, relative to the projections of the trusted workers, that passes
+            for rounding.
+
+    Source: Chen et al., "DRACO", ICML 2018, section 4.2, for one to `s` liars by a recurrence; the
+    joint use of several projections, erasures, and the residual as judge are this package's.
+    """
+    present = [worker for worker in range(len(projections)) if worker not in set(erased)]
+    best = math.inf
+    for outsized in _outsized(projections, present, len(algebra.parity) - len(erased)):
+        located = _search(algebra, projections, erased + outsized, tolerance)
+        if located.liars is not None:
+            return Located(sorted(located.liars + outsized), located.residual)
+        best = min(best, located.residual)
+    return Located(None, best)
+
+
+def _outsized(projections: Tensor, present: list[int], spare: int) -> list[list[int]]:
+    """What to leave out before the search: nothing first, then the largest rows, one more each time.
+
+    A row 1e30 times its neighbours drowns the other liars in the rounding of float64. Leaving a row
+    out costs half of what an unknown liar costs, so these attempts stay within the bound.
+    """
+    sizes = projections.abs().amax(dim=1)
+    ordinary = sizes[present].median() if present else sizes.new_zeros(())
+    largest = sorted(present, key=lambda worker: -sizes[worker].item())
+    count = sum(sizes[worker].item() > 1e5 * ordinary.item() for worker in largest)
+    return [largest[:number] for number in range(min(count, spare) + 1)]
+
+
+def _search(
+    algebra: CyclicAlgebra, projections: Tensor, erased: list[int], tolerance: float
+) -> Located:
+    """Tries no liar, then one, and so on, up to what the missing workers leave of the bound."""
+    arrived = [worker for worker in range(len(projections)) if worker not in set(erased)]
+    seen = projections.clone()
+    seen[erased] = 0
+    syndrome = algebra.parity @ seen.to(torch.complex128)
+    best = math.inf
+    for count in range((len(syndrome) - len(erased)) // 2 + 1):
+        for liars in _proposals(algebra, syndrome, arrived, erased, count):
+            trusted = [worker for worker in arrived if worker not in liars]
+            residual = _disagreement(algebra, projections[trusted], trusted)
+            if residual <= tolerance:
+                return Located(liars, residual)
+            best = min(best, residual)
+    return Located(None, best)
+
+
+def _disagreement(algebra: CyclicAlgebra, projections: Tensor, trusted: list[int]) -> float:
+    """Share of the trusted workers' projections that no honest messages could have produced."""
+    basis = algebra.basis[trusted]
+    if len(trusted) <= basis.shape[1] or not projections.any():
+        return 0.0
+    frame = torch.linalg.qr(basis).Q
+    values = projections.to(frame.dtype)
+    return ((values - frame @ (frame.mH @ values)).norm() / values.norm()).item()
+
+
+def _proposals(
+    algebra: CyclicAlgebra, syndrome: Tensor, arrived: list[int], erased: list[int], count: int
+) -> list[list[int]]:
+    """Sets of `count` workers that may be the liars, the most promising last resort included."""
+    if count == 0:
+        return [[]]
+    if math.comb(len(arrived), count) <= _MAX_SETS:
+        sets = [list(chosen) for chosen in itertools.combinations(arrived, count)]
+        return [sets[_judge(algebra, syndrome, sets, erased)[0]]]
+    prony = _prony(algebra, syndrome, arrived, erased, count)
+    runs = [
+        sorted((arrived * 2)[start : start + count]) for start in range(len(arrived))
+    ]
+    best_run = runs[_judge(algebra, syndrome, runs, erased)[0]]
+    return [
+        _exchange(algebra, syndrome, arrived, erased, start) for start in (prony, best_run)
+    ]
+
+
+def _prony(
+    algebra: CyclicAlgebra, syndrome: Tensor, arrived: list[int], erased: list[int], count: int
+) -> list[int]:
+    """The workers nearest to the roots of the shortest recurrence that the syndrome obeys."""
+    for worker in erased:  # a factor (1 - z_t S) in the shift S removes the missing worker's sequence
+        syndrome = syndrome[1:] - algebra.nodes[worker] * syndrome[:-1]
+    hankel = torch.cat(list(syndrome.unfold(0, count + 1, 1)))
+    locator = torch.linalg.svd(hankel / hankel.abs().max().clamp_min(1e-300)).Vh[-1].conj()
+    powers = algebra.nodes[arrived, None] ** torch.arange(count + 1)
+    order = (powers @ locator).abs().argsort()[:count]
+    return [arrived[position] for position in order.tolist()]
+
+
+def _exchange(
+    algebra: CyclicAlgebra,
+    syndrome: Tensor,
+    arrived: list[int],
+    erased: list[int],
+    liars: list[int],
+) -> list[int]:
+    """Exchanges one suspect for one trusted worker as long as that explains more."""
+    best = _unexplained(algebra, syndrome, torch.tensor([liars + erased])).item()
+    while True:
+        others = [worker for worker in arrived if worker not in liars]
+        sets = [
+            [*liars[:position], *liars[position + 1 :], other]
+            for position in range(len(liars))
+            for other in others
+        ]
+        if not sets:
+            return liars
+        index, unexplained = _judge(algebra, syndrome, sets, erased)
+        if unexplained >= best * (1 - 1e-6):
+            return liars
+        liars, best = sets[index], unexplained
+
+
+def _judge(
+    algebra: CyclicAlgebra, syndrome: Tensor, sets: list[list[int]], erased: list[int]
+) -> tuple[int, float]:
+    """Which of the sets explains most of the syndrome, and what it leaves."""
+    columns = torch.tensor([[*chosen, *erased] for chosen in sets])
+    unexplained = _unexplained(algebra, syndrome, columns)
+    index = int(unexplained.argmin())
+    return index, unexplained[index].item()
+
+
+def _unexplained(algebra: CyclicAlgebra, syndrome: Tensor, columns: Tensor) -> Tensor:
+    """Norm of what is left of the syndrome beside the span of each set of workers, `(sets,)`."""
+    if columns.shape[1] == 0:
+        return syndrome.norm().expand(len(columns))
+    frame = torch.linalg.qr(algebra.parity[:, columns].permute(1, 0, 2)).Q
+    rest = syndrome - frame @ (frame.mH @ syndrome)
+    return rest.flatten(1).norm(dim=1)
