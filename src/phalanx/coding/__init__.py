@@ -2,5 +2,6 @@
 
 from phalanx.coding.base import Code, Decoded
 from phalanx.coding.draco_cyclic import DracoCyclic
+from phalanx.coding.draco_repetition import DracoRepetition
 
-__all__ = ["Code", "Decoded", "DracoCyclic"]
+__all__ = ["Code", "Decoded", "DracoCyclic", "DracoRepetition"]

@@ -1,6 +1,7 @@
 """What every gradient code looks like: who computes what, what they send, how the server decodes it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,6 +49,20 @@ class Code(ABC):
             gradients: gradients of the partitions that it owns, in increasing order of partition.
         """
 
+    def encode_all(
+        self, blocks: Iterable[Float[Tensor, "block dim"]]
+    ) -> Float[Tensor, "workers width"]:
+        """The messages of all workers, computed in one place, each gradient needed once.
+
+        Args:
+            blocks: gradients of the partitions in order, some at a time, so that a code which adds
+                them up as they come never holds more than one block beside the messages.
+        """
+        gradients = torch.cat(list(blocks))
+        return torch.stack(
+            [self.encode(worker, gradients[owned]) for worker, owned in enumerate(self.assignment)]
+        )
+
     @abstractmethod
     def decode(
         self,
@@ -59,7 +74,7 @@ class Code(ABC):
         """The mean gradient, and who lied.
 
         Args:
-            messages: one row per worker; rows that did not arrive are never read.
+            messages: one row per worker; what stands in rows that did not arrive is ignored.
             arrived: whose messages arrived; all by default.
             generator: the decoder's private randomness; drawn from the operating system if None.
 

@@ -1,6 +1,7 @@
 """DRACO with the cyclic code: every worker sends one combination of 2 s + 1 gradients."""
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -133,11 +134,18 @@ class DracoCyclic(Code):
             )
         return self._combine(self.weights[worker, owned][None], gradients)[0]
 
-    def encode_block(
-        self, messages: Float[Tensor, "workers width"], first: int, gradients: Float[Tensor, "block dim"]
-    ) -> None:
-        """Adds to all messages what partitions `first ..` contribute; one matrix product."""
-        messages += self._combine(self.weights[:, first : first + len(gradients)], gradients)
+    def encode_all(
+        self, blocks: Iterable[Float[Tensor, "block dim"]]
+    ) -> Float[Tensor, "workers width"]:
+        """All messages: one matrix product per block; see `Code.encode_all`."""
+        messages, first = None, 0
+        for gradients in blocks:
+            share = self._combine(self.weights[:, first : first + len(gradients)], gradients)
+            messages = share if messages is None else messages.add_(share)
+            first += len(gradients)
+        if messages is None:
+            raise ValueError("blocks must hold the gradients of all partitions, got none")
+        return messages
 
     def decode(
         self,

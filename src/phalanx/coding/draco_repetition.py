@@ -1,0 +1,234 @@
+"""DRACO with the repetition code: groups of workers do the same work, and each group votes."""
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from phalanx.coding.base import Code, Decoded
+from phalanx.coding.columns import blocks as column_blocks
+from phalanx.coding.groups import check_bound, check_messages, consecutive_groups, name
+from phalanx.errors import DecodeError
+
+_COLUMNS = 32_768  # columns compared at a time: the leader's block is read from the cache, not again
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class DracoRepetition(Code):
+    """DRACO, repetition code: groups of 2 s + 1 workers send the same sum, and the majority is right.
+
+    The groups are consecutive; where num_workers is no multiple of 2 s + 1, the last group is larger.
+
+    Guarantee: bit for bit the gradient of a run without liars, and every liar named, as long as in each
+    group more than half of the messages that arrived are honest: s liars in any group of 2 s + 1, or
+    s - 1 liars after one or two messages were lost, and so on. No strict majority in some group: a
+    `DecodeError`. If most of a group lie *in the same way*, no code of this redundancy can tell.
+
+    The honest must agree to the bit, which they do on equal hardware and software with equal numbers
+    of threads. `tolerance` allows for last bits that differ.
+
+    Cost: encoding 2 s + 1 vector additions; decoding one pass over the messages when nobody lies, two on
+    average whatever the liars do (the worker compared with is drawn at random, and honest more often than
+    not), and one addition per group; no memory but the gradient. With a `tolerance` all pairs
+    within a group are compared: s times as much.
+
+    Source: Chen, Wang, Charles and Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training via
+    Redundant Gradients", ICML 2018, section 3. The official code takes any vote for a majority and
+    votes layer by layer; here whole messages vote, and a vote without a strict majority is an error.
+
+    >>> import torch
+    >>> from phalanx.coding import DracoRepetition
+    >>> code = DracoRepetition(num_workers=3, num_byzantine=1)
+    >>> code.decode(torch.tensor([[6.0], [-100.0], [6.0]]))
+    Decoded(gradient=tensor([2.]), suspects=tensor([False,  True, False]), residual=0.0)
+    """
+
+    num_byzantine: int = 3
+    """Liars survived in each group (s in the paper); needs num_workers >= 2 num_byzantine + 1."""
+
+    partitions: Literal["all", "group"] = "all"
+    """'all': as many partitions as workers, and each worker computes as many as its group has members,
+    as in the paper. 'group': one partition for each group, as in the paper's experiments."""
+
+    tolerance: float = 0.0
+    """Largest distance, relative to the longer of two messages, at which they count as the same."""
+
+    def __post_init__(self) -> None:
+        check_bound(self.num_workers, self.num_byzantine)
+        if self.partitions not in ("all", "group"):
+            raise ValueError(f"partitions must be 'all' or 'group', got {self.partitions!r}")
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"tolerance must be at least 0 and below 1, got {self.tolerance}")
+
+    @cached_property
+    def groups(self) -> tuple[range, ...]:
+        """The workers of each group."""
+        size = 2 * self.num_byzantine + 1
+        number = self.num_workers // size
+        return consecutive_groups([size] * (number - 1) + [self.num_workers - size * (number - 1)])
+
+    @cached_property
+    def assignment(self) -> Bool[Tensor, "workers partitions"]:
+        """Which worker computes the gradient of which partition: all of its group's."""
+        number = self.num_workers if self.partitions == "all" else len(self.groups)
+        held = torch.zeros(self.num_workers, number, dtype=torch.bool)
+        for index, group in enumerate(self.groups):
+            owned = group if self.partitions == "all" else [index]
+            held[group.start : group.stop, list(owned)] = True
+        return held
+
+    def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
+        """The plain sum of the worker's gradients, added up in order so that replicas agree to the bit.
+
+        Raises:
+            ValueError: if there is not one gradient for each partition that the worker owns.
+        """
+        owned = int(self.assignment[worker].sum())
+        if len(gradients) != owned:
+            raise ValueError(
+                f"gradients must have one row for each of the {owned} partitions of worker {worker}, "
+                f"got {len(gradients)}"
+            )
+        total = gradients[0].clone()
+        for gradient in gradients[1:]:
+            total += gradient
+        return total
+
+    def encode_all(
+        self, blocks: Iterable[Float[Tensor, "block dim"]]
+    ) -> Float[Tensor, "workers width"]:
+        """All messages, each group's sum computed once; see `Code.encode_all`."""
+        sums: list[Tensor] = []
+        starts = {int(group.int().argmax()): None for group in self.assignment}
+        rows = (gradient for block in blocks for gradient in block)
+        for partition, gradient in enumerate(rows):
+            if partition in starts:
+                sums.append(gradient.clone())
+            else:
+                sums[-1] += gradient
+        group_of = [index for index, group in enumerate(self.groups) for _ in group]
+        return torch.stack([sums[index] for index in group_of])
+
+    def decode(
+        self,
+        messages: Float[Tensor, "workers width"],
+        arrived: Bool[Tensor, " workers"] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Decoded:
+        """The mean gradient, and who lied; see `Code.decode`."""
+        if arrived is None:
+            arrived = torch.ones(self.num_workers, dtype=torch.bool)
+        check_messages(messages, arrived, self.num_workers)
+        if generator is None:
+            generator = torch.Generator().manual_seed(secrets.randbits(63))
+        winners: list[int] = []
+        agreed: list[int] = []
+        residual = 0.0
+        here = arrived.cpu()
+        for group in self.groups:
+            voters = [worker for worker in group if here[worker]]
+            if self.tolerance == 0:
+                party, spread = _equal_majority(messages, voters, generator), 0.0
+            else:
+                party, spread = _close_majority(messages, voters, self.tolerance)
+            if not party:
+                raise self._error(group, voters, "no strict majority of their messages agrees")
+            winners.append(party[0])
+            agreed += party
+            residual = max(residual, spread)
+        gradient = self._mean(messages, winners)
+        suspects = here.clone()
+        suspects[agreed] = False
+        return Decoded(gradient, suspects.to(messages.device), residual)
+
+    def _mean(self, messages: Tensor, winners: list[int]) -> Tensor:
+        gradient = torch.empty_like(messages[0])
+        working = torch.promote_types(messages.dtype, torch.float32)
+        for columns in column_blocks(messages.shape[1]):
+            total = messages[winners[0], columns].to(working, copy=True)
+            for winner in winners[1:]:
+                total += messages[winner, columns]
+            # A finite sum means finite terms: infinities and NaN survive every addition.
+            if not total.isfinite().all():
+                self._refuse_not_finite(messages, winners)
+            gradient[columns] = total / self.num_partitions
+        return gradient
+
+    def _refuse_not_finite(self, messages: Tensor, winners: list[int]) -> None:
+        for group, winner in zip(self.groups, winners, strict=True):
+            if not messages[winner].isfinite().all():
+                raise self._error(group, list(group), "the majority's message is not finite")
+
+    def _error(self, group: range, voters: Sequence[int], reason: str) -> DecodeError:
+        missing = sorted(set(group) - set(voters))
+        return DecodeError(
+            f"workers {group.start} to {group.stop - 1} cannot be decoded: {reason}; missing: "
+            f"{name(missing)}; up to {self.num_byzantine} liars of {2 * self.num_byzantine + 1} are "
+            "survived, fewer where messages are missing",
+            workers=list(group),
+            bound=self.num_byzantine,
+        )
+
+
+def _equal_majority(
+    messages: Tensor, voters: list[int], generator: torch.Generator
+) -> list[int]:
+    """The voters of the strict majority that agree to the bit; empty if there is none."""
+    majority, undecided = len(voters) // 2 + 1, list(voters)
+    while len(undecided) >= majority:
+        leader = undecided[int(torch.randint(len(undecided), (), generator=generator))]
+        party = _equal_to(messages, leader, undecided)
+        if len(party) >= majority:
+            return party
+        undecided = [voter for voter in undecided if voter not in party]
+    return []
+
+
+def _equal_to(messages: Tensor, leader: int, voters: list[int]) -> list[int]:
+    """Those of the voters whose messages have the leader's bits; one pass, the unequal leave early."""
+    bits = messages.view(_INTEGERS[messages.element_size()])  # bits tell 0 from -0, and NaN from NaN
+    party = [voter for voter in voters if voter != leader]
+    for columns in column_blocks(messages.shape[1], _COLUMNS):
+        if not party:
+            break
+        run = party == list(range(party[0], party[-1] + 1))
+        rows = bits[party[0] : party[-1] + 1, columns] if run else bits[party, columns]
+        differ = torch.bitwise_xor(rows, bits[leader, columns])
+        low, high = torch.aminmax(differ, dim=1)
+        party = [
+            voter for voter, same in zip(party, ((low == 0) & (high == 0)).tolist(), strict=True) if same
+        ]
+    return sorted([leader, *party])
+
+
+def _close_majority(
+    messages: Tensor, voters: list[int], tolerance: float
+) -> tuple[list[int], float]:
+    """The largest party around one voter within `tolerance`, that voter first, and its spread.
+
+    The party is empty if it is no strict majority.
+    """
+    finite = [voter for voter in voters if messages[voter].isfinite().all()]
+    distances = torch.zeros(len(finite), len(finite), dtype=torch.float64)
+    norms = torch.zeros(len(finite), dtype=torch.float64)
+    for columns in column_blocks(messages.shape[1], _COLUMNS):
+        rows = messages[finite, columns].double()
+        norms += rows.square().sum(dim=1).cpu()
+        # Differences, not a Gram matrix: replicas differ in digits that its cancellation would lose.
+        distances += torch.stack([(rows - row).square().sum(dim=1) for row in rows]).cpu()
+    longer = torch.maximum(norms[:, None], norms[None, :])
+    relative = (distances / longer.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
+    near = relative <= tolerance
+    center = int(near.sum(dim=1).argmax()) if finite else 0
+    if not finite or int(near[center].sum()) < len(voters) // 2 + 1:
+        return [], 0.0
+    others = [voter for voter, same in zip(finite, near[center].tolist(), strict=True) if same]
+    party = [finite[center], *(voter for voter in others if voter != finite[center])]
+    return party, relative[center][near[center]].max().item()

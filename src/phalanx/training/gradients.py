@@ -1,0 +1,108 @@
+"""Gradients of the partitions of a round: many at once, or one by one, with the same result."""
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, replace_all_batch_norm_modules_, vmap
+
+from phalanx.randomness import derive_seed
+from phalanx.training.batches import fetch, partition_samples
+from phalanx.training.job import Job
+
+_BLOCK_BYTES = 2**28  # gradients held beside the messages, if the chunk size is left to us
+
+
+class PartitionGradients:
+    """Computes gradients of partitions, flattened to rows, from a flat vector of parameters.
+
+    With `chunk_size` above one, gradients of several partitions are computed by one vectorised call
+    (`torch.func.vmap`); with one, by a plain backward pass each: the same kernels in every process and
+    on every engine, so that runs agree to the bit. Models with random layers (dropout) are always
+    computed one by one, seeded by partition, so that replicas draw the same numbers.
+
+    Batch normalisation uses the statistics of the partition; running statistics are left alone.
+    """
+
+    def __init__(self, job: Job, chunk_size: int | None = None) -> None:
+        self.job = job
+        self._model = replace_all_batch_norm_modules_(copy.deepcopy(job.model)).train()
+        named = dict(self._model.named_parameters())
+        self._names = [name for name, value in named.items() if value.requires_grad]
+        self._shapes = [named[name].shape for name in self._names]
+        self._sizes = [shape.numel() for shape in self._shapes]
+        self._constants = {
+            **{name: value for name, value in named.items() if not value.requires_grad},
+            **dict(self._model.named_buffers()),
+        }
+        self.dim = sum(self._sizes)
+        self._random = any(_is_random(module) for module in self._model.modules())
+        if self._random:
+            chunk_size = 1
+        elif chunk_size is None:
+            chunk_size = max(1, _BLOCK_BYTES // (4 * max(self.dim, 1)))
+        self.chunk_size = chunk_size
+        self._one = grad_and_value(self._loss)
+        self._many = vmap(self._one, in_dims=(None, 0, 0))
+
+    def blocks(
+        self, step: int, partitions: Sequence[int], parameters: Float[Tensor, " dim"]
+    ) -> Iterator[tuple[Float[Tensor, "block dim"], Float[Tensor, " block"]]]:
+        """Gradients and losses of the partitions, in order, `chunk_size` at a time."""
+        sizes = parameters.split(self._sizes)
+        values = {
+            name: part.view(shape)
+            for name, part, shape in zip(self._names, sizes, self._shapes, strict=True)
+        }
+        for start in range(0, len(partitions), self.chunk_size):
+            chunk = partitions[start : start + self.chunk_size]
+            batches = [self._batch(step, partition) for partition in chunk]
+            if len(chunk) == 1:
+                gradients, loss = self._single(values, *batches[0], step, chunk[0])
+                yield self._flatten(gradients, 1), loss.reshape(1)
+            else:
+                inputs, targets = (torch.stack(parts) for parts in zip(*batches, strict=True))
+                gradients, losses = self._many(values, inputs, targets)
+                yield self._flatten(gradients, len(chunk)), losses
+
+    def _single(
+        self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor, step: int, partition: int
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        if not self._random:
+            return self._one(values, inputs, targets)
+        devices = [inputs.device] if inputs.is_cuda else []
+        with torch.random.fork_rng(devices):  # layers draw from the global generator: lend it a seed
+            torch.random.default_generator.manual_seed(
+                derive_seed(self.job.seed, "layers", step, partition)
+            )
+            return self._one(values, inputs, targets)
+
+    def _batch(self, step: int, partition: int) -> tuple[Tensor, Tensor]:
+        job = self.job
+        samples = partition_samples(
+            len(job.dataset),  # type: ignore[arg-type]
+            job.batch_size,
+            job.code.num_partitions,
+            job.seed,
+            step,
+            partition,
+        )
+        return fetch(job.dataset, samples)
+
+    def _loss(self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = functional_call(self._model, {**values, **self._constants}, (inputs,))
+        return self.job.loss(outputs, targets)
+
+    def _flatten(self, gradients: dict[str, Tensor], count: int) -> Tensor:
+        return torch.cat([gradients[name].reshape(count, -1) for name in self._names], dim=1)
+
+
+def _is_random(module: nn.Module) -> bool:
+    if isinstance(module, nn.RReLU):
+        return True
+    chance = getattr(module, "p", getattr(module, "dropout", 0.0))
+    return "ropout" in type(module).__name__ + str(hasattr(module, "dropout") * "dropout") and (
+        not isinstance(chance, float) or chance > 0
+    )

@@ -1,0 +1,54 @@
+"""What one run computes, whichever engine runs it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from phalanx.attacks import Attack, Schedule
+from phalanx.coding import Code
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The stages before decoding: data, model, code and drill. Workers get a copy of it.
+
+    Attributes:
+        model: architecture and buffers; its parameters are replaced by those of each round.
+        loss: mean loss over a batch, from the model's output and the targets.
+        dataset: pairs of input and target.
+        code: who computes what, and what they send.
+        batch_size: samples in a round, over all partitions; a multiple of `code.num_partitions`.
+        seed: of order, drills and random layers.
+        attack: what bad workers do; None for no drill.
+        schedule: who is bad when; None for nobody.
+    """
+
+    model: nn.Module
+    loss: Loss
+    dataset: Dataset[tuple[Tensor, Tensor]]
+    code: Code
+    batch_size: int
+    seed: int
+    attack: Attack | None = None
+    schedule: Schedule | None = None
+
+    def byzantine(self, step: int) -> list[int]:
+        """Ids of the workers that are bad in a round."""
+        if self.attack is None or self.schedule is None:
+            return []
+        bad = self.schedule.byzantine(step, self.code.num_workers, self.seed)
+        return bad.nonzero().flatten().tolist()
+
+    def conduct(self, step: int) -> dict[int, Attack]:
+        """What each bad worker of a round does."""
+        if self.attack is None:
+            return {}
+        return {worker: self.attack.member(rank) for rank, worker in enumerate(self.byzantine(step))}
+
+    def for_workers(self) -> "Job":
+        """The part that a worker needs: the drill stays with whoever stages it."""
+        return replace(self, attack=None, schedule=None)

@@ -1,0 +1,89 @@
+"""The engine of one process: no server, no ports; every gradient is computed once."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from phalanx.randomness import generator
+from phalanx.training.engine import Collected, Engine, Inbox, Session
+from phalanx.training.gradients import PartitionGradients
+from phalanx.training.job import Job
+
+
+@dataclass(frozen=True)
+class Local(Engine):
+    """All workers in this process, vectorised; redundant work is counted, not repeated.
+
+    Cost: memory for the messages, `(workers, width)`, and for `chunk_size` gradients.
+    """
+
+    chunk_size: int | None = None
+    """Partitions whose gradients are computed by one call; 1 uses the same kernels as workers that compute
+    theirs one by one, so that engines agree to the bit. By default as many as fit in 256 MiB."""
+
+    deadline_s: float | None = None
+    """Seconds after which a message is late. The clock is virtual: computing takes no time on it, and
+    only the delays of a drill count. By default nothing is ever late."""
+
+    def __post_init__(self) -> None:
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size}")
+        if self.deadline_s is not None and self.deadline_s < 0:
+            raise ValueError(f"deadline_s must be at least 0, got {self.deadline_s}")
+
+    def start(self, job: Job) -> "LocalSession":
+        """Nothing to start: the session computes when asked."""
+        return LocalSession(self, job)
+
+
+class LocalSession(Session):
+    """Runs a job's rounds in this process."""
+
+    def __init__(self, engine: Local, job: Job) -> None:
+        self._engine, self._job = engine, job
+        self._gradients = PartitionGradients(job, engine.chunk_size)
+        self._assignment = job.code.assignment
+
+    def round(self, step: int, parameters: Float[Tensor, " dim"]) -> Collected:
+        """Computes every partition once, encodes all messages, then stages the drill."""
+        began = time.perf_counter()
+        losses: list[Tensor] = []
+        messages = self._job.code.encode_all(self._stream(step, parameters, losses))
+        compute_s = time.perf_counter() - began
+        inbox = Inbox(messages)
+        claimed = torch.cat(losses).double().cpu()
+        for worker, owned in enumerate(self._assignment):
+            inbox.put(worker, messages[worker], claimed[owned].mean().item())
+        self._stage(inbox, step)
+        return inbox.collected(compute_s)
+
+    def _stream(self, step: int, parameters: Tensor, losses: list[Tensor]) -> Iterator[Tensor]:
+        partitions = range(self._assignment.shape[1])
+        for gradients, block_losses in self._gradients.blocks(step, partitions, parameters):
+            losses.append(block_losses)
+            yield gradients
+
+    def _stage(self, inbox: Inbox, step: int) -> None:
+        """Replaces what bad workers send, by their attack."""
+        conduct = self._job.conduct(step)
+        honest = None
+        if any(attack.omniscient for attack in conduct.values()):
+            honest = inbox.messages[[w for w in range(len(inbox.messages)) if w not in conduct]]
+        for worker, attack in conduct.items():
+            if not attack.sends:
+                inbox.refuse(worker, "silent")
+                continue
+            if self._engine.deadline_s is not None and attack.delay_s > self._engine.deadline_s:
+                inbox.refuse(worker, "late")
+                continue
+            forged = attack.forge(
+                inbox.messages[worker].clone(),
+                honest if attack.omniscient else None,
+                len(conduct),
+                generator(self._job.seed, "attack", step, worker),
+            )
+            inbox.put(worker, forged, inbox.losses[worker].item())
