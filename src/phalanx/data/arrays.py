@@ -28,13 +28,13 @@ def read_npz(path: str | Path, required: Iterable[str]) -> dict[str, Array]:
         FileNotFoundError: if the file is missing.
         ValueError: if it is no such archive, a key is missing, or an array holds Python objects.
     """
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{path} must be an .npz archive: {error}") from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError(f"{path} must be an .npz archive, got a single array")
-    with archive:
+    with open(path, "rb") as file:  # NumPy leaves it open when it finds no archive in it
+        try:
+            archive = np.load(file, allow_pickle=False)
+        except (ValueError, EOFError, BadZipFile) as error:
+            raise ValueError(f"{path} must be an .npz archive: {error}") from error
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError(f"{path} must be an .npz archive, got a single array")
         missing = [key for key in required if key not in archive]
         if missing:
             raise ValueError(
@@ -163,14 +163,20 @@ def check_samples(argument: str, samples: int | None) -> None:
         raise ValueError(f"{argument} must be at least 1, got {samples}")
 
 
-def take(argument: str, samples: int | None, available: int) -> int:
+def take(argument: str, samples: int | None, available: int, name: str) -> int:
     """How many samples are taken: all where `samples` is None.
+
+    Args:
+        argument: the argument's name, for messages.
+        samples: how many are asked for.
+        available: how many there are.
+        name: the file, for messages.
 
     Raises:
         ValueError: if there are not so many.
     """
     if samples is not None and samples > available:
-        raise ValueError(f"{argument} must be at most {available}, got {samples}")
+        raise ValueError(f"{argument} must be at most {available} for {name}, got {samples}")
     return available if samples is None else samples
 
 

@@ -141,7 +141,8 @@ class CsvFile(DataSource):
             most = min(most, len(train) // 2)  # values that hardly repeat are no categories
         if len(values) > most:
             return None
-        return (cells[:, None] == values).astype(np.float32)
+        one_hot: Array = (cells[:, None] == values).astype(np.float32)
+        return one_hot
 
     def _words(self, bags: dict[str, Array]) -> list[list[str]]:
         documents: list[list[str]] = [[] for _ in next(iter(bags.values()))]

@@ -64,8 +64,8 @@ class JpegArchive(DataSource):
             arrays["y_train"], arrays["y_test"], str(self.path)
         )
         self._check_offsets(arrays, len(y_train) + len(y_test))
-        num_train = take("train_samples", self.train_samples, len(y_train))
-        num_test = take("test_samples", self.test_samples, len(y_test))
+        num_train = take("train_samples", self.train_samples, len(y_train), str(self.path))
+        num_test = take("test_samples", self.test_samples, len(y_test), str(self.path))
         wanted = [*range(num_train), *range(len(y_train), len(y_train) + num_test)]
         images = channels_first(
             stack_images(self._decode(arrays, wanted), str(self.path)), str(self.path)

@@ -79,8 +79,8 @@ class NpzFile(DataSource):
             x_train, y_train = x_train[train], y_train[train]
         # Classes are numbered before rows are left out, so that a part agrees with the whole.
         y_train, y_test, num_classes = number_labels(y_train, y_test, str(self.path))
-        num_train = take("train_samples", self.train_samples, len(x_train))
-        num_test = take("test_samples", self.test_samples, len(x_test))
+        num_train = take("train_samples", self.train_samples, len(x_train), str(self.path))
+        num_test = take("test_samples", self.test_samples, len(x_test), str(self.path))
         x_train = channels_first(x_train[:num_train], f"{self.path}: x_train")
         x_test = channels_first(x_test[:num_test], f"{self.path}: x_test")
         if x_train.shape[1:] != x_test.shape[1:]:
