@@ -16,7 +16,7 @@ from phalanx.data.base import DataSource, Splits
 
 @dataclass(frozen=True)
 class CsvFile(DataSource):
-    """A CSV file in UTF-8 with a header row, plain or gzip-compressed (`.gz`).
+    r"""A CSV file in UTF-8 with a header row, plain or gzip-compressed (`.gz`).
 
     Each column but the label becomes features by its kind:
 
@@ -31,7 +31,7 @@ class CsvFile(DataSource):
     >>> folder = tempfile.TemporaryDirectory()
     >>> path = os.path.join(folder.name, "tiny.csv")
     >>> with open(path, "w") as file:
-    ...     _ = file.write("size,colour,label\\n" + "1,red,a\\n3,blue,b\\n" * 5)
+    ...     _ = file.write("size,colour,label\n" + "1,red,a\n3,blue,b\n" * 5)
     >>> splits = CsvFile(path).load()
     >>> splits.input_shape, splits.num_classes, len(splits.train), len(splits.test)
     ((3,), 2, 8, 2)
