@@ -42,16 +42,21 @@ def test_sizes_are_checked(kind):
 
 
 @with_("torchvision")
-def test_torchvision_reads_files_in_its_own_layout(tmp_path):
-    raw = tmp_path / "MNIST" / "raw"
+@pytest.mark.parametrize(
+    ("name", "prefix", "options"),
+    [("MNIST", "", {}), ("EMNIST", "emnist-letters-", {"split": "letters"})],
+)
+def test_torchvision_reads_files_in_its_own_layout(tmp_path, name, prefix, options):
+    raw = tmp_path / name / "raw"
     raw.mkdir(parents=True)
-    for part, num_rows in {"train": 6, "t10k": 3}.items():
+    test = "test" if prefix else "t10k"
+    for part, num_rows in {"train": 6, test: 3}.items():
         labels = np.arange(num_rows, dtype=np.uint8) % 3
         images = np.broadcast_to(100 * labels[:, None, None], (num_rows, 5, 4)).astype(np.uint8)
-        for name, kind, array in (("images-idx3", 3, images), ("labels-idx1", 1, labels)):
+        for content, kind, array in (("images-idx3", 3, images), ("labels-idx1", 1, labels)):
             header = struct.pack(f">HBB{kind}I", 0, 8, kind, *array.shape)
-            (raw / f"{part}-{name}-ubyte").write_bytes(header + array.tobytes())
-    splits = TorchvisionDataset("MNIST", root=tmp_path, download=False).load()
+            (raw / f"{prefix}{part}-{content}-ubyte").write_bytes(header + array.tobytes())
+    splits = TorchvisionDataset(name, root=tmp_path, download=False, options=options).load()
     assert (splits.input_shape, splits.num_classes) == ((1, 5, 4), 3)
     assert splits.train.tensors[1].tolist() == [0, 1, 2, 0, 1, 2]
     brightness = splits.test.tensors[0].mean(dim=(1, 2, 3))
@@ -62,6 +67,10 @@ def test_torchvision_reads_files_in_its_own_layout(tmp_path):
 def test_torchvision_names_are_checked():
     with pytest.raises(ValueError, match=r"name must be a class of torchvision\.datasets"):
         TorchvisionDataset("NoSuchSet").load()
+    with pytest.raises(ValueError, match="with a test part of its own, got Caltech101"):
+        TorchvisionDataset("Caltech101").load()
+    with pytest.raises(ValueError, match="Unknown value 'train' for argument split"):
+        TorchvisionDataset("EMNIST").load()
 
 
 @with_("datasets")

@@ -1,6 +1,6 @@
 """Several attacks at once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -17,8 +17,8 @@ class Mixed(Attack):
     """The bad workers of a round carry out different attacks, in turn.
 
     The bad worker of rank `r` (the r-th smallest id among the bad ones of the round) carries out
-    `attacks[r % len(attacks)]`; where that is itself mixed, its worker of rank
-    `r // len(attacks)`. An engine asks `member(rank)` and then only that member; asked itself, the
+    `parts[r % len(parts)]`; where that is itself mixed, the attack of its own worker of rank
+    `r // len(parts)`. An engine asks `member(rank)` and then only that member; asked itself, the
     mixture answers for the worker of rank 0, save that it is `omniscient` as soon as one member is.
     Members may be silent, or send messages of another length: `messages` then gives None in their
     place or the odd length; calling the mixture leaves the silent out, and refuses odd lengths.
@@ -35,19 +35,26 @@ class Mixed(Attack):
             [ 7.,  7.]])
     """
 
-    attacks: list[Attack] = field(
-        default_factory=lambda: [ReverseGradient(), Constant(), ALittleIsEnough()]
-    )
-    """The attacks, dealt out to the bad workers in turn."""
+    # None and not the list itself: a saved configuration can hold that as it is.
+    attacks: list[Attack] | None = None
+    """The attacks, dealt out to the bad workers in turn; reversed gradient, constant, and a little
+    is enough, if not given."""
 
     def __post_init__(self) -> None:
-        if not self.attacks:
+        if self.attacks == []:
             raise ValueError("attacks must name at least 1 attack, got []")
+
+    @property
+    def parts(self) -> tuple[Attack, ...]:
+        """The attacks that are mixed."""
+        if self.attacks is None:
+            return ReverseGradient(), Constant(), ALittleIsEnough()
+        return tuple(self.attacks)
 
     @property
     def omniscient(self) -> bool:
         """Whether any member reads the honest messages."""
-        return any(attack.omniscient for attack in self.attacks)
+        return any(attack.omniscient for attack in self.parts)
 
     @property
     def sends(self) -> bool:
@@ -61,8 +68,8 @@ class Mixed(Attack):
 
     def member(self, rank: int) -> Attack:
         """The attack that falls to the bad worker of this rank."""
-        turn, place = divmod(rank, len(self.attacks))
-        return self.attacks[place].member(turn)
+        turn, place = divmod(rank, len(self.parts))
+        return self.parts[place].member(turn)
 
     def forge(
         self,

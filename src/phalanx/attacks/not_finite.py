@@ -24,7 +24,7 @@ class NotFinite(Attack):
     """
 
     value: Literal["nan", "inf", "-inf"] = "nan"
-    """What is sent in every coordinate."""
+    """What is sent in every coordinate; on the command line write `=-inf`, in one word."""
 
     def __post_init__(self) -> None:
         if self.value not in ("nan", "inf", "-inf"):

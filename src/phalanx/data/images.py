@@ -19,9 +19,10 @@ def stack_images(images: Iterable[Image.Image], name: str, size: int | None = No
     Raises:
         ValueError: if there is none, or their sizes differ and no `size` is given.
     """
-    pictures = list(images)
-    if size is not None:
-        pictures = [picture.resize((size, size), Image.Resampling.BILINEAR) for picture in pictures]
+    pictures = [
+        picture if size is None else picture.resize((size, size), Image.Resampling.BILINEAR)
+        for picture in images
+    ]
     sizes = {picture.size for picture in pictures}
     if len(sizes) != 1:
         raise ValueError(

@@ -1,11 +1,13 @@
 """The image classification sets of torchvision, by name."""
 
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from phalanx.data.arrays import Array, channels_first, in_memory, number_labels, standardise
 from phalanx.data.base import DataSource, Splits
@@ -31,6 +33,12 @@ class TorchvisionDataset(DataSource):
 
     download: bool = True
     """Fetch the files from their origin where they are missing."""
+
+    train_split: str = "train"
+    """The part to train on, of classes that name their parts."""
+
+    test_split: str = "test"
+    """The part to test on, of classes that name their parts."""
 
     image_size: int | None = None
     """Height and width to which images are resized; needed where their sizes differ."""
@@ -64,15 +72,32 @@ class TorchvisionDataset(DataSource):
         return in_memory((scaled[0], y_train), (scaled[1], y_test), num_classes, self.name)
 
     def _part(self, kind: type, *, train: bool) -> tuple[Array, Array]:
-        accepted = inspect.signature(kind).parameters
-        # Most classes take train=bool, the newer ones split="train"; EMNIST's split is another
-        # matter, which `options` settles, and its train=bool hides in **kwargs.
-        if "split" in accepted and "split" not in self.options:
-            chosen: dict[str, Any] = {"split": "train" if train else "test"}
-        else:
+        images = self._open(kind, train=train)
+        labels: list[int] = []
+
+        def pictures() -> Iterator[Image.Image]:
+            for index in range(len(images)):
+                picture, label = images[index]
+                labels.append(int(label))
+                yield picture
+
+        stacked = stack_images(pictures(), self.name, self.image_size)
+        return channels_first(stacked, self.name), np.asarray(labels)
+
+    def _open(self, kind: type, *, train: bool) -> Any:
+        parameters = inspect.signature(kind).parameters
+        named = set(parameters)
+        if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+            named |= {"train", "download"}  # EMNIST hands them on to MNIST
+        # EMNIST's split is another matter than training and testing, and is among the options.
+        if "split" in named and "split" not in self.options:
+            chosen: dict[str, Any] = {"split": self.train_split if train else self.test_split}
+        elif "train" in named:
             chosen = {"train": train}
-        if "download" in accepted or "split" not in accepted or "train" in chosen:
+        else:
+            raise ValueError(
+                f"name must be a data set with a test part of its own, got {self.name}"
+            )
+        if "download" in named:
             chosen["download"] = self.download
-        items = list(kind(root=str(self.root), **chosen, **self.options))
-        images = stack_images((item[0] for item in items), self.name, self.image_size)
-        return channels_first(images, self.name), np.asarray([int(item[1]) for item in items])
+        return kind(root=str(self.root), **(chosen | self.options))
