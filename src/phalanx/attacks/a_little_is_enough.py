@@ -24,7 +24,7 @@ class ALittleIsEnough(Attack):
 
     Cost: two passes over the honest messages.
     Source: Baruch, Baruch, Goldberg, "A Little Is Enough: Circumventing Defenses For Distributed
-    Learning", NeurIPS 2019, algorithm 3.
+    Learning", NeurIPS 2019, the attack that prevents convergence.
 
     >>> import torch
     >>> honest = torch.tensor([[1.0, 0.0], [3.0, 0.0], [5.0, 0.0]])

@@ -17,7 +17,7 @@ class Constant(Attack):
 
     Cost: one pass over the message.
     Source: Chen, Wang, Charles, Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training
-    via Redundant Gradients", ICML 2018, section 5 ("constant adversary", -100).
+    via Redundant Gradients", ICML 2018, experiments ("constant adversary", -100).
 
     >>> import torch
     >>> Constant(value=-100.0).forge(torch.tensor([1.0, -0.5]), None, num_byzantine=1)

@@ -18,7 +18,7 @@ class ReverseGradient(Attack):
 
     Cost: one pass over the message.
     Source: Chen, Wang, Charles, Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training
-    via Redundant Gradients", ICML 2018, section 5 ("reversed gradient", c = 100).
+    via Redundant Gradients", ICML 2018, experiments ("reversed gradient", c = 100).
 
     >>> import torch
     >>> ReverseGradient(scale=100.0).forge(torch.tensor([1.0, -0.5]), None, num_byzantine=1)

@@ -54,7 +54,7 @@ class RandomWorkers(Schedule):
     No reputation helps against it: everybody is bad sometimes.
 
     Source: Chen, Wang, Charles, Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training
-    via Redundant Gradients", ICML 2018, section 5 (the adversaries of each iteration are random).
+    via Redundant Gradients", ICML 2018, experiments (the adversaries of each iteration are random).
 
     >>> bad = RandomWorkers(num_byzantine=2)
     >>> [bad.byzantine(step, num_workers=9, seed=3).sum().item() for step in range(3)]

@@ -15,7 +15,7 @@ class LeNet(nn.Module):
 
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document
     Recognition", Proceedings of the IEEE, 1998, in the variant of Chen et al., "DRACO:
-    Byzantine-resilient Distributed Training via Redundant Gradients", ICML 2018, section 5.
+    Byzantine-resilient Distributed Training via Redundant Gradients", ICML 2018, experiments.
 
     >>> import torch
     >>> LeNet((3, 32, 32), 10)(torch.zeros(5, 3, 32, 32)).shape
