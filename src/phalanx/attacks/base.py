@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -22,9 +21,6 @@ class Attack(ABC):
     tensor([[-4., -8.]])
     """
 
-    omniscient: ClassVar[bool] = False
-    """Whether `forge` reads the honest messages: such an attack needs collusion or a tapped network."""
-
     @abstractmethod
     def forge(
         self,
@@ -43,8 +39,13 @@ class Attack(ABC):
         """
 
     @property
+    def omniscient(self) -> bool:
+        """Whether `forge` reads the honest messages, which takes collusion or a tapped network."""
+        return False
+
+    @property
     def sends(self) -> bool:
-        """Whether a message leaves the worker at all."""
+        """Whether a message leaves the worker at all; `forge` need not be called if not."""
         return True
 
     @property
@@ -56,15 +57,15 @@ class Attack(ABC):
         """The attack that the `rank`-th bad worker of a round carries out: this one, by default."""
         return self
 
-    def __call__(
+    def messages(
         self,
         honest: Float[Tensor, "honest dim"],
         num_byzantine: int,
         *,
         own: Float[Tensor, "byzantine dim"] | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """The messages of all bad workers, `(byzantine, dim)`.
+    ) -> list[Tensor | None]:
+        """What each bad worker sends, in order of rank; None where nothing is sent.
 
         Args:
             honest: messages of the honest workers.
@@ -73,22 +74,61 @@ class Attack(ABC):
             generator: source of randomness.
 
         Raises:
-            ValueError: if `num_byzantine` is negative, or `own` has another number of rows.
+            ValueError: if `num_byzantine` is negative, `own` has another number of rows, or `own`
+                is missing where no worker is honest.
         """
         if num_byzantine < 0:
             raise ValueError(f"num_byzantine must be at least 0, got {num_byzantine}")
+        if num_byzantine == 0:
+            return []
         if own is None:
+            if len(honest) == 0:
+                raise ValueError("own must be given when honest has no rows, got None")
             own = honest.mean(dim=0).expand(num_byzantine, -1)
         if len(own) != num_byzantine:
             raise ValueError(
                 f"own must have one row per bad worker, got {len(own)} rows for {num_byzantine}"
             )
-        if num_byzantine == 0:
-            return honest.new_empty(0, honest.shape[1])
         members = [self.member(rank) for rank in range(num_byzantine)]
-        return torch.stack(
-            [
-                bad.forge(row, honest if bad.omniscient else None, num_byzantine, generator)
-                for bad, row in zip(members, own, strict=True)
-            ]
-        )
+        return [
+            bad.forge(row, honest if bad.omniscient else None, num_byzantine, generator)
+            if bad.sends
+            else None
+            for bad, row in zip(members, own, strict=True)
+        ]
+
+    def __call__(
+        self,
+        honest: Float[Tensor, "honest dim"],
+        num_byzantine: int,
+        *,
+        own: Float[Tensor, "byzantine dim"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "sent width"]:
+        """The messages that the bad workers send, stacked, in order of rank.
+
+        A worker that sends nothing has no row; `messages` keeps its place. The width is that of
+        the honest messages, unless the attack is to send another.
+
+        Args:
+            honest: messages of the honest workers.
+            num_byzantine: how many workers are bad.
+            own: what the bad workers would have sent; the mean of the honest ones if not given.
+            generator: source of randomness.
+
+        Raises:
+            ValueError: as `messages` does, and if the messages differ in length, so that they are
+                no matrix.
+        """
+        sent = [
+            message
+            for message in self.messages(honest, num_byzantine, own=own, generator=generator)
+            if message is not None
+        ]
+        lengths = sorted({len(message) for message in sent})
+        if len(lengths) > 1:
+            raise ValueError(
+                f"messages must be equally long to be stacked, got lengths {lengths}; "
+                "`messages` gives them one by one"
+            )
+        return torch.stack(sent) if sent else honest.new_empty(0, honest.shape[1])

@@ -1,0 +1,40 @@
+"""Workers that answer late."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from phalanx.attacks.base import Attack
+
+
+@dataclass(frozen=True)
+class Delay(Attack):
+    """Sends the true message, late: an erasure wherever the round's deadline is earlier.
+
+    Cost: none but the wait, which the engine makes.
+
+    >>> import torch
+    >>> late = Delay(delay_s=30.0)
+    >>> late.delay_s, late.forge(torch.tensor([1.0, -0.5]), None, num_byzantine=1)
+    (30.0, tensor([ 1.0000, -0.5000]))
+    """
+
+    delay_s: float = 1.0
+    """Seconds by which the message is held back."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.delay_s < math.inf:
+            raise ValueError(f"delay_s must be finite and at least 0, got {self.delay_s}")
+
+    def forge(
+        self,
+        own: Float[Tensor, " dim"],
+        honest: Float[Tensor, "honest dim"] | None,
+        num_byzantine: int,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, " dim"]:
+        """The worker's own message."""
+        return own

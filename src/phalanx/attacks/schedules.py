@@ -1,0 +1,137 @@
+"""Which workers are bad, and when. The same answer in every process: nobody has to be told."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from phalanx.randomness import generator
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """Who is bad in which step of a drill."""
+
+    @abstractmethod
+    def byzantine(self, step: int, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
+        """Which of the workers `0 .. num_workers - 1` are bad in this step.
+
+        Args:
+            step: the round, counted from 0.
+            num_workers: how many workers there are.
+            seed: the run's seed.
+
+        Raises:
+            ValueError: if the schedule does not fit `num_workers`.
+        """
+
+
+@dataclass(frozen=True)
+class FixedWorkers(Schedule):
+    """The same workers are bad in every step, as faulty machines are.
+
+    >>> FixedWorkers(workers=[0, 3]).byzantine(step=7, num_workers=4, seed=0)
+    tensor([ True, False, False,  True])
+    """
+
+    workers: list[int] = field(default_factory=lambda: [0])
+    """Ids of the bad workers, counted from 0."""
+
+    def __post_init__(self) -> None:
+        _check_ids(self.workers)
+
+    def byzantine(self, step: int, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
+        """The same workers whatever the step and the seed."""
+        return _mask(self.workers, num_workers)
+
+
+@dataclass(frozen=True)
+class RandomWorkers(Schedule):
+    """So many bad workers, drawn afresh and uniformly in every step.
+
+    No reputation helps against it: everybody is bad sometimes.
+
+    Source: Chen, Wang, Charles, Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training
+    via Redundant Gradients", ICML 2018, experiments (the adversaries of each iteration are random).
+
+    >>> bad = RandomWorkers(num_byzantine=2)
+    >>> [bad.byzantine(step, num_workers=9, seed=3).sum().item() for step in range(3)]
+    [2, 2, 2]
+    """
+
+    num_byzantine: int = 1
+    """How many workers are bad in each step (s in the paper)."""
+
+    def __post_init__(self) -> None:
+        _check_number(self.num_byzantine)
+
+    def byzantine(self, step: int, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
+        """Workers drawn from `(seed, step)`."""
+        return _drawn(self.num_byzantine, num_workers, generator(seed, "byzantine", step))
+
+
+@dataclass(frozen=True)
+class SleeperWorkers(Schedule):
+    """Bad workers that behave until a step, and lie from then on: they spend a good reputation.
+
+    >>> bad = SleeperWorkers(workers=[1], from_step=5)
+    >>> bad.byzantine(4, num_workers=3, seed=0), bad.byzantine(5, num_workers=3, seed=0)
+    (tensor([False, False, False]), tensor([False,  True, False]))
+    """
+
+    workers: list[int] | None = None
+    """Ids of the sleepers, counted from 0; drawn once per run from its seed if not given."""
+
+    num_byzantine: int = 1
+    """How many sleepers are drawn where `workers` is not given."""
+
+    from_step: int = 10
+    """The first step, counted from 0, in which they lie."""
+
+    def __post_init__(self) -> None:
+        _check_ids(self.workers or [])
+        _check_number(self.num_byzantine)
+        if self.from_step < 0:
+            raise ValueError(f"from_step must be at least 0, got {self.from_step}")
+
+    def byzantine(self, step: int, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
+        """Nobody before `from_step`, the sleepers from then on."""
+        if self.workers is not None:
+            sleepers = _mask(self.workers, num_workers)
+        else:
+            sleepers = _drawn(self.num_byzantine, num_workers, generator(seed, "sleepers"))
+        return sleepers if step >= self.from_step else torch.zeros_like(sleepers)
+
+
+def _check_ids(workers: list[int]) -> None:
+    if any(worker < 0 for worker in workers):
+        raise ValueError(f"workers must be at least 0, got {workers}")
+    if len(set(workers)) < len(workers):
+        raise ValueError(f"workers must be named once each, got {workers}")
+
+
+def _check_number(num_byzantine: int) -> None:
+    if num_byzantine < 0:
+        raise ValueError(f"num_byzantine must be at least 0, got {num_byzantine}")
+
+
+def _mask(workers: list[int], num_workers: int) -> Bool[Tensor, " workers"]:
+    if any(worker >= num_workers for worker in workers):
+        raise ValueError(f"workers must be below num_workers, got {workers} of {num_workers}")
+    mask = torch.zeros(num_workers, dtype=torch.bool)
+    mask[workers] = True
+    return mask
+
+
+def _drawn(
+    num_byzantine: int, num_workers: int, source: torch.Generator
+) -> Bool[Tensor, " workers"]:
+    if num_byzantine > num_workers:
+        raise ValueError(
+            f"num_byzantine must be at most num_workers, got {num_byzantine} of {num_workers}"
+        )
+    return _mask(
+        torch.randperm(num_workers, generator=source)[:num_byzantine].tolist(), num_workers
+    )

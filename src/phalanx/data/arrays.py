@@ -1,0 +1,236 @@
+"""From arrays to `Splits`: the steps that the sources share."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import HashingVectorizer
+from torch.utils.data import TensorDataset
+
+from phalanx.data.base import Splits
+from phalanx.randomness import generator
+
+Array = NDArray[Any]
+
+
+def read_npz(path: str | Path, required: Iterable[str]) -> dict[str, Array]:
+    """All arrays of an `.npz` file; nothing in it is ever unpickled.
+
+    Args:
+        path: the file.
+        required: keys that must be there.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: if it is no such archive, a key is missing, or an array holds Python objects.
+    """
+    with open(path, "rb") as file:  # NumPy leaves it open when it finds no archive in it
+        try:
+            archive = np.load(file, allow_pickle=False)
+        except (ValueError, EOFError, BadZipFile) as error:
+            raise ValueError(f"{path} must be an .npz archive: {error}") from error
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError(f"{path} must be an .npz archive, got a single array")
+        missing = [key for key in required if key not in archive]
+        if missing:
+            raise ValueError(
+                f"{path} must hold {', '.join(missing)}, got only {', '.join(archive) or 'nothing'}"
+            )
+        arrays = {}
+        for key in archive:
+            try:
+                arrays[key] = archive[key]
+            except (ValueError, EOFError, BadZipFile) as error:
+                raise ValueError(f"{path}: {key} must be a plain array: {error}") from error
+    return arrays
+
+
+def channels_first(inputs: Array, name: str) -> Array:
+    """A batch of images as `(rows, channels, height, width)`; a table `(rows, features)` as it is.
+
+    Args:
+        inputs: images `(n, h, w)`, `(n, h, w, c)` or `(n, c, h, w)` with 1, 3 or 4 channels (the
+            last axis wins where both fit), or a table `(n, features)`; numbers of any kind.
+        name: file and key, for messages.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if inputs.dtype.kind not in "buif":
+        raise ValueError(f"{name} must hold real numbers, got dtype {inputs.dtype}")
+    if inputs.ndim == 2:
+        return inputs
+    if inputs.ndim == 3:
+        return inputs[:, None]
+    if inputs.ndim == 4 and inputs.shape[3] in (1, 3, 4):
+        return inputs.transpose(0, 3, 1, 2)
+    if inputs.ndim == 4 and inputs.shape[1] in (1, 3, 4):
+        return inputs
+    raise ValueError(
+        f"{name} must be images (n, h, w) or (n, h, w, c) with 1, 3 or 4 channels, or a table "
+        f"(n, features), got shape {inputs.shape}"
+    )
+
+
+def standardise(train: Array, test: Array) -> tuple[Array, Array]:
+    """Shifts and scales each channel or column to mean 0 and standard deviation 1 in training.
+
+    The test set gets the training set's shift and scale. A constant channel is only shifted.
+    NumPy, one channel at a time in float64: the bits do not depend on the number of threads.
+
+    Args:
+        train: `(n, channels, ...)`, numbers of any kind.
+        test: the same, with another n.
+
+    Returns:
+        Both as float32.
+    """
+    scaled = np.empty(train.shape, np.float32), np.empty(test.shape, np.float32)
+    for channel in range(train.shape[1]):
+        values = train[:, channel].astype(np.float64)
+        mean = values.mean()
+        scale = values.std() if values.max() > values.min() else 1.0
+        scaled[0][:, channel] = (values - mean) / scale
+        scaled[1][:, channel] = (test[:, channel] - mean) / scale
+    return scaled
+
+
+def number_labels(train: Array, test: Array, name: str) -> tuple[Array, Array, int]:
+    """Classes as int64 numbers `0 .. num_classes - 1`, in sorted order of the training labels.
+
+    Args:
+        train: `(n,)`, whole numbers or text.
+        test: the same, with another n; every label must occur in `train`.
+        name: the file, for messages.
+
+    Raises:
+        ValueError: if labels are neither, or a test label is not among the training labels.
+    """
+    for labels in (train, test):
+        if labels.ndim != 1 or labels.dtype.kind not in "buifU":
+            raise ValueError(
+                f"{name}: labels must be one whole number or text each, "
+                f"got shape {labels.shape} of {labels.dtype}"
+            )
+        if labels.dtype.kind == "f" and not (labels == np.round(labels)).all():
+            raise ValueError(f"{name}: labels must be whole numbers, got fractions")
+    classes, numbered = np.unique(train, return_inverse=True)
+    unknown = np.setdiff1d(test, classes)
+    if len(unknown):
+        raise ValueError(
+            f"{name}: test labels must occur in the training set, got {unknown[:5].tolist()}"
+        )
+    return numbered.astype(np.int64), np.searchsorted(classes, test).astype(np.int64), len(classes)
+
+
+def hold_out(labels: Array, fraction: float) -> tuple[Array, Array]:
+    """Row numbers of a training and a test set: the same ones always, each class in proportion.
+
+    Args:
+        labels: `(n,)`, the classes.
+        fraction: share of the rows that goes to the test set, in (0, 1).
+
+    Raises:
+        ValueError: if either set would be empty.
+    """
+    num_rows = len(labels)
+    num_test = round(fraction * num_rows)
+    if not 0 < num_test < num_rows:
+        raise ValueError(
+            f"test_fraction must leave rows on both sides, got {fraction} of {num_rows} rows"
+        )
+    shuffled = torch.randperm(num_rows, generator=generator("hold-out")).numpy()
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    # Evenly spaced places of the rows sorted by class: within one row of every class's share.
+    places = ((np.arange(num_test) + 0.5) * num_rows / num_test).astype(np.int64)
+    test = np.sort(by_class[places])
+    return np.setdiff1d(np.arange(num_rows), test), test
+
+
+def check_fraction(test_fraction: float) -> None:
+    """Refuses a share of test rows outside (0, 1)."""
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction must be above 0 and below 1, got {test_fraction}")
+
+
+def check_samples(argument: str, samples: int | None) -> None:
+    """Refuses to take fewer than one of the samples."""
+    if samples is not None and samples < 1:
+        raise ValueError(f"{argument} must be at least 1, got {samples}")
+
+
+def take(argument: str, samples: int | None, available: int, name: str) -> int:
+    """How many samples are taken: all where `samples` is None.
+
+    Args:
+        argument: the argument's name, for messages.
+        samples: how many are asked for.
+        available: how many there are.
+        name: the file, for messages.
+
+    Raises:
+        ValueError: if there are not so many.
+    """
+    if samples is not None and samples > available:
+        raise ValueError(f"{argument} must be at most {available} for {name}, got {samples}")
+    return available if samples is None else samples
+
+
+def hash_words(documents: Iterable[list[str]], num_features: int) -> Array:
+    """Bags of words, `(documents, num_features)` float32, rows of Euclidean norm 1 (or 0).
+
+    The place of a word is its hash, so that there is no vocabulary to fit or to send.
+
+    Args:
+        documents: the words of each document.
+        num_features: places; more of them make fewer collisions.
+    """
+    hashing = HashingVectorizer(n_features=num_features, analyzer=list, dtype=np.float32)
+    bags: Array = hashing.transform(documents).toarray()
+    return bags
+
+
+def in_memory(
+    train: tuple[Array, Array], test: tuple[Array, Array], num_classes: int, name: str
+) -> Splits:
+    """The `Splits` of inputs and numbered labels.
+
+    Args:
+        train: inputs `(n, ...)` and labels `(n,)`.
+        test: the same, with another n.
+        num_classes: how many classes there are.
+        name: the file, for messages.
+
+    Raises:
+        ValueError: if lengths or shapes disagree, a set is empty, or an input is not finite.
+    """
+    for part, (inputs, labels) in {"train": train, "test": test}.items():
+        if len(inputs) != len(labels) or len(inputs) == 0:
+            raise ValueError(
+                f"{name}: {part} must have as many inputs as labels, and at least 1, "
+                f"got {len(inputs)} inputs and {len(labels)} labels"
+            )
+        if not np.isfinite(inputs).all():
+            raise ValueError(f"{name}: {part} inputs must be finite, got NaN or infinity")
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise ValueError(
+            f"{name}: train and test inputs must have one shape, "
+            f"got {train[0].shape[1:]} and {test[0].shape[1:]}"
+        )
+    return Splits(
+        train=_tensors(*train),
+        test=_tensors(*test),
+        input_shape=train[0].shape[1:],
+        num_classes=num_classes,
+    )
+
+
+def _tensors(inputs: Array, labels: Array) -> TensorDataset:
+    return TensorDataset(
+        torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32)),
+        torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64)),
+    )

@@ -1,0 +1,42 @@
+"""What every source of data looks like, and what it hands over."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What to train on and what to test on.
+
+    An item of either set is a pair: an input, float32 of `input_shape`, and its class, an int64
+    number in `0 .. num_classes - 1`.
+    """
+
+    train: Dataset[tuple[Tensor, ...]]
+    """The training set; a `TensorDataset` where it is held in memory."""
+
+    test: Dataset[tuple[Tensor, ...]]
+    """The test set; no statistic of it enters the training set."""
+
+    input_shape: tuple[int, ...]
+    """Shape of one input: `(channels, height, width)` of an image, `(features,)` of a table row."""
+
+    num_classes: int
+    """How many classes there are."""
+
+
+@dataclass(frozen=True)
+class DataSource(ABC):
+    """Where labelled data comes from: the description only; nothing is read before `load`."""
+
+    @abstractmethod
+    def load(self) -> Splits:
+        """Reads the data. Every call, in every process, gives the same numbers in the same order.
+
+        Raises:
+            FileNotFoundError: if the file is missing.
+            ValueError: if what is there is no such data; the message names file, key and rule.
+        """

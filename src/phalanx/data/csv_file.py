@@ -1,0 +1,177 @@
+"""Tables and short texts from a CSV file."""
+
+import csv
+import gzip
+import re
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from phalanx.data.arrays import Array, check_fraction, hash_words, hold_out, in_memory
+from phalanx.data.arrays import number_labels as number
+from phalanx.data.base import DataSource, Splits
+
+
+@dataclass(frozen=True)
+class CsvFile(DataSource):
+    r"""A CSV file in UTF-8 with a header row, plain or gzip-compressed (`.gz`).
+
+    Each column but the label becomes features by its kind:
+
+    - all cells are numbers or empty: standardised by the training rows; an empty cell is the mean;
+    - few distinct values: one-hot over the values of the training rows; a value new in testing is
+      all zeros;
+    - else text: its words are hashed into one bag of words of `num_features` places for the row.
+      The column's name is part of the word. Columns named in `categorical` that have too many
+      values for one-hot are hashed whole into the same bag.
+
+    >>> import os, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = os.path.join(folder.name, "tiny.csv")
+    >>> with open(path, "w") as file:
+    ...     _ = file.write("size,colour,label\n" + "1,red,a\n3,blue,b\n" * 5)
+    >>> splits = CsvFile(path).load()
+    >>> splits.input_shape, splits.num_classes, len(splits.train), len(splits.test)
+    ((3,), 2, 8, 2)
+    >>> folder.cleanup()
+    """
+
+    path: str | Path = "data.csv"
+    """The file."""
+
+    label: str = "label"
+    """Name of the column that holds the class."""
+
+    split: str | None = None
+    """Name of the column that says `train` or `test` (rows that say anything else are left out);
+    a column called `split`, if there is one, where not given."""
+
+    ignore: list[str] = field(default_factory=list)
+    """Columns to leave out, such as a second label."""
+
+    categorical: list[str] = field(default_factory=list)
+    """Columns to take as categories even if they look like numbers or have many values."""
+
+    text: list[str] = field(default_factory=list)
+    """Columns to take as text even if they look otherwise."""
+
+    max_categories: int = 100
+    """A column of more distinct values than this is not one-hot encoded."""
+
+    num_features: int = 2048
+    """Places of the hashed bag of words."""
+
+    test_fraction: float = 0.2
+    """Share of the rows that is held out where there is no split column."""
+
+    def __post_init__(self) -> None:
+        for argument in ("max_categories", "num_features"):
+            if getattr(self, argument) < 1:
+                raise ValueError(f"{argument} must be at least 1, got {getattr(self, argument)}")
+        check_fraction(self.test_fraction)
+
+    def load(self) -> Splits:
+        """Reads the file.
+
+        Raises:
+            FileNotFoundError: if the file is missing.
+            ValueError: if it is no such table, or a column that the arguments name is missing.
+        """
+        table = self._read()
+        labels = _labels(table.pop(self.label))
+        train, test = self._parts(table, labels)
+        table = {name: cells for name, cells in table.items() if name not in self.ignore}
+        blocks, bags = [], {}
+        for name, cells in table.items():
+            block = self._block(name, cells, train)
+            if block is None:
+                bags[name] = cells
+            else:
+                blocks.append(block)
+        if bags:
+            blocks.append(hash_words(self._words(bags), self.num_features))
+        if not blocks:
+            raise ValueError(f"{self.path} must have a column besides {self.label}, got none")
+        inputs = np.concatenate(blocks, axis=1)
+        y_train, y_test, num_classes = number(labels[train], labels[test], str(self.path))
+        return in_memory(
+            (inputs[train], y_train), (inputs[test], y_test), num_classes, str(self.path)
+        )
+
+    def _read(self) -> dict[str, Array]:
+        try:
+            opened = gzip.open if str(self.path).endswith(".gz") else open
+            with opened(self.path, "rt", encoding="utf-8", newline="") as file:
+                header, *rows = csv.reader(file)
+        except (gzip.BadGzipFile, EOFError, zlib.error, csv.Error, ValueError) as error:
+            raise ValueError(f"{self.path} must be a CSV file in UTF-8: {error}") from error
+        for line, row in enumerate(rows, start=2):
+            if len(row) != len(header):
+                raise ValueError(
+                    f"{self.path}: row {line} must have {len(header)} cells, got {len(row)}"
+                )
+        named = [self.label, *self.ignore, *self.categorical, *self.text]
+        named += [] if self.split is None else [self.split]
+        missing = [name for name in named if name not in header]
+        if missing:
+            raise ValueError(
+                f"{self.path} must have columns {', '.join(missing)}, got {', '.join(header)}"
+            )
+        return dict(
+            zip(header, np.array(rows, dtype=object).reshape(-1, len(header)).T, strict=True)
+        )
+
+    def _parts(self, table: dict[str, Array], labels: Array) -> tuple[Array, Array]:
+        part = table.pop(self.split or "split", None)
+        if part is None:
+            return hold_out(labels, self.test_fraction)
+        return np.flatnonzero(part == "train"), np.flatnonzero(part == "test")
+
+    def _block(self, name: str, cells: Array, train: Array) -> Array | None:
+        """The features of one column, or None if it belongs into the bag of words."""
+        if name in self.text:
+            return None
+        if name not in self.categorical and (numbers := _numbers(cells)) is not None:
+            return _standardised(numbers, train)
+        values = np.unique(cells[train])
+        most = self.max_categories
+        if name not in self.categorical:
+            most = min(most, len(train) // 2)  # values that hardly repeat are no categories
+        if len(values) > most:
+            return None
+        one_hot: Array = (cells[:, None] == values).astype(np.float32)
+        return one_hot
+
+    def _words(self, bags: dict[str, Array]) -> list[list[str]]:
+        documents: list[list[str]] = [[] for _ in next(iter(bags.values()))]
+        for name, cells in bags.items():
+            whole = name in self.categorical and name not in self.text
+            for document, cell in zip(documents, cells, strict=True):
+                words = [cell] if whole else re.findall(r"\w+", cell.lower())
+                document.extend(f"{name}={word}" for word in words)
+        return documents
+
+
+def _numbers(cells: Array) -> Array | None:
+    """The column as float64 with NaN for what is missing; None if it is not numeric."""
+    try:
+        return np.array([float(cell) if cell else np.nan for cell in cells])
+    except ValueError:
+        return None
+
+
+def _standardised(numbers: Array, train: Array) -> Array:
+    known = numbers[train][np.isfinite(numbers[train])]
+    varies = len(known) > 0 and known.max() > known.min()
+    mean = known.mean() if len(known) else 0.0
+    scaled = (numbers - mean) / (known.std() if varies else 1.0)
+    return np.where(np.isfinite(scaled), scaled, 0.0).astype(np.float32)[:, None]
+
+
+def _labels(cells: Array) -> Array:
+    numbers = _numbers(cells)
+    if numbers is not None and (numbers == np.round(numbers)).all():
+        return numbers.astype(np.int64)
+    return cells.astype(str)

@@ -1,0 +1,8 @@
+"""Small reference models. Any `nn.Module` does; these are for demos, tests and comparisons."""
+
+from phalanx.models.le_net import LeNet
+from phalanx.models.mlp import MLP
+from phalanx.models.res_net18 import ResNet18
+from phalanx.models.softmax import Softmax
+
+__all__ = ["MLP", "LeNet", "ResNet18", "Softmax"]

@@ -1,0 +1,124 @@
+"""What every attack and every schedule promises."""
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phalanx import attacks
+from phalanx.attacks import Attack, Schedule, Silence, WrongShape
+
+
+def concrete(base):
+    found = [kind for name in attacks.__all__ if inspect.isclass(kind := getattr(attacks, name))]
+    return [kind() for kind in found if issubclass(kind, base) and not inspect.isabstract(kind)]
+
+
+every_attack = pytest.mark.parametrize("attack", concrete(Attack), ids=repr)
+every_schedule = pytest.mark.parametrize("schedule", concrete(Schedule), ids=repr)
+
+
+def rows(seed, num_rows, dim=5, dtype=torch.float32):
+    return torch.randn(num_rows, dim, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def same(one, other):
+    return (one is None and other is None) or torch.equal(
+        one.nan_to_num(nan=7.0), other.nan_to_num(nan=7.0)
+    )
+
+
+def test_the_room_lists_its_names_in_order():
+    assert attacks.__all__ == sorted(attacks.__all__)
+
+
+@every_attack
+def test_nothing_that_came_in_is_overwritten(attack):
+    honest, own = rows(0, 8), rows(1, 4)
+    before = copy.deepcopy((honest, own))
+    attack.messages(honest, 4, own=own)
+    attack(honest, 4, own=own)
+    attack(honest, 4)
+    assert torch.equal(honest, before[0])
+    assert torch.equal(own, before[1])
+
+
+@every_attack
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtype_and_shape_are_those_of_an_honest_message(attack, dtype):
+    for message in attack.messages(rows(0, 8, dtype=dtype), 4):
+        assert (message is None) == isinstance(attack, Silence)
+        if message is not None:
+            assert message.dtype == dtype
+            assert message.shape == ((6,) if isinstance(attack, WrongShape) else (5,))
+
+
+@every_attack
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(seed=st.integers(0, 2**32), num_byzantine=st.integers(0, 6))
+def test_the_same_generator_gives_the_same_bits(attack, seed, num_byzantine):
+    honest = rows(seed, 8)
+    first, second = (
+        attack.messages(honest, num_byzantine, generator=torch.Generator().manual_seed(seed))
+        for _ in range(2)
+    )
+    assert len(first) == len(second) == num_byzantine
+    assert all(same(*pair) for pair in zip(first, second, strict=True))
+
+
+@every_attack
+def test_nobody_bad_means_no_message(attack):
+    assert attack.messages(rows(0, 8), 0) == []
+    assert attack(rows(0, 8), 0).shape == (0, 5)
+    assert attack(rows(0, 8, dtype=torch.float64), 0).dtype == torch.float64
+
+
+@every_attack
+def test_only_the_omniscient_read_the_honest_messages(attack):
+    own = rows(1, 3)
+    for rank in range(3):
+        member = attack.member(rank)
+        if not member.omniscient:
+            messages = [
+                member.messages(honest, 1, own=own[:1], generator=torch.Generator().manual_seed(0))
+                for honest in (rows(2, 4), rows(3, 7))
+            ]
+            assert same(messages[0][0], messages[1][0])
+    assert attack.omniscient == any(attack.member(rank).omniscient for rank in range(3))
+
+
+@every_attack
+def test_what_an_engine_asks_first(attack):
+    assert isinstance(attack.sends, bool)
+    assert attack.delay_s >= 0
+    assert isinstance(attack.member(3), Attack)
+
+
+@every_attack
+def test_bad_counts_are_refused(attack):
+    with pytest.raises(ValueError, match="num_byzantine must be at least 0, got -1"):
+        attack(rows(0, 8), -1)
+    with pytest.raises(ValueError, match="own must have one row per bad worker, got 2 rows for 3"):
+        attack(rows(0, 8), 3, own=rows(1, 2))
+    with pytest.raises(ValueError, match="own must be given when honest has no rows"):
+        attack(rows(0, 0), 3)
+
+
+@pytest.mark.parametrize("each", concrete(Attack) + concrete(Schedule), ids=repr)
+def test_pickles_to_its_equal(each):
+    assert pickle.loads(pickle.dumps(each)) == each
+
+
+@every_schedule
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(step=st.integers(0, 100), num_workers=st.integers(1, 50), seed=st.integers(0, 2**32))
+def test_a_schedule_is_a_function_of_step_workers_and_seed(schedule, step, num_workers, seed):
+    bad = schedule.byzantine(step, num_workers, seed)
+    assert bad.shape == (num_workers,)
+    assert bad.dtype == torch.bool
+    assert bad.sum() <= 1
+    assert torch.equal(bad, schedule.byzantine(step, num_workers, seed))

@@ -1,0 +1,84 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from phalanx.attacks import FixedWorkers, RandomWorkers, SleeperWorkers
+
+
+def ids(mask):
+    return mask.nonzero().flatten().tolist()
+
+
+def test_fixed_workers_ignore_step_and_seed():
+    bad = FixedWorkers(workers=[4, 1])
+    assert {tuple(ids(bad.byzantine(step, 6, seed))) for step in range(3) for seed in range(3)} == {
+        (1, 4)
+    }
+
+
+def test_random_workers_change_from_step_to_step_and_reach_everybody():
+    masks = torch.stack([RandomWorkers(3).byzantine(step, 15, seed=0) for step in range(400)])
+    assert masks.sum(dim=1).tolist() == [3] * 400
+    assert len({tuple(ids(mask)) for mask in masks}) > 200
+    # 400 draws of 3 of 15 make each worker bad 80 times, with a standard deviation of 8.
+    assert 48 < masks.sum(dim=0).min() < masks.sum(dim=0).max() < 112
+
+
+def test_random_workers_depend_on_the_seed():
+    bad = RandomWorkers(3)
+    assert any(ids(bad.byzantine(s, 15, 0)) != ids(bad.byzantine(s, 15, 1)) for s in range(3))
+
+
+def test_another_process_draws_the_same_workers():
+    code = (
+        "from phalanx.attacks import RandomWorkers\n"
+        "print([RandomWorkers(3).byzantine(step, 15, 7).nonzero().flatten().tolist()"
+        " for step in range(5)])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    mine = [ids(RandomWorkers(3).byzantine(step, 15, 7)) for step in range(5)]
+    assert answer.stdout.strip() == str(mine)
+
+
+def test_sleepers_behave_until_their_step():
+    bad = SleeperWorkers(workers=[2], from_step=3)
+    assert [ids(bad.byzantine(step, 4, 0)) for step in range(5)] == [[], [], [], [2], [2]]
+
+
+def test_drawn_sleepers_are_the_same_all_run_long():
+    bad = SleeperWorkers(num_byzantine=2, from_step=1)
+    chosen = {tuple(ids(bad.byzantine(step, 20, 5))) for step in range(1, 9)}
+    assert len(chosen) == 1
+    assert len(chosen.pop()) == 2
+    assert len({tuple(ids(bad.byzantine(1, 20, seed))) for seed in range(5)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FixedWorkers(workers=[-1]), r"workers must be at least 0, got \[-1\]"),
+        (lambda: FixedWorkers(workers=[1, 1]), r"workers must be named once each, got \[1, 1\]"),
+        (lambda: SleeperWorkers(workers=[-1]), "workers must be at least 0"),
+        (lambda: SleeperWorkers(from_step=-1), "from_step must be at least 0, got -1"),
+        (lambda: RandomWorkers(num_byzantine=-2), "num_byzantine must be at least 0, got -2"),
+        (
+            lambda: FixedWorkers(workers=[1, 5]).byzantine(0, 5, 0),
+            r"workers must be below num_workers, got \[1, 5\] of 5",
+        ),
+        (
+            lambda: RandomWorkers(num_byzantine=8).byzantine(0, 5, 0),
+            "num_byzantine must be at most num_workers, got 8 of 5",
+        ),
+        (
+            lambda: SleeperWorkers(num_byzantine=8).byzantine(0, 5, 0),
+            "num_byzantine must be at most num_workers, got 8 of 5",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

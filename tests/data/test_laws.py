@@ -1,0 +1,134 @@
+"""What every source promises, over tiny files made here."""
+
+import inspect
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import TensorDataset
+
+from phalanx import data
+from phalanx.data import CsvFile, DataSource, Digits, JpegArchive, NpzFile, Splits
+
+
+def write_csv(path):
+    rows = [f"{i},{'red' if i % 3 else 'blue'},{'yes' if i % 2 else 'no'}" for i in range(20)]
+    path.write_text("size,colour,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return CsvFile(path)
+
+
+def write_npz(path):
+    random = np.random.default_rng(0)
+    np.savez(
+        path,
+        x_train=random.integers(0, 256, (30, 6, 5, 3), dtype=np.uint8),
+        y_train=np.arange(30) % 3,
+        x_test=random.integers(0, 256, (9, 6, 5, 3), dtype=np.uint8),
+        y_test=np.arange(9) % 3,
+    )
+    return NpzFile(path)
+
+
+def write_jpegs(path):
+    """Images of one colour each, cut behind the header that they share."""
+    files = []
+    for index in range(16):
+        stream = io.BytesIO()
+        Image.new("RGB", (8, 8), (15 * index, 100, 200)).save(stream, "JPEG", quality=90)
+        files.append(stream.getvalue())
+    start = files[0].index(b"\xff\xda")  # the start of the scan
+    rest = [file[start:] for file in files]
+    arrays = {
+        "jpeg_header": np.frombuffer(files[0][:start], np.uint8),
+        "jpeg_bytes": np.frombuffer(b"".join(rest), np.uint8),
+        "offset": np.cumsum([0, *map(len, rest)]),
+        "y_train": np.arange(12) % 2,
+        "y_test": np.arange(4) % 2,
+    }
+    np.savez(path, **arrays)
+    return JpegArchive(path)
+
+
+MAKERS = {
+    "Digits": lambda folder: Digits(),
+    "CsvFile": lambda folder: write_csv(folder / "tiny.csv"),
+    "NpzFile": lambda folder: write_npz(folder / "tiny.npz"),
+    "JpegArchive": lambda folder: write_jpegs(folder / "jpegs.npz"),
+}
+
+every_source = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
+
+
+def concrete():
+    found = [kind for name in data.__all__ if inspect.isclass(kind := getattr(data, name))]
+    return [kind for kind in found if issubclass(kind, DataSource) and not inspect.isabstract(kind)]
+
+
+@pytest.mark.parametrize("kind", concrete())
+def test_a_description_needs_nothing_and_reads_nothing(kind):
+    assert pickle.loads(pickle.dumps(kind())) == kind()
+
+
+@every_source
+def test_splits_are_what_they_say(make, tmp_path):
+    splits = make(tmp_path).load()
+    assert isinstance(splits, Splits)
+    for part in (splits.train, splits.test):
+        assert isinstance(part, TensorDataset)
+        inputs, targets = part.tensors
+        assert inputs.shape == (len(part), *splits.input_shape)
+        assert inputs.dtype == torch.float32
+        assert inputs.is_contiguous()
+        assert inputs.isfinite().all()
+        assert targets.dtype == torch.int64
+        assert targets.shape == (len(part),)
+    assert splits.train.tensors[1].unique().tolist() == list(range(splits.num_classes))
+    assert splits.test.tensors[1].max() < splits.num_classes
+
+
+@every_source
+def test_every_load_gives_the_same_bits(make, tmp_path):
+    source = make(tmp_path)
+    one, other = source.load(), source.load()
+    for part in ("train", "test"):
+        pairs = zip(getattr(one, part).tensors, getattr(other, part).tensors, strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
+
+
+@every_source
+def test_the_bits_do_not_depend_on_the_number_of_threads(make, tmp_path):
+    source, threads = make(tmp_path), torch.get_num_threads()
+    one = source.load()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        other = source.load()
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(one.train.tensors[0], other.train.tensors[0])
+
+
+@pytest.mark.parametrize("kind", [CsvFile, JpegArchive, NpzFile])
+def test_a_missing_file_is_named(kind, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.file"):
+        kind(tmp_path / "nowhere.file").load()
+
+
+@pytest.mark.parametrize("kind", [JpegArchive, NpzFile])
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 broken"])
+def test_a_broken_archive_is_named(kind, content, tmp_path):
+    path = tmp_path / "broken.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.npz must be an \.npz archive"):
+        kind(path).load()
+
+
+@pytest.mark.parametrize("kind", [JpegArchive, NpzFile])
+def test_nothing_is_unpickled(kind, tmp_path):
+    path = tmp_path / "objects.npz"
+    keys = ["x_train", "y_train", "y_test", "jpeg_header", "jpeg_bytes", "offset"]
+    np.savez(path, **{key: np.array([print, 1], dtype=object) for key in keys})
+    with pytest.raises(ValueError, match=r"objects\.npz: \w+ must be a plain array"):
+        kind(path).load()
