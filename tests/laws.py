@@ -8,7 +8,7 @@ Base = TypeVar("Base")
 
 
 def concrete(room: ModuleType, base: type[Base]) -> list[type[Base]]:
-    """The classes in the room's `__all__` that implement `base`; each can be built without arguments."""
+    """The classes in the room's `__all__` that implement `base`; all build without arguments."""
     found = [getattr(room, name) for name in room.__all__]
     return [
         one

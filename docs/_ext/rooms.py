@@ -1,7 +1,7 @@
 """Two directives: `room` documents a room's public names, `fragments` includes files by pattern.
 
-A page says `.. room:: phalanx.coding` (inside `eval-rst` where the page is Markdown), so a name that
-is added to `phalanx.coding.__all__` is documented by that alone.
+A page says `.. room:: phalanx.coding` (inside `eval-rst` where the page is Markdown), so a name
+that is added to `phalanx.coding.__all__` is documented by that alone.
 """
 
 import importlib
@@ -17,6 +17,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 CODE = re.compile(r"(?<![`:\w])`([^`]+)`(?!`)(?=(\w?))")
+SOURCE = re.compile(r"^Source: (.*?\b(?:19|20)\d\d\b)", re.MULTILINE | re.DOTALL)
 FACT = re.compile(r"^(Guarantee|Cost|Source|Needs): (?=\S)")
 
 
@@ -29,7 +30,9 @@ def docstring_to_rst(
     app: Sphinx, what: str, name: str, thing: object, options: Any, lines: list[str]
 ) -> None:
     """Turns paragraphs such as `Cost: O(n d)` into fields, and Markdown's code into literals."""
-    out: list[str] = []
+    # Napoleon reads `words: more` in the first line of a field's docstring as a type; a blank line
+    # before it keeps the sentence whole.
+    out = [""] if what in {"attribute", "data", "property"} else []
     inside = False
     for line in literal_code("\n".join(lines)).split("\n"):
         if FACT.match(line):
@@ -52,14 +55,9 @@ def first_sentence(thing: object) -> str:
 
 
 def source(thing: object) -> str:
-    """What the docstring's `Source:` paragraph says, on one line; empty if it has none."""
-    _, _, rest = (inspect.getdoc(thing) or "").partition("Source: ")
-    lines: list[str] = []
-    for line in rest.splitlines():
-        if not line.strip() or FACT.match(line):
-            break
-        lines.append(line.strip())
-    return " ".join(lines)
+    """Authors, title, venue and year of the docstring's `Source:`; empty if it has none."""
+    found = SOURCE.search(inspect.getdoc(thing) or "")
+    return " ".join(found[1].split()) if found else ""
 
 
 class Fragments(SphinxDirective):
@@ -125,5 +123,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the directive and the docstring filter."""
     app.add_directive("room", Room)
     app.add_directive("fragments", Fragments)
-    app.connect("autodoc-process-docstring", docstring_to_rst)
+    app.connect("autodoc-process-docstring", docstring_to_rst, priority=400)  # before napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}
