@@ -13,7 +13,7 @@ author = "the Phalanx authors"
 copyright = f"{date.today().year}, {author}"
 release = version = phalanx.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "rooms"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "rooms"]
 exclude_patterns = ["_build", "measurements/*"]
 html_theme = "furo"
 html_title = f"Phalanx {release}"
@@ -24,6 +24,3 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-napoleon_google_docstring = True
-napoleon_numpy_docstring = False
-napoleon_use_ivar = True

@@ -14,11 +14,13 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util.docutils import SphinxDirective
 
+GOOGLE = Config(napoleon_use_ivar=True)
 CODE = re.compile(r"(?<![`:\w])`([^`]+)`(?!`)(?=(\w?))")
 SOURCE = re.compile(r"^Source: (.*?\b(?:19|20)\d\d\b)", re.MULTILINE | re.DOTALL)
-FACT = re.compile(r"^(Guarantee|Cost|Source|Needs): (?=\S)")
+FACT = re.compile(r"^((?:Guarantee|Cost|Source|Needs)(?:, [^:]+)?): (?=\S)")
 
 
 def literal_code(text: str) -> str:
@@ -29,10 +31,8 @@ def literal_code(text: str) -> str:
 def docstring_to_rst(
     app: Sphinx, what: str, name: str, thing: object, options: Any, lines: list[str]
 ) -> None:
-    """Turns paragraphs such as `Cost: O(n d)` into fields, and Markdown's code into literals."""
-    # Napoleon reads `words: more` in the first line of a field's docstring as a type; a blank line
-    # before it keeps the sentence whole.
-    out = [""] if what in {"attribute", "data", "property"} else []
+    """Google docstring to fields; so are paragraphs such as `Cost: O(n d)`; `code` to literals."""
+    out: list[str] = []
     inside = False
     for line in literal_code("\n".join(lines)).split("\n"):
         if FACT.match(line):
@@ -45,7 +45,9 @@ def docstring_to_rst(
         else:
             inside = False
             out.append(line)
-    lines[:] = out
+    # As a "function", since napoleon takes `words: more` under a field or property for its type.
+    kind = "function" if what in {"attribute", "data", "property"} else what
+    lines[:] = GoogleDocstring(out, GOOGLE, app, kind, name, thing, options).lines()
 
 
 def first_sentence(thing: object) -> str:
@@ -111,7 +113,10 @@ class Room(SphinxDirective):
             thing = getattr(room, name)
             full = f"{room.__name__}.{name}"
             if inspect.isclass(thing):
-                rows += [f".. autoclass:: {full}", "   :members:", "   :show-inheritance:", ""]
+                rows += [f".. autoclass:: {full}", "   :members:", "   :show-inheritance:"]
+                if described := getattr(thing, "_fields", ()):  # of a NamedTuple, in its docstring
+                    rows.append(f"   :exclude-members: {', '.join(described)}")
+                rows.append("")
             elif callable(thing):
                 rows += [f".. autofunction:: {full}", ""]
             else:
@@ -123,5 +128,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the directive and the docstring filter."""
     app.add_directive("room", Room)
     app.add_directive("fragments", Fragments)
-    app.connect("autodoc-process-docstring", docstring_to_rst, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", docstring_to_rst)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
