@@ -1,6 +1,8 @@
 # Everything runs in .venv, which the first target that needs it makes. Start with `make demo`.
 
-PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13 3.14,$(shell command -v python$(version))) python3)
+# The first interpreter that starts and is new enough; the pinned versions were tested with 3.11.
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 JOBS ?= 2
 
@@ -14,8 +16,7 @@ help: ## Show this list
 # torch goes first and by its pinned version, so that a wheel chosen by the user's pip settings
 # (a CPU build, say) is found by that name and nothing after it asks for another.
 .venv/core.stamp: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Phalanx needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found; try: make PYTHON=/path/to/it"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
