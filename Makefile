@@ -64,7 +64,7 @@ bench: .venv/bench.stamp ## Every benchmark; results go to docs/measurements/*.j
 	@for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
 docs: .venv/all.stamp ## Build the site into docs/_build; warnings are errors
-	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
 
 clean: ## Remove everything that was made here
 	rm -rf .venv build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

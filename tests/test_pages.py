@@ -1,4 +1,6 @@
-"""Every Python example of the README and the site runs."""
+"""Every Python example of the README and the site runs, and every training command parses."""
+
+import importlib.util
 
 import pytest
 
@@ -18,3 +20,26 @@ def test_examples_run(page, tmp_path, monkeypatch):
     namespace = {"__name__": "__main__"}
     for block in pages.examples(page):
         exec(compile(block, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        command
+        for page in pages.PAGES
+        for command in pages.commands(page)
+        # the others need a run, a file or a module that only the reader has
+        if command[0] == "train" and "mylab" not in str(command) and "--resume" not in command
+    ],
+    ids=" ".join,
+)
+def test_training_commands_parse(command, capsys):
+    """jsonargparse resolves the whole configuration and prints it instead of running."""
+    if not importlib.util.find_spec("phalanx.cli"):
+        pytest.skip("not there yet: phalanx.cli")
+    from phalanx.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--print_config"])
+    assert ended.value.code in {0, None}, capsys.readouterr().err
+    assert "seed" in capsys.readouterr().out

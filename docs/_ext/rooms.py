@@ -20,7 +20,7 @@ from sphinx.util.docutils import SphinxDirective
 GOOGLE = Config(napoleon_use_ivar=True)
 CODE = re.compile(r"(?<![`:\w])`([^`]+)`(?!`)(?=(\w?))")
 SOURCE = re.compile(r"^Source: (.*?\b(?:19|20)\d\d\b)", re.MULTILINE | re.DOTALL)
-FACT = re.compile(r"^((?:Guarantee|Cost|Source|Needs)(?:, [^:]+)?): (?=\S)")
+FACT = re.compile(r"^((?:Guarantee|Scores|Cost|Source)(?:, [^:]+)?): (?=\S)")
 
 
 def literal_code(text: str) -> str:
