@@ -18,14 +18,25 @@ from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util.docutils import SphinxDirective
 
 GOOGLE = Config(napoleon_use_ivar=True)
-CODE = re.compile(r"(?<![`:\w])`([^`]+)`(?!`)(?=(\w?))")
+MARKUP = re.compile(
+    r"(?P<kept>^ *>>> (?s:.*?)(?:\n\s*\n|\Z)|``.+?``)"  # doctests and literals stay as they are
+    r"|(?<![:\w])`(?P<code>[^`]+)`(?=(?P<more>\w?))"
+    r"|(?P<bar>\|)",
+    re.MULTILINE,
+)
 SOURCE = re.compile(r"^Source: (.*?\b(?:19|20)\d\d\b)", re.MULTILINE | re.DOTALL)
 FACT = re.compile(r"^((?:Guarantee|Scores|Cost|Source)(?:, [^:]+)?): (?=\S)")
 
 
 def literal_code(text: str) -> str:
-    """Single backticks, as in Markdown, to literals; also where a word goes on: `Tensor`s."""
-    return CODE.sub(lambda found: f"``{found[1]}``" + ("\\ " if found[2] else ""), text)
+    """Single backticks to literals, also where a word goes on; a bar is just a bar."""
+
+    def rewritten(found: re.Match[str]) -> str:
+        if found["code"]:
+            return f"``{found['code']}``" + ("\\ " if found["more"] else "")
+        return found["kept"] or "\\|"
+
+    return MARKUP.sub(rewritten, text)
 
 
 def docstring_to_rst(
@@ -50,8 +61,10 @@ def docstring_to_rst(
     lines[:] = GoogleDocstring(out, GOOGLE, app, kind, name, thing, options).lines()
 
 
-def first_sentence(thing: object) -> str:
-    """The docstring's first sentence, on one line."""
+def summary(thing: object) -> str:
+    """The first paragraph of a class's or function's docstring; empty for constants."""
+    if not callable(thing):
+        return ""
     paragraph = (inspect.getdoc(thing) or "").partition("\n\n")[0]
     return " ".join(paragraph.split())
 
@@ -98,7 +111,7 @@ class Room(SphinxDirective):
         rows += [".. list-table::", "   :header-rows: 1", "   :widths: 22 43 35", ""]
         cells = [("name", "what it is", "source")]
         cells += [
-            (f":py:obj:`{name}`", literal_code(first_sentence(thing)), literal_code(source(thing)))
+            (f":py:obj:`{name}`", literal_code(summary(thing)), literal_code(source(thing)))
             for name in public
             for thing in [getattr(room, name)]
         ]
@@ -113,9 +126,12 @@ class Room(SphinxDirective):
             thing = getattr(room, name)
             full = f"{room.__name__}.{name}"
             if inspect.isclass(thing):
-                rows += [f".. autoclass:: {full}", "   :members:", "   :show-inheritance:"]
+                rows += [f".. autoclass:: {full}", "   :members:"]
+                if thing.__bases__ != (object,):
+                    rows.append("   :show-inheritance:")
                 if described := getattr(thing, "_fields", ()):  # of a NamedTuple, in its docstring
                     rows.append(f"   :exclude-members: {', '.join(described)}")
+                    rows.append("   :class-doc-from: class")
                 rows.append("")
             elif callable(thing):
                 rows += [f".. autofunction:: {full}", ""]
