@@ -1,0 +1,17 @@
+"""What the law files of all rooms share."""
+
+import inspect
+from types import ModuleType
+from typing import TypeVar
+
+Base = TypeVar("Base")
+
+
+def concrete(room: ModuleType, base: type[Base]) -> list[type[Base]]:
+    """The classes in the room's `__all__` that implement `base`; all build without arguments."""
+    found = [getattr(room, name) for name in room.__all__]
+    return [
+        one
+        for one in found
+        if inspect.isclass(one) and issubclass(one, base) and not inspect.isabstract(one)
+    ]
