@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_BLOCK = 65_536  # columns: the running sum of a block stays in a level-2 cache while the rows stream by
+_BLOCK = (
+    65_536  # columns: the running sum of a block stays in a level-2 cache while the rows stream by
+)
 
 
 def blocks(width: int, size: int = _BLOCK) -> Iterator[slice]:

@@ -234,7 +234,9 @@ class DracoCyclic(Code):
         self, group: range, erased: list[int], residual: float, tolerance: float
     ) -> DecodeError:
         missing = [group[position] for position in erased]
-        bound = f"e missing and b lying messages are survived while e + 2 b <= {2 * self.num_byzantine}"
+        bound = (
+            f"e missing and b lying messages are survived while e + 2 b <= {2 * self.num_byzantine}"
+        )
         if len(missing) > 2 * self.num_byzantine:
             reason = f"{len(missing)} messages are missing or not finite"
         else:

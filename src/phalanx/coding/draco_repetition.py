@@ -15,7 +15,9 @@ from phalanx.coding.columns import blocks as column_blocks
 from phalanx.coding.groups import check_bound, check_messages, consecutive_groups, name
 from phalanx.errors import DecodeError
 
-_COLUMNS = 32_768  # columns compared at a time: the leader's block is read from the cache, not again
+_COLUMNS = (
+    32_768  # columns compared at a time: the leader's block is read from the cache, not again
+)
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -177,9 +179,7 @@ class DracoRepetition(Code):
         )
 
 
-def _equal_majority(
-    messages: Tensor, voters: list[int], generator: torch.Generator
-) -> list[int]:
+def _equal_majority(messages: Tensor, voters: list[int], generator: torch.Generator) -> list[int]:
     """The voters of the strict majority that agree to the bit; empty if there is none."""
     majority, undecided = len(voters) // 2 + 1, list(voters)
     while len(undecided) >= majority:
@@ -193,7 +193,9 @@ def _equal_majority(
 
 def _equal_to(messages: Tensor, leader: int, voters: list[int]) -> list[int]:
     """Those of the voters whose messages have the leader's bits; one pass, the unequal leave early."""
-    bits = messages.view(_INTEGERS[messages.element_size()])  # bits tell 0 from -0, and NaN from NaN
+    bits = messages.view(
+        _INTEGERS[messages.element_size()]
+    )  # bits tell 0 from -0, and NaN from NaN
     party = [voter for voter in voters if voter != leader]
     for columns in column_blocks(messages.shape[1], _COLUMNS):
         if not party:
@@ -203,7 +205,9 @@ def _equal_to(messages: Tensor, leader: int, voters: list[int]) -> list[int]:
         differ = torch.bitwise_xor(rows, bits[leader, columns])
         low, high = torch.aminmax(differ, dim=1)
         party = [
-            voter for voter, same in zip(party, ((low == 0) & (high == 0)).tolist(), strict=True) if same
+            voter
+            for voter, same in zip(party, ((low == 0) & (high == 0)).tolist(), strict=True)
+            if same
         ]
     return sorted([leader, *party])
 

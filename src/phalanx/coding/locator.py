@@ -111,20 +111,18 @@ def _proposals(
         sets = [list(chosen) for chosen in itertools.combinations(arrived, count)]
         return [sets[_judge(algebra, syndrome, sets, erased)[0]]]
     prony = _prony(algebra, syndrome, arrived, erased, count)
-    runs = [
-        sorted((arrived * 2)[start : start + count]) for start in range(len(arrived))
-    ]
+    runs = [sorted((arrived * 2)[start : start + count]) for start in range(len(arrived))]
     best_run = runs[_judge(algebra, syndrome, runs, erased)[0]]
-    return [
-        _exchange(algebra, syndrome, arrived, erased, start) for start in (prony, best_run)
-    ]
+    return [_exchange(algebra, syndrome, arrived, erased, start) for start in (prony, best_run)]
 
 
 def _prony(
     algebra: CyclicAlgebra, syndrome: Tensor, arrived: list[int], erased: list[int], count: int
 ) -> list[int]:
     """The workers nearest to the roots of the shortest recurrence that the syndrome obeys."""
-    for worker in erased:  # a factor (1 - z_t S) in the shift S removes the missing worker's sequence
+    for (
+        worker
+    ) in erased:  # a factor (1 - z_t S) in the shift S removes the missing worker's sequence
         syndrome = syndrome[1:] - algebra.nodes[worker] * syndrome[:-1]
     hankel = torch.cat(list(syndrome.unfold(0, count + 1, 1)))
     locator = torch.linalg.svd(hankel / hankel.abs().max().clamp_min(1e-300)).Vh[-1].conj()

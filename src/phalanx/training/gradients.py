@@ -73,7 +73,9 @@ class PartitionGradients:
         if not self._random:
             return self._one(values, inputs, targets)
         devices = [inputs.device] if inputs.is_cuda else []
-        with torch.random.fork_rng(devices):  # layers draw from the global generator: lend it a seed
+        with torch.random.fork_rng(
+            devices
+        ):  # layers draw from the global generator: lend it a seed
             torch.random.default_generator.manual_seed(
                 derive_seed(self.job.seed, "layers", step, partition)
             )

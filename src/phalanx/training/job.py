@@ -47,7 +47,9 @@ class Job:
         """What each bad worker of a round does."""
         if self.attack is None:
             return {}
-        return {worker: self.attack.member(rank) for rank, worker in enumerate(self.byzantine(step))}
+        return {
+            worker: self.attack.member(rank) for rank, worker in enumerate(self.byzantine(step))
+        }
 
     def for_workers(self) -> "Job":
         """The part that a worker needs: the drill stays with whoever stages it."""
