@@ -1,0 +1,65 @@
+"""The comparison as a table, for the terminal and for the report."""
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from phalanx.reporting.comparison import Row
+from phalanx.reporting.wording import difference, duration, percent, score
+
+MEANINGS = {
+    "test accuracy": "Share of the test set classified rightly after the last round.",
+    "largest |Δw|": "max |w − w_ref| over all weights of the run and of the reference.",
+    "relative": "max |w − w_ref| / max |w_ref|.",
+    "round": "Median seconds a round, everything included.",
+    "decode": "Median seconds a round spent on decoding the messages.",
+    "precision": "Share of the named workers that had lied, over all rounds.",
+    "recall": "Share of the lies that entered decoding whose sender was named, over all rounds.",
+}
+"""What each column says."""
+
+
+def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The headers after the run's title, and the cells of every row; columns without use are left out."""
+    table = [
+        {
+            "status": row.status + (" (reference)" if row.is_reference else ""),
+            "rounds": str(row.rounds),
+            "test accuracy": percent(row.test_accuracy),
+            "largest |Δw|": difference(row.weight_difference),
+            "relative": difference(row.relative_difference),
+            "round": duration(row.round_seconds),
+            "decode": duration(row.decode_seconds),
+            "precision": score(row.detection.precision),
+            "recall": score(row.detection.recall),
+        }
+        for row in rows
+    ]
+    unused = set()
+    if not any(row.is_reference for row in rows):
+        unused |= {"largest |Δw|", "relative"}
+    headers = [name for name in table[0] if name not in unused] if table else []
+    return headers, [[line[name] for name in headers] for line in table]
+
+
+def terminal_table(rows: Sequence[Row]) -> Table:
+    """The comparison for a terminal; markup in titles is shown, not obeyed.
+
+    >>> from rich.console import Console
+    >>> from phalanx.reporting import Detection, Row
+    >>> row = Row("mean", "finished", 60, 0.964, None, None, 0.01, 0.008, 0.001, Detection())
+    >>> Console(width=100).print(terminal_table([row]))  # doctest: +NORMALIZE_WHITESPACE
+      run status rounds test accuracy round decode precision recall
+     ────────────────────────────────────────────────────────────────────────────────────
+      mean finished 60 96.4 % 10.0 ms 1.0 ms – –
+    """
+    headers, lines = cells(rows)
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("run", overflow="fold")
+    for name in headers:
+        table.add_column(name, justify="left" if name == "status" else "right")
+    for row, line in zip(rows, lines, strict=True):
+        table.add_row(Text(row.title), *line)
+    return table
