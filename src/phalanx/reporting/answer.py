@@ -31,7 +31,11 @@ def _one(record: RunRecord) -> str:
         at = "" if accuracy is None else f" at {percent(accuracy)} test accuracy"
         outcome = f"The run ended after {rounds}{at}{reached and '; ' + reached}"
     else:
-        halt = "is not finished after" if record.status == "unfinished" else "was stopped by an error after"
+        halt = (
+            "is not finished after"
+            if record.status == "unfinished"
+            else "was stopped by an error after"
+        )
         outcome = f"The run {halt} {rounds}"
         if record.rounds and accuracy is not None:
             outcome += f", last measured at {percent(accuracy)} test accuracy"
@@ -132,7 +136,9 @@ def _naming(rows: list[Row]) -> str:
     found = total(row.detection for row in rows)
     if not found.lies:
         return ""
-    alarms = f", and honest workers {count(found.false_alarms, 'time')}" if found.false_alarms else ""
+    alarms = (
+        f", and honest workers {count(found.false_alarms, 'time')}" if found.false_alarms else ""
+    )
     named = "every liar" if found.caught == found.lies else f"{found.caught} of {found.lies} lies"
     return f" and named {named}{alarms}"
 
@@ -168,12 +174,16 @@ def _outcome(row: Row, reference: Row | None) -> str:
     if row.weight_difference is None:
         return f"{row.title} ended{at} with weights that cannot be compared"
     finite = math.isfinite(row.weight_difference)
-    return f"{row.title} ended{at} with {'other weights' if finite else 'weights that are not finite'}"
+    return (
+        f"{row.title} ended{at} with {'other weights' if finite else 'weights that are not finite'}"
+    )
 
 
 def _halted(rows: Sequence[Row]) -> str:
     how = {"stopped": "was stopped by an error", "unfinished": "is not finished"}
-    return listed([f"{row.title} {how[row.status]} after {count(row.rounds, 'round')}" for row in rows])
+    return listed(
+        [f"{row.title} {how[row.status]} after {count(row.rounds, 'round')}" for row in rows]
+    )
 
 
 def _capital(text: str) -> str:

@@ -74,7 +74,9 @@ def compare(records: Sequence[RunRecord], reference: RunRecord | None = None) ->
     Cost: one pass over the weights of each run and of the reference, one tensor at a time.
     """
     if reference is not None and not _model(reference).is_file():
-        raise ValueError(f"{reference.folder} cannot be the reference: model.safetensors is missing")
+        raise ValueError(
+            f"{reference.folder} cannot be the reference: model.safetensors is missing"
+        )
     records = with_reference(records, reference)
     reference = reference or find_reference(records)
     return [_row(record, reference) for record in records]
