@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from phalanx.reporting.comparison import SAME_WEIGHTS, Row, is_honest
 from phalanx.reporting.detection import detection, liars, total
 from phalanx.reporting.record import RunRecord, byzantine, suspects
-from phalanx.reporting.wording import count, difference, listed, percent, score
+from phalanx.reporting.wording import count, difference, excerpt, listed, percent, score
 
 NOTABLE_FALL = 0.01
-"""Accuracy below the reference's, as a share, from which a run under attack is said to have fallen."""
+"""Test accuracy lost against the reference, as a share, that is called a fall."""
 
 
 def answer(records: Sequence[RunRecord], rows: Sequence[Row]) -> str:
@@ -26,19 +26,13 @@ def answer(records: Sequence[RunRecord], rows: Sequence[Row]) -> str:
 def _one(record: RunRecord) -> str:
     rounds = count(len(record.rounds), "round")
     accuracy = record.test_accuracy
+    at = "" if accuracy is None else f"at {percent(accuracy)} test accuracy"
     if record.status == "finished":
-        reached = "its test accuracy was not measured" if accuracy is None else ""
-        at = "" if accuracy is None else f" at {percent(accuracy)} test accuracy"
-        outcome = f"The run ended after {rounds}{at}{reached and '; ' + reached}"
+        outcome = f"The run ended after {rounds} {at or 'without a measured test accuracy'}"
     else:
-        halt = (
-            "is not finished after"
-            if record.status == "unfinished"
-            else "was stopped by an error after"
-        )
-        outcome = f"The run {halt} {rounds}"
-        if record.rounds and accuracy is not None:
-            outcome += f", last measured at {percent(accuracy)} test accuracy"
+        error = record.error and f" by an error (“{excerpt(record.error)}”)"
+        how = f"was stopped{error}" if error else "is not finished"
+        outcome = f"The run {how} after {rounds}{at and f', last measured {at}'}"
     clauses = [outcome, _loss(record), _liars(record)]
     return "; ".join(clause for clause in clauses if clause) + "."
 

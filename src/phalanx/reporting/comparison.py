@@ -12,7 +12,7 @@ from phalanx.reporting.detection import Detection, detection
 from phalanx.reporting.record import RunRecord, byzantine
 
 SAME_WEIGHTS = 1e-5
-"""Largest relative weight difference at which two runs are said to have ended with the same weights."""
+"""Largest relative weight difference at which two runs are said to have the same weights."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def is_honest(record: RunRecord) -> bool:
 
 
 def find_reference(records: Sequence[RunRecord]) -> RunRecord | None:
-    """The first finished run without liars that left its weights, if there are others to compare."""
+    """The first finished run without liars that left its weights; None for a single run."""
     found = (
         record
         for record in records

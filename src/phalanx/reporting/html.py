@@ -28,7 +28,7 @@ from phalanx.reporting.svg import inline_svg
 from phalanx.reporting.table import MEANINGS, cells
 from phalanx.reporting.wording import count, duration, listed, percent
 
-_SIZE = (7.2, 3.0)  # inches
+_SIZE = (5.6, 3.0)  # inches
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _plots(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Plot]:
             partial(plot_seconds, rows),
             name="seconds",
             alt=f"Median time a round, split into computing, decoding and the rest: {spent}.",
-            size=(_SIZE[0], 0.9 + 0.32 * len(rows)),
+            size=(_SIZE[0], 1.1 + 0.32 * max(len(rows), 2)),
         )
         caption = "Medians. The rest is moving messages, staging attacks, the step and evaluation."
         plots.append(Plot("Time a round", caption, svg))
@@ -155,7 +155,7 @@ def _worker_plot(index: int, record: RunRecord) -> Plot:
         partial(plot_workers, record),
         name=f"workers{index}",
         alt=alt,
-        size=(_SIZE[0], 1.1 + 0.11 * min(max(record.num_workers, 6), 60)),
+        size=(_SIZE[0], 1.2 + 0.12 * min(max(record.num_workers, 6), 60)),
     )
     return Plot(f"Who was bad and who was named: {record.title}", "One row a worker.", svg)
 
@@ -214,7 +214,7 @@ def _environments(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
     table = []
     for name in names:
         values = [record.environment.get(name) for record in records]
-        table.append((name.replace("_", " "), ["–" if v is None else str(v) for v in values]))
+        table.append((name.replace("_", " "), ["—" if v is None else str(v) for v in values]))
     return table
 
 

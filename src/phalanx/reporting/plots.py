@@ -66,7 +66,7 @@ def plot_workers(record: RunRecord, ax: Axes) -> None:
     )
     ax.set_xlabel("round")
     ax.set_ylabel("worker")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
     ax.grid(False)
     shown = sorted({int(state) for state in np.unique(grid)} | {0})
@@ -125,6 +125,8 @@ def _lines(
 ) -> None:
     for index, record in enumerate(records):
         points = record.series(name)
+        if not points:
+            continue
         label = short(record.title)
         zeros = sum(value == 0 for _, value in points) if positive else 0
         if zeros:
@@ -143,6 +145,6 @@ def _lines(
             solid_capstyle="round",
         )
     ax.set_xlabel("rounds completed")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(records) > 1 or any("(0 in" in str(line.get_label()) for line in ax.lines):
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2 if len(records) > 1 else 1)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
+    if len(records) > 1 or positive:
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)

@@ -26,7 +26,7 @@ class RunRecord:
 
     @property
     def status(self) -> str:
-        """`"finished"`, `"stopped"` (by an error) or `"unfinished"` (it runs still, or was killed)."""
+        """`"finished"`, `"stopped"` (by an error) or `"unfinished"` (running still, or killed)."""
         if self.result is None:
             return "unfinished"
         return "stopped" if self.result.get("stopped") else "finished"

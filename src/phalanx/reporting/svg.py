@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10.0,
@@ -48,7 +48,7 @@ def inline_svg(
         alt: the text that stands for the picture where it cannot be seen.
         size: width and height in inches.
     """
-    with rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+    with rc_context(_STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
         # a glyph that matplotlib's own font lacks is drawn by the browser's
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=size, layout="constrained")

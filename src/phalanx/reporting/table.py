@@ -11,8 +11,8 @@ from phalanx.reporting.wording import difference, duration, percent, score
 
 MEANINGS = {
     "test accuracy": "Share of the test set classified rightly after the last round.",
-    "largest |Δw|": "max |w − w_ref| over all weights of the run and of the reference.",
-    "relative": "max |w − w_ref| / max |w_ref|.",
+    "largest |Δw|": "max |w - w_ref| over all weights of the run and of the reference.",
+    "relative": "max |w - w_ref| / max |w_ref|.",
     "round": "Median seconds a round, everything included.",
     "decode": "Median seconds a round spent on decoding the messages.",
     "precision": "Share of the named workers that had lied, over all rounds.",
@@ -22,7 +22,7 @@ MEANINGS = {
 
 
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """The headers after the run's title, and the cells of every row; columns without use are left out."""
+    """The headers after the run's title, and the cells of every row; unused columns are left out."""
     table = [
         {
             "status": row.status + (" (reference)" if row.is_reference else ""),
@@ -53,7 +53,7 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     >>> Console(width=100).print(terminal_table([row]))  # doctest: +NORMALIZE_WHITESPACE
       run status rounds test accuracy round decode precision recall
      ────────────────────────────────────────────────────────────────────────────────────
-      mean finished 60 96.4 % 10.0 ms 1.0 ms – –
+      mean finished 60 96.4 % 10.0 ms 1.0 ms — —
     """
     headers, lines = cells(rows)
     table = Table(box=SIMPLE_HEAD)

@@ -10,7 +10,7 @@ def percent(share: float | None) -> str:
     >>> percent(0.9644)
     '96.4 %'
     """
-    return "–" if share is None else f"{100 * share:.1f} %"
+    return "—" if share is None else f"{100 * share:.1f} %"
 
 
 def difference(value: float | None) -> str:
@@ -20,7 +20,7 @@ def difference(value: float | None) -> str:
     ('3.1e-7', '0', 'not finite', '2.5')
     """
     if value is None:
-        return "–"
+        return "—"
     if not math.isfinite(value):
         return "not finite"
     if value == 0 or 1e-2 <= value < 1e4:
@@ -36,7 +36,7 @@ def duration(seconds: float | None) -> str:
     ('12.3 ms', '4.00 s', '0.012 ms')
     """
     if seconds is None:
-        return "–"
+        return "—"
     if seconds >= 1:
         return f"{seconds:.2f} s"
     return f"{1e3 * seconds:.1f} ms" if seconds >= 1e-3 else f"{1e3 * seconds:.3f} ms"
@@ -45,10 +45,12 @@ def duration(seconds: float | None) -> str:
 def score(value: float | None) -> str:
     """A precision or recall; only what is whole reads 1.00.
 
-    >>> score(1.0), score(0.999), score(None)
-    ('1.00', '0.99', '–')
+    >>> score(1.0), score(0.999), score(2 / 3), score(None)
+    ('1.00', '0.99', '0.67', '—')
     """
-    return "–" if value is None else f"{math.floor(100 * value + 1e-9) / 100:.2f}"
+    if value is None:
+        return "—"
+    return f"{value if value == 1 else min(value, 0.99):.2f}"
 
 
 def listed(items: Sequence[str]) -> str:
@@ -67,3 +69,13 @@ def count(number: int, noun: str) -> str:
     ('1 round', '60 rounds')
     """
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def excerpt(message: str, length: int = 160) -> str:
+    """A message on one line, cut where it is long, to stand inside a sentence.
+
+    >>> excerpt("5 of 15 workers are bad.")
+    '5 of 15 workers are bad'
+    """
+    line = " ".join(message.split()).rstrip(".")
+    return line if len(line) <= length else line[: length - 1] + "…"
