@@ -117,8 +117,8 @@ def test_several_runs_where_none_holds(make_run):
         make_run("Krum", stopped="too many", **LIARS),
     ]
     assert say(*folders) == (
-        "No run ended with the weights of the run without liars: Broken fell to 10.0 % test accuracy"
-        " (from 96.4 %) and Median ended at 96.0 % test accuracy with other weights;"
+        "No other run ended with the weights of the run without liars: Broken fell to 10.0 %"
+        " test accuracy (from 96.4 %) and Median ended at 96.0 % test accuracy with other weights;"
         " Late is not finished after 4 rounds and Krum was stopped by an error after 4 rounds."
     )
 
@@ -132,7 +132,7 @@ def test_many_falls_are_summed_up(make_run):
 
 def test_several_runs_without_liars(make_run):
     assert say(make_run("a"), make_run("b")) == (
-        "No worker was made to lie: b ended with the weights of the reference “a” (bit for bit)."
+        "No worker was made to lie: b ended with the weights of the reference run “a” (bit for bit)."
     )
 
 

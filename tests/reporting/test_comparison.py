@@ -1,4 +1,5 @@
 import math
+from io import StringIO
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ W = torch.tensor([1.0, -4.0, 2.0])
 
 
 def shown(rows):
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))
+    console = Console(width=200, record=True, file=StringIO())
     console.print(terminal_table(rows))
     return console.export_text()
 

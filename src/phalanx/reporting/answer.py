@@ -49,8 +49,8 @@ def _liars(record: RunRecord) -> str:
     bad_rounds = [byzantine(entry) for entry in record.rounds if byzantine(entry)]
     named = set().union(*(suspects(entry) for entry in record.rounds))
     if not bad_rounds:
-        whom = f"named {count(len(named), 'worker')}" if named else "nobody was named"
-        return f"no worker was made to lie, {'yet the decoder ' if named else 'and '}{whom}"
+        verdict = f", yet the decoder named {count(len(named), 'worker')}" if named else None
+        return "no worker was made to lie" + (verdict or " and nobody was named")
     found = detection(record.rounds)
     if not found.lies:
         return f"{_who(record, bad_rounds)} bad, and none of their messages entered decoding"
@@ -113,7 +113,7 @@ def _against(reference: Row, name: str, others: list[Row]) -> str:
     same = [row for row in others if _gap(row) <= SAME_WEIGHTS]
     other = [row for row in others if _gap(row) > SAME_WEIGHTS]
     if not same:
-        return f"No run ended with the weights of {name}: {_outcomes(other, reference)}"
+        return f"No other run ended with the weights of {name}: {_outcomes(other, reference)}"
     gap = max(_gap(row) for row in same)
     how = f"largest relative difference {difference(gap)}" if gap else "bit for bit"
     kept = f"{listed([row.title for row in same])} ended with the weights of {name} ({how})"

@@ -183,7 +183,7 @@ def _facts(record: RunRecord) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value is not None}
 
 
-def _number(value: float | None) -> str | None:
+def _number(value: float | int | None) -> str | None:
     return None if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 

@@ -22,7 +22,7 @@ MEANINGS = {
 
 
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """The headers after the run's title, and the cells of every row; unused columns are left out."""
+    """The headers after the run's title, and every row's cells; unused columns are left out."""
     table = [
         {
             "status": row.status + (" (reference)" if row.is_reference else ""),
@@ -51,9 +51,11 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     >>> from phalanx.reporting import Detection, Row
     >>> row = Row("mean", "finished", 60, 0.964, None, None, 0.01, 0.008, 0.001, Detection())
     >>> Console(width=100).print(terminal_table([row]))  # doctest: +NORMALIZE_WHITESPACE
-      run status rounds test accuracy round decode precision recall
-     ────────────────────────────────────────────────────────────────────────────────────
-      mean finished 60 96.4 % 10.0 ms 1.0 ms — —
+    <BLANKLINE>
+      run    status     rounds   test accuracy     round   decode   precision   recall
+     ──────────────────────────────────────────────────────────────────────────────────
+      mean   finished       60          96.4 %   10.0 ms   1.0 ms           —        —
+    <BLANKLINE>
     """
     headers, lines = cells(rows)
     table = Table(box=SIMPLE_HEAD)
