@@ -132,7 +132,8 @@ def test_many_falls_are_summed_up(make_run):
 
 def test_several_runs_without_liars(make_run):
     assert say(make_run("a"), make_run("b")) == (
-        "No worker was made to lie: b ended with the weights of the reference run “a” (bit for bit)."
+        "No worker was made to lie: b ended with the weights of the reference run “a”"
+        " (bit for bit)."
     )
 
 

@@ -11,8 +11,8 @@ from phalanx.reporting import compare, load_run, terminal_table
 W = torch.tensor([1.0, -4.0, 2.0])
 
 
-def shown(rows):
-    console = Console(width=200, record=True, file=StringIO())
+def shown(rows, width=200):
+    console = Console(width=width, record=True, file=StringIO())
     console.print(terminal_table(rows))
     return console.export_text()
 
@@ -104,3 +104,12 @@ def test_the_terminal_shows_markup_in_titles_as_it_is(make_run):
 
 def test_no_rows_make_an_empty_table():
     assert terminal_table([]).row_count == 0
+
+
+def test_a_comparison_fits_a_terminal_of_80_columns(make_run):
+    runs = [make_run("a", title="Mean, no attack"), make_run("b", title="DRACO cyclic", rounds=4)]
+    text = shown(compare([load_run(run) for run in runs]), width=80)
+    assert "…" not in text
+    assert "status" not in text
+    assert "96.4 %" in text
+    assert "20.0 ms" in text

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -45,23 +46,34 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def terminal_table(rows: Sequence[Row]) -> Table:
-    """The comparison for a terminal; markup in titles is shown, not obeyed.
+    """The comparison for a terminal of 80 columns or more; markup in titles is shown, not obeyed.
+
+    Status and rounds are left out where all runs finished after equally many rounds.
 
     >>> from rich.console import Console
     >>> from phalanx.reporting import Detection, Row
     >>> row = Row("mean", "finished", 60, 0.964, None, None, 0.01, 0.008, 0.001, Detection())
-    >>> Console(width=100).print(terminal_table([row]))  # doctest: +NORMALIZE_WHITESPACE
+    >>> Console(width=80).print(terminal_table([row]))  # doctest: +NORMALIZE_WHITESPACE
     <BLANKLINE>
-      run    status     rounds   test accuracy     round   decode   precision   recall
-     ──────────────────────────────────────────────────────────────────────────────────
-      mean   finished       60          96.4 %   10.0 ms   1.0 ms           —        —
+                     test
+     run         accuracy    round  decode  precision  recall
+     ────────────────────────────────────────────────────────
+     mean          96.4 %  10.0 ms  1.0 ms          —       —
     <BLANKLINE>
     """
     headers, lines = cells(rows)
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("run", overflow="fold")
-    for name in headers:
-        table.add_column(name, justify="left" if name == "status" else "right")
+    alike = len({(row.status, row.rounds) for row in rows}) == 1 and rows[0].status == "finished"
+    shown = [i for i, name in enumerate(headers) if not (alike and name in ("status", "rounds"))]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("run", overflow="fold", min_width=10)
+    for i in shown:
+        side: JustifyMethod = "left" if headers[i] == "status" else "right"
+        table.add_column(
+            headers[i].replace(" ", "\n"), justify=side, no_wrap=headers[i] != "status"
+        )
     for row, line in zip(rows, lines, strict=True):
-        table.add_row(Text(row.title), *line)
+        title = Text(row.title)
+        if alike and row.is_reference:
+            title.append(" (reference)", style="dim")
+        table.add_row(title, *(line[i] for i in shown))
     return table
