@@ -1,0 +1,33 @@
+"""From run folders to tables for the terminal and to one self-contained HTML report."""
+
+from phalanx.reporting.answer import answer
+from phalanx.reporting.comparison import SAME_WEIGHTS, Row, compare
+from phalanx.reporting.detection import Detection, detection
+from phalanx.reporting.html import write_report
+from phalanx.reporting.plots import (
+    plot_accuracy,
+    plot_loss,
+    plot_residual,
+    plot_seconds,
+    plot_workers,
+)
+from phalanx.reporting.record import RunRecord, load_run
+from phalanx.reporting.table import terminal_table
+
+__all__ = [
+    "SAME_WEIGHTS",
+    "Detection",
+    "Row",
+    "RunRecord",
+    "answer",
+    "compare",
+    "detection",
+    "load_run",
+    "plot_accuracy",
+    "plot_loss",
+    "plot_residual",
+    "plot_seconds",
+    "plot_workers",
+    "terminal_table",
+    "write_report",
+]

@@ -1,0 +1,184 @@
+"""The first sentence of a report: what came out, computed from the figures."""
+
+import math
+from collections.abc import Sequence
+
+from phalanx.reporting.comparison import SAME_WEIGHTS, Row, is_honest
+from phalanx.reporting.detection import detection, liars, total
+from phalanx.reporting.record import RunRecord, byzantine, suspects
+from phalanx.reporting.wording import count, difference, excerpt, listed, percent, score
+
+NOTABLE_FALL = 0.01
+"""Test accuracy lost against the reference, as a share, that is called a fall."""
+
+
+def answer(records: Sequence[RunRecord], rows: Sequence[Row]) -> str:
+    """One sentence on one run, or on several; `rows` are those of `compare`, in the same order.
+
+    Raises:
+        ValueError: if there is no run, or not one row a run.
+    """
+    if not records or len(records) != len(rows):
+        raise ValueError(f"rows must be one a run, got {len(rows)} rows for {len(records)} runs")
+    return _one(records[0]) if len(records) == 1 else _several(records, rows)
+
+
+def _one(record: RunRecord) -> str:
+    rounds = count(len(record.rounds), "round")
+    accuracy = record.test_accuracy
+    at = "" if accuracy is None else f"at {percent(accuracy)} test accuracy"
+    if record.status == "finished":
+        outcome = f"The run ended after {rounds} {at or 'without a measured test accuracy'}"
+    else:
+        error = record.error and f" by an error (“{excerpt(record.error)}”)"
+        how = f"was stopped{error}" if error else "is not finished"
+        outcome = f"The run {how} after {rounds}{at and f', last measured {at}'}"
+    clauses = [outcome, _loss(record), _liars(record)]
+    return "; ".join(clause for clause in clauses if clause) + "."
+
+
+def _loss(record: RunRecord) -> str:
+    """Says so if the last round's loss was not finite."""
+    lost = bool(record.rounds) and record.rounds[-1].get("loss", 0.0) is None
+    return "its last loss is not finite" if lost else ""
+
+
+def _liars(record: RunRecord) -> str:
+    if not record.rounds:
+        return ""
+    bad_rounds = [byzantine(entry) for entry in record.rounds if byzantine(entry)]
+    named = set().union(*(suspects(entry) for entry in record.rounds))
+    if not bad_rounds:
+        verdict = f", yet the decoder named {count(len(named), 'worker')}" if named else None
+        return "no worker was made to lie" + (verdict or " and nobody was named")
+    found = detection(record.rounds)
+    if not found.lies:
+        return f"{_who(record, bad_rounds)} bad, and none of their messages entered decoding"
+    lying = [liars(entry) for entry in record.rounds if liars(entry)]
+    verdict = _verdict(found.caught, found.lies, found.false_alarms)
+    scores = [f"recall {score(found.recall)}"]
+    if found.precision is not None:
+        scores.insert(0, f"precision {score(found.precision)}")
+    return f"{_who(record, lying, 'lied')} and {verdict} ({', '.join(scores)})"
+
+
+def _who(record: RunRecord, groups: list[set[int]], verb: str = "were") -> str:
+    """For example "up to 2 of 9 workers lied in 30 of 60 rounds"."""
+    most = max(len(group) for group in groups)
+    # while a run is unfinished, the ids that it mentions need not be all its workers
+    size = "" if record.result is None else f" of {record.num_workers}"
+    steady = all(len(group) == most for group in groups)
+    rounds = len(record.rounds)
+    when = "every round" if len(groups) == rounds else f"{len(groups)} of {count(rounds, 'round')}"
+    noun = "worker" if most == 1 and not size else "workers"
+    who = f"{'' if steady else 'up to '}{most}{size} {noun}"
+    if verb == "lied":
+        return f"{who} lied in {when}"
+    return f"in {when} {who} {'was' if most == 1 else 'were'}"
+
+
+def _verdict(caught: int, lies: int, false_alarms: int) -> str:
+    alarms = f", along with honest ones {count(false_alarms, 'time')}" if false_alarms else ""
+    if caught == lies:
+        return "all were named" + alarms
+    if caught:
+        return f"were named for {caught} of {lies} lies" + alarms
+    return "none was named" + (f", but honest ones {count(false_alarms, 'time')}" if alarms else "")
+
+
+def _several(records: Sequence[RunRecord], rows: Sequence[Row]) -> str:
+    done = [row for row in rows if row.status == "finished"]
+    if not done:
+        return f"None of the {len(rows)} runs has finished: {_halted(rows)}."
+    index = next((i for i, row in enumerate(rows) if row.is_reference), None)
+    if index is None:
+        opening = f"There is no run to compare the weights with: {_outcomes(done, None)}"
+    else:
+        nobody_lied = all(is_honest(record) for record in records)
+        honest = is_honest(records[index]) and not nobody_lied
+        name = "the run without liars" if honest else f"the reference run “{rows[index].title}”"
+        opening = _against(rows[index], name, [row for row in done if not row.is_reference])
+        if nobody_lied:
+            opening = f"No worker was made to lie: {opening}"
+    halted = [row for row in rows if row.status != "finished"]
+    return opening + (f"; {_halted(halted)}" if halted else "") + "."
+
+
+def _against(reference: Row, name: str, others: list[Row]) -> str:
+    """The finished runs, held against the reference."""
+    if not others:
+        return f"No run but {name} has finished"
+    if reference.weight_difference == math.inf:
+        return f"{_capital(name)} ended with weights that are not finite: {_outcomes(others, None)}"
+    same = [row for row in others if _gap(row) <= SAME_WEIGHTS]
+    other = [row for row in others if _gap(row) > SAME_WEIGHTS]
+    if not same:
+        return f"No other run ended with the weights of {name}: {_outcomes(other, reference)}"
+    gap = max(_gap(row) for row in same)
+    how = f"largest relative difference {difference(gap)}" if gap else "bit for bit"
+    kept = f"{listed([row.title for row in same])} ended with the weights of {name} ({how})"
+    kept += _naming(same)
+    return kept + (f", while {_outcomes(other, reference)}" if other else "")
+
+
+def _gap(row: Row) -> float:
+    return math.inf if row.relative_difference is None else row.relative_difference
+
+
+def _naming(rows: list[Row]) -> str:
+    """What the decoders of these runs made of the liars."""
+    found = total(row.detection for row in rows)
+    if not found.lies:
+        return ""
+    alarms = (
+        f", and honest workers {count(found.false_alarms, 'time')}" if found.false_alarms else ""
+    )
+    named = "every liar" if found.caught == found.lies else f"{found.caught} of {found.lies} lies"
+    return f" and named {named}{alarms}"
+
+
+def _outcomes(rows: list[Row], reference: Row | None) -> str:
+    """How runs ended that did not end with the reference's weights."""
+    fell = [row for row in rows if _fell(row, reference)]
+    parts = [_outcome(row, reference) for row in rows if row not in fell]
+    if len(fell) > 3:
+        reached = sorted(row.test_accuracy or 0.0 for row in fell)
+        span = f"between {percent(reached[0])} and {percent(reached[-1])}"
+        parts.insert(0, f"{len(fell)} others fell to {span} test accuracy")
+    elif fell:
+        first, *more = [(row.title, percent(row.test_accuracy)) for row in fell]
+        falls = [f"{first[0]} fell to {first[1]}", *(f"{title} to {to}" for title, to in more)]
+        parts.insert(0, f"{listed(falls)} test accuracy")
+    if fell and reference is not None:
+        parts[0] += f" (from {percent(reference.test_accuracy)})"
+    return listed(parts)
+
+
+def _fell(row: Row, reference: Row | None) -> bool:
+    if reference is None or row.test_accuracy is None or reference.test_accuracy is None:
+        return False
+    attacked = row.detection.lies + row.detection.unheard > 0
+    return attacked and row.test_accuracy < reference.test_accuracy - NOTABLE_FALL
+
+
+def _outcome(row: Row, reference: Row | None) -> str:
+    at = "" if row.test_accuracy is None else f" at {percent(row.test_accuracy)} test accuracy"
+    if reference is None:
+        return f"{row.title} ended{at or ' without a measured test accuracy'}"
+    if row.weight_difference is None:
+        return f"{row.title} ended{at} with weights that cannot be compared"
+    finite = math.isfinite(row.weight_difference)
+    return (
+        f"{row.title} ended{at} with {'other weights' if finite else 'weights that are not finite'}"
+    )
+
+
+def _halted(rows: Sequence[Row]) -> str:
+    how = {"stopped": "was stopped by an error", "unfinished": "is not finished"}
+    return listed(
+        [f"{row.title} {how[row.status]} after {count(row.rounds, 'round')}" for row in rows]
+    )
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

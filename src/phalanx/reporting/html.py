@@ -1,0 +1,226 @@
+"""The report: one HTML file that needs nothing else."""
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from phalanx import __version__
+from phalanx.reporting.answer import answer
+from phalanx.reporting.comparison import Row, compare, with_reference
+from phalanx.reporting.detection import detection
+from phalanx.reporting.plots import (
+    plot_accuracy,
+    plot_loss,
+    plot_residual,
+    plot_seconds,
+    plot_workers,
+)
+from phalanx.reporting.record import RunRecord, missing, worker_ids
+from phalanx.reporting.svg import inline_svg
+from phalanx.reporting.table import MEANINGS, cells
+from phalanx.reporting.wording import count, duration, listed, percent
+
+_SIZE = (5.6, 3.0)  # inches
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of the report."""
+
+    title: str
+    """What it shows, as a heading."""
+    caption: str
+    """How to read it."""
+    svg: Markup
+    """The `<svg>` element."""
+
+
+def write_report(
+    records: Sequence[RunRecord],
+    path: Path,
+    reference: RunRecord | None = None,
+    title: str | None = None,
+) -> None:
+    """Writes the report of one run, or of several side by side.
+
+    The file holds its style and plots and loads nothing. The same runs give the same bytes. It is
+    replaced whole or not at all.
+
+    Args:
+        records: the runs.
+        path: the HTML file; its folder is made if need be.
+        reference: the run that the others are held against; see `compare`.
+        title: the page's title; by default the run's, or how many runs there are.
+
+    Raises:
+        ValueError: if there are no runs, or the reference has no weights.
+    """
+    if not records:
+        raise ValueError("records must hold at least one run, got none")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_path = path.with_name(path.name + ".partial")
+    partial_path.write_text(_render(records, reference, title), encoding="utf-8")
+    os.replace(partial_path, path)
+
+
+def _render(records: Sequence[RunRecord], reference: RunRecord | None, title: str | None) -> str:
+    rows = compare(records, reference)
+    records = with_reference(records, reference)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(
+        files("phalanx.reporting").joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    headers, lines = cells(rows)
+    default_title = records[0].title if len(records) == 1 else f"{len(records)} runs side by side"
+    return template.render(
+        title=title or default_title,
+        answer=answer(records, rows),
+        rows=list(zip(rows, lines, strict=True)),
+        headers=headers,
+        meanings={name: MEANINGS[name] for name in headers if name in MEANINGS},
+        plots=_plots(records, rows),
+        records=records,
+        facts=_facts,
+        repeat=_repeat,
+        environments=_environments(records),
+        methods=_methods(records),
+        version=__version__,
+    )
+
+
+def _plots(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Plot]:
+    """The plots for which there are figures."""
+    plots = []
+    if any(record.series("test_accuracy") for record in records):
+        ends = listed([f"{row.title} {percent(row.test_accuracy)}" for row in rows])
+        svg = inline_svg(
+            partial(plot_accuracy, records),
+            name="accuracy",
+            alt=f"Test accuracy over rounds. Last values: {ends}.",
+            size=_SIZE,
+        )
+        plots.append(Plot("Test accuracy", "On the whole test set. Higher is better.", svg))
+    if any(value > 0 for record in records for _, value in record.series("loss")):
+        svg = inline_svg(
+            partial(plot_loss, records),
+            name="loss",
+            alt=f"Training loss over rounds. Last values: {_last(records, 'loss')}.",
+            size=_SIZE,
+        )
+        plots.append(Plot("Training loss", "Lower is better; what is not finite is left out.", svg))
+    if any(row.round_seconds is not None for row in rows):
+        spent = listed([f"{row.title} {duration(row.round_seconds)}" for row in rows])
+        svg = inline_svg(
+            partial(plot_seconds, rows),
+            name="seconds",
+            alt=f"Median time a round, split into computing, decoding and the rest: {spent}.",
+            size=(_SIZE[0], 1.1 + 0.32 * max(len(rows), 2)),
+        )
+        caption = "Medians. The rest is moving messages, staging attacks, the step and evaluation."
+        plots.append(Plot("Time a round", caption, svg))
+    if any(value > 0 for record in records for _, value in record.series("residual")):
+        svg = inline_svg(
+            partial(plot_residual, records),
+            name="residual",
+            alt=f"Decoding residual over rounds. Last values: {_last(records, 'residual')}.",
+            size=_SIZE,
+        )
+        caption = "The largest relative disagreement among the messages that the decoder trusted."
+        plots.append(Plot("Decoding residual", caption, svg))
+    return plots + [
+        _worker_plot(index, record)
+        for index, record in enumerate(records)
+        if any(worker_ids(entry) for entry in record.rounds)
+    ]
+
+
+def _worker_plot(index: int, record: RunRecord) -> Plot:
+    found = detection(record.rounds)
+    alt = (
+        f"Workers by rounds of {record.title}: {count(found.lies, 'lie')}, {found.caught} of them"
+        f" named; honest workers named {count(found.false_alarms, 'time')}."
+    )
+    svg = inline_svg(
+        partial(plot_workers, record),
+        name=f"workers{index}",
+        alt=alt,
+        size=(_SIZE[0], 1.2 + 0.12 * min(max(record.num_workers, 6), 60)),
+    )
+    return Plot(f"Who was bad and who was named: {record.title}", "One row a worker.", svg)
+
+
+def _last(records: Sequence[RunRecord], metric: str) -> str:
+    """The last finite value of a metric in every run that has one."""
+    series = [(record.title, record.series(metric)) for record in records]
+    return listed([f"{title} {points[-1][1]:.3g}" for title, points in series if points])
+
+
+def _facts(record: RunRecord) -> dict[str, str]:
+    """What was run, as far as the run's result tells."""
+    result = record.result or {}
+    facts = {
+        "folder": str(record.folder),
+        "decoder": result.get("decoder"),
+        "attack": result.get("attack") or ("none" if record.result else None),
+        "workers": result.get("num_workers"),
+        "partitions of a batch": result.get("num_partitions"),
+        "gradients computed per partition": _number(result.get("redundancy")),
+        "parameters": _number(result.get("num_parameters")),
+        "final test loss": _number(result.get("test_loss")),
+        "messages that never entered decoding": _missing(record),
+    }
+    return {name: str(value) for name, value in facts.items() if value is not None}
+
+
+def _number(value: float | int | None) -> str | None:
+    return None if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _missing(record: RunRecord) -> str | None:
+    reasons = Counter(
+        (why, worker) for entry in record.rounds for worker, why in missing(entry).items()
+    )
+    parts = [
+        f"worker {worker} {why} ({count(times, 'round')})"
+        for (why, worker), times in sorted(reasons.items())
+    ]
+    return "; ".join(parts) or None
+
+
+def _repeat(record: RunRecord) -> str | None:
+    """The command that runs it again, or goes on with it."""
+    if record.config is None:
+        return None
+    if record.status == "unfinished":
+        return shlex.join(["phalanx", "train", "--resume", str(record.folder)])
+    config, out = str(record.folder / "config.yaml"), f"{record.folder}-again"
+    return shlex.join(["phalanx", "train", "--config", config, "--out", out])
+
+
+def _environments(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
+    """One line a name of `env.json`, one cell a run."""
+    names = dict.fromkeys(name for record in records for name in record.environment)
+    table = []
+    for name in names:
+        values = [record.environment.get(name) for record in records]
+        table.append((name.replace("_", " "), ["—" if v is None else str(v) for v in values]))
+    return table
+
+
+def _methods(records: Sequence[RunRecord]) -> list[str]:
+    """The sources of all methods used, each once."""
+    cited = (
+        str(source) for record in records for source in (record.result or {}).get("methods") or ()
+    )
+    return list(dict.fromkeys(cited))

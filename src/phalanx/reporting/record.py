@@ -1,0 +1,148 @@
+"""A run folder, read back."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run left in its folder, whether it finished or not."""
+
+    folder: Path
+    """The run folder, as it was given."""
+    title: str
+    """The run's title; the folder's name while the run has written no result."""
+    config: str | None
+    """The text of `config.yaml`; None if the run was not started from the command line."""
+    environment: dict[str, Any]
+    """Versions, machine, commit and seed from `env.json`; empty if there is none."""
+    rounds: list[dict[str, Any]]
+    """One dictionary a completed round from `metrics.jsonl`, in order of `step`."""
+    result: dict[str, Any] | None
+    """`result.json`; None if the run is not finished."""
+
+    @property
+    def status(self) -> str:
+        """`"finished"`, `"stopped"` (by an error) or `"unfinished"` (running still, or killed)."""
+        if self.result is None:
+            return "unfinished"
+        return "stopped" if self.result.get("stopped") else "finished"
+
+    @property
+    def error(self) -> str | None:
+        """The message of the error that stopped the run."""
+        return str(self.result["stopped"]) if self.result and self.result.get("stopped") else None
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """The final test accuracy, a share in [0, 1]; while unfinished, the one last measured."""
+        if self.result is not None and self.result.get("test_accuracy") is not None:
+            return float(self.result["test_accuracy"])
+        measured = self.series("test_accuracy")
+        return measured[-1][1] if measured else None
+
+    @property
+    def num_workers(self) -> int:
+        """How many workers the run had; as many as its rounds mention while it is unfinished."""
+        if self.result is not None and self.result.get("num_workers") is not None:
+            return int(self.result["num_workers"])
+        return 1 + max((max(worker_ids(entry), default=-1) for entry in self.rounds), default=-1)
+
+    def series(self, name: str) -> list[tuple[int, float]]:
+        """Pairs of (rounds completed, value) of a metric, where it was measured and is finite."""
+        return [
+            (entry["step"] + 1, float(entry[name]))
+            for entry in self.rounds
+            if entry.get(name) is not None
+        ]
+
+
+def byzantine(entry: dict[str, Any]) -> set[int]:
+    """The workers that were bad in a round, as the drill knows."""
+    return set(entry.get("byzantine") or ())
+
+
+def suspects(entry: dict[str, Any]) -> set[int]:
+    """The workers that the decoder named in a round."""
+    return set(entry.get("suspects") or ())
+
+
+def missing(entry: dict[str, Any]) -> dict[int, str]:
+    """Why a message never entered decoding in a round, by worker."""
+    return {int(worker): str(why) for worker, why in (entry.get("missing") or {}).items()}
+
+
+def worker_ids(entry: dict[str, Any]) -> set[int]:
+    """All workers that a round mentions."""
+    return byzantine(entry) | suspects(entry) | set(missing(entry))
+
+
+def load_run(folder: Path) -> RunRecord:
+    """Reads a run folder.
+
+    Only `metrics.jsonl` must be there; it may be empty. A last line torn by a kill is ignored, a
+    step that stands twice (after a resume) counts as it was written last, and numbers that are not
+    finite are read as not measured.
+
+    Raises:
+        ValueError: if the folder or its metrics are missing, or a file in it is not what it should
+            be; the message names the folder and the file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no run folder: there is no such directory")
+    if not (folder / "metrics.jsonl").is_file():
+        raise ValueError(f"{folder} is no run folder: metrics.jsonl is missing")
+    result = _read_json(folder, "result.json")
+    config = folder / "config.yaml"
+    title = " ".join(str((result or {}).get("title") or folder.resolve().name).split())
+    return RunRecord(
+        folder=folder,
+        title=title,
+        config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
+        environment=_read_json(folder, "env.json") or {},
+        rounds=_read_rounds(folder),
+        result=result,
+    )
+
+
+def _read_rounds(folder: Path) -> list[dict[str, Any]]:
+    text = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.split("\n") if line.strip("\0 \t\r")]
+    by_step: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = _parse(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{folder}: metrics.jsonl is broken in line {number}") from error
+        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+            raise ValueError(f"{folder}: metrics.jsonl has no step in line {number}")
+        by_step[entry["step"]] = entry
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any] | None:
+    path = folder / name
+    if not path.is_file():
+        return None
+    try:
+        content = _parse(path.read_text(encoding="utf-8", errors="replace"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder}: {name} is no JSON") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{folder}: {name} holds no JSON object")
+    return content
+
+
+def _parse(text: str) -> Any:
+    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
+
+
+def _finite(digits: str) -> float | None:
+    value = float(digits)
+    return value if math.isfinite(value) else None

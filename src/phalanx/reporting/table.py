@@ -1,0 +1,79 @@
+"""The comparison as a table, for the terminal and for the report."""
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import JustifyMethod
+from rich.table import Table
+from rich.text import Text
+
+from phalanx.reporting.comparison import Row
+from phalanx.reporting.wording import difference, duration, percent, score
+
+MEANINGS = {
+    "test accuracy": "Share of the test set classified rightly after the last round.",
+    "largest |Δw|": "max |w - w_ref| over all weights of the run and of the reference.",
+    "relative": "max |w - w_ref| / max |w_ref|.",
+    "round": "Median seconds a round, everything included.",
+    "decode": "Median seconds a round spent on decoding the messages.",
+    "precision": "Share of the named workers that had lied, over all rounds.",
+    "recall": "Share of the lies that entered decoding whose sender was named, over all rounds.",
+}
+"""What each column says."""
+
+
+def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The headers after the run's title, and every row's cells; unused columns are left out."""
+    table = [
+        {
+            "status": row.status + (" (reference)" if row.is_reference else ""),
+            "rounds": str(row.rounds),
+            "test accuracy": percent(row.test_accuracy),
+            "largest |Δw|": difference(row.weight_difference),
+            "relative": difference(row.relative_difference),
+            "round": duration(row.round_seconds),
+            "decode": duration(row.decode_seconds),
+            "precision": score(row.detection.precision),
+            "recall": score(row.detection.recall),
+        }
+        for row in rows
+    ]
+    unused = set()
+    if not any(row.is_reference for row in rows):
+        unused |= {"largest |Δw|", "relative"}
+    headers = [name for name in table[0] if name not in unused] if table else []
+    return headers, [[line[name] for name in headers] for line in table]
+
+
+def terminal_table(rows: Sequence[Row]) -> Table:
+    """The comparison for a terminal of 80 columns or more; markup in titles is shown, not obeyed.
+
+    Status and rounds are left out where all runs finished after equally many rounds.
+
+    >>> from rich.console import Console
+    >>> from phalanx.reporting import Detection, Row
+    >>> row = Row("mean", "finished", 60, 0.964, None, None, 0.01, 0.008, 0.001, Detection())
+    >>> Console(width=80).print(terminal_table([row]))  # doctest: +NORMALIZE_WHITESPACE
+    <BLANKLINE>
+                     test
+     run         accuracy    round  decode  precision  recall
+     ────────────────────────────────────────────────────────
+     mean          96.4 %  10.0 ms  1.0 ms          —       —
+    <BLANKLINE>
+    """
+    headers, lines = cells(rows)
+    alike = len({(row.status, row.rounds) for row in rows}) == 1 and rows[0].status == "finished"
+    shown = [i for i, name in enumerate(headers) if not (alike and name in ("status", "rounds"))]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("run", overflow="fold", min_width=10)
+    for i in shown:
+        side: JustifyMethod = "left" if headers[i] == "status" else "right"
+        table.add_column(
+            headers[i].replace(" ", "\n"), justify=side, no_wrap=headers[i] != "status"
+        )
+    for row, line in zip(rows, lines, strict=True):
+        title = Text(row.title)
+        if alike and row.is_reference:
+            title.append(" (reference)", style="dim")
+        table.add_row(title, *(line[i] for i in shown))
+    return table

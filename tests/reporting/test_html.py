@@ -1,0 +1,165 @@
+import html
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from phalanx.reporting import answer, compare, load_run, plot_accuracy, plot_workers, write_report
+from phalanx.reporting.plots import worker_states
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+NASTY = "<script>alert(1)</script> $x_1$ \"quoted\" & 'more' {{ 7*7 }} ∑ 模型"
+
+
+class Page(HTMLParser):
+    """Checks that what opens closes, and collects what a browser would load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.loaded: list[str] = []
+        self.ids: list[str] = []
+        self.words: list[str] = []
+        self.svgs: list[dict[str, str | None]] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.look(tag, dict(attributes))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.look(tag, dict(attributes))
+
+    def look(self, tag, attributes):
+        self.loaded += [attributes[n] for n in ("src", "href", "xlink:href") if n in attributes]
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.svgs += [attributes] if tag == "svg" else []
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture
+def runs(make_run):
+    w = torch.tensor([1.0, -4.0, 2.0])
+    liars = {"byzantine": (1, 4)}
+    folders = [
+        make_run("honest"),
+        make_run("mean", accuracy=0.1, weights={"w": w + 1}, **liars),
+        make_run("draco", title="_DRACO $c$", suspects=(1, 4), residual=1e-7, **liars),
+        make_run("repetition", suspects=(1, 4), residual=0.0, missing={"3": "late"}, **liars),
+    ]
+    return [load_run(folder) for folder in folders]
+
+
+def written(records, path, **options):
+    write_report(records, path, **options)
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_stands_alone_and_is_whole(runs, tmp_path):
+    text = written(runs, tmp_path / "new" / "report.html")
+    page = Page(text)
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.loaded)
+    assert not {"script", "link", "iframe", "img"} & set(page.tags)
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+    assert len(page.ids) == len(set(page.ids))
+    references = {link[1:] for link in page.loaded if link.startswith("#")}
+    assert references | set(re.findall(r"url\(#([^)]*)\)", text)) <= set(page.ids)
+    assert len(page.svgs) == page.tags.count("figure") == 4 + 3
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.svgs)
+    assert page.tags.count("table") == 2
+    assert list(tmp_path.glob("new/*")) == [tmp_path / "new" / "report.html"]
+
+
+def test_the_first_sentence_is_the_answer(runs, tmp_path):
+    text = written(runs, tmp_path / "report.html")
+    first = text.index('<p class="answer">')
+    assert html.escape(answer(runs, compare(runs)), quote=True) in text[first : first + 500]
+    assert "arxiv.org/abs/1803.09877" in text
+
+
+def test_the_same_runs_give_the_same_bytes(runs, tmp_path):
+    assert written(runs, tmp_path / "a.html") == written(runs, tmp_path / "b.html")
+
+
+def test_any_text_is_shown_and_never_obeyed(make_run, tmp_path):
+    folder = make_run(
+        "a&b <c>", title=NASTY, stopped=NASTY, attack=NASTY, byzantine=(1,), suspects=(1,)
+    )
+    (folder / "config.yaml").write_text(NASTY)
+    (folder / "env.json").write_text(json.dumps({NASTY: NASTY}))
+    other = make_run("other")
+    text = written([load_run(folder), load_run(other)], tmp_path / "r.html", title=NASTY)
+    page = Page(text)
+    assert "script" not in page.tags
+    assert sum(NASTY in words for words in page.words) >= 8
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_without_rounds_has_a_report_without_plots(make_run, tmp_path, finished):
+    folder = make_run("a", rounds=0, accuracy=None, finished=finished)
+    page = Page(written([load_run(folder)], tmp_path / "r.html"))
+    assert "figure" not in page.tags
+    assert ("phalanx train --resume " + str(folder) in page.words) is not finished
+
+
+def test_losses_that_are_not_finite_and_single_rounds_are_drawn(make_run, tmp_path):
+    lost = make_run("lost", loss=None)
+    single = make_run("single", rounds=1)
+    Page(written([load_run(lost), load_run(single)], tmp_path / "r.html"))
+    Page(written([load_run(lost)], tmp_path / "r.html"))
+
+
+def test_a_reference_from_outside_is_part_of_the_report(runs, tmp_path):
+    text = written(runs[1:], tmp_path / "r.html", reference=runs[0])
+    assert "of the run without liars" in text
+    assert "finished (reference)" in text
+
+
+def test_a_failed_write_leaves_the_old_report(runs, make_run, tmp_path):
+    path = tmp_path / "r.html"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="records must hold at least one run, got none"):
+        write_report([], path)
+    unfinished = load_run(make_run("u", finished=False))
+    with pytest.raises(ValueError, match="cannot be the reference"):
+        write_report(runs, path, reference=unfinished)
+    assert path.read_text() == "old"
+
+
+def test_the_worker_strip_shows_what_happened(make_run):
+    folder = make_run("a")
+    (folder / "metrics.jsonl").write_text(
+        '{"step": 2, "byzantine": [1, 4, 5], "suspects": [1, 2], "missing": {"5": "dead"}}\n'
+        '{"step": 4, "byzantine": [], "suspects": [], "missing": {}}\n'
+    )
+    record = load_run(folder)
+    grid = worker_states(record)
+    assert grid.shape == (9, 3)
+    np.testing.assert_array_equal(grid[:, 0], [0, 2, 4, 0, 3, 1, 0, 0, 0])
+    assert not grid[:, 1:].any()
+    axes = Figure().add_subplot()
+    plot_workers(record, axes)
+    assert axes.get_images()[0].get_extent() == [2.5, 5.5, 8.5, -0.5]
+
+
+def test_plots_draw_on_the_axes_given(runs):
+    axes = Figure().add_subplot()
+    plot_accuracy(runs, axes)
+    assert [line.get_ydata()[-1] for line in axes.lines] == [0.964, 0.1, 0.964, 0.964]
+    assert axes.get_xlabel() == "rounds completed"
+    assert axes.get_ylabel() == "test accuracy (%)"
