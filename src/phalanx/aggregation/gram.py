@@ -16,7 +16,7 @@ from phalanx.aggregation.passes import finite_rows, working_dtype
 _BLOCK = 2048  # columns of one product: short enough for float32 sums, long enough for the kernel
 _BLOCKS_IN_PLACE = 64  # products per call where the messages are read as they lie
 _BLOCKS_COPIED = 8  # products per call where a block is first converted or centred
-_SMALL = 1 << 18  # numbers below which float64 costs nothing that anybody would notice
+_SMALL = 1 << 16  # numbers below which float64 costs nothing that anybody would notice
 _MAX_PASSES = 5
 
 

@@ -32,7 +32,7 @@ class Mean(Aggregator):
     def merge(self, rows: Float[Tensor, "workers dim"]) -> Float[Tensor, " dim"]:
         """The aggregate alone."""
         value = rows.mean(dim=0)
-        if torch.isfinite(value.sum(dtype=torch.float64)):
+        if torch.isfinite(value.sum()):
             return value
         require_tolerated(finite_rows(rows, torch.ones(len(rows), dtype=torch.bool)), bound=0)
         for columns in column_blocks(len(value)):  # the sum overflowed, which the mean need not
