@@ -1,0 +1,70 @@
+"""Rules that treat every coordinate by itself."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from phalanx.aggregation.base import Aggregate, Aggregator, far_out, require_tolerated
+from phalanx.aggregation.passes import (
+    column_blocks,
+    distances_to,
+    finite_rows,
+    working_dtype,
+)
+
+Reducer = Callable[[Tensor], Tensor]
+"""From a block `(rows, width)`, which it must not change, to `(width,)`."""
+
+
+@dataclass(frozen=True)
+class CoordinateRule(Aggregator):
+    """A rule that needs one coordinate of all messages at a time.
+
+    It streams over blocks of columns that fit the cache. `explain` takes one more pass for the
+    scores, the distances of the messages to the aggregate; calling the rule does not.
+    """
+
+    @abstractmethod
+    def reducer(self, num_rows: int, num_byzantine: int) -> Reducer:
+        """What to do with every block of `num_rows` finite rows, of which some may be lies."""
+
+    def merge(self, rows: Float[Tensor, "workers dim"]) -> Float[Tensor, " dim"]:
+        """The aggregate alone."""
+        return self._stream(rows)[0]
+
+    def judge(self, rows: Float[Tensor, "workers dim"]) -> Aggregate:
+        """The aggregate of stacked messages, and the verdict on every worker."""
+        value, finite = self._stream(rows)
+        scores = distances_to(rows, value)
+        scores[~finite] = torch.inf
+        suspects = ~finite
+        suspects[finite] = far_out(scores[finite])
+        return Aggregate(value, None, scores, ~finite, suspects)
+
+    def _stream(self, rows: Tensor) -> tuple[Tensor, Bool[Tensor, " workers"]]:
+        bound = self.num_tolerated(len(rows))
+        finite = torch.ones(len(rows), dtype=torch.bool)
+        value, odd = self._pass(rows, finite, bound)
+        if odd.any():
+            finite = finite_rows(rows, odd)
+            if not finite.all():
+                value, _ = self._pass(rows, finite, require_tolerated(finite, bound))
+        return value, finite
+
+    def _pass(self, rows: Tensor, kept: Tensor, num_byzantine: int) -> tuple[Tensor, Tensor]:
+        """The aggregate of the kept rows, and whose sums are not finite."""
+        num_kept, dim = int(kept.sum()), rows.shape[1]
+        reduce = self.reducer(num_kept, num_byzantine)
+        value = rows.new_empty(dim)
+        sums = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+        # Wide enough for every thread to get its share, narrow enough to be a small part of all.
+        width = min((1 << 15) * torch.get_num_threads(), max(1 << 14, dim // 16))
+        for columns in column_blocks(dim, width):
+            block = rows[:, columns].to(working_dtype(rows.dtype))
+            sums += block.sum(dim=1)
+            value[columns] = reduce(block if num_kept == len(rows) else block[kept])
+        return value, ~torch.isfinite(sums).cpu()

@@ -1,0 +1,89 @@
+"""The point with the smallest sum of distances to the messages."""
+
+from dataclasses import dataclass
+
+import torch
+
+from phalanx.aggregation.base import far_out, require_majority
+from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
+from phalanx.aggregation.gram import Geometry
+
+
+@dataclass(frozen=True)
+class GeometricMedian(GeometryRule):
+    """The point with the smallest sum of distances, by smoothed Weiszfeld steps to convergence.
+
+    A step weighs every message by one over its distance to the current point. All steps happen on
+    the Gram matrix, so their number hardly matters; they start from the mean of the more than half
+    of the messages that lie closest around one of them, which no minority can carry away.
+
+    Guarantee: (f, kappa)-robust with kappa = 4 (1 + f / (n - 2f))^2 for fewer than half liars.
+    Scores: the distance of a message to the aggregate. Suspects, a heuristic: three times as far
+    as the median message.
+    Cost: two passes: n^2 d multiply-adds for the Gram matrix, n d for the weighted sum.
+    Source: Weiszfeld, Tohoku Mathematical Journal 43, 1937; Pillutla, Kakade, Harchaoui, "Robust
+    Aggregation for Federated Learning", IEEE Transactions on Signal Processing 70, 2022, section 3
+    (smoothing). Unlike there, smoothing is relative, so that the rule follows a change of scale.
+
+    >>> import torch
+    >>> from phalanx.aggregation import GeometricMedian
+    >>> GeometricMedian()(torch.tensor([[1.0, 5.0], [1.0, 5.0], [900.0, -900.0]]))
+    tensor([1., 5.])
+    """
+
+    num_byzantine: int | None = None
+    """Unusable messages that are survived (f); None: as many as are fewer than half."""
+
+    smoothing: float = 1e-6
+    """Distances below this share of the typical one count as that share (nu)."""
+
+    tolerance: float = 1e-8
+    """Steps end when the point moves by less than this share of the typical distance."""
+
+    max_iterations: int = 1000
+    """Steps at most."""
+
+    def __post_init__(self) -> None:
+        if self.num_byzantine is not None and self.num_byzantine < 0:
+            raise ValueError(f"num_byzantine must be at least 0, got {self.num_byzantine}")
+        for name in ("smoothing", "tolerance"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.max_iterations < 1:
+            raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations}")
+
+    def num_tolerated(self, num_workers: int) -> int:
+        """`num_byzantine`, or the largest number below half of the workers.
+
+        Raises:
+            ValueError: if `num_byzantine` is not below half of the workers.
+        """
+        if self.num_byzantine is None:
+            return (num_workers - 1) // 2
+        require_majority(self.num_byzantine, num_workers)
+        return self.num_byzantine
+
+    def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
+        """Weights by Weiszfeld steps."""
+        squared = geometry.squared_distances()
+        spreads = squared.sort(dim=1).values[:, len(squared) // 2]
+        centre = spreads.argmin()
+        typical = spreads[centre]
+        around = squared[centre] <= typical
+        weights = around / around.sum(dtype=torch.float64)
+        if typical in (0, torch.inf):  # more than half coincide, which settles it, or overflow
+            distances = squared[centre].sqrt()
+            return Verdict(weights, distances, far_out(distances))
+        reached = torch.isfinite(geometry.gram.diagonal())
+        gram = geometry.gram.where(reached[:, None] & reached, 0.0)
+        norms = geometry.gram.diagonal()
+        for _ in range(self.max_iterations):
+            pulls = gram @ weights
+            near = (norms - 2 * pulls + weights @ pulls).clamp(min=self.smoothing**2 * typical)
+            before, weights = weights, near.rsqrt() / near.rsqrt().sum()
+            step = weights - before
+            if step @ gram @ step <= self.tolerance**2 * typical:
+                break
+        pulls = gram @ weights
+        distances = (norms - 2 * pulls + weights @ pulls).clamp(min=0).sqrt()
+        return Verdict(weights, distances, far_out(distances))

@@ -1,0 +1,157 @@
+"""The one pass over the messages that every rule of the geometric kind needs.
+
+Krum, the geometric median and their kin ask only how far the messages lie from one another. All of
+that stands in the Gram matrix of the messages: `workers x workers` numbers, however long the
+messages are. What costs time is to fill it once at the speed of memory and without cancellation.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from phalanx.aggregation.passes import finite_rows, working_dtype
+
+_BLOCK = 2048  # columns of one product: short enough for float32 sums, long enough for the kernel
+_BLOCKS_IN_PLACE = 64  # products per call where the messages are read as they lie
+_BLOCKS_COPIED = 8  # products per call where a block is first converted or centred
+_SMALL = 1 << 16  # numbers below which float64 costs nothing that anybody would notice
+_MAX_PASSES = 5
+
+
+class Geometry(NamedTuple):
+    """How some messages lie to one another.
+
+    Attributes:
+        gram: `(rows, rows)` float64 in main memory, inner products of the rows less one common
+            vector. Which vector does not matter to a rule whose weights sum to one. A row beyond
+            the range of float64 has infinities and NaN in its own row and column only.
+    """
+
+    gram: Float[Tensor, "rows rows"]
+
+    def squared_distances(self) -> Float[Tensor, "rows rows"]:
+        """Squared distance of every pair; infinite where it is beyond the range of float64."""
+        norms = self.gram.diagonal()
+        squared = (norms[:, None] + norms[None, :] - 2 * self.gram).clamp(min=0)
+        return squared.nan_to_num(nan=torch.inf, posinf=torch.inf).fill_diagonal_(0)
+
+
+def partial_gram(
+    rows: Float[Tensor, "workers columns"],
+    reference: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> Float[Tensor, "workers workers"]:
+    """Inner products of the rows less the reference row, over the columns given.
+
+    Gram matrices of shards of the columns add up to that of the whole; shards may even differ in
+    their reference, because any common vector will do.
+
+    Args:
+        rows: the messages, or a shard of their columns.
+        reference: the row to subtract from all; the origin if None, which saves a copy.
+        dtype: what the products are calculated in; float64, or by default float32 for float32 and
+            narrower. Sums over blocks are float64 always.
+
+    Returns:
+        float64, on the device of the rows. A row that is not finite, or whose products overflow,
+        shows as a diagonal entry that is not finite, and spoils only its own row and column.
+
+    Cost: `workers^2 columns` multiply-adds; one pass over memory; a buffer of 16 384 columns where
+    the rows have to be centred or converted.
+    """
+    dtype = dtype or working_dtype(rows.dtype)
+    num_workers, num_columns = rows.shape
+    total = torch.zeros(num_workers, num_workers, dtype=torch.float64, device=rows.device)
+    in_place = reference is None and rows.dtype == dtype
+    width = _BLOCK * (_BLOCKS_IN_PLACE if in_place else _BLOCKS_COPIED)
+    buffer = rows.new_empty(num_workers, 0 if in_place else min(width, num_columns), dtype=dtype)
+    for start in range(0, num_columns, width):
+        columns = rows[:, start : start + width]
+        if not in_place:
+            columns = _centred(columns, reference, buffer[:, : columns.shape[1]])
+        whole = columns.shape[1] // _BLOCK * _BLOCK
+        if whole:
+            blocks = columns[:, :whole].view(num_workers, -1, _BLOCK).transpose(0, 1)
+            total += torch.bmm(blocks, blocks.mT).sum(dim=0, dtype=torch.float64)
+        if whole < columns.shape[1]:
+            rest = columns[:, whole:]
+            total += rest @ rest.T
+    return total
+
+
+def measure(
+    rows: Float[Tensor, "workers dim"],
+) -> tuple[Geometry, Bool[Tensor, " workers"]]:
+    """The geometry of the finite rows, and which rows are finite.
+
+    The reference that is subtracted must lie among the messages, or else their distances drown in
+    the rounding of their norms. A sample of the columns proposes it; the Gram matrix itself shows
+    whether that was good, and if not (whoever sent it saw to it that it looks well only on the
+    sample) names a better one for another pass. Rows that are not finite show on the diagonal, and
+    only rows that do are looked at; products beyond the range of float32 make a float64 pass.
+
+    Cost: one pass, as a rule. At most five, under attack.
+    """
+    finite = torch.ones(len(rows), dtype=torch.bool)
+    dtype = torch.float64 if rows.numel() <= _SMALL else working_dtype(rows.dtype)
+    reference = _reference(partial_gram(_sample(rows), dtype=torch.float64).cpu(), finite, None)
+    for _ in range(_MAX_PASSES):
+        gram = partial_gram(rows, reference, dtype).cpu()
+        odd = ~torch.isfinite(gram.diagonal())
+        finite &= finite_rows(rows, odd & finite)
+        if reference is not None and not finite[reference]:
+            reference = None
+        elif dtype != torch.float64 and _out_of_range(gram.diagonal()[finite], rows.shape[1]):
+            dtype = torch.float64
+        elif (better := _reference(gram, finite, reference)) != reference:
+            reference = better
+        else:
+            break
+    return Geometry(gram[finite][:, finite]), finite
+
+
+def _centred(columns: Tensor, reference: int | None, out: Tensor) -> Tensor:
+    if reference is None:
+        return out.copy_(columns)
+    if columns.dtype == out.dtype:
+        return torch.sub(columns, columns[reference], out=out)
+    out.copy_(columns)
+    return out.sub_(columns[reference].to(out.dtype))
+
+
+def _sample(rows: Tensor, pieces: int = 16, width: int = 256) -> Tensor:
+    """A few pieces of columns, spread evenly over the messages."""
+    dim = rows.shape[1]
+    if dim <= pieces * width:
+        return rows
+    starts = torch.linspace(0, dim - width, pieces, dtype=torch.float64).long().tolist()
+    return torch.cat([rows[:, start : start + width] for start in starts], dim=1)
+
+
+def _reference(gram: Tensor, finite: Tensor, current: int | None) -> int | None:
+    """The row to centre on: the current choice unless distances would drown in rounding.
+
+    A row is central if more than half of the rows lie near it, so liars in the minority cannot
+    place it far from the honest ones. A hundredfold excess costs two of float32's seven digits.
+    """
+    rows = finite.nonzero().flatten()
+    if not len(rows):
+        return None
+    gram = gram[finite][:, finite]
+    middle = len(rows) // 2
+    spread = Geometry(gram).squared_distances().sort(dim=1).values[:, middle]
+    central = int(spread.argmin())
+    if not torch.isfinite(spread[central]):
+        return None
+    offset = gram.diagonal().nan_to_num(nan=torch.inf).sort().values[middle]
+    return int(rows[central]) if offset > 100 * spread[central] else current
+
+
+def _out_of_range(squared_norms: Tensor, dim: int) -> bool:
+    """Whether products of float32 overflowed, or so many of them underflowed that it matters."""
+    if not len(squared_norms):
+        return False
+    typical = squared_norms.sort().values[len(squared_norms) // 2]
+    return bool(~torch.isfinite(squared_norms).all() | (typical < 1e-28 * dim))

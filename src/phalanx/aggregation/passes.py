@@ -1,0 +1,76 @@
+"""Passes over the columns of the messages that rules of every kind share."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+_WIDTH = 1 << 14
+
+
+def column_blocks(dim: int, width: int = _WIDTH) -> Iterator[slice]:
+    """Slices that cover `dim` columns in order, `width` at a time."""
+    for start in range(0, dim, width):
+        yield slice(start, min(start + width, dim))
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to calculate in: float64 for float64, float32 for all narrower ones."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def finite_rows(
+    rows: Float[Tensor, "workers dim"], doubtful: Bool[Tensor, " workers"]
+) -> Bool[Tensor, " workers"]:
+    """Which rows hold finite numbers only; rows that are not `doubtful` are not read.
+
+    Exact, and needs no memory: the smallest and the largest value of a row tell.
+    """
+    finite = torch.ones(len(rows), dtype=torch.bool)
+    for row in doubtful.nonzero().flatten().tolist() if rows.shape[1] else []:
+        low, high = rows[row].aminmax()
+        finite[row] = bool(torch.isfinite(low) & torch.isfinite(high))
+    return finite
+
+
+def weighted_sum(
+    rows: Float[Tensor, "workers dim"], weights: Float[Tensor, " workers"]
+) -> Float[Tensor, " dim"]:
+    """`weights @ rows` in one pass and without copying rows.
+
+    Rows of weight 0 are never read, so that what they hold, NaN included, does not matter.
+    Sums are in float32, or in float64 for float64 rows.
+    """
+    runs = _runs((weights != 0).tolist())
+    total = rows.new_zeros(rows.shape[1])
+    if len(runs) == 1 and weights[runs[0]].tolist() == [1.0]:
+        return total.copy_(rows[runs[0].start])
+    dtype = working_dtype(rows.dtype)
+    parts = [(run, weights[run].to(rows.device, dtype)) for run in runs]
+    if rows.dtype == dtype:
+        for run, part in parts:
+            total.addmv_(rows[run].T, part)
+        return total
+    for block in column_blocks(rows.shape[1]):
+        wide = torch.zeros_like(total[block], dtype=dtype)
+        for run, part in parts:
+            wide.addmv_(rows[run, block].to(dtype).T, part)
+        total[block] = wide
+    return total
+
+
+def distances_to(
+    rows: Float[Tensor, "workers dim"], point: Float[Tensor, " dim"]
+) -> Float[Tensor, " workers"]:
+    """Euclidean distance of every row to the point, `(workers,)` float64 in main memory."""
+    total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    for block in column_blocks(len(point)):
+        total += (rows[:, block].double() - point[block]).square().sum(dim=1)
+    return total.sqrt().cpu()
+
+
+def _runs(used: list[bool]) -> list[slice]:
+    """Maximal runs of consecutive True, as slices."""
+    edges = [i for i in range(len(used) + 1) if (i and used[i - 1]) != (i < len(used) and used[i])]
+    return [slice(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True)]

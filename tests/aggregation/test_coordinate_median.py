@@ -1,0 +1,18 @@
+import numpy as np
+import pytest
+import torch
+
+from phalanx.aggregation import CoordinateMedian
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 8, 15, 16, 47, 48, 49, 50])
+@pytest.mark.parametrize("dim", [1, 16_384, 40_001])
+def test_is_numpys_median(num_workers, dim):
+    generator = torch.Generator().manual_seed(num_workers)
+    gradients = torch.randn(num_workers, dim, generator=generator)
+    exact = np.median(gradients.numpy(), axis=0)
+    np.testing.assert_allclose(CoordinateMedian()(gradients), exact, rtol=1e-6, atol=1e-7)
+
+
+def test_the_middle_of_two_huge_values_does_not_overflow():
+    assert CoordinateMedian()(torch.full((2, 1), 3e38)).item() == pytest.approx(3e38)

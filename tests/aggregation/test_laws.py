@@ -1,0 +1,284 @@
+"""What every rule of the room obeys."""
+
+import dataclasses
+import inspect
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phalanx import aggregation
+from phalanx.aggregation import Aggregator, Mean
+from phalanx.errors import TooManyByzantineError
+
+CLASSES = [getattr(aggregation, name) for name in aggregation.__all__]
+RULES = [
+    c() for c in CLASSES
+    if inspect.isclass(c) and issubclass(c, Aggregator) and not inspect.isabstract(c)
+]  # fmt: skip
+ROBUST = [rule for rule in RULES if not isinstance(rule, Mean)]
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+SIZES = [(7, 40), (9, 8_000), (50, 1_500)]  # in float64; in float32 blocks; more than a network
+
+all_rules = pytest.mark.parametrize("rule", RULES, ids=repr)
+robust_rules = pytest.mark.parametrize("rule", ROBUST, ids=repr)
+all_sizes = pytest.mark.parametrize("size", SIZES, ids=str)
+
+
+def messages(num_workers, dim, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(num_workers, dim, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def with_bound(rule, num_byzantine):
+    """The rule told to survive so many, if it can be told."""
+    names = {field.name for field in dataclasses.fields(rule)}
+    if "num_byzantine" not in names:
+        return rule
+    return dataclasses.replace(rule, num_byzantine=num_byzantine)
+
+
+def close(one, other, tolerance=1e-5):
+    torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@all_rules
+@all_sizes
+def test_the_order_of_the_workers_does_not_matter(rule, size):
+    gradients = messages(*size)
+    order = torch.randperm(size[0], generator=torch.Generator().manual_seed(1))
+    one, other = rule.explain(gradients), rule.explain(gradients[order])
+    close(other.value, one.value)
+    close(other.scores, one.scores[order])
+    assert torch.equal(other.suspects, one.suspects[order])
+
+
+@all_rules
+@all_sizes
+def test_moves_with_the_messages(rule, size):
+    gradients, shift = messages(*size), messages(1, size[1], seed=5)
+    close(rule(gradients + shift), rule(gradients) + shift[0], 1e-4)
+
+
+@all_rules
+@all_sizes
+@pytest.mark.parametrize("scale", [1e-25, 1e-3, 64.0, 1e25])
+def test_scales_with_the_messages(rule, size, scale):
+    gradients = messages(*size)
+    close(rule(gradients * scale) / scale, rule(gradients), 1e-4)
+
+
+@all_rules
+@all_sizes
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e30])
+def test_equal_messages_give_that_message(rule, size, scale):
+    gradients = messages(1, size[1]).expand(size[0], -1) * scale
+    answer = rule.explain(gradients)
+    close(answer.value, gradients[0])
+
+
+@all_rules
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@all_sizes
+def test_narrow_dtypes_are_summed_in_a_wider_one(rule, dtype, size):
+    gradients = messages(*size, dtype=dtype)
+    value = rule(gradients)
+    assert value.dtype == dtype
+    exact = rule(gradients.double())
+    unit = torch.finfo(dtype).eps
+    torch.testing.assert_close(value.double(), exact, rtol=unit, atol=max(unit / 100, 1e-6))
+
+
+@all_rules
+def test_gives_back_the_kind_that_was_given(rule):
+    gradients = messages(7, 12)
+    flat = rule(gradients)
+    array = rule(gradients.numpy())
+    assert isinstance(array, np.ndarray)
+    assert array.dtype == np.float32
+    assert np.array_equal(array, flat.numpy())
+    frozen = gradients.numpy().copy()
+    frozen.flags.writeable = False
+    assert np.array_equal(rule(frozen), array)
+    assert torch.equal(rule([row.reshape(3, 4) for row in gradients]), flat.reshape(3, 4))
+    arrays = rule([row.reshape(3, 4).numpy() for row in gradients])
+    assert np.array_equal(arrays, flat.reshape(3, 4).numpy())
+    dicts = rule([{"weight": row[:8].reshape(2, 4), "bias": row[8:]} for row in gradients])
+    assert list(dicts) == ["weight", "bias"]
+    assert torch.equal(dicts["weight"], flat[:8].reshape(2, 4))
+    assert torch.equal(dicts["bias"], flat[8:])
+
+
+@all_rules
+def test_reads_any_memory_layout(rule):
+    gradients = messages(7, 12)
+    close(rule(gradients.T.contiguous().T), rule(gradients))
+    close(rule(gradients.repeat_interleave(2, dim=1)[:, ::2]), rule(gradients))
+    assert not rule(gradients.clone().requires_grad_()).requires_grad
+
+
+@all_rules
+@all_sizes
+def test_leaves_its_input_alone(rule, size):
+    gradients = messages(*size)
+    before = gradients.clone()
+    value = rule(gradients)
+    rule.explain(gradients)
+    value.zero_()
+    assert torch.equal(gradients, before)
+
+
+@all_rules
+@all_sizes
+def test_explains_what_it_answers(rule, size):
+    gradients = messages(*size)
+    answer = rule.explain(gradients)
+    assert torch.equal(answer.value, rule(gradients))
+    assert not answer.dropped.any()
+    assert answer.scores.dtype == torch.float64
+    if answer.weights is not None:
+        assert answer.weights.dtype == torch.float64
+        assert answer.weights.sum().item() == pytest.approx(1.0)
+        close(answer.value.double(), answer.weights @ gradients.double())
+
+
+@all_rules
+def test_pickles(rule):
+    assert pickle.loads(pickle.dumps(rule)) == rule
+
+
+@all_rules
+def test_a_round_with_state_answers(rule):
+    gradients = messages(7, 12)
+    state = rule.init(12)
+    answer, state = rule.update(gradients, state)
+    assert answer.value.shape == (12,)
+    assert all(isinstance(part, torch.Tensor) for part in state)
+
+
+@all_rules
+@pytest.mark.parametrize("dim", [0, 1, 2])
+@pytest.mark.parametrize("num_workers", [1, 2, 5])
+def test_works_at_the_smallest_sizes(rule, num_workers, dim):
+    gradients = messages(num_workers, dim)
+    answer = with_bound(rule, 0).explain(gradients)
+    assert answer.value.shape == (dim,)
+    if num_workers == 1:
+        assert torch.equal(answer.value, gradients[0])
+
+
+@all_rules
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        [],
+        torch.empty(0, 3),
+        torch.zeros(3),
+        torch.zeros(2, 3, 4),
+        torch.zeros(5, 3, dtype=torch.int64),
+        np.zeros((5, 3), dtype=np.int32),
+        [torch.zeros(3), torch.zeros(4)],
+        [torch.zeros(3), torch.zeros(3).double()],
+        [torch.zeros(3), np.zeros(3)],
+        [{"a": torch.zeros(3)}, {"b": torch.zeros(3)}],
+        [{"a": torch.zeros(3)}, {"a": torch.zeros(4)}],
+        [{}, {}],
+        "gradients",
+        3.0,
+    ],
+    ids=str,
+)
+def test_refuses_unfit_input(rule, unfit):
+    with pytest.raises(ValueError, match="gradients must"):
+        rule(unfit)
+
+
+@robust_rules
+@all_sizes
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("poison", [torch.nan, -torch.inf])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_drops_what_is_not_finite(rule, size, dtype, poison, everywhere):
+    rule = with_bound(rule, 2)
+    gradients = messages(*size, dtype=dtype)
+    gradients[3, slice(None) if everywhere else -1] = poison
+    rest = torch.arange(size[0]) != 3
+    answer, alone = rule.explain(gradients), with_bound(rule, 1).explain(gradients[rest])
+    close(answer.value, alone.value, 1e-3 if dtype.itemsize == 2 else 1e-5)
+    assert torch.equal(rule(gradients), answer.value)
+    assert answer.dropped.tolist() == (~rest).tolist()
+    assert answer.suspects[3]
+    assert answer.scores[3] == torch.inf
+    if answer.weights is not None:
+        assert answer.weights[3] == 0
+
+
+@all_rules
+def test_too_many_that_are_not_finite_are_named(rule):
+    gradients = messages(7, 12)
+    gradients[[1, 4, 5]] = torch.nan
+    with pytest.raises(TooManyByzantineError, match=r"\[1, 4, 5\]") as error:
+        with_bound(rule, 2)(gradients)
+    assert error.value.workers == [1, 4, 5]
+    assert error.value.bound == with_bound(rule, 2).num_tolerated(7)
+
+
+@robust_rules
+@all_sizes
+@pytest.mark.parametrize("scale", [1e6, 1e30, 3e38])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_finite_lie_is_not_dropped_and_does_not_matter(rule, size, scale, dtype):
+    honest = messages(*size, dtype=dtype)
+    gradients = honest.clone()
+    gradients[0] = (gradients[0].clamp(-1, 1) * scale).to(dtype)
+    gradients[1, -1] = scale  # looks honest until the last coordinate
+    answer = with_bound(rule, 2).explain(gradients)
+    assert not answer.dropped.any()
+    assert answer.suspects[:2].all()
+    assert (answer.value - honest.mean(dim=0)).norm() < 2 * size[1] ** 0.5
+    close(with_bound(rule, 2)(gradients), answer.value)
+
+
+@robust_rules
+def test_num_byzantine_is_checked(rule):
+    with pytest.raises(ValueError, match="num_byzantine must be at least 0, got -1"):
+        with_bound(rule, -1)
+    with pytest.raises(ValueError, match="num_byzantine must be below num_workers / 2, got 2 of 4"):
+        with_bound(rule, 2)(messages(4, 3))
+
+
+def kappa(rule, num_workers, num_byzantine):
+    """The published robustness coefficient; None where there is none."""
+    rho = num_byzantine / (num_workers - 2 * num_byzantine)
+    return {
+        "Krum": 6 * (1 + rho),
+        "GeometricMedian": 4 * (1 + rho) ** 2,
+        "CoordinateMedian": 4 * (1 + rho) ** 2,
+    }.get(type(rule).__name__)
+
+
+@pytest.mark.parametrize("rule", [r for r in ROBUST if kappa(r, 7, 2)], ids=repr)
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_byzantine=st.integers(1, 3),
+    dim=st.sampled_from([1, 2, 8]),
+    lie=st.sampled_from([0.0, -1.0, 1.5, 10.0, -1e4]),
+    spread=st.sampled_from([0.0, 1e-3, 1.0]),
+)
+def test_robust_as_published(rule, seed, num_byzantine, dim, lie, spread):
+    """|F(X) - mean_S|^2 <= kappa var_S for every set S of n - f workers."""
+    num_workers = 2 * num_byzantine + 3
+    gradients = messages(num_workers, dim, seed, torch.float64)
+    bad = gradients[:num_byzantine]
+    bad.mul_(spread).add_(lie * (1 + gradients[num_byzantine:].mean(dim=0)))
+    value = with_bound(rule, num_byzantine)(gradients)
+    bound = kappa(rule, num_workers, num_byzantine)
+    for chosen in itertools.combinations(range(num_workers), num_workers - num_byzantine):
+        honest = gradients[list(chosen)]
+        variance = (honest - honest.mean(dim=0)).square().sum(dim=1).mean()
+        assert (value - honest.mean(dim=0)).square().sum() <= bound * variance * (1 + 1e-9)
