@@ -1,3 +1,7 @@
-"""Phalanx: train PyTorch models on machines, networks, data and peers that you cannot fully trust."""
+"""Phalanx: train PyTorch models on machines, networks and peers that you cannot fully trust."""
 
 __version__ = "0.1.0"
+
+from phalanx.training import Run, train
+
+__all__ = ["Run", "train"]

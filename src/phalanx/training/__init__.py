@@ -1,7 +1,20 @@
 """The round, the engines that carry it, and runs that survive being killed."""
 
 from phalanx.training.engine import Collected, Engine, Inbox, Session
+from phalanx.training.evaluation import Evaluation, evaluate
 from phalanx.training.job import Job
 from phalanx.training.local import Local
+from phalanx.training.run import Run, train
 
-__all__ = ["Collected", "Engine", "Inbox", "Job", "Local", "Session"]
+__all__ = [
+    "Collected",
+    "Engine",
+    "Evaluation",
+    "Inbox",
+    "Job",
+    "Local",
+    "Run",
+    "Session",
+    "evaluate",
+    "train",
+]

@@ -1,0 +1,143 @@
+"""Decoding, whether by a gradient code or by a robust rule over one partition a worker."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from phalanx.aggregation import Aggregator
+from phalanx.coding import Code, Decoded
+from phalanx.errors import DecodeError, TooManyByzantineError
+
+State = tuple[Tensor, ...]
+
+
+class Decoder(Protocol):
+    """The server's side of a round."""
+
+    @property
+    def code(self) -> Code:
+        """Who computes what, and what they send."""
+
+    def init(self, dim: int) -> State:
+        """What is remembered before the first round; empty for a decoder without memory."""
+
+    def decode(self, messages: Tensor, arrived: Tensor, state: State) -> tuple[Decoded, State]:
+        """The gradient of a round, who lied, and the next state."""
+
+
+@dataclass(frozen=True)
+class CodeDecoder:
+    """Decodes by the code itself."""
+
+    code: Code
+
+    def init(self, dim: int) -> State:
+        """Codes remember nothing."""
+        return ()
+
+    def decode(self, messages: Tensor, arrived: Tensor, state: State) -> tuple[Decoded, State]:
+        """See `Code.decode`."""
+        return self.code.decode(messages, arrived), state
+
+
+@dataclass(frozen=True)
+class Uncoded(Code):
+    """No redundancy: worker i computes partition i and sends its gradient; the mean, if all arrive."""
+
+    @property
+    def assignment(self) -> Bool[Tensor, "workers partitions"]:
+        """The identity."""
+        return torch.eye(self.num_workers, dtype=torch.bool)
+
+    def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
+        """The gradient itself."""
+        (gradient,) = gradients
+        return gradient
+
+    def decode(
+        self,
+        messages: Float[Tensor, "workers width"],
+        arrived: Bool[Tensor, " workers"] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Decoded:
+        """The mean of all messages, trusted blindly."""
+        nobody = torch.zeros(self.num_workers, dtype=torch.bool)
+        if arrived is not None and not arrived.all():
+            missing = (~arrived).nonzero().flatten().tolist()
+            raise DecodeError(
+                f"without redundancy nobody may be missing; missing: {missing}",
+                workers=missing,
+                bound=0,
+            )
+        return Decoded(messages.mean(dim=0), nobody, 0.0)
+
+
+@dataclass(frozen=True)
+class RuleDecoder:
+    """Decodes by a robust rule: every worker computes one partition and sends its gradient."""
+
+    rule: Aggregator
+    num_workers: int
+
+    @property
+    def code(self) -> Code:
+        """One partition a worker."""
+        return Uncoded(self.num_workers)
+
+    def init(self, dim: int) -> State:
+        """What the rule remembers."""
+        return self.rule.init(dim)
+
+    def decode(self, messages: Tensor, arrived: Tensor, state: State) -> tuple[Decoded, State]:
+        """The aggregate of what arrived.
+
+        The messages that did not arrive are not held against `num_byzantine`: all liars may be
+        among those that did.
+
+        Raises:
+            DecodeError: if too few arrived for the rule.
+            TooManyByzantineError: if more messages are not finite than the rule survives.
+        """
+        workers = arrived.nonzero().flatten()
+        missing = (~arrived).nonzero().flatten().tolist()
+        try:
+            bound = self.rule.num_tolerated(len(workers))
+        except ValueError as error:
+            raise DecodeError(
+                f"too few messages arrived for {self.rule}: {error}; missing: {missing}",
+                workers=missing,
+                bound=0,
+            ) from error
+        rows = messages if not missing else messages[workers]
+        try:
+            aggregate, state = self.rule.update(rows, state)
+        except TooManyByzantineError as error:
+            ids = workers[error.workers].tolist()
+            raise TooManyByzantineError(
+                f"the messages of workers {ids} are not finite, and {self.rule} survives {bound}",
+                workers=ids,
+                bound=bound,
+            ) from error
+        suspects = torch.zeros(self.num_workers, dtype=torch.bool)
+        suspects[workers[aggregate.suspects]] = True
+        return Decoded(aggregate.value, suspects, 0.0), state
+
+
+def decoder(code: Code | None, rule: Aggregator | None, num_workers: int) -> Decoder:
+    """The decoder of a run: its code, or else its rule.
+
+    Raises:
+        ValueError: if both are given or neither is.
+    """
+    if code is not None and rule is not None:
+        raise ValueError("give a code or a rule, not both: a code decodes by itself")
+    if code is not None:
+        return CodeDecoder(code)
+    if rule is None:
+        raise ValueError("give a code or a rule, got neither")
+    rule.num_tolerated(num_workers)
+    return RuleDecoder(rule, num_workers)

@@ -1,0 +1,397 @@
+"""A run: rounds until done, each of them written down, each of them repeatable."""
+
+import platform
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from os import cpu_count
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+from torch.utils.data import Dataset
+
+import phalanx
+from phalanx.aggregation import Aggregator, Mean
+from phalanx.attacks import Attack, RandomWorkers, Schedule
+from phalanx.coding import Code
+from phalanx.docstrings import source
+from phalanx.errors import TooManyByzantineError
+from phalanx.training.decoding import Decoder, RuleDecoder, decoder
+from phalanx.training.engine import Engine, Session
+from phalanx.training.evaluation import Evaluation, evaluate, with_statistics
+from phalanx.training.job import Job, Loss
+from phalanx.training.local import Local
+from phalanx.training.run_folder import RunFolder
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+_MALFORMED = ("wrong shape", "wrong type")
+_SAMPLES = 16  # a partition, unless the batch size is given
+
+
+def default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """SGD with learning rate 0.1 and momentum 0.9."""
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+@dataclass
+class Run:
+    """What a run came to.
+
+    Attributes:
+        model: the trained model: the one that was given, changed in place.
+        rounds: one dictionary a round, as in `metrics.jsonl`.
+        result: the summary, as in `result.json`.
+        folder: where it is written, if anywhere.
+    """
+
+    model: nn.Module
+    rounds: list[dict[str, Any]] = field(repr=False)
+    result: dict[str, Any]
+    folder: Path | None = None
+
+
+def train(
+    model: nn.Module,
+    dataset: Dataset[tuple[Tensor, ...]],
+    code: Code | None = None,
+    *,
+    rule: Aggregator | None = None,
+    num_workers: int = 15,
+    attack: Attack | None = None,
+    byzantine: Schedule | None = None,
+    engine: Engine | None = None,
+    optimizer: MakeOptimizer = default_optimizer,
+    loss: Loss = cross_entropy,
+    steps: int = 200,
+    batch_size: int | None = None,
+    seed: int = 0,
+    test: Dataset[tuple[Tensor, ...]] | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    evaluate_every: int = 20,
+    checkpoint_every: int = 20,
+    title: str | None = None,
+    on_round: Callable[[dict[str, Any]], None] | None = None,
+) -> Run:
+    """Trains a model on workers some of which may lie, lag or die.
+
+    The same arguments give the same weights, on any engine, interrupted or not: order, batches, drills and
+    random layers follow from `seed` and the number of the round.
+
+    Args:
+        model: any module; its parameters are trained in place.
+        dataset: pairs of input and target.
+        code: a gradient code; it also says how many workers there are.
+        rule: a robust rule instead of a code; each of `num_workers` workers then computes the gradient of
+            one partition. The plain mean if neither is given.
+        num_workers: workers under a rule.
+        attack: a drill: what bad workers do.
+        byzantine: a drill: who is bad when; by default as many as the code or rule survives, drawn afresh
+            every round.
+        engine: where the workers run; in this process by default.
+        optimizer: makes the optimizer from the parameters.
+        loss: mean loss of a batch from the model's output and the targets.
+        steps: rounds in all, those before an interruption included.
+        batch_size: samples a round over all partitions; a multiple of their number. 16 a partition by default.
+        seed: of everything random.
+        test: data to evaluate on.
+        out: a folder for metrics, checkpoints and weights; nothing is written if None.
+        resume: go on with the run in `out`, from its last checkpoint.
+        evaluate_every: rounds between evaluations.
+        checkpoint_every: rounds between checkpoints.
+        title: what reports call the run.
+        on_round: called after every round with its metrics.
+
+    Returns:
+        The run. The model's batch normalisation, if any, has running statistics of its final weights.
+
+    Raises:
+        ValueError: if arguments do not fit, alone or together.
+        TooManyByzantineError: if more workers fail in a round than the code or rule survives (its subclass
+            `DecodeError` for codes). What was trained until then is in the last checkpoint.
+        KeyboardInterrupt: after Ctrl-C, once the round is done and a checkpoint is written.
+    """
+    if code is None and rule is None:
+        rule = Mean()
+    decoding = decoder(code, rule, num_workers)
+    if attack is not None and byzantine is None:
+        byzantine = RandomWorkers(_survived(code or rule))
+    if batch_size is None:
+        batch_size = _SAMPLES * decoding.code.num_partitions
+    _check(model, dataset, decoding.code, batch_size, steps, evaluate_every, checkpoint_every)
+    if byzantine is not None:
+        byzantine.byzantine(0, decoding.code.num_workers, seed)
+    job = Job(model, loss, dataset, decoding.code, batch_size, seed, attack, byzantine)
+    folder = RunFolder(Path(out), resume=resume) if out is not None else None
+    loop = _Loop(job, decoding, optimizer(_trained(model)), test, folder, title)
+    first = loop.restore() if resume else 0
+    if folder is not None and not resume:
+        folder.write_json("env.json", environment(seed))
+        loop.checkpoint(0)
+    with (engine or Local()).start(job) as session, _graceful() as interrupted:
+        for step in range(first, steps):
+            last = step + 1 == steps
+            try:
+                entry = loop.round(session, step, evaluate=last or (step + 1) % evaluate_every == 0)
+            except TooManyByzantineError as error:
+                loop.checkpoint(step)
+                loop.finish(step, stopped=str(error))
+                error.add_note(f"stopped in round {step}; the weights before it are kept")
+                raise
+            if on_round is not None:
+                on_round(entry)
+            if last or interrupted() or (step + 1) % checkpoint_every == 0:
+                loop.checkpoint(step + 1)
+            if interrupted() and not last:
+                raise KeyboardInterrupt(f"stopped after round {step}; a checkpoint is written")
+    return loop.finish(steps)
+
+
+class _Loop:
+    """The state of a run between rounds, and what happens in one."""
+
+    def __init__(
+        self,
+        job: Job,
+        decoding: Decoder,
+        optimizer: Optimizer,
+        test: Dataset[tuple[Tensor, ...]] | None,
+        folder: RunFolder | None,
+        title: str | None,
+    ) -> None:
+        self.job, self.decoding, self.optimizer, self.test = job, decoding, optimizer, test
+        self.folder, self.title = folder, title
+        self.parameters = _trained(job.model)
+        self.memory = decoding.init(sum(value.numel() for value in self.parameters))
+        self.rounds: list[dict[str, Any]] = []
+
+    def round(self, session: Session, step: int, *, evaluate: bool) -> dict[str, Any]:
+        """One round, from the broadcast of the weights to the step of the optimizer."""
+        began = time.perf_counter()
+        collected = session.round(step, self._flat())
+        messages_in = time.perf_counter()
+        decoded, self.memory = self.decoding.decode(
+            collected.messages, collected.arrived, self.memory
+        )
+        decoded_in = time.perf_counter()
+        self._step(decoded.gradient)
+        malformed = [worker for worker, why in collected.missing.items() if why in _MALFORMED]
+        suspects = sorted({*decoded.suspects.nonzero().flatten().tolist(), *malformed})
+        trusted = [
+            value
+            for worker, value in enumerate(collected.losses.tolist())
+            if collected.arrived[worker] and worker not in suspects
+        ]
+        entry: dict[str, Any] = {
+            "step": step,
+            "loss": sum(trusted) / len(trusted) if trusted else None,
+            "seconds": time.perf_counter() - began,
+            "compute_seconds": collected.compute_s,
+            "decode_seconds": decoded_in - messages_in,
+            "byzantine": self._liars(step, collected.missing),
+            "suspects": suspects,
+            "missing": {str(worker): why for worker, why in collected.missing.items()},
+            "residual": decoded.residual,
+        }
+        if evaluate:
+            entry |= self._evaluation()
+        self.rounds.append(entry)
+        if self.folder is not None:
+            self.folder.append(entry)
+        return entry
+
+    def checkpoint(self, step: int) -> None:
+        """Writes down all that round `step` and those after it depend on."""
+        if self.folder is not None:
+            content = {
+                "parameters": self._flat(),
+                "optimizer": self.optimizer.state_dict(),
+                "memory": list(self.memory),
+            }
+            self.folder.save_checkpoint(step, content)
+
+    def restore(self) -> int:
+        """Goes back to the last checkpoint; returns the round to go on with."""
+        assert self.folder is not None
+        saved = self.folder.load_checkpoint()
+        flat = saved["parameters"]
+        if flat.numel() != sum(value.numel() for value in self.parameters):
+            raise ValueError(
+                f"the checkpoint in {self.folder.path} has {flat.numel()} parameters, the model "
+                f"{sum(value.numel() for value in self.parameters)}"
+            )
+        with torch.no_grad():
+            for value, part in zip(self.parameters, self._parts(flat), strict=True):
+                value.copy_(part)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.memory = tuple(saved["memory"])
+        step: int = saved["step"]
+        self.rounds = self.folder.truncate(step)
+        return step
+
+    def finish(self, rounds: int, stopped: str | None = None) -> Run:
+        """Writes the result down and hands the run over."""
+        model = self.job.model
+        ready = with_statistics(model, self.job.dataset)
+        model.load_state_dict(ready.state_dict())
+        measured = self.rounds[-1] if self.rounds else {}
+        if "test_accuracy" not in measured:
+            measured = self._evaluation()
+        code = self.decoding.code
+        methods = [source(type(part)) for part in self._parts_of_method()]
+        result = {
+            "title": self.title or repr(self._method()),
+            "rounds": rounds,
+            "test_accuracy": measured.get("test_accuracy"),
+            "test_loss": measured.get("test_loss"),
+            "num_parameters": sum(value.numel() for value in self.parameters),
+            "num_workers": code.num_workers,
+            "num_partitions": code.num_partitions,
+            "redundancy": code.redundancy,
+            "decoder": repr(self._method()),
+            "attack": repr(self.job.attack) if self.job.attack is not None else None,
+            "stopped": stopped,
+            "methods": [text for text in methods if text],
+        }
+        if self.folder is not None:
+            self.folder.save_model(model.state_dict())
+            self.folder.write_json("result.json", result)
+        return Run(model, self.rounds, result, self.folder.path if self.folder else None)
+
+    def _method(self) -> Code | Aggregator:
+        if isinstance(self.decoding, RuleDecoder):
+            return self.decoding.rule
+        return self.decoding.code
+
+    def _parts_of_method(self) -> list[object]:
+        return [self._method(), *([self.job.attack] if self.job.attack is not None else [])]
+
+    def _evaluation(self) -> dict[str, float | None]:
+        if self.test is None:
+            return {}
+        found: Evaluation = evaluate(self.job.model, self.job.loss, self.test, self.job.dataset)
+        return {"test_accuracy": found.accuracy, "test_loss": found.loss}
+
+    def _liars(self, step: int, missing: dict[int, str]) -> list[int]:
+        """The bad workers of a round; one that was only slow, and came in time, told the truth."""
+        conduct = self.job.conduct(step)
+        return [w for w, attack in conduct.items() if w in missing or attack.delay_s == 0]
+
+    def _flat(self) -> Tensor:
+        return torch.cat([value.detach().reshape(-1) for value in self.parameters])
+
+    def _parts(self, flat: Tensor) -> Iterator[Tensor]:
+        sizes = [value.numel() for value in self.parameters]
+        for part, value in zip(flat.split(sizes), self.parameters, strict=True):
+            yield part.view_as(value)
+
+    def _step(self, gradient: Tensor) -> None:
+        for value, part in zip(self.parameters, self._parts(gradient), strict=True):
+            value.grad = part
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Versions, machine, commit and seed: what one must know to repeat a run."""
+    return {
+        "phalanx": phalanx.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "num_cpus": cpu_count(),
+        "num_threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "seed": seed,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the folder that one works in, if it is a git checkout."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() or None
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [value for value in model.parameters() if value.requires_grad]
+
+
+def _survived(method: Code | Aggregator | None) -> int:
+    found = getattr(method, "num_byzantine", None)
+    if found is None:
+        raise ValueError(
+            f"byzantine must say who is bad: {method} does not say how many liars it survives"
+        )
+    return int(found)
+
+
+def _check(
+    model: nn.Module,
+    dataset: Dataset[tuple[Tensor, ...]],
+    code: Code,
+    batch_size: int,
+    steps: int,
+    evaluate_every: int,
+    checkpoint_every: int,
+) -> None:
+    """Raises ValueError with everything that does not fit together, not only the first of it."""
+    problems = []
+    if not _trained(model):
+        problems.append("model must have parameters that require gradients, got none")
+    if batch_size < 1 or batch_size % code.num_partitions:
+        problems.append(
+            f"batch_size must be a multiple of the {code.num_partitions} partitions, got {batch_size}"
+        )
+    size = len(dataset)  # type: ignore[arg-type]
+    if size < batch_size:
+        problems.append(f"dataset must fill one batch of {batch_size} samples, got {size}")
+    counts = {
+        "steps": steps,
+        "evaluate_every": evaluate_every,
+        "checkpoint_every": checkpoint_every,
+    }
+    problems += [
+        f"{name} must be at least 1, got {value}" for name, value in counts.items() if value < 1
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+@contextmanager
+def _graceful() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C (or SIGTERM) into a flag, so that no round is torn; the second kills."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        previous = {name: signal.signal(name, ask) for name in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        previous = {}
+    try:
+        yield lambda: asked
+    finally:
+        for name, handler in previous.items():
+            signal.signal(name, handler)
