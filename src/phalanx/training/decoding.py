@@ -54,8 +54,7 @@ class Uncoded(Code):
 
     def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
         """The gradient itself."""
-        (gradient,) = gradients
-        return gradient
+        return gradients[0]
 
     def decode(
         self,

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.func import functional_call, grad_and_value, replace_all_batch_norm_modules_, vmap
 
-from phalanx.randomness import derive_seed
+from phalanx.randomness import seeded
 from phalanx.training.batches import fetch, partition_samples
 from phalanx.training.job import Job
 
@@ -58,7 +59,7 @@ class PartitionGradients:
         }
         for start in range(0, len(partitions), self.chunk_size):
             chunk = partitions[start : start + self.chunk_size]
-            batches = [self._batch(step, partition) for partition in chunk]
+            batches = [self._batch(step, partition, parameters.device) for partition in chunk]
             if len(chunk) == 1:
                 gradients, loss = self._single(values, *batches[0], step, chunk[0])
                 yield self._flatten(gradients, 1), loss.reshape(1)
@@ -72,16 +73,12 @@ class PartitionGradients:
     ) -> tuple[dict[str, Tensor], Tensor]:
         if not self._random:
             return self._one(values, inputs, targets)
-        devices = [inputs.device] if inputs.is_cuda else []
-        with torch.random.fork_rng(
-            devices
-        ):  # layers draw from the global generator: lend it a seed
-            torch.random.default_generator.manual_seed(
-                derive_seed(self.job.seed, "layers", step, partition)
-            )
+        with seeded(self.job.seed, "layers", step, partition):
             return self._one(values, inputs, targets)
 
-    def _batch(self, step: int, partition: int) -> tuple[Tensor, Tensor]:
+    def _batch(
+        self, step: int, partition: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
         job = self.job
         samples = partition_samples(
             len(job.dataset),  # type: ignore[arg-type]
@@ -91,7 +88,8 @@ class PartitionGradients:
             step,
             partition,
         )
-        return fetch(job.dataset, samples)
+        inputs, targets = fetch(job.dataset, samples)
+        return inputs.to(device), targets.to(device)
 
     def _loss(self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
         outputs = functional_call(self._model, {**values, **self._constants}, (inputs,))
@@ -102,9 +100,9 @@ class PartitionGradients:
 
 
 def _is_random(module: nn.Module) -> bool:
-    if isinstance(module, nn.RReLU):
-        return True
-    chance = getattr(module, "p", getattr(module, "dropout", 0.0))
-    return "ropout" in type(module).__name__ + str(hasattr(module, "dropout") * "dropout") and (
-        not isinstance(chance, float) or chance > 0
+    """Whether a layer draws random numbers in training: dropout, of its own or inside (RNNs, attention)."""
+    chance = getattr(module, "p", None) if isinstance(module, _DropoutNd) else None
+    inner = getattr(module, "dropout", 0.0)
+    return isinstance(module, nn.RReLU) or any(
+        isinstance(value, float) and value > 0 for value in (chance, inner)
     )

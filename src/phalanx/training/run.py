@@ -250,7 +250,7 @@ class _Loop:
         code = self.decoding.code
         methods = [source(type(part)) for part in self._parts_of_method()]
         result = {
-            "title": self.title or repr(self._method()),
+            "title": self.title or type(self._method()).__name__,
             "rounds": rounds,
             "test_accuracy": measured.get("test_accuracy"),
             "test_loss": measured.get("test_loss"),
