@@ -65,6 +65,6 @@ class CoordinateRule(Aggregator):
         # short parallel regions would stall on a machine that others use as well.
         for columns in column_blocks(dim):
             block = rows[:, columns].to(working_dtype(rows.dtype))
-            sums += block.sum(dim=1)
+            sums += torch.stack([row.sum() for row in block])
             value[columns] = reduce(block if num_kept == len(rows) else block[kept])
         return value, ~torch.isfinite(sums).cpu()
