@@ -20,7 +20,9 @@ def round_progress(steps: int, title: str = "", done: int = 0) -> Iterator[Calla
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(title, total=steps, completed=done, note="")
 
         def advance(entry: dict[str, Any]) -> None:

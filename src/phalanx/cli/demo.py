@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 import phalanx
 from phalanx.aggregation import GeometricMedian, Krum, Mean
 from phalanx.attacks import Mixed, RandomWorkers
@@ -58,6 +60,7 @@ def demo(steps: int = 200, seed: int = 0, out: Path | None = None) -> None:
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     folder = out or default_out().with_name("demo-" + default_out().name)
+    torch.set_num_threads(1)  # the model is so small that a second thread only gets in the way
     splits = Digits().load()
     for case in (*_CASES, _UNATTACKED):
         with round_progress(steps, case.title) as advance:

@@ -38,7 +38,9 @@ def algorithms(module: ModuleType) -> list[type]:
     found = (getattr(module, name) for name in module.__all__)
     options = [cls for cls in found if inspect.isclass(cls) and not inspect.isabstract(cls)]
     bases = [base for base in map(_public_base, options) if base is not None]
-    return [cls for cls, base in zip(options, map(_public_base, options), strict=True) if base in bases]
+    return [
+        cls for cls, base in zip(options, map(_public_base, options), strict=True) if base in bases
+    ]
 
 
 def _public_base(cls: type) -> type | None:

@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = config.command
     if command == "train" and not (config.train.out or config.train.resume):
         config.train.out = str(default_out())
-    chosen = vars(parser.instantiate(config)[command])
+    try:
+        chosen = vars(parser.instantiate(config)[command])
+    except ValueError as error:  # what a class has against its arguments
+        parser.error(str(error))
     chosen.pop("config", None)
     if command == "train":
         _save_config(parser, config, chosen["resume"] or chosen["out"])
@@ -41,9 +44,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         COMMANDS[command](**chosen)
     except PhalanxError as error:
         _leave(f"stopped: {error}", 1, chosen)
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, ImportError) as error:
         _discard_unused(chosen)
         parser.error(str(error))
+    except FileNotFoundError as error:
+        _discard_unused(chosen)
+        parser.error(f"there is no file {error.filename}")
     except KeyboardInterrupt as error:
         _leave(f"interrupted; {error}" if str(error) else "interrupted", 130, chosen)
 

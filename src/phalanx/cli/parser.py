@@ -3,7 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -23,13 +23,13 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints one line and exits with 2."""
-        line = " ".join(_reason(message, ex).split())
+        line = " ".join(_reason(message).split())
         _, unknown, rest = line.partition("import path string: ")
         if unknown:
             wrong = rest.split()[0]
             names = [name for room in ROOMS for name in room.__all__]
-            near = difflib.get_close_matches(wrong, names, n=3, cutoff=0.4)
-            hint = f"did you mean {', '.join(near)}?" if near else "see `phalanx list`"
+            near = difflib.get_close_matches(wrong, names, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see `phalanx list`"
             line = f"nothing is called {wrong!r}; {hint}"
         self.exit(2, f"phalanx: {line}\n")
 
@@ -46,21 +46,29 @@ def build(commands: dict[str, Callable[..., Any]]) -> Parser:
     for name, function in commands.items():
         text = (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]
         sub = Parser(description=text)
-        sub.add_function_arguments(function, as_group=False)
+        several = _positional_lists(function)
+        for parameter, item in several.items():
+            sub.add_argument(parameter, nargs="+", type=item, help=f"One or more {parameter}.")
+        sub.add_function_arguments(function, as_group=False, as_positional=True, skip=set(several))
         sub.add_argument("--config", action="config", help="Read options from a YAML file.")
         subcommands.add_subcommand(name, sub, help=text.split("\n")[0])
         parser.subcommands[name] = sub
     return parser
 
 
-def _reason(message: str, error: BaseException | None) -> str:
-    """The innermost ValueError of our own: what its dataclass said, without the parser's frame."""
-    while error is not None:
-        frame = error.__traceback__
-        while frame is not None and frame.tb_next is not None:
-            frame = frame.tb_next
-        inside = frame is not None and "phalanx" in frame.tb_frame.f_globals.get("__name__", "")
-        if isinstance(error, ValueError) and inside and "cli" not in str(frame.tb_frame.f_code):
-            return str(error)
-        error = error.__cause__ or error.__context__
-    return message
+def _positional_lists(function: Callable[..., Any]) -> dict[str, Any]:
+    """Required parameters that are lists: one or more words on the command line, of this type."""
+    parameters = inspect.signature(function).parameters.values()
+    required = [found for found in parameters if found.default is inspect.Parameter.empty]
+    return {
+        found.name: get_args(found.annotation)[0]
+        for found in required
+        if get_origin(found.annotation) is list
+    }
+
+
+def _reason(message: str) -> str:
+    """What is wrong, without the list of types that an optional argument was tried as."""
+    tried = [line.strip()[2:] for line in message.splitlines() if line.strip().startswith("- ")]
+    reasons = [line for line in tried if not line.startswith("Expected a <class 'NoneType'>")]
+    return reasons[0] if reasons else message

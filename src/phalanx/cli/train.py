@@ -74,9 +74,13 @@ def train(
         out: The run folder; a new one under runs/ if not given.
         resume: Go on with the run in this folder; other options change it.
     """
+    try:
+        home = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be one that torch knows, got {device!r}") from error
     splits = data.load()
     with seeded(seed, "weights"):
-        module = model(splits.input_shape, splits.num_classes).to(torch.device(device))
+        module = model(splits.input_shape, splits.num_classes).to(home)
     folder = resume or out or default_out()
     done = len(load_run(folder).rounds) if resume else 0
     with round_progress(steps, title or folder.name, min(done, steps)) as advance:

@@ -76,9 +76,7 @@ class PartitionGradients:
         with seeded(self.job.seed, "layers", step, partition):
             return self._one(values, inputs, targets)
 
-    def _batch(
-        self, step: int, partition: int, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
+    def _batch(self, step: int, partition: int, device: torch.device) -> tuple[Tensor, Tensor]:
         job = self.job
         samples = partition_samples(
             len(job.dataset),  # type: ignore[arg-type]
