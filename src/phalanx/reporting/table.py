@@ -47,7 +47,7 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def terminal_table(rows: Sequence[Row]) -> Table:
     """The comparison for a terminal of 80 columns or more; markup in titles is shown, not obeyed.
 
-    Rounds are left out where all runs had equally many; a status stands behind the title.
+    How many rounds there were stands behind the titles of those runs that did not finish.
 
     >>> from rich.console import Console
     >>> from phalanx.reporting import Detection, Row
@@ -61,9 +61,7 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     <BLANKLINE>
     """
     headers, lines = cells(rows)
-    alike = len({row.rounds for row in rows}) == 1
-    hidden = {"status", "rounds"} if alike else {"status"}
-    shown = [i for i, name in enumerate(headers) if name not in hidden]
+    shown = [i for i, name in enumerate(headers) if name not in ("status", "rounds")]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("run", overflow="fold", min_width=10)
     for i in shown:
@@ -71,7 +69,7 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     for row, line in zip(rows, lines, strict=True):
         title = Text(row.title)
         if row.status != "finished":
-            title.append(f" ({row.status})", style="bold")
+            title.append(f" ({row.status} after {row.rounds})", style="bold")
         if row.is_reference:
             title.append(" (reference)", style="dim")
         table.add_row(title, *(line[i] for i in shown))
