@@ -26,9 +26,12 @@ class PartitionGradients:
     Batch normalisation uses the statistics of the partition; running statistics are left alone.
     """
 
-    def __init__(self, job: Job, chunk_size: int | None = None) -> None:
+    def __init__(
+        self, job: Job, chunk_size: int | None = None, device: torch.device | str | None = None
+    ) -> None:
         self.job = job
-        self._model = replace_all_batch_norm_modules_(copy.deepcopy(job.model)).train()
+        self._device = device  # where batches and buffers go; None leaves them where they are
+        self._model = replace_all_batch_norm_modules_(copy.deepcopy(job.model)).train().to(device)
         named = dict(self._model.named_parameters())
         self._names = [name for name, value in named.items() if value.requires_grad]
         self._shapes = [named[name].shape for name in self._names]
@@ -91,7 +94,8 @@ class PartitionGradients:
             step,
             partition,
         )
-        return fetch(job.dataset, samples)
+        inputs, targets = fetch(job.dataset, samples)
+        return inputs.to(self._device), targets.to(self._device)
 
     def _loss(self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
         outputs = functional_call(self._model, {**values, **self._constants}, (inputs,))

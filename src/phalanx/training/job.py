@@ -29,7 +29,7 @@ class Job:
 
     model: nn.Module
     loss: Loss
-    dataset: Dataset[tuple[Tensor, Tensor]]
+    dataset: Dataset[tuple[Tensor, ...]]
     code: Code
     batch_size: int
     seed: int
