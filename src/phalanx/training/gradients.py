@@ -47,8 +47,7 @@ class PartitionGradients:
         elif chunk_size is None:
             chunk_size = max(1, _BLOCK_BYTES // (4 * max(self.dim, 1)))
         self.chunk_size = chunk_size
-        self._one = grad_and_value(self._loss)
-        self._many = vmap(self._one, in_dims=(None, 0, 0))
+        self._many = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0))
 
     def blocks(
         self, step: int, partitions: Sequence[int], parameters: Float[Tensor, " dim"]
@@ -74,7 +73,7 @@ class PartitionGradients:
         self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor, step: int, partition: int
     ) -> tuple[dict[str, Tensor], Tensor]:
         if not self._random:
-            return self._one(values, inputs, targets)
+            return self._backward(values, inputs, targets)
         devices = [inputs.device] if inputs.is_cuda else []
         with torch.random.fork_rng(
             devices
@@ -82,7 +81,17 @@ class PartitionGradients:
             torch.random.default_generator.manual_seed(
                 derive_seed(self.job.seed, "layers", step, partition)
             )
-            return self._one(values, inputs, targets)
+            return self._backward(values, inputs, targets)
+
+    def _backward(
+        self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        # Not `torch.func.grad`: its first call loads the compiler, seconds in each worker's process.
+        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+        with torch.enable_grad():
+            loss = self._loss(leaves, inputs, targets)
+            gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+        return dict(zip(leaves, gradients, strict=True)), loss.detach()
 
     def _batch(self, step: int, partition: int) -> tuple[Tensor, Tensor]:
         job = self.job
