@@ -1,7 +1,7 @@
 """Decoding, whether by a gradient code or by a robust rule over one partition a worker."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,6 +14,7 @@ from phalanx.errors import DecodeError, TooManyByzantineError
 State = tuple[Tensor, ...]
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """The server's side of a round."""
 
