@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 from torch.func import functional_call, grad_and_value, replace_all_batch_norm_modules_, vmap
+from torch.nn.modules.dropout import _DropoutNd
 
 from phalanx.randomness import seeded
 from phalanx.training.batches import fetch, partition_samples
@@ -27,9 +27,11 @@ class PartitionGradients:
     Batch normalisation uses the statistics of the partition; running statistics are left alone.
     """
 
-    def __init__(self, job: Job, chunk_size: int | None = None) -> None:
+    def __init__(
+        self, job: Job, chunk_size: int | None = None, device: torch.device | str | None = None
+    ) -> None:
         self.job = job
-        self._model = replace_all_batch_norm_modules_(copy.deepcopy(job.model)).train()
+        self._model = replace_all_batch_norm_modules_(copy.deepcopy(job.model)).train().to(device)
         named = dict(self._model.named_parameters())
         self._names = [name for name, value in named.items() if value.requires_grad]
         self._shapes = [named[name].shape for name in self._names]
@@ -45,8 +47,7 @@ class PartitionGradients:
         elif chunk_size is None:
             chunk_size = max(1, _BLOCK_BYTES // (4 * max(self.dim, 1)))
         self.chunk_size = chunk_size
-        self._one = grad_and_value(self._loss)
-        self._many = vmap(self._one, in_dims=(None, 0, 0))
+        self._many = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0))
 
     def blocks(
         self, step: int, partitions: Sequence[int], parameters: Float[Tensor, " dim"]
@@ -72,9 +73,19 @@ class PartitionGradients:
         self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor, step: int, partition: int
     ) -> tuple[dict[str, Tensor], Tensor]:
         if not self._random:
-            return self._one(values, inputs, targets)
+            return self._backward(values, inputs, targets)
         with seeded(self.job.seed, "layers", step, partition):
-            return self._one(values, inputs, targets)
+            return self._backward(values, inputs, targets)
+
+    def _backward(
+        self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        # Not `torch.func.grad`: its first call loads the compiler, seconds in each worker's process.
+        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+        with torch.enable_grad():
+            loss = self._loss(leaves, inputs, targets)
+            gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+        return dict(zip(leaves, gradients, strict=True)), loss.detach()
 
     def _batch(self, step: int, partition: int, device: torch.device) -> tuple[Tensor, Tensor]:
         job = self.job
