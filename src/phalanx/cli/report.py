@@ -15,12 +15,13 @@ def report(runs: list[Path], reference: Path | None = None, out: Path | None = N
         runs: Run folders.
         reference: The run whose weights the others are compared to; the first finished run without
             an attack if not given.
-        out: Where to write the HTML; report.html in the run's folder, or beside the first of several.
+        out: Where to write the HTML; report.html in the run's folder, or comparison.html beside
+            the first of several.
     """
     records = [load_run(folder) for folder in runs]
     against = load_run(reference) if reference is not None else None
     if out is None:
-        out = runs[0] / "report.html" if len(runs) == 1 else runs[0].parent / "report.html"
+        out = runs[0] / "report.html" if len(runs) == 1 else runs[0].parent / "comparison.html"
     rows = compare(records, against)
     write_report(records, out, against)
     console.print(terminal_table(rows))
