@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from phalanx.cli.console import console
-from phalanx.reporting import answer, compare, load_run, terminal_table, write_report
 
 
 def report(runs: list[Path], reference: Path | None = None, out: Path | None = None) -> None:
@@ -15,8 +14,12 @@ def report(runs: list[Path], reference: Path | None = None, out: Path | None = N
         runs: Run folders.
         reference: The run whose weights the others are compared to; the first finished run without
             an attack if not given.
-        out: Where to write the HTML; report.html in the run's folder, or beside the first of several.
+        out: Where to write the HTML; report.html in the run's folder, or beside the first of
+            several, if not given.
     """
+    # Imported where it is used: matplotlib would make every command wait, `--help` too.
+    from phalanx.reporting import answer, compare, load_run, terminal_table, write_report
+
     records = [load_run(folder) for folder in runs]
     against = load_run(reference) if reference is not None else None
     if out is None:
