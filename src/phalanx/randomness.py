@@ -32,7 +32,8 @@ def seeded(*names: int | str) -> Iterator[None]:
     For layers and initialisers, which draw from the global generators and take no other. Outside
     of the block the generators go on as if nothing had happened.
     """
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    # Not `is_available`: asking a GPU for its generator would start it in processes that need none.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices):
         torch.manual_seed(derive_seed(*names))
         yield

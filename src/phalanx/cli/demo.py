@@ -16,7 +16,6 @@ from phalanx.data import Digits, Splits
 from phalanx.errors import TooManyByzantineError
 from phalanx.models import MLP
 from phalanx.randomness import seeded
-from phalanx.reporting import SAME_WEIGHTS, answer, compare, load_run, terminal_table, write_report
 
 _WORKERS, _LIARS = 15, 3
 
@@ -57,6 +56,16 @@ def demo(steps: int = 200, seed: int = 0, out: Path | None = None) -> None:
         seed: Of everything random.
         out: Folder for the runs and the report; a new one under runs/ if not given.
     """
+    # Imported where it is used: matplotlib would make every command wait, `--help` too.
+    from phalanx.reporting import (
+        SAME_WEIGHTS,
+        answer,
+        compare,
+        load_run,
+        terminal_table,
+        write_report,
+    )
+
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     folder = out or default_out().with_name("demo-" + default_out().name)

@@ -1,9 +1,11 @@
 """`phalanx list`: everything that has a name on the command line."""
 
 import inspect
+import re
 from types import ModuleType
 from typing import Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from phalanx.cli.console import console
@@ -24,12 +26,12 @@ def list_algorithms(room: Room = "all") -> None:
     for module in ROOMS:
         name = module.__name__.rpartition(".")[2]
         if room in ("all", name):
-            table = Table(title=name, title_justify="left", show_lines=False, expand=False)
+            table = Table(title=name, title_justify="left", box=SIMPLE_HEAD)
             table.add_column("name", style="bold", no_wrap=True)
             table.add_column("what it does")
             table.add_column("source", style="dim")
             for found in algorithms(module):
-                table.add_row(found.__name__, summary(found), source(found) or "")
+                table.add_row(found.__name__, summary(found), _first_sentence(source(found) or ""))
             console.print(table)
 
 
@@ -37,15 +39,17 @@ def algorithms(module: ModuleType) -> list[type]:
     """The concrete classes of a room: what an option can name."""
     found = (getattr(module, name) for name in module.__all__)
     options = [cls for cls in found if inspect.isclass(cls) and not inspect.isabstract(cls)]
-    bases = [base for base in map(_public_base, options) if base is not None]
-    return [
-        cls for cls, base in zip(options, map(_public_base, options), strict=True) if base in bases
-    ]
+    return [cls for cls in options if _implements(cls)]
 
 
-def _public_base(cls: type) -> type | None:
-    """The abstract class of phalanx that it implements, or torch's module."""
-    for base in cls.__mro__[1:]:
-        if inspect.isabstract(base) or base.__module__.startswith("torch.nn"):
-            return base
-    return None
+def _implements(cls: type) -> bool:
+    """Whether it implements an abstract class, or is a module of torch."""
+    return any(
+        inspect.isabstract(base) or base.__module__.startswith("torch.nn")
+        for base in cls.__mro__[1:]
+    )
+
+
+def _first_sentence(text: str) -> str:
+    """The reference; what was done differently stands in the documentation."""
+    return re.split(r"(?<=[^A-Z])\. (?=[A-Z])", text)[0].removesuffix(".")

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.logging import RichHandler
 
-from phalanx.cli.console import console
+from phalanx.cli.console import complaints
 from phalanx.cli.demo import demo
 from phalanx.cli.listing import list_algorithms
 from phalanx.cli.parser import Parser, build
@@ -39,17 +39,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     chosen.pop("config", None)
     if command == "train":
-        _save_config(parser, config, chosen["resume"] or chosen["out"])
+        chosen["_config"] = _resolved(parser, config)
     try:
         COMMANDS[command](**chosen)
     except PhalanxError as error:
         _leave(f"stopped: {error}", 1, chosen)
     except (ValueError, ImportError) as error:
-        _discard_unused(chosen)
         parser.error(str(error))
-    except FileNotFoundError as error:
-        _discard_unused(chosen)
-        parser.error(f"there is no file {error.filename}")
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt as error:
         _leave(f"interrupted; {error}" if str(error) else "interrupted", 130, chosen)
 
@@ -68,31 +66,20 @@ def _resumed(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def _save_config(parser: Parser, config: Any, folder: Path) -> None:
-    """Writes the resolved options into the run folder, so that one file repeats the run."""
-    if config.train.resume is None and (folder / "metrics.jsonl").exists():
-        parser.error(f"out must be a new folder, got {folder}, which holds a run; --resume it")
+def _resolved(parser: Parser, config: Any) -> str:
+    """The resolved options as YAML: the file that repeats the run."""
     saved = config.train.clone()
     saved.out = saved.resume = None
     saved.pop("config", None)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = parser.subcommands["train"].dump(saved, skip_none=False)
-    (folder / "config.yaml").write_text(text, encoding="utf-8")
-
-
-def _discard_unused(chosen: dict[str, Any]) -> None:
-    """Removes a run folder in which no run began."""
-    folder = chosen.get("out")
-    if folder is not None and [path.name for path in folder.glob("*")] == ["config.yaml"]:
-        (folder / "config.yaml").unlink()
-        folder.rmdir()
+    text: str = parser.subcommands["train"].dump(saved, skip_none=False)
+    return text
 
 
 def _leave(message: str, code: int, chosen: dict[str, Any]) -> None:
     """Says why it ended and how to go on, and exits."""
-    console.print(f"phalanx: {message}", soft_wrap=True, markup=False)
+    complaints.print(f"phalanx: {message}", soft_wrap=True, markup=False)
     folder = chosen.get("resume") or chosen.get("out")
     if folder is not None and (folder / "checkpoints").is_dir():
         command = f"phalanx train --resume {folder}"
-        console.print(f"Go on with: {command}", soft_wrap=True, markup=False)
+        complaints.print(f"Go on with: {command}", soft_wrap=True, markup=False)
     sys.exit(code)

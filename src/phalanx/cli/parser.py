@@ -2,16 +2,45 @@
 
 import difflib
 import inspect
+import re
+import textwrap
 from collections.abc import Callable
 from typing import Any, NoReturn, get_args, get_origin
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+import torch
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 import phalanx
 from phalanx import aggregation, attacks, coding, data, models, training
 
 ROOMS = (coding, aggregation, attacks, data, models, training)
 """Where the command line looks for names: what their `__all__` lists."""
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "collections.abc.Sequence": "a list such as [1,2]",
+    "list": "a list such as [1,2]",
+}
+
+
+class _Help(DefaultHelpFormatter):
+    """Keeps paragraphs apart, and examples as they are typed."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(
+            _example(paragraph, width)
+            if paragraph.startswith("Example: ")
+            else textwrap.fill(" ".join(paragraph.split()), width)
+            for paragraph in text.split("\n\n")
+        )
+
+
+def _example(paragraph: str, width: int) -> str:
+    command = " ".join(paragraph.removeprefix("Example: ").split())
+    lines = textwrap.wrap(command, width - 6, break_on_hyphens=False)
+    return "Example:\n  " + " \\\n    ".join(lines)
 
 
 class Parser(ArgumentParser):
@@ -27,7 +56,7 @@ class Parser(ArgumentParser):
         _, unknown, rest = line.partition("import path string: ")
         if unknown:
             wrong = rest.split()[0]
-            names = [name for room in ROOMS for name in room.__all__]
+            names = [name for room in (*ROOMS, torch.optim) for name in room.__all__]
             near = difflib.get_close_matches(wrong, names, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else "see `phalanx list`"
             line = f"nothing is called {wrong!r}; {hint}"
@@ -41,6 +70,7 @@ def build(commands: dict[str, Callable[..., Any]]) -> Parser:
         prog="phalanx",
         description="Train on machines, networks and peers that you cannot fully trust.",
         version=f"phalanx {phalanx.__version__}",
+        formatter_class=_Help,  # the subcommands take it over
     )
     subcommands = parser.add_subcommands(required=True, dest="command")
     for name, function in commands.items():
@@ -69,6 +99,20 @@ def _positional_lists(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _reason(message: str) -> str:
     """What is wrong, without the list of types that an optional argument was tried as."""
-    tried = [line.strip()[2:] for line in message.splitlines() if line.strip().startswith("- ")]
-    reasons = [line for line in tried if not line.startswith("Expected a <class 'NoneType'>")]
-    return reasons[0] if reasons else message
+    key = re.match(r'Parser key "([^"]+)":\s*', message)
+    if key is None:
+        return message
+    given = re.search(r"(?:Given|Got) value: (.*)", message)
+    # A reason starts with a dash and goes on in lines that are further in.
+    tried = re.findall(r"^ *- (.*(?:\n {8}.*)*)", message, re.M)
+    reasons = [reason for reason in tried if "'NoneType'" not in reason]
+    reason = " ".join((reasons[0] if reasons else message[key.end() :]).split())
+    if "instantiatable" in reason:
+        return f"{key[1]} must name a class before its fields are given; see `phalanx list`"
+    pattern = r"Expected an? (?:<class '(?P<name>[\w.]+)'>|typing.Literal\[(?P<one>.*?)\])"
+    kind = re.match(pattern, reason)
+    if kind is None or given is None:
+        return f"{key[1]}: {reason}"
+    rule = f"one of {kind['one']}" if kind["one"] else _KINDS.get(kind["name"], kind["name"])
+    hint = f" (write .{given[1].lstrip('+-')})" if given[1].lstrip("+-") in ("nan", "inf") else ""
+    return f"{key[1]} must be {rule}, got {given[1]}{hint}"

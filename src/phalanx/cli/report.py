@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from phalanx.cli.console import console
-from phalanx.reporting import answer, compare, load_run, terminal_table, write_report
 
 
 def report(runs: list[Path], reference: Path | None = None, out: Path | None = None) -> None:
@@ -18,6 +17,9 @@ def report(runs: list[Path], reference: Path | None = None, out: Path | None = N
         out: Where to write the HTML; report.html in the run's folder, or comparison.html beside
             the first of several.
     """
+    # Imported where it is used: matplotlib would make every command wait, `--help` too.
+    from phalanx.reporting import answer, compare, load_run, terminal_table, write_report
+
     records = [load_run(folder) for folder in runs]
     against = load_run(reference) if reference is not None else None
     if out is None:

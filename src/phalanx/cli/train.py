@@ -16,7 +16,6 @@ from phalanx.coding import Code
 from phalanx.data import DataSource, Digits
 from phalanx.models import MLP
 from phalanx.randomness import seeded
-from phalanx.reporting import answer, compare, load_run, terminal_table, write_report
 from phalanx.training import Engine, Local
 
 MakeModel = Callable[[tuple[int, ...], int], nn.Module]
@@ -47,6 +46,7 @@ def train(
     title: str | None = None,
     out: Path | None = None,
     resume: Path | None = None,
+    _config: str | None = None,
 ) -> None:
     """Trains a model and writes a run folder: config, metrics, checkpoints, weights, report.
 
@@ -74,16 +74,15 @@ def train(
         out: The run folder; a new one under runs/ if not given.
         resume: Go on with the run in this folder; other options change it.
     """
-    try:
-        home = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device must be one that torch knows, got {device!r}") from error
+    # Imported where it is used: matplotlib would make every command wait, `--help` too.
+    from phalanx.reporting import answer, compare, load_run, terminal_table, write_report
+
+    folder = _run_folder(out, resume)
+    home = _usable(device)
     splits = data.load()
     with seeded(seed, "weights"):
         module = model(splits.input_shape, splits.num_classes).to(home)
-    folder = resume or out or default_out()
-    done = len(load_run(folder).rounds) if resume else 0
-    with round_progress(steps, title or folder.name, min(done, steps)) as advance:
+    with round_progress(steps, title or folder.name) as advance:
         try:
             phalanx.train(
                 module,
@@ -104,6 +103,7 @@ def train(
                 evaluate_every=evaluate_every,
                 checkpoint_every=checkpoint_every,
                 title=title,
+                config=_config,
                 on_round=advance,
             )
         finally:
@@ -114,3 +114,35 @@ def train(
     console.print(terminal_table(rows))
     console.print(answer(records, rows))
     console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def _run_folder(out: Path | None, resume: Path | None) -> Path:
+    """The run's folder; refused before any work if it does not fit."""
+    if resume is not None:
+        if out is not None:
+            raise ValueError(f"out cannot be given with resume: the run stays in {resume}")
+        if not (resume / "config.yaml").is_file():
+            raise ValueError(
+                f"resume must name the folder of a run of `phalanx train`, got {resume}, which "
+                "holds no config.yaml"
+            )
+        return resume
+    folder = out or default_out()
+    if (folder / "metrics.jsonl").exists():
+        raise ValueError(
+            f"out must be a new folder, got {folder}, which holds a run; go on with it by "
+            f"`phalanx train --resume {folder}`"
+        )
+    return folder
+
+
+def _usable(device: str) -> torch.device:
+    try:
+        home = torch.device(device)
+        torch.empty(0, device=home)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device must be one that can be used here, got {device!r}: {reason}"
+        ) from error
+    return home

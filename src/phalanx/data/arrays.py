@@ -8,7 +8,6 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import HashingVectorizer
 from torch.utils.data import TensorDataset
 
 from phalanx.data.base import Splits
@@ -189,6 +188,9 @@ def hash_words(documents: Iterable[list[str]], num_features: int) -> Array:
         documents: the words of each document.
         num_features: places; more of them make fewer collisions.
     """
+    # Imported where it is used: it takes as long to import as torch.
+    from sklearn.feature_extraction.text import HashingVectorizer
+
     hashing = HashingVectorizer(n_features=num_features, analyzer=list, dtype=np.float32)
     bags: Array = hashing.transform(documents).toarray()
     return bags

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from sklearn.datasets import load_digits
-
 from phalanx.data.arrays import check_fraction, hold_out, in_memory, standardise
 from phalanx.data.base import DataSource, Splits
 
@@ -31,6 +29,9 @@ class Digits(DataSource):
 
     def load(self) -> Splits:
         """Reads the images, `(1, 8, 8)` each."""
+        # Imported where it is used: it takes as long to import as torch.
+        from sklearn.datasets import load_digits
+
         images, labels = load_digits(return_X_y=True)
         images = images.reshape(-1, 1, 8, 8)
         train, test = hold_out(labels, self.test_fraction)

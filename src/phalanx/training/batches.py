@@ -20,8 +20,9 @@ def partition_samples(
 ) -> Int[Tensor, " samples"]:
     """Indices of the samples of one partition of one round's batch.
 
-    Every epoch visits the samples in a new random order, `batch_size` a round; samples that do not fill
-    a last round wait for the next epoch. All replicas of a partition, in any process, get the same samples.
+    Every epoch visits the samples in a new random order, `batch_size` a round; samples that do not
+    fill a last round wait for the next epoch. All replicas of a partition, in any process, get the
+    same samples.
     """
     rounds = num_samples // batch_size
     epoch, place = divmod(step, rounds)
@@ -31,8 +32,8 @@ def partition_samples(
 
 
 def fetch(dataset: Dataset[tuple[Tensor, ...]], samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of the samples, stacked; tensors are indexed, other data sets asked in turn."""
-    if isinstance(dataset, TensorDataset):
+    """Inputs and targets, stacked; tensors are indexed, other data sets asked in turn."""
+    if type(dataset) is TensorDataset:  # one derived from it may change what it is asked for
         inputs, targets = dataset.tensors
         return inputs[samples], targets[samples]
     inputs, targets = default_collate([dataset[index] for index in samples.tolist()])

@@ -1,6 +1,7 @@
 """Decoding, whether by a gradient code or by a robust rule over one partition a worker."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +54,7 @@ class CodeDecoder(Decoder):
 
 @dataclass(frozen=True)
 class Uncoded(Code):
-    """No redundancy: worker i computes partition i and sends its gradient; the mean, if all arrive."""
+    """No redundancy: worker i sends the gradient of partition i; the mean, if all arrive."""
 
     @property
     def assignment(self) -> Bool[Tensor, "workers partitions"]:
@@ -63,6 +64,12 @@ class Uncoded(Code):
     def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
         """The gradient itself."""
         return gradients[0]
+
+    def encode_all(
+        self, blocks: Iterable[Float[Tensor, "block dim"]]
+    ) -> Float[Tensor, "workers width"]:
+        """The gradients as they are: nothing to select, and no copy of each."""
+        return torch.cat(list(blocks))
 
     def decode(
         self,
@@ -146,5 +153,7 @@ def decoder(code: Code | None, rule: Aggregator | None, num_workers: int) -> Dec
         return CodeDecoder(code)
     if rule is None:
         raise ValueError("give a code or a rule, got neither")
+    if num_workers < 1:
+        raise ValueError(f"num_workers must be at least 1, got {num_workers}")
     rule.num_tolerated(num_workers)
     return RuleDecoder(rule, num_workers)

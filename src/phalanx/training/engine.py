@@ -22,8 +22,8 @@ class Collected(NamedTuple):
         messages: `(workers, width)`; rows that did not arrive hold anything.
         arrived: `(workers,)` bool, whose message arrived in time and in shape.
         losses: `(workers,)`, mean loss that each worker claims over its partitions; NaN if unknown.
-        missing: why there is no message: "silent", "late", "dead", "busy" (still at an earlier round),
-            "starting", "wrong shape", "wrong type" or "failed: ...", by worker.
+        missing: why there is no message: "silent", "late", "dead", "busy" (still at an earlier
+            round), "starting", "wrong shape", "wrong type" or "failed: ...", by worker.
         compute_s: seconds until the messages stood ready.
     """
 

@@ -1,13 +1,14 @@
 """How good the weights are, on the server's own data."""
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
+from phalanx.randomness import generator
 from phalanx.training.batches import fetch
 from phalanx.training.job import Loss
 
@@ -30,9 +31,9 @@ def evaluate(
 ) -> Evaluation:
     """Accuracy and loss over a data set.
 
-    The running statistics of batch normalisation are estimated first, from the server's own training
-    data: workers are not asked, so that they cannot lie about them, and the statistics are a function
-    of the weights alone.
+    The running statistics of batch normalisation are estimated first, from the server's own
+    training data: workers are not asked, so that they cannot lie about them, and the statistics are
+    a function of the weights alone.
     """
     model = with_statistics(model, train)
     right, total, classes = 0, 0.0, True
@@ -60,14 +61,18 @@ def with_statistics(model: nn.Module, train: Dataset[tuple[Tensor, ...]]) -> nn.
             norm.track_running_stats, norm.momentum = True, None  # None: a plain average
             norm.train()
         with torch.no_grad():
-            size = min(len(train), _BATCH * _ESTIMATED_FROM)  # type: ignore[arg-type]
-            for samples in torch.arange(size).split(_BATCH):
+            # In random order, as data may be sorted; of equal sizes, as batches count equally.
+            size = len(train)  # type: ignore[arg-type]
+            order = torch.randperm(size, generator=generator("statistics"))
+            chosen = order[: _BATCH * _ESTIMATED_FROM]
+            for samples in chosen.tensor_split(-(-len(chosen) // _BATCH)):
                 model(_on_device(model, fetch(train, samples))[0])
     return model.eval()
 
 
-def _are_classes(outputs: Tensor, targets: Tensor) -> bool:
-    return outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()
+def _are_classes(outputs: Any, targets: Tensor) -> bool:
+    logits = isinstance(outputs, Tensor) and outputs.ndim == 2
+    return logits and targets.ndim == 1 and not targets.is_floating_point()
 
 
 def _on_device(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

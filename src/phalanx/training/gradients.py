@@ -1,6 +1,7 @@
 """Gradients of the partitions of a round: many at once, or one by one, with the same result."""
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, replace_all_batch_norm_modules_, vmap
 from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.data import TensorDataset
 
 from phalanx.randomness import seeded
 from phalanx.training.batches import fetch, partition_samples
@@ -20,11 +22,16 @@ class PartitionGradients:
     """Computes gradients of partitions, flattened to rows, from a flat vector of parameters.
 
     With `chunk_size` above one, gradients of several partitions are computed by one vectorised call
-    (`torch.func.vmap`); with one, by a plain backward pass each: the same kernels in every process and
-    on every engine, so that runs agree to the bit. Models with random layers (dropout) are always
-    computed one by one, seeded by partition, so that replicas draw the same numbers.
+    (`torch.func.vmap`); with one, by a plain backward pass each: the same kernels in every process
+    and on every engine, so that runs agree to the bit. Models with random layers (dropout), and
+    those that `vmap` cannot take (whose control flow depends on the data, say), are always computed
+    one by one.
 
-    Batch normalisation uses the statistics of the partition; running statistics are left alone.
+    Random layers, and data sets that draw from torch's generator when asked for a sample, are
+    seeded by partition, so that replicas draw the same numbers. Batch normalisation uses the
+    statistics of the partition. What else a model writes to its buffers is thrown away after each
+    gradient: gradients are a function of the parameters, not of which partitions a process computed
+    before.
     """
 
     def __init__(
@@ -36,17 +43,17 @@ class PartitionGradients:
         self._names = [name for name, value in named.items() if value.requires_grad]
         self._shapes = [named[name].shape for name in self._names]
         self._sizes = [shape.numel() for shape in self._shapes]
-        self._constants = {
-            **{name: value for name, value in named.items() if not value.requires_grad},
-            **dict(self._model.named_buffers()),
-        }
+        self._frozen = {name: value for name, value in named.items() if not value.requires_grad}
+        self._buffers = dict(self._model.named_buffers())
         self.dim = sum(self._sizes)
         self._random = any(_is_random(module) for module in self._model.modules())
         if self._random:
             chunk_size = 1
         elif chunk_size is None:
-            chunk_size = max(1, _BLOCK_BYTES // (4 * max(self.dim, 1)))
+            row_bytes = sum(named[name].nbytes for name in self._names)
+            chunk_size = max(1, _BLOCK_BYTES // max(row_bytes, 1))
         self.chunk_size = chunk_size
+        self._vectorises = False  # not known before it has been tried
         self._many = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0))
 
     def blocks(
@@ -61,29 +68,43 @@ class PartitionGradients:
         for start in range(0, len(partitions), self.chunk_size):
             chunk = partitions[start : start + self.chunk_size]
             batches = [self._batch(step, partition, parameters.device) for partition in chunk]
-            if len(chunk) == 1:
-                gradients, loss = self._single(values, *batches[0], step, chunk[0])
+            together = self._together(values, batches) if len(chunk) > 1 else None
+            if together is not None:
+                yield together
+                continue
+            for partition, batch in zip(chunk, batches, strict=True):
+                with seeded(self.job.seed, "layers", step, partition):
+                    gradients, loss = self._backward(values, *batch)
                 yield self._flatten(gradients, 1), loss.reshape(1)
-            else:
-                inputs, targets = (torch.stack(parts) for parts in zip(*batches, strict=True))
-                gradients, losses = self._many(values, inputs, targets)
-                yield self._flatten(gradients, len(chunk)), losses
 
-    def _single(
-        self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor, step: int, partition: int
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        if not self._random:
-            return self._backward(values, inputs, targets)
-        with seeded(self.job.seed, "layers", step, partition):
-            return self._backward(values, inputs, targets)
+    def _together(
+        self, values: dict[str, Tensor], batches: list[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor] | None:
+        """Gradients and losses by one call; None if the model turns out to be unfit for it."""
+        inputs, targets = (torch.stack(parts) for parts in zip(*batches, strict=True))
+        try:
+            gradients, losses = self._many(values, inputs, targets)
+        except RuntimeError as error:
+            if self._vectorises or isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+            self.chunk_size = 1
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            warnings.warn(
+                "the model's gradients are computed one by one, which is slower, because vmap "
+                f"cannot take it: {reason} (chunk_size=1 asks for it, without this warning)",
+                stacklevel=2,
+            )
+            return None
+        self._vectorises = True
+        return self._flatten(gradients, len(batches)), losses
 
     def _backward(
         self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        # Not `torch.func.grad`: its first call loads the compiler, seconds in each worker's process.
+        # Not `torch.func.grad`: its first call loads the compiler, seconds in each process.
         leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
         with torch.enable_grad():
-            loss = self._loss(leaves, inputs, targets)
+            loss = self._loss(leaves, inputs, targets, copy.deepcopy(self._buffers))
             gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
         return dict(zip(leaves, gradients, strict=True)), loss.detach()
 
@@ -97,11 +118,22 @@ class PartitionGradients:
             step,
             partition,
         )
-        inputs, targets = fetch(job.dataset, samples)
+        if type(job.dataset) is TensorDataset:
+            inputs, targets = fetch(job.dataset, samples)
+        else:
+            with seeded(job.seed, "samples", step, partition):  # it may crop or flip at random
+                inputs, targets = fetch(job.dataset, samples)
         return inputs.to(device), targets.to(device)
 
-    def _loss(self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
-        outputs = functional_call(self._model, {**values, **self._constants}, (inputs,))
+    def _loss(
+        self,
+        values: dict[str, Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        buffers: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        constants = {**self._frozen, **(self._buffers if buffers is None else buffers)}
+        outputs = functional_call(self._model, {**values, **constants}, (inputs,))
         return self.job.loss(outputs, targets)
 
     def _flatten(self, gradients: dict[str, Tensor], count: int) -> Tensor:
@@ -109,7 +141,7 @@ class PartitionGradients:
 
 
 def _is_random(module: nn.Module) -> bool:
-    """Whether a layer draws random numbers in training: dropout, of its own or inside (RNNs, attention)."""
+    """Whether a layer draws random numbers in training: dropout, of its own or inside."""
     chance = getattr(module, "p", None) if isinstance(module, _DropoutNd) else None
     inner = getattr(module, "dropout", 0.0)
     return isinstance(module, nn.RReLU) or any(

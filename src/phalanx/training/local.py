@@ -22,12 +22,13 @@ class Local(Engine):
     """
 
     chunk_size: int | None = None
-    """Partitions whose gradients are computed by one call; 1 uses the same kernels as workers that compute
-    theirs one by one, so that engines agree to the bit. By default as many as fit in 256 MiB."""
+    """Partitions whose gradients are computed by one call; 1 uses the same kernels as workers that
+    compute theirs one by one, so that engines agree to the bit. By default as many as fit in 256
+    MiB."""
 
     deadline_s: float | None = None
-    """Seconds after which a message is late. The clock is virtual: computing takes no time on it, and
-    only the delays of a drill count. By default nothing is ever late."""
+    """Seconds after which a message is late. The clock is virtual: computing takes no time on it,
+    and only the delays of a drill count. By default nothing is ever late."""
 
     def __post_init__(self) -> None:
         if self.chunk_size is not None and self.chunk_size < 1:

@@ -1,5 +1,6 @@
 """A run: rounds until done, each of them written down, each of them repeatable."""
 
+import inspect
 import platform
 import signal
 import subprocess
@@ -81,45 +82,53 @@ def train(
     evaluate_every: int = 20,
     checkpoint_every: int = 20,
     title: str | None = None,
+    config: str | None = None,
     on_round: Callable[[dict[str, Any]], None] | None = None,
 ) -> Run:
     """Trains a model on workers some of which may lie, lag or die.
 
-    The same arguments give the same weights, on any engine, interrupted or not: order, batches, drills and
-    random layers follow from `seed` and the number of the round.
+    The same arguments give the same weights, on any engine, interrupted or not: order, batches,
+    drills and random layers follow from `seed` and the number of the round.
 
     Args:
         model: any module; its parameters are trained in place.
         dataset: pairs of input and target.
         code: a gradient code; it also says how many workers there are.
-        rule: a robust rule instead of a code; each of `num_workers` workers then computes the gradient of
-            one partition. The plain mean if neither is given.
+        rule: a robust rule instead of a code; each of `num_workers` workers then computes the
+            gradient of one partition. The plain mean if neither is given.
         num_workers: workers under a rule.
         attack: a drill: what bad workers do.
-        byzantine: a drill: who is bad when; by default as many as the code or rule survives, drawn afresh
-            every round.
+        byzantine: a drill: who is bad when; by default as many as the code or rule survives, drawn
+            afresh every round.
         engine: where the workers run; in this process by default.
         optimizer: makes the optimizer from the parameters.
         loss: mean loss of a batch from the model's output and the targets.
         steps: rounds in all, those before an interruption included.
-        batch_size: samples a round over all partitions; a multiple of their number. 16 a partition by default.
+        batch_size: samples a round over all partitions; a multiple of their number. 16 a partition
+            by default.
         seed: of everything random.
         test: data to evaluate on.
-        out: a folder for metrics, checkpoints and weights; nothing is written if None.
-        resume: go on with the run in `out`, from its last checkpoint.
+        out: a folder for metrics, checkpoints and weights; nothing is written if None. It is made
+            once the first round has been decoded: arguments that do not fit leave nothing behind.
+        resume: go on with the run in `out`, from its last checkpoint; give the model as it was when
+            the run began, since parameters that are not trained are not saved.
         evaluate_every: rounds between evaluations.
         checkpoint_every: rounds between checkpoints.
         title: what reports call the run.
+        config: text that is kept in the folder as `config.yaml`: how to repeat the run.
         on_round: called after every round with its metrics.
 
     Returns:
-        The run. The model's batch normalisation, if any, has running statistics of its final weights.
+        The run. The model's batch normalisation, if any, has running statistics of its final
+        weights.
 
     Raises:
         ValueError: if arguments do not fit, alone or together.
-        TooManyByzantineError: if more workers fail in a round than the code or rule survives (its subclass
-            `DecodeError` for codes). What was trained until then is in the last checkpoint.
-        KeyboardInterrupt: after Ctrl-C, once the round is done and a checkpoint is written.
+        TooManyByzantineError: if more workers fail in a round than the code or rule survives (its
+            subclass `DecodeError` for codes). What was trained until then is in the last
+            checkpoint.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the round is done and a checkpoint is
+            written.
     """
     if code is None and rule is None:
         rule = Mean()
@@ -128,16 +137,22 @@ def train(
         byzantine = RandomWorkers(_survived(code or rule))
     if batch_size is None:
         batch_size = _SAMPLES * decoding.code.num_partitions
-    _check(model, dataset, decoding.code, batch_size, steps, evaluate_every, checkpoint_every)
-    if byzantine is not None:
-        byzantine.byzantine(0, decoding.code.num_workers, seed)
     job = Job(model, loss, dataset, decoding.code, batch_size, seed, attack, byzantine)
+    counts = {
+        "steps": steps,
+        "evaluate_every": evaluate_every,
+        "checkpoint_every": checkpoint_every,
+    }
+    _check(job, test, counts)
+    if out is None and resume:
+        raise ValueError("resume needs out, the folder of the run, got None")
     folder = RunFolder(Path(out), resume=resume) if out is not None else None
-    loop = _Loop(job, decoding, optimizer(_trained(model)), test, folder, title)
+    made = optimizer(_trained(model))
+    _check_optimizer(made)
+    loop = _Loop(job, decoding, made, test, folder, title, config)
     first = loop.restore() if resume else 0
-    if folder is not None and not resume:
-        folder.write_json("env.json", environment(seed))
-        loop.checkpoint(0)
+    if first > steps:
+        raise ValueError(f"steps must be at least the {first} rounds that are done, got {steps}")
     with (engine or Local()).start(job) as session, _graceful() as interrupted:
         for step in range(first, steps):
             last = step + 1 == steps
@@ -153,7 +168,8 @@ def train(
             if last or interrupted() or (step + 1) % checkpoint_every == 0:
                 loop.checkpoint(step + 1)
             if interrupted() and not last:
-                raise KeyboardInterrupt(f"stopped after round {step}; a checkpoint is written")
+                kept = "; a checkpoint is written" if folder is not None else ""
+                raise KeyboardInterrupt(f"stopped after {step + 1} of {steps} rounds{kept}")
     return loop.finish(steps)
 
 
@@ -168,12 +184,15 @@ class _Loop:
         test: Dataset[tuple[Tensor, ...]] | None,
         folder: RunFolder | None,
         title: str | None,
+        config: str | None,
     ) -> None:
         self.job, self.decoding, self.optimizer, self.test = job, decoding, optimizer, test
-        self.folder, self.title = folder, title
+        self.folder, self.title, self.config = folder, title, config
         self.parameters = _trained(job.model)
         self.memory = decoding.init(sum(value.numel() for value in self.parameters))
         self.rounds: list[dict[str, Any]] = []
+        self._first = 0  # the round that begins this part of the run
+        self._open = False
 
     def round(self, session: Session, step: int, *, evaluate: bool) -> dict[str, Any]:
         """One round, from the broadcast of the weights to the step of the optimizer."""
@@ -184,6 +203,7 @@ class _Loop:
             collected.messages, collected.arrived, self.memory
         )
         decoded_in = time.perf_counter()
+        self._open_folder()
         self._step(decoded.gradient)
         malformed = [worker for worker, why in collected.missing.items() if why in _MALFORMED]
         suspects = sorted({*decoded.suspects.nonzero().flatten().tolist(), *malformed})
@@ -210,8 +230,25 @@ class _Loop:
             self.folder.append(entry)
         return entry
 
+    def _open_folder(self) -> None:
+        """Begins to write: before the first step of the optimizer, so that it can be repeated."""
+        if self.folder is None or self._open:
+            return
+        self._open = True
+        self.folder.open()
+        if self.config is not None:
+            self.folder.write_text("config.yaml", self.config)
+        if not self.folder.checkpoints():
+            self.folder.write_json("env.json", environment(self.job.seed))
+            self._save(0)
+        self.rounds = self.folder.truncate(self._first)
+
     def checkpoint(self, step: int) -> None:
         """Writes down all that round `step` and those after it depend on."""
+        self._open_folder()
+        self._save(step)
+
+    def _save(self, step: int) -> None:
         if self.folder is not None:
             content = {
                 "parameters": self._flat(),
@@ -221,7 +258,7 @@ class _Loop:
             self.folder.save_checkpoint(step, content)
 
     def restore(self) -> int:
-        """Goes back to the last checkpoint; returns the round to go on with."""
+        """Goes back to the last checkpoint; returns the round to go on with. Writes nothing."""
         assert self.folder is not None
         saved = self.folder.load_checkpoint()
         flat = saved["parameters"]
@@ -235,12 +272,12 @@ class _Loop:
                 value.copy_(part)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.memory = tuple(saved["memory"])
-        step: int = saved["step"]
-        self.rounds = self.folder.truncate(step)
-        return step
+        self._first = saved["step"]
+        return self._first
 
     def finish(self, rounds: int, stopped: str | None = None) -> Run:
         """Writes the result down and hands the run over."""
+        self._open_folder()
         model = self.job.model
         ready = with_statistics(model, self.job.dataset)
         model.load_state_dict(ready.state_dict())
@@ -343,41 +380,54 @@ def _survived(method: Code | Aggregator | None) -> int:
     return int(found)
 
 
-def _check(
-    model: nn.Module,
-    dataset: Dataset[tuple[Tensor, ...]],
-    code: Code,
-    batch_size: int,
-    steps: int,
-    evaluate_every: int,
-    checkpoint_every: int,
-) -> None:
+def _check(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[str, int]) -> None:
     """Raises ValueError with everything that does not fit together, not only the first of it."""
     problems = []
-    if not _trained(model):
+    trained = _trained(job.model)
+    kinds = {f"{value.dtype} on {value.device}" for value in trained}
+    if not trained:
         problems.append("model must have parameters that require gradients, got none")
-    if batch_size < 1 or batch_size % code.num_partitions:
+    elif len(kinds) > 1:
         problems.append(
-            f"batch_size must be a multiple of the {code.num_partitions} partitions, got {batch_size}"
+            f"model must have trained parameters of one dtype and device, got {sorted(kinds)}"
         )
-    size = len(dataset)  # type: ignore[arg-type]
-    if size < batch_size:
-        problems.append(f"dataset must fill one batch of {batch_size} samples, got {size}")
-    counts = {
-        "steps": steps,
-        "evaluate_every": evaluate_every,
-        "checkpoint_every": checkpoint_every,
-    }
+    num_partitions, batch_size = job.code.num_partitions, job.batch_size
+    if batch_size < 1 or batch_size % num_partitions:
+        problems.append(
+            f"batch_size must be a multiple of the {num_partitions} partitions, got {batch_size}"
+        )
+    if not hasattr(job.dataset, "__len__") or not hasattr(job.dataset, "__getitem__"):
+        problems.append(
+            "dataset must have a length and items by number, which "
+            f"{type(job.dataset).__name__} has not"
+        )
+    elif len(job.dataset) < batch_size:
+        problems.append(
+            f"dataset must fill one batch of {batch_size} samples, got {len(job.dataset)}"
+        )
+    if test is not None and len(test) == 0:  # type: ignore[arg-type]
+        problems.append("test must have at least 1 sample, got 0")
+    if job.schedule is not None and job.attack is None:
+        problems.append("byzantine says who is bad, and needs attack to say what they do, got None")
     problems += [
         f"{name} must be at least 1, got {value}" for name, value in counts.items() if value < 1
     ]
     if problems:
         raise ValueError("; ".join(problems))
+    job.byzantine(0)  # the schedule must fit the number of workers
+
+
+def _check_optimizer(optimizer: Optimizer) -> None:
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"optimizer must take one gradient a step, and {type(optimizer).__name__} asks for more"
+        )
 
 
 @contextmanager
 def _graceful() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C (or SIGTERM) into a flag, so that no round is torn; the second kills."""
+    """Turns the first Ctrl-C or SIGTERM into a flag: no round is torn; the second kills."""
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:

@@ -1,28 +1,31 @@
-"""What a run leaves on disk, written so that a kill at any moment loses at most a few rounds' time."""
+"""What a run leaves on disk, so that a kill at any moment loses a few rounds' time at most."""
 
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 _KEPT = 2  # checkpoints: the newest, and one in case the disk failed under it
+_BESIDE = ".{name}.{process}.part"
 
 
 class RunFolder:
-    """A folder with `env.json`, `metrics.jsonl`, `checkpoints/`, `result.json`, `model.safetensors`.
+    """A run on disk: environment, metrics, checkpoints, result and weights.
 
     Files appear whole or not at all: each is written beside its place and moved there. Only
-    `metrics.jsonl` grows in place, a line a round.
+    `metrics.jsonl` grows in place, a line a round. Nothing is written before `open`.
 
     Args:
-        path: the folder; made if it is missing.
+        path: the folder.
         resume: whether to go on with the run that the folder holds.
 
     Raises:
@@ -33,11 +36,18 @@ class RunFolder:
         self.path = Path(path)
         self._metrics = self.path / "metrics.jsonl"
         if self._metrics.exists() and not resume:
-            raise ValueError(f"out must be a new folder, got {path}, which holds a run; resume it")
+            raise ValueError(f"out must be a new folder, got {path}, which holds a run")
         if resume and not self.checkpoints():
-            raise ValueError(f"resume must name the folder of a run, got {path}: no checkpoint")
+            raise ValueError(f"resume needs the folder of a run, got {path}: no checkpoint in it")
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"out must be a folder, got {path}, which is a file")
+
+    def open(self) -> None:
+        """Makes the folder, or clears what a run that ended or was killed left of its end."""
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        self._metrics.touch()
+        for folder in (self.path, self.path / "checkpoints"):
+            for stray in folder.glob(_BESIDE.format(name="*", process="*")):
+                stray.unlink()  # half a file: a kill came while it was written
         (self.path / "result.json").unlink(missing_ok=True)  # true again only when the run ends
 
     def append(self, entry: dict[str, Any]) -> None:
@@ -47,8 +57,9 @@ class RunFolder:
             file.write(line + "\n")
 
     def truncate(self, step: int) -> list[dict[str, Any]]:
-        """Drops the metrics of rounds from `step` on, and a torn last line; returns what is kept."""
-        kept = []
+        """Drops the rounds from `step` on, and a torn last line; returns what is kept."""
+        kept: list[dict[str, Any]] = []
+        self._metrics.touch()
         for line in self._metrics.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
@@ -56,16 +67,18 @@ class RunFolder:
                 break  # the line that a kill tore
             if entry["step"] < step:
                 kept.append(entry)
-        with _whole(self._metrics) as beside:
-            text = "".join(json.dumps(entry) + "\n" for entry in kept)
-            beside.write_text(text, encoding="utf-8")
+        self.write_text(self._metrics.name, "".join(json.dumps(entry) + "\n" for entry in kept))
         return kept
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a file of text."""
+        with _whole(self.path / name) as beside:
+            beside.write_text(text, encoding="utf-8")
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Writes a JSON file."""
-        with _whole(self.path / name) as beside:
-            text = json.dumps({key: _finite(value) for key, value in content.items()}, indent=2)
-            beside.write_text(text + "\n", encoding="utf-8")
+        text = json.dumps({key: _finite(value) for key, value in content.items()}, indent=2)
+        self.write_text(name, text + "\n")
 
     def checkpoints(self) -> list[Path]:
         """Paths of the checkpoints, oldest first."""
@@ -73,30 +86,45 @@ class RunFolder:
 
     def save_checkpoint(self, step: int, content: dict[str, Any]) -> None:
         """Saves what is needed to go on with round `step`; the older ones but one are removed."""
+        if self._metrics.exists():  # a checkpoint must not outlive the rounds before it
+            with self._metrics.open("rb") as file:
+                os.fsync(file.fileno())
         with _whole(self.path / "checkpoints" / f"step-{step:09d}.pt") as beside:
             torch.save({"step": step, **content}, beside)
         for old in self.checkpoints()[:-_KEPT]:
             old.unlink()
 
     def load_checkpoint(self) -> dict[str, Any]:
-        """The newest checkpoint; nothing but tensors and plain values is unpickled."""
-        content: dict[str, Any] = torch.load(
-            self.checkpoints()[-1], map_location="cpu", weights_only=True
-        )
-        return content
+        """The newest checkpoint that can be read; only tensors and plain values are unpickled.
+
+        Raises:
+            ValueError: if none can be read.
+        """
+        for path in reversed(self.checkpoints()):
+            try:
+                content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            except (RuntimeError, EOFError, UnpicklingError) as error:
+                warnings.warn(f"{path} cannot be read and is left out: {error}", stacklevel=2)
+                continue
+            return content
+        raise ValueError(f"no checkpoint in {self.path} can be read")
 
     def save_model(self, tensors: dict[str, Tensor]) -> None:
         """Writes the final weights and buffers as safetensors."""
+        # Copies, since safetensors refuses tensors that share memory, as tied weights do; by
+        # `save`, since `save_file` makes files that only their owner may read.
+        copies = {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in tensors.items()
+        }
         with _whole(self.path / "model.safetensors") as beside:
-            save_file(
-                {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, beside
-            )
+            beside.write_bytes(save(copies))
 
 
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
     """A path to write to, which then takes the place of `path` at once, and on the disk."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(_BESIDE.format(name=path.name, process=os.getpid()))
     try:
         yield beside
         with beside.open("rb") as file:
