@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     options = parser.parse_args()
     peer = load_byzfl()
+    environs = environment("phalanx", "torch", "numpy", "byzfl")
     found = []
     for threads in options.threads:
         torch.set_num_threads(threads)
@@ -100,7 +101,7 @@ def main() -> None:
                     )
                     found.append({"threads": threads, **row})
     if options.out:
-        write_json(options.out, environment("phalanx", "torch", "numpy", "byzfl"), found)
+        write_json(options.out, environs, found)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def environment(*packages: str) -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {package: _version(package) for package in packages},
         "machine": {"processor": _processor(), "system": platform.platform()},
-        "threads": torch.get_num_threads(),
+        "default_threads": torch.get_num_threads(),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }

@@ -1,6 +1,8 @@
 """Randomness that every replica derives from the run's seed, and nobody has to send."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -21,3 +23,16 @@ def derive_seed(*names: int | str) -> int:
 def generator(*names: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh `torch.Generator` seeded by `derive_seed(*names)`."""
     return torch.Generator(device=device).manual_seed(derive_seed(*names))
+
+
+@contextmanager
+def seeded(*names: int | str) -> Iterator[None]:
+    """Lends torch's global generators the seed `derive_seed(*names)` for a while.
+
+    For layers and initialisers, which draw from the global generators and take no other. Outside
+    of the block the generators go on as if nothing had happened.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(derive_seed(*names))
+        yield

@@ -5,7 +5,7 @@ import torch
 from phalanx.aggregation import CoordinateMedian
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 3, 8, 15, 16, 47, 48, 49, 50])
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 8, 15, 16, 35, 36, 37, 38])
 @pytest.mark.parametrize("dim", [1, 16_384, 40_001])
 def test_is_numpys_median(num_workers, dim):
     generator = torch.Generator().manual_seed(num_workers)

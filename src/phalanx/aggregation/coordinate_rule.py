@@ -61,10 +61,10 @@ class CoordinateRule(Aggregator):
         reduce = self.reducer(num_kept, num_byzantine)
         value = rows.new_empty(dim)
         sums = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-        # Wide enough for every thread to get its share, narrow enough to be a small part of all.
-        width = min((1 << 15) * torch.get_num_threads(), max(1 << 14, dim // 16))
-        for columns in column_blocks(dim, width):
+        # Blocks fit the cache and are too narrow for torch to split among threads: thousands of
+        # short parallel regions would stall on a machine that others use as well.
+        for columns in column_blocks(dim):
             block = rows[:, columns].to(working_dtype(rows.dtype))
-            sums += block.sum(dim=1)
+            sums += torch.stack([row.sum() for row in block])
             value[columns] = reduce(block if num_kept == len(rows) else block[kept])
         return value, ~torch.isfinite(sums).cpu()

@@ -40,6 +40,10 @@ class Code(ABC):
     def assignment(self) -> Bool[Tensor, "workers partitions"]:
         """Which worker computes the gradient of which partition."""
 
+    def width(self, dim: int) -> int:
+        """Numbers in a message about `dim` parameters: as many, unless the code says otherwise."""
+        return dim
+
     @abstractmethod
     def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
         """The message of one worker.

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -48,7 +47,7 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def terminal_table(rows: Sequence[Row]) -> Table:
     """The comparison for a terminal of 80 columns or more; markup in titles is shown, not obeyed.
 
-    Status and rounds are left out where all runs finished after equally many rounds.
+    How many rounds there were stands behind the titles of those runs that did not finish.
 
     >>> from rich.console import Console
     >>> from phalanx.reporting import Detection, Row
@@ -62,18 +61,16 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     <BLANKLINE>
     """
     headers, lines = cells(rows)
-    alike = len({(row.status, row.rounds) for row in rows}) == 1 and rows[0].status == "finished"
-    shown = [i for i, name in enumerate(headers) if not (alike and name in ("status", "rounds"))]
+    shown = [i for i, name in enumerate(headers) if name not in ("status", "rounds")]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("run", overflow="fold", min_width=10)
     for i in shown:
-        side: JustifyMethod = "left" if headers[i] == "status" else "right"
-        table.add_column(
-            headers[i].replace(" ", "\n"), justify=side, no_wrap=headers[i] != "status"
-        )
+        table.add_column(headers[i].replace(" ", "\n"), justify="right", no_wrap=True)
     for row, line in zip(rows, lines, strict=True):
         title = Text(row.title)
-        if alike and row.is_reference:
+        if row.status != "finished":
+            title.append(f" ({row.status} after {row.rounds})", style="bold")
+        if row.is_reference:
             title.append(" (reference)", style="dim")
         table.add_row(title, *(line[i] for i in shown))
     return table

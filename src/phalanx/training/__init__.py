@@ -4,6 +4,7 @@ from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.evaluation import Evaluation, evaluate
 from phalanx.training.job import Job
 from phalanx.training.local import Local
+from phalanx.training.ray import Ray
 from phalanx.training.run import Run, train
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Inbox",
     "Job",
     "Local",
+    "Ray",
     "Run",
     "Session",
     "evaluate",

@@ -30,7 +30,7 @@ def partition_samples(
     return _order(num_samples, seed, epoch)[start : start + size]
 
 
-def fetch(dataset: Dataset[tuple[Tensor, Tensor]], samples: Tensor) -> tuple[Tensor, Tensor]:
+def fetch(dataset: Dataset[tuple[Tensor, ...]], samples: Tensor) -> tuple[Tensor, Tensor]:
     """Inputs and targets of the samples, stacked; tensors are indexed, other data sets asked in turn."""
     if isinstance(dataset, TensorDataset):
         inputs, targets = dataset.tensors

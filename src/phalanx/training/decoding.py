@@ -1,7 +1,7 @@
 """Decoding, whether by a gradient code or by a robust rule over one partition a worker."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,25 +14,33 @@ from phalanx.errors import DecodeError, TooManyByzantineError
 State = tuple[Tensor, ...]
 
 
-class Decoder(Protocol):
+class Decoder(ABC):
     """The server's side of a round."""
 
     @property
+    @abstractmethod
     def code(self) -> Code:
         """Who computes what, and what they send."""
 
+    @abstractmethod
     def init(self, dim: int) -> State:
         """What is remembered before the first round; empty for a decoder without memory."""
 
+    @abstractmethod
     def decode(self, messages: Tensor, arrived: Tensor, state: State) -> tuple[Decoded, State]:
         """The gradient of a round, who lied, and the next state."""
 
 
 @dataclass(frozen=True)
-class CodeDecoder:
+class CodeDecoder(Decoder):
     """Decodes by the code itself."""
 
-    code: Code
+    decodes: Code
+
+    @property
+    def code(self) -> Code:
+        """The code itself."""
+        return self.decodes
 
     def init(self, dim: int) -> State:
         """Codes remember nothing."""
@@ -54,8 +62,7 @@ class Uncoded(Code):
 
     def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
         """The gradient itself."""
-        (gradient,) = gradients
-        return gradient
+        return gradients[0]
 
     def decode(
         self,
@@ -77,7 +84,7 @@ class Uncoded(Code):
 
 
 @dataclass(frozen=True)
-class RuleDecoder:
+class RuleDecoder(Decoder):
     """Decodes by a robust rule: every worker computes one partition and sends its gradient."""
 
     rule: Aggregator

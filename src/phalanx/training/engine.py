@@ -3,13 +3,16 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from phalanx.training.job import Job
+
+# Not `typing.Self`: the runtime checks of the tests read annotations one function at a time.
+_Session = TypeVar("_Session", bound="Session")
 
 
 class Collected(NamedTuple):
@@ -41,7 +44,7 @@ class Session(ABC):
     def close(self) -> None:  # noqa: B027 - most engines have nothing to stop
         """Stops the workers."""
 
-    def __enter__(self) -> "Session":
+    def __enter__(self: _Session) -> _Session:
         return self
 
     def __exit__(

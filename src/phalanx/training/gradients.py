@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, replace_all_batch_norm_modules_, vmap
+from torch.nn.modules.dropout import _DropoutNd
 
-from phalanx.randomness import derive_seed
+from phalanx.randomness import seeded
 from phalanx.training.batches import fetch, partition_samples
 from phalanx.training.job import Job
 
@@ -26,9 +27,11 @@ class PartitionGradients:
     Batch normalisation uses the statistics of the partition; running statistics are left alone.
     """
 
-    def __init__(self, job: Job, chunk_size: int | None = None) -> None:
+    def __init__(
+        self, job: Job, chunk_size: int | None = None, device: torch.device | str | None = None
+    ) -> None:
         self.job = job
-        self._model = replace_all_batch_norm_modules_(copy.deepcopy(job.model)).train()
+        self._model = replace_all_batch_norm_modules_(copy.deepcopy(job.model)).train().to(device)
         named = dict(self._model.named_parameters())
         self._names = [name for name, value in named.items() if value.requires_grad]
         self._shapes = [named[name].shape for name in self._names]
@@ -44,8 +47,7 @@ class PartitionGradients:
         elif chunk_size is None:
             chunk_size = max(1, _BLOCK_BYTES // (4 * max(self.dim, 1)))
         self.chunk_size = chunk_size
-        self._one = grad_and_value(self._loss)
-        self._many = vmap(self._one, in_dims=(None, 0, 0))
+        self._many = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0))
 
     def blocks(
         self, step: int, partitions: Sequence[int], parameters: Float[Tensor, " dim"]
@@ -58,7 +60,7 @@ class PartitionGradients:
         }
         for start in range(0, len(partitions), self.chunk_size):
             chunk = partitions[start : start + self.chunk_size]
-            batches = [self._batch(step, partition) for partition in chunk]
+            batches = [self._batch(step, partition, parameters.device) for partition in chunk]
             if len(chunk) == 1:
                 gradients, loss = self._single(values, *batches[0], step, chunk[0])
                 yield self._flatten(gradients, 1), loss.reshape(1)
@@ -71,17 +73,21 @@ class PartitionGradients:
         self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor, step: int, partition: int
     ) -> tuple[dict[str, Tensor], Tensor]:
         if not self._random:
-            return self._one(values, inputs, targets)
-        devices = [inputs.device] if inputs.is_cuda else []
-        with torch.random.fork_rng(
-            devices
-        ):  # layers draw from the global generator: lend it a seed
-            torch.random.default_generator.manual_seed(
-                derive_seed(self.job.seed, "layers", step, partition)
-            )
-            return self._one(values, inputs, targets)
+            return self._backward(values, inputs, targets)
+        with seeded(self.job.seed, "layers", step, partition):
+            return self._backward(values, inputs, targets)
 
-    def _batch(self, step: int, partition: int) -> tuple[Tensor, Tensor]:
+    def _backward(
+        self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        # Not `torch.func.grad`: its first call loads the compiler, seconds in each worker's process.
+        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+        with torch.enable_grad():
+            loss = self._loss(leaves, inputs, targets)
+            gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+        return dict(zip(leaves, gradients, strict=True)), loss.detach()
+
+    def _batch(self, step: int, partition: int, device: torch.device) -> tuple[Tensor, Tensor]:
         job = self.job
         samples = partition_samples(
             len(job.dataset),  # type: ignore[arg-type]
@@ -91,7 +97,8 @@ class PartitionGradients:
             step,
             partition,
         )
-        return fetch(job.dataset, samples)
+        inputs, targets = fetch(job.dataset, samples)
+        return inputs.to(device), targets.to(device)
 
     def _loss(self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
         outputs = functional_call(self._model, {**values, **self._constants}, (inputs,))
@@ -102,9 +109,9 @@ class PartitionGradients:
 
 
 def _is_random(module: nn.Module) -> bool:
-    if isinstance(module, nn.RReLU):
-        return True
-    chance = getattr(module, "p", getattr(module, "dropout", 0.0))
-    return "ropout" in type(module).__name__ + str(hasattr(module, "dropout") * "dropout") and (
-        not isinstance(chance, float) or chance > 0
+    """Whether a layer draws random numbers in training: dropout, of its own or inside (RNNs, attention)."""
+    chance = getattr(module, "p", None) if isinstance(module, _DropoutNd) else None
+    inner = getattr(module, "dropout", 0.0)
+    return isinstance(module, nn.RReLU) or any(
+        isinstance(value, float) and value > 0 for value in (chance, inner)
     )

@@ -14,27 +14,31 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Job:
-    """The stages before decoding: data, model, code and drill. Workers get a copy of it.
-
-    Attributes:
-        model: architecture and buffers; its parameters are replaced by those of each round.
-        loss: mean loss over a batch, from the model's output and the targets.
-        dataset: pairs of input and target.
-        code: who computes what, and what they send.
-        batch_size: samples in a round, over all partitions; a multiple of `code.num_partitions`.
-        seed: of order, drills and random layers.
-        attack: what bad workers do; None for no drill.
-        schedule: who is bad when; None for nobody.
-    """
+    """The stages before decoding: data, model, code and drill. Workers get a copy of it."""
 
     model: nn.Module
+    """Architecture and buffers; its parameters are replaced by those of each round."""
+
     loss: Loss
-    dataset: Dataset[tuple[Tensor, Tensor]]
+    """Mean loss over a batch, from the model's output and the targets."""
+
+    dataset: Dataset[tuple[Tensor, ...]]
+    """Pairs of input and target."""
+
     code: Code
+    """Who computes what, and what they send."""
+
     batch_size: int
+    """Samples in a round, over all partitions; a multiple of `code.num_partitions`."""
+
     seed: int
+    """Of order, drills and random layers."""
+
     attack: Attack | None = None
+    """What bad workers do; None for no drill."""
+
     schedule: Schedule | None = None
+    """Who is bad when; None for nobody."""
 
     def byzantine(self, step: int) -> list[int]:
         """Ids of the workers that are bad in a round."""

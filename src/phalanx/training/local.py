@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.randomness import generator
+from phalanx.training.drills import roles, stage
 from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.gradients import PartitionGradients
 from phalanx.training.job import Job
@@ -58,7 +58,8 @@ class LocalSession(Session):
         claimed = torch.cat(losses).double().cpu()
         for worker, owned in enumerate(self._assignment):
             inbox.put(worker, messages[worker], claimed[owned].mean().item())
-        self._stage(inbox, step)
+        cast = roles(self._job, step)
+        stage(inbox, cast, cast, self._engine.deadline_s)
         return inbox.collected(compute_s)
 
     def _stream(self, step: int, parameters: Tensor, losses: list[Tensor]) -> Iterator[Tensor]:
@@ -66,24 +67,3 @@ class LocalSession(Session):
         for gradients, block_losses in self._gradients.blocks(step, partitions, parameters):
             losses.append(block_losses)
             yield gradients
-
-    def _stage(self, inbox: Inbox, step: int) -> None:
-        """Replaces what bad workers send, by their attack."""
-        conduct = self._job.conduct(step)
-        honest = None
-        if any(attack.omniscient for attack in conduct.values()):
-            honest = inbox.messages[[w for w in range(len(inbox.messages)) if w not in conduct]]
-        for worker, attack in conduct.items():
-            if not attack.sends:
-                inbox.refuse(worker, "silent")
-                continue
-            if self._engine.deadline_s is not None and attack.delay_s > self._engine.deadline_s:
-                inbox.refuse(worker, "late")
-                continue
-            forged = attack.forge(
-                inbox.messages[worker].clone(),
-                honest if attack.omniscient else None,
-                len(conduct),
-                generator(self._job.seed, "attack", step, worker),
-            )
-            inbox.put(worker, forged, inbox.losses[worker].item())

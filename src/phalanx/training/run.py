@@ -45,19 +45,19 @@ def default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
 
 @dataclass
 class Run:
-    """What a run came to.
-
-    Attributes:
-        model: the trained model: the one that was given, changed in place.
-        rounds: one dictionary a round, as in `metrics.jsonl`.
-        result: the summary, as in `result.json`.
-        folder: where it is written, if anywhere.
-    """
+    """What a run came to."""
 
     model: nn.Module
+    """The trained model: the one that was given, changed in place."""
+
     rounds: list[dict[str, Any]] = field(repr=False)
+    """One dictionary a round, as in `metrics.jsonl`."""
+
     result: dict[str, Any]
+    """The summary, as in `result.json`."""
+
     folder: Path | None = None
+    """Where it is written, if anywhere."""
 
 
 def train(
@@ -250,7 +250,7 @@ class _Loop:
         code = self.decoding.code
         methods = [source(type(part)) for part in self._parts_of_method()]
         result = {
-            "title": self.title or repr(self._method()),
+            "title": self.title or type(self._method()).__name__,
             "rounds": rounds,
             "test_accuracy": measured.get("test_accuracy"),
             "test_loss": measured.get("test_loss"),

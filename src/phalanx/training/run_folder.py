@@ -38,6 +38,7 @@ class RunFolder:
             raise ValueError(f"resume must name the folder of a run, got {path}: no checkpoint")
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         self._metrics.touch()
+        (self.path / "result.json").unlink(missing_ok=True)  # true again only when the run ends
 
     def append(self, entry: dict[str, Any]) -> None:
         """Adds a line to the metrics; numbers that are not finite become null."""

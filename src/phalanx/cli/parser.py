@@ -1,0 +1,74 @@
+"""The command line as the signatures of plain functions, with messages that help."""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any, NoReturn, get_args, get_origin
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+import phalanx
+from phalanx import aggregation, attacks, coding, data, models, training
+
+ROOMS = (coding, aggregation, attacks, data, models, training)
+"""Where the command line looks for names: what their `__all__` lists."""
+
+
+class Parser(ArgumentParser):
+    """Says what is wrong in one line, and suggests the name that was probably meant."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.subcommands: dict[str, Parser] = {}
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Prints one line and exits with 2."""
+        line = " ".join(_reason(message).split())
+        _, unknown, rest = line.partition("import path string: ")
+        if unknown:
+            wrong = rest.split()[0]
+            names = [name for room in ROOMS for name in room.__all__]
+            near = difflib.get_close_matches(wrong, names, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see `phalanx list`"
+            line = f"nothing is called {wrong!r}; {hint}"
+        self.exit(2, f"phalanx: {line}\n")
+
+
+def build(commands: dict[str, Callable[..., Any]]) -> Parser:
+    """A parser with one subcommand for each function; its help is the function's docstring."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = Parser(
+        prog="phalanx",
+        description="Train on machines, networks and peers that you cannot fully trust.",
+        version=f"phalanx {phalanx.__version__}",
+    )
+    subcommands = parser.add_subcommands(required=True, dest="command")
+    for name, function in commands.items():
+        text = (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]
+        sub = Parser(description=text)
+        several = _positional_lists(function)
+        for parameter, item in several.items():
+            sub.add_argument(parameter, nargs="+", type=item, help=f"One or more {parameter}.")
+        sub.add_function_arguments(function, as_group=False, as_positional=True, skip=set(several))
+        sub.add_argument("--config", action="config", help="Read options from a YAML file.")
+        subcommands.add_subcommand(name, sub, help=text.split("\n")[0])
+        parser.subcommands[name] = sub
+    return parser
+
+
+def _positional_lists(function: Callable[..., Any]) -> dict[str, Any]:
+    """Required parameters that are lists: one or more words on the command line, of this type."""
+    parameters = inspect.signature(function).parameters.values()
+    required = [found for found in parameters if found.default is inspect.Parameter.empty]
+    return {
+        found.name: get_args(found.annotation)[0]
+        for found in required
+        if get_origin(found.annotation) is list
+    }
+
+
+def _reason(message: str) -> str:
+    """What is wrong, without the list of types that an optional argument was tried as."""
+    tried = [line.strip()[2:] for line in message.splitlines() if line.strip().startswith("- ")]
+    reasons = [line for line in tried if not line.startswith("Expected a <class 'NoneType'>")]
+    return reasons[0] if reasons else message

@@ -1,0 +1,29 @@
+"""`phalanx report`: one run redrawn, or several side by side."""
+
+from pathlib import Path
+
+from phalanx.cli.console import console
+from phalanx.reporting import answer, compare, load_run, terminal_table, write_report
+
+
+def report(runs: list[Path], reference: Path | None = None, out: Path | None = None) -> None:
+    """Redraws the report of a run, or lays several runs side by side.
+
+    Example: phalanx report runs/a runs/b --reference runs/a
+
+    Args:
+        runs: Run folders.
+        reference: The run whose weights the others are compared to; the first finished run without
+            an attack if not given.
+        out: Where to write the HTML; report.html in the run's folder, or comparison.html beside
+            the first of several.
+    """
+    records = [load_run(folder) for folder in runs]
+    against = load_run(reference) if reference is not None else None
+    if out is None:
+        out = runs[0] / "report.html" if len(runs) == 1 else runs[0].parent / "comparison.html"
+    rows = compare(records, against)
+    write_report(records, out, against)
+    console.print(terminal_table(rows))
+    console.print(answer(records, rows))
+    console.print(f"Report: {out}", soft_wrap=True)

@@ -1,0 +1,116 @@
+"""`phalanx train`: the stages of the round are its options."""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import SGD, Optimizer
+
+import phalanx
+from phalanx.aggregation import Aggregator
+from phalanx.attacks import Attack, Schedule
+from phalanx.cli.console import console, round_progress
+from phalanx.coding import Code
+from phalanx.data import DataSource, Digits
+from phalanx.models import MLP
+from phalanx.randomness import seeded
+from phalanx.reporting import answer, compare, load_run, terminal_table, write_report
+from phalanx.training import Engine, Local
+
+MakeModel = Callable[[tuple[int, ...], int], nn.Module]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+def default_out() -> Path:
+    """A new folder, named after the time."""
+    return Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+
+
+def train(
+    code: Code | None = None,
+    rule: Aggregator | None = None,
+    num_workers: int = 15,
+    attack: Attack | None = None,
+    byzantine: Schedule | None = None,
+    data: DataSource = Digits(),  # noqa: B008 - frozen
+    model: MakeModel = MLP,
+    optimizer: MakeOptimizer = lambda parameters: SGD(parameters, lr=0.1, momentum=0.9),
+    engine: Engine = Local(),  # noqa: B008 - frozen
+    steps: int = 200,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    evaluate_every: int = 20,
+    checkpoint_every: int = 20,
+    title: str | None = None,
+    out: Path | None = None,
+    resume: Path | None = None,
+) -> None:
+    """Trains a model and writes a run folder: config, metrics, checkpoints, weights, report.
+
+    Example: phalanx train --code DracoCyclic --code.num_workers 9 --code.num_byzantine 2
+    --attack ReverseGradient --steps 60 --seed 3 --out runs/a
+
+    Args:
+        code: A gradient code; it decodes by itself and says how many workers there are.
+        rule: A robust rule instead of a code; the plain mean if neither is given.
+        num_workers: Workers under a rule.
+        attack: A drill: what bad workers do.
+        byzantine: A drill: who is bad when; as many as the code or rule survives, drawn anew every
+            round, if not given.
+        data: What to train and test on.
+        model: A class that is called with the shape of an input and the number of classes.
+        optimizer: Any torch optimizer, by name.
+        engine: Where the workers run.
+        steps: Rounds in all.
+        batch_size: Samples a round, over all partitions; 16 a partition if not given.
+        seed: Of everything random: weights, order, drills.
+        device: Where the server keeps the model: cpu, cuda, cuda:1, ...
+        evaluate_every: Rounds between evaluations on the test set.
+        checkpoint_every: Rounds between checkpoints.
+        title: What reports call the run.
+        out: The run folder; a new one under runs/ if not given.
+        resume: Go on with the run in this folder; other options change it.
+    """
+    try:
+        home = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be one that torch knows, got {device!r}") from error
+    splits = data.load()
+    with seeded(seed, "weights"):
+        module = model(splits.input_shape, splits.num_classes).to(home)
+    folder = resume or out or default_out()
+    done = len(load_run(folder).rounds) if resume else 0
+    with round_progress(steps, title or folder.name, min(done, steps)) as advance:
+        try:
+            phalanx.train(
+                module,
+                splits.train,
+                code,
+                rule=rule,
+                num_workers=num_workers,
+                attack=attack,
+                byzantine=byzantine,
+                engine=engine,
+                optimizer=optimizer,
+                steps=steps,
+                batch_size=batch_size,
+                seed=seed,
+                test=splits.test,
+                out=folder,
+                resume=resume is not None,
+                evaluate_every=evaluate_every,
+                checkpoint_every=checkpoint_every,
+                title=title,
+                on_round=advance,
+            )
+        finally:
+            if (folder / "metrics.jsonl").exists():
+                write_report([load_run(folder)], folder / "report.html")
+    records = [load_run(folder)]
+    rows = compare(records)
+    console.print(terminal_table(rows))
+    console.print(answer(records, rows))
+    console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
