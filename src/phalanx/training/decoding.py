@@ -1,7 +1,9 @@
 """Decoding, whether by a gradient code or by a robust rule over one partition a worker."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -55,7 +57,7 @@ class CodeDecoder(Decoder):
 class Uncoded(Code):
     """No redundancy: worker i computes partition i and sends its gradient; the mean, if all arrive."""
 
-    @property
+    @cached_property
     def assignment(self) -> Bool[Tensor, "workers partitions"]:
         """The identity."""
         return torch.eye(self.num_workers, dtype=torch.bool)
@@ -63,6 +65,13 @@ class Uncoded(Code):
     def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
         """The gradient itself."""
         return gradients[0]
+
+    def encode_all(
+        self, blocks: Iterable[Float[Tensor, "block dim"]]
+    ) -> Float[Tensor, "workers width"]:
+        """The gradients themselves, not copied if they come in one block."""
+        first, *others = blocks
+        return torch.cat([first, *others]) if others else first
 
     def decode(
         self,

@@ -60,12 +60,12 @@ class PartitionGradients:
         }
         for start in range(0, len(partitions), self.chunk_size):
             chunk = partitions[start : start + self.chunk_size]
-            batches = [self._batch(step, partition, parameters.device) for partition in chunk]
+            inputs, targets = self._batch(step, chunk, parameters.device)
             if len(chunk) == 1:
-                gradients, loss = self._single(values, *batches[0], step, chunk[0])
+                gradients, loss = self._single(values, inputs, targets, step, chunk[0])
                 yield self._flatten(gradients, 1), loss.reshape(1)
             else:
-                inputs, targets = (torch.stack(parts) for parts in zip(*batches, strict=True))
+                inputs, targets = (one.unflatten(0, (len(chunk), -1)) for one in (inputs, targets))
                 gradients, losses = self._many(values, inputs, targets)
                 yield self._flatten(gradients, len(chunk)), losses
 
@@ -87,17 +87,17 @@ class PartitionGradients:
             gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
         return dict(zip(leaves, gradients, strict=True)), loss.detach()
 
-    def _batch(self, step: int, partition: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _batch(
+        self, step: int, partitions: Sequence[int], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """The samples of the partitions, one partition after the other, asked for at once."""
         job = self.job
-        samples = partition_samples(
-            len(job.dataset),  # type: ignore[arg-type]
-            job.batch_size,
-            job.code.num_partitions,
-            job.seed,
-            step,
-            partition,
-        )
-        inputs, targets = fetch(job.dataset, samples)
+        size, number = len(job.dataset), job.code.num_partitions  # type: ignore[arg-type]
+        samples = [
+            partition_samples(size, job.batch_size, number, job.seed, step, partition)
+            for partition in partitions
+        ]
+        inputs, targets = fetch(job.dataset, torch.cat(samples))
         return inputs.to(device), targets.to(device)
 
     def _loss(self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
