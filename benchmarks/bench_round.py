@@ -1,6 +1,6 @@
 """A full training round of DRACO against one with the geometric median as the peer computes it.
 
-    python benchmarks/bench_round.py [--quick] [--threads 2]
+    python benchmarks/bench_round.py [--quick] [--threads 1]
 
 Both terms apart: the gradient of a partition, which DRACO's workers compute 2 s + 1 times and the
 others once, and decoding. In parallel: every worker has a machine like this one. On one machine:
@@ -95,13 +95,13 @@ def compare(peer: Any, name: str, num_workers: int, liars: int, rounds: int) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few repeats, nothing is written")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     peer = load_byzfl()
     if peer is None:
         raise SystemExit("byzfl is not installed: make bench installs it")
-    env = environment("phalanx", "torch", "byzfl")
+    env = environment("phalanx", "torch", "byzfl") | {"threads": options.threads}
     rows = []
     for name, num_workers, liars in CASES:
         rounds = 11 if name == "LeNet" else 5

@@ -2,7 +2,7 @@
 
 import copy
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from phalanx.aggregation import Aggregator, GeometricMedian, Krum, Mean
 from phalanx.attacks import Attack, Constant, RandomWorkers, ReverseGradient
@@ -249,7 +250,9 @@ def _load(data: Path | None, full: bool) -> tuple[Splits, str]:
             "the MNIST family, or set PHALANX_DATA)"
         )
     path = data / "mnist.npz" if data.is_dir() else data
-    splits = NpzFile(path, test_samples=None if full else 1000).load()
+    splits = NpzFile(path).load()
+    if not full:
+        splits = replace(splits, test=TensorDataset(*splits.test[:1000]))
     sizes = [len(split) for split in (splits.train, splits.test)]  # type: ignore[arg-type]
     return splits, f"{path.name}, {sizes[0]} training and {sizes[1]} test images"
 

@@ -82,7 +82,8 @@ def reproduce(
     if place is not None and not place.exists():
         raise FileNotFoundError(f"data must be a file or folder that is there, got {place}")
     folder.mkdir(parents=True, exist_ok=True)
-    findings = recipe.measure(folder, full=full, data=place, progress=progress or _silent)
+    told = _silent if progress is None else progress
+    findings = recipe.measure(folder, full=full, data=place, progress=told)
     done = Reproduction(recipe, findings, folder)
     facts = environment(seed=0)
     (folder / "findings.html").write_text(_html(done, facts), encoding="utf-8")
