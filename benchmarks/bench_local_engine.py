@@ -194,8 +194,8 @@ def main() -> None:
         }
         remark = (
             "The last ratio compares the peer with one plain backward pass over all samples "
-            "of a round: where computing dominates, as with the convolutional network, both sides run "
-            "the same kernels and no engine can be much faster. The peer's bad workers compute "
+            "of a round: where computing dominates, as with the convolutional network, both sides "
+            "run the same kernels and no engine can be much faster. The peer's bad workers compute "
             "nothing, ours do."
         )
         write_measurement("local_engine", CLAIM, env, rows, columns, remark)

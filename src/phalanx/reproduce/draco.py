@@ -49,7 +49,7 @@ _NOTES = (
     "Geometric median and Krum are this package's, which make few passes over the messages however "
     "many steps they iterate; “by passes” is Weiszfeld's iteration on the messages themselves, "
     "from the mean until it moves by less than 1e-6; for large models in full runs only.",
-    "DRACO decodes the gradient exactly up to the rounding of the sums. Where rounding flips a ReLU "
+    "DRACO decodes the gradient exactly, up to the rounding of sums. Where rounding flips a ReLU "
     "or a pooled maximum that stands at a tie, the few weights behind it drift apart by more.",
     "The attack of the rounds that are timed is the reversed gradient.",
 )
