@@ -67,21 +67,21 @@ class PartitionGradients:
         }
         for start in range(0, len(partitions), self.chunk_size):
             chunk = partitions[start : start + self.chunk_size]
-            batches = [self._batch(step, partition, parameters.device) for partition in chunk]
-            together = self._together(values, batches) if len(chunk) > 1 else None
+            inputs, targets = self._batch(step, chunk, parameters.device)
+            inputs, targets = (one.unflatten(0, (len(chunk), -1)) for one in (inputs, targets))
+            together = self._together(values, inputs, targets) if len(chunk) > 1 else None
             if together is not None:
                 yield together
                 continue
-            for partition, batch in zip(chunk, batches, strict=True):
+            for partition, *batch in zip(chunk, inputs, targets, strict=True):
                 with seeded(self.job.seed, "layers", step, partition):
                     gradients, loss = self._backward(values, *batch)
                 yield self._flatten(gradients, 1), loss.reshape(1)
 
     def _together(
-        self, values: dict[str, Tensor], batches: list[tuple[Tensor, Tensor]]
+        self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor] | None:
         """Gradients and losses by one call; None if the model turns out to be unfit for it."""
-        inputs, targets = (torch.stack(parts) for parts in zip(*batches, strict=True))
         try:
             gradients, losses = self._many(values, inputs, targets)
         except RuntimeError as error:
@@ -96,7 +96,7 @@ class PartitionGradients:
             )
             return None
         self._vectorises = True
-        return self._flatten(gradients, len(batches)), losses
+        return self._flatten(gradients, len(inputs)), losses
 
     def _backward(
         self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor
@@ -108,21 +108,24 @@ class PartitionGradients:
             gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
         return dict(zip(leaves, gradients, strict=True)), loss.detach()
 
-    def _batch(self, step: int, partition: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _batch(
+        self, step: int, partitions: Sequence[int], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """The samples of the partitions, one partition after the other, asked for at once."""
         job = self.job
-        samples = partition_samples(
-            len(job.dataset),  # type: ignore[arg-type]
-            job.batch_size,
-            job.code.num_partitions,
-            job.seed,
-            step,
-            partition,
-        )
+        size, number = len(job.dataset), job.code.num_partitions  # type: ignore[arg-type]
+        samples = [
+            partition_samples(size, job.batch_size, number, job.seed, step, partition)
+            for partition in partitions
+        ]
         if type(job.dataset) is TensorDataset:
-            inputs, targets = fetch(job.dataset, samples)
+            inputs, targets = fetch(job.dataset, torch.cat(samples))
         else:
-            with seeded(job.seed, "samples", step, partition):  # it may crop or flip at random
-                inputs, targets = fetch(job.dataset, samples)
+            batches = []
+            for partition, own in zip(partitions, samples, strict=True):
+                with seeded(job.seed, "samples", step, partition):  # it may crop or flip at random
+                    batches.append(fetch(job.dataset, own))
+            inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
         return inputs.to(device), targets.to(device)
 
     def _loss(
