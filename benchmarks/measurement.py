@@ -19,7 +19,7 @@ def write_measurement(
 
     Args:
         name: of the benchmark.
-        claim: the sentence that it tests; the fragment's heading.
+        claim: what it measures or tests; the fragment's heading.
         environment: versions, machine, commit, and `threads` that torch used.
         rows: one object a case.
         columns: what stands in the fragment's table: the rows' keys, with their headings.
@@ -45,4 +45,4 @@ def _cell(value: Any) -> str:
 def _where(environment: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {one}" for name, one in environment["versions"].items())
     processor = environment["machine"]["processor"]
-    return f"{versions}; {processor}, {environment['threads']} threads."
+    return f"{versions}; {processor}, torch threads: {environment['threads']}."
