@@ -13,7 +13,13 @@ from torch import Tensor
 from phalanx.coding.base import Code, Decoded
 from phalanx.coding.columns import weighted_sum
 from phalanx.coding.frequency_band import Band, CyclicAlgebra, cyclic_algebra
-from phalanx.coding.groups import check_bound, check_messages, consecutive_groups, name
+from phalanx.coding.groups import (
+    check_bound,
+    check_messages,
+    check_partitions,
+    consecutive_groups,
+    name,
+)
 from phalanx.coding.locator import locate
 from phalanx.coding.projection import project
 from phalanx.errors import DecodeError
@@ -137,14 +143,23 @@ class DracoCyclic(Code):
     def encode_all(
         self, blocks: Iterable[Float[Tensor, "block dim"]]
     ) -> Float[Tensor, "workers width"]:
-        """All messages: one matrix product per block; see `Code.encode_all`."""
-        messages, first = None, 0
+        """All messages, one matrix product per block; see `Code.encode_all`.
+
+        Raises:
+            ValueError: if the blocks do not hold one gradient for each partition.
+        """
+        messages, first = torch.empty(0, 0), 0
         for gradients in blocks:
-            share = self._combine(self.weights[:, first : first + len(gradients)], gradients)
-            messages = share if messages is None else messages.add_(share)
-            first += len(gradients)
-        if messages is None:
-            raise ValueError("blocks must hold the gradients of all partitions, got none")
+            rows, dim = gradients.shape
+            if first == 0:
+                messages = gradients.new_zeros(self.num_workers, self.width(dim))
+            check_partitions(first + rows, self.num_partitions, complete=False)
+            shares = self.weights[:, first : first + rows]
+            parts = (shares.real, shares.imag) if shares.is_complex() else (shares,)
+            for half, part in zip(messages.split(dim, dim=1), parts, strict=True):
+                half.addmm_(part.to(gradients), gradients)  # in place: messages are large
+            first += rows
+        check_partitions(first, self.num_partitions)
         return messages
 
     def decode(

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from phalanx.coding.base import Code, Decoded
 from phalanx.coding.columns import blocks as column_blocks
-from phalanx.coding.groups import check_bound, check_messages, consecutive_groups, name
+from phalanx.coding.groups import (
+    check_bound,
+    check_messages,
+    check_partitions,
+    consecutive_groups,
+    name,
+)
 from phalanx.errors import DecodeError
 
 _COLUMNS = (
@@ -105,15 +111,22 @@ class DracoRepetition(Code):
     def encode_all(
         self, blocks: Iterable[Float[Tensor, "block dim"]]
     ) -> Float[Tensor, "workers width"]:
-        """All messages, each group's sum computed once; see `Code.encode_all`."""
+        """All messages, each group's sum computed once; see `Code.encode_all`.
+
+        Raises:
+            ValueError: if the blocks do not hold one gradient for each partition.
+        """
         sums: list[Tensor] = []
-        starts = {int(group.int().argmax()): None for group in self.assignment}
+        seen = 0
+        starts = {int(owned.int().argmax()) for owned in self.assignment}
         rows = (gradient for block in blocks for gradient in block)
-        for partition, gradient in enumerate(rows):
-            if partition in starts:
+        for seen, gradient in enumerate(rows, start=1):
+            check_partitions(seen, self.num_partitions, complete=False)
+            if seen - 1 in starts:
                 sums.append(gradient.clone())
             else:
                 sums[-1] += gradient
+        check_partitions(seen, self.num_partitions)
         group_of = [index for index, group in enumerate(self.groups) for _ in group]
         return torch.stack([sums[index] for index in group_of])
 
