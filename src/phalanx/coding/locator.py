@@ -1,11 +1,11 @@
 """Finding the liars of a cyclic code from the projections of their messages.
 
 What the parity checks see of the projections (the syndrome) is a sum of one geometric sequence per
-liar. Hence a linear recurrence with the liars as its roots (Prony's method) proposes who lied; but in
-floating point, with liars that sit side by side and agree, its answer is only a proposal. The judge is
-the residual: how much of the syndrome the proposed liars cannot explain. Where there are few enough
-sets of liars, all are judged; elsewhere Prony's set and all runs of neighbours are, and the best is
-improved by exchanging one worker at a time.
+liar. Hence a linear recurrence with the liars as its roots (Prony's method) proposes who lied; but
+in floating point, with liars that sit side by side and agree, its answer is only a proposal. The
+judge is the residual: how much of the syndrome the proposed liars cannot explain. Where there are
+few enough sets of liars, all are judged; elsewhere Prony's set and all runs of neighbours are, and
+the best is improved by exchanging one worker at a time.
 """
 
 import itertools
@@ -51,37 +51,39 @@ def locate(
     """
     present = [worker for worker in range(len(projections)) if worker not in set(erased)]
     best = math.inf
-    for outsized in _outsized(projections, present, len(algebra.parity) - len(erased)):
-        located = _search(algebra, projections, erased + outsized, tolerance)
+    bound = (len(algebra.parity) - len(erased)) // 2
+    for outsized in _outsized(projections, present, bound):
+        left_out, most = erased + outsized, bound - len(outsized)
+        located = _search(algebra, projections, left_out, most, tolerance)
         if located.liars is not None:
             return Located(sorted(located.liars + outsized), located.residual)
         best = min(best, located.residual)
     return Located(None, best)
 
 
-def _outsized(projections: Tensor, present: list[int], spare: int) -> list[list[int]]:
-    """What to leave out before the search: nothing first, then the largest rows, one more each time.
+def _outsized(projections: Tensor, present: list[int], bound: int) -> list[list[int]]:
+    """Whom to take for liars before the search: nobody, then the largest row, then one more.
 
-    A row 1e30 times its neighbours drowns the other liars in the rounding of float64. Leaving a row
-    out costs half of what an unknown liar costs, so these attempts stay within the bound.
+    A row 1e30 times its neighbours drowns the other liars in the rounding of float64. The rows left
+    out count as liars: as mere erasures they would use up the checks on all the others.
     """
     sizes = projections.abs().amax(dim=1)
     ordinary = sizes[present].median() if present else sizes.new_zeros(())
     largest = sorted(present, key=lambda worker: -sizes[worker].item())
     count = sum(sizes[worker].item() > 1e5 * ordinary.item() for worker in largest)
-    return [largest[:number] for number in range(min(count, spare) + 1)]
+    return [largest[:number] for number in range(min(count, bound) + 1)]
 
 
 def _search(
-    algebra: CyclicAlgebra, projections: Tensor, erased: list[int], tolerance: float
+    algebra: CyclicAlgebra, projections: Tensor, erased: list[int], most: int, tolerance: float
 ) -> Located:
-    """Tries no liar, then one, and so on, up to what the missing workers leave of the bound."""
+    """Tries no liar, then one, and so on, up to `most`."""
     arrived = [worker for worker in range(len(projections)) if worker not in set(erased)]
     seen = projections.clone()
     seen[erased] = 0
     syndrome = algebra.parity @ seen.to(torch.complex128)
     best = math.inf
-    for count in range((len(syndrome) - len(erased)) // 2 + 1):
+    for count in range(most + 1):
         for liars in _proposals(algebra, syndrome, arrived, erased, count):
             trusted = [worker for worker in arrived if worker not in liars]
             residual = _disagreement(algebra, projections[trusted], trusted)
@@ -120,9 +122,8 @@ def _prony(
     algebra: CyclicAlgebra, syndrome: Tensor, arrived: list[int], erased: list[int], count: int
 ) -> list[int]:
     """The workers nearest to the roots of the shortest recurrence that the syndrome obeys."""
-    for (
-        worker
-    ) in erased:  # a factor (1 - z_t S) in the shift S removes the missing worker's sequence
+    # A factor (1 - z_t S) in the shift S removes the sequence of the missing worker t.
+    for worker in erased:
         syndrome = syndrome[1:] - algebra.nodes[worker] * syndrome[:-1]
     hankel = torch.cat(list(syndrome.unfold(0, count + 1, 1)))
     locator = torch.linalg.svd(hankel / hankel.abs().max().clamp_min(1e-300)).Vh[-1].conj()
