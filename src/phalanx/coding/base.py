@@ -1,4 +1,4 @@
-"""What every gradient code looks like: who computes what, what they send, how the server decodes it."""
+"""What every gradient code looks like: who computes what, sends what, and how it is decoded."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable

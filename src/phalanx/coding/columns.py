@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_BLOCK = (
-    65_536  # columns: the running sum of a block stays in a level-2 cache while the rows stream by
-)
+# Columns: the running sum of a block stays in a level-2 cache while the rows stream by.
+_BLOCK = 65_536
 
 
 def blocks(width: int, size: int = _BLOCK) -> Iterator[slice]:
@@ -22,8 +21,8 @@ def weighted_sum(
 ) -> Float[Tensor, " width"]:
     """`weights @ messages[rows]` without copying the rows.
 
-    Other rows are never read, whatever they hold. Sums in at least float32; the result has the dtype
-    of the messages. Cost: one pass over the rows.
+    Other rows are never read, whatever they hold. Sums in at least float32; the result has the
+    dtype of the messages. Cost: one pass over the rows.
     """
     working = torch.promote_types(messages.dtype, torch.float32)
     weights = weights.to(device=messages.device, dtype=working)

@@ -29,26 +29,29 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class DracoRepetition(Code):
-    """DRACO, repetition code: groups of 2 s + 1 workers send the same sum, and the majority is right.
+    """DRACO, repetition code: groups of 2 s + 1 workers send the same sum; the majority is right.
 
-    The groups are consecutive; where num_workers is no multiple of 2 s + 1, the last group is larger.
+    The groups are consecutive; where num_workers is no multiple of 2 s + 1, the last group is
+    larger.
 
-    Guarantee: bit for bit the gradient of a run without liars, and every liar named, as long as in each
-    group more than half of the messages that arrived are honest: s liars in any group of 2 s + 1, or
-    s - 1 liars after one or two messages were lost, and so on. No strict majority in some group: a
-    `DecodeError`. If most of a group lie *in the same way*, no code of this redundancy can tell.
+    Guarantee: bit for bit the gradient of a run without liars, and every liar named, as long as in
+    each group more than half of the messages that arrived are honest: s liars in any group of 2 s +
+    1, or s - 1 liars after one or two messages were lost, and so on. No strict majority in some
+    group: a `DecodeError`. If most of a group lie *in the same way*, no code of this redundancy can
+    tell.
 
-    The honest must agree to the bit, which they do on equal hardware and software with equal numbers
-    of threads. `tolerance` allows for last bits that differ.
+    The honest must agree to the bit, which they do on equal hardware and software with equal
+    numbers of threads. `tolerance` allows for last bits that differ.
 
-    Cost: encoding 2 s + 1 vector additions; decoding one pass over the messages when nobody lies, two on
-    average whatever the liars do (the worker compared with is drawn at random, and honest more often than
-    not), and one addition per group; no memory but the gradient. With a `tolerance` all pairs
-    within a group are compared: s times as much.
+    Cost: encoding 2 s + 1 vector additions; decoding one pass over the messages when nobody lies,
+    two on average whatever the liars do (the worker compared with is drawn at random, and honest
+    more often than not), and one addition per group; no memory but the gradient. With a `tolerance`
+    all pairs within a group are compared: s times as much.
 
-    Source: Chen, Wang, Charles and Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training via
-    Redundant Gradients", ICML 2018, section 3. The official code takes any vote for a majority and
-    votes layer by layer; here whole messages vote, and a vote without a strict majority is an error.
+    Source: Chen, Wang, Charles and Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training
+    via Redundant Gradients", ICML 2018, section 3. The official code takes any vote for a majority
+    and votes layer by layer; here whole messages vote, and a vote without a strict majority is an
+    error.
 
     >>> import torch
     >>> from phalanx.coding import DracoRepetition
@@ -61,8 +64,9 @@ class DracoRepetition(Code):
     """Liars survived in each group (s in the paper); needs num_workers >= 2 num_byzantine + 1."""
 
     partitions: Literal["all", "group"] = "all"
-    """'all': as many partitions as workers, and each worker computes as many as its group has members,
-    as in the paper. 'group': one partition for each group, as in the paper's experiments."""
+    """'all': as many partitions as workers, and each worker computes as many as its group has
+    members, as in the paper. 'group': one partition for each group, as in the paper's
+    experiments."""
 
     tolerance: float = 0.0
     """Largest distance, relative to the longer of two messages, at which they count as the same."""
@@ -92,7 +96,7 @@ class DracoRepetition(Code):
         return held
 
     def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
-        """The plain sum of the worker's gradients, added up in order so that replicas agree to the bit.
+        """The plain sum of the worker's gradients, in order, so that replicas agree to the bit.
 
         Raises:
             ValueError: if there is not one gradient for each partition that the worker owns.
@@ -100,8 +104,8 @@ class DracoRepetition(Code):
         owned = int(self.assignment[worker].sum())
         if len(gradients) != owned:
             raise ValueError(
-                f"gradients must have one row for each of the {owned} partitions of worker {worker}, "
-                f"got {len(gradients)}"
+                f"gradients must have one row for each of the {owned} partitions of worker "
+                f"{worker}, got {len(gradients)}"
             )
         total = gradients[0].clone()
         for gradient in gradients[1:]:
@@ -185,8 +189,8 @@ class DracoRepetition(Code):
         missing = sorted(set(group) - set(voters))
         return DecodeError(
             f"workers {group.start} to {group.stop - 1} cannot be decoded: {reason}; missing: "
-            f"{name(missing)}; up to {self.num_byzantine} liars of {2 * self.num_byzantine + 1} are "
-            "survived, fewer where messages are missing",
+            f"{name(missing)}; up to {self.num_byzantine} liars of {2 * self.num_byzantine + 1} "
+            "are survived, fewer where messages are missing",
             workers=list(group),
             bound=self.num_byzantine,
         )
@@ -205,7 +209,7 @@ def _equal_majority(messages: Tensor, voters: list[int], generator: torch.Genera
 
 
 def _equal_to(messages: Tensor, leader: int, voters: list[int]) -> list[int]:
-    """Those of the voters whose messages have the leader's bits; one pass, the unequal leave early."""
+    """Those of the voters that sent the leader's bits; one pass, which the unequal leave early."""
     bits = messages.view(
         _INTEGERS[messages.element_size()]
     )  # bits tell 0 from -0, and NaN from NaN
@@ -238,7 +242,7 @@ def _close_majority(
     for columns in column_blocks(messages.shape[1], _COLUMNS):
         rows = messages[finite, columns].double()
         norms += rows.square().sum(dim=1).cpu()
-        # Differences, not a Gram matrix: replicas differ in digits that its cancellation would lose.
+        # Differences, not a Gram matrix: its cancellation loses the digits that replicas differ in.
         distances += torch.stack([(rows - row).square().sum(dim=1) for row in rows]).cpu()
     longer = torch.maximum(norms[:, None], norms[None, :])
     relative = (distances / longer.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()

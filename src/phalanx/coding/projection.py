@@ -11,11 +11,11 @@ _DEPTH = 16  # blocks summed in the messages' own precision before the sum moves
 def project(
     messages: Float[Tensor, "workers width"], num_projections: int, generator: torch.Generator
 ) -> Float[Tensor, "workers projections"]:
-    """Random numbers, one tuple per worker, that are equal where messages are and (a.s.) only there.
+    """Random numbers, one tuple per worker: equal where messages are and (a.s.) only there.
 
-    Each message is cut into blocks; the blocks are added up with secret Gaussian coefficients, then the
-    sum is multiplied by a secret Gaussian matrix. A non-zero message has non-zero projections with
-    probability one: the coefficients are continuous, and drawn after the message was sent.
+    Each message is cut into blocks; the blocks are added up with secret Gaussian coefficients, then
+    the sum is multiplied by a secret Gaussian matrix. A non-zero message has non-zero projections
+    with probability one: the coefficients are continuous, and drawn after the message was sent.
 
     Args:
         messages: one row per worker, of any floating dtype.
