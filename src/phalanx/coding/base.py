@@ -50,7 +50,7 @@ class Code(ABC):
         """
 
     def encode_all(
-        self, blocks: Iterable[Float[Tensor, "block dim"]]
+        self, blocks: Iterable[Float[Tensor, "_ dim"]]
     ) -> Float[Tensor, "workers width"]:
         """The messages of all workers, computed in one place, each gradient needed once.
 

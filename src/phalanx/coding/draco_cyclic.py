@@ -141,7 +141,7 @@ class DracoCyclic(Code):
         return self._combine(self.weights[worker, owned][None], gradients)[0]
 
     def encode_all(
-        self, blocks: Iterable[Float[Tensor, "block dim"]]
+        self, blocks: Iterable[Float[Tensor, "_ dim"]]
     ) -> Float[Tensor, "workers width"]:
         """All messages, one matrix product per block; see `Code.encode_all`.
 

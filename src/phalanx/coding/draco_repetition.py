@@ -113,7 +113,7 @@ class DracoRepetition(Code):
         return total
 
     def encode_all(
-        self, blocks: Iterable[Float[Tensor, "block dim"]]
+        self, blocks: Iterable[Float[Tensor, "_ dim"]]
     ) -> Float[Tensor, "workers width"]:
         """All messages, each group's sum computed once; see `Code.encode_all`.
 
@@ -237,6 +237,9 @@ def _close_majority(
     The party is empty if it is no strict majority.
     """
     finite = [voter for voter in voters if messages[voter].isfinite().all()]
+    majority = len(voters) // 2 + 1
+    if len(finite) < majority:
+        return [], 0.0
     distances = torch.zeros(len(finite), len(finite), dtype=torch.float64)
     norms = torch.zeros(len(finite), dtype=torch.float64)
     for columns in column_blocks(messages.shape[1], _COLUMNS):
@@ -247,8 +250,8 @@ def _close_majority(
     longer = torch.maximum(norms[:, None], norms[None, :])
     relative = (distances / longer.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
     near = relative <= tolerance
-    center = int(near.sum(dim=1).argmax()) if finite else 0
-    if not finite or int(near[center].sum()) < len(voters) // 2 + 1:
+    center = int(near.sum(dim=1).argmax())
+    if int(near[center].sum()) < majority:
         return [], 0.0
     others = [voter for voter, same in zip(finite, near[center].tolist(), strict=True) if same]
     party = [finite[center], *(voter for voter in others if voter != finite[center])]
