@@ -12,6 +12,7 @@ from torch import Tensor
 
 from phalanx.coding.base import Code, Decoded
 from phalanx.coding.columns import blocks as column_blocks
+from phalanx.coding.columns import runs
 from phalanx.coding.groups import (
     check_bound,
     check_messages,
@@ -174,10 +175,11 @@ class DracoRepetition(Code):
             total = messages[winners[0], columns].to(working, copy=True)
             for winner in winners[1:]:
                 total += messages[winner, columns]
-            # A finite sum means finite terms: infinities and NaN survive every addition.
-            if not total.isfinite().all():
+            # Infinities and NaN survive every addition, and show in the extremes.
+            low, high = torch.aminmax(total)
+            if not (high - low).isfinite():
                 self._refuse_not_finite(messages, winners)
-            gradient[columns] = total / self.num_partitions
+            gradient[columns] = total.div_(self.num_partitions)
         return gradient
 
     def _refuse_not_finite(self, messages: Tensor, winners: list[int]) -> None:
@@ -210,23 +212,20 @@ def _equal_majority(messages: Tensor, voters: list[int], generator: torch.Genera
 
 def _equal_to(messages: Tensor, leader: int, voters: list[int]) -> list[int]:
     """Those of the voters that sent the leader's bits; one pass, which the unequal leave early."""
-    bits = messages.view(
-        _INTEGERS[messages.element_size()]
-    )  # bits tell 0 from -0, and NaN from NaN
-    party = [voter for voter in voters if voter != leader]
+    bits = messages.view(_INTEGERS[messages.element_size()])  # tells 0 from -0, and NaN from NaN
+    scratch = bits.new_empty(len(voters) * min(_COLUMNS, messages.shape[1]))
+    party = voters
     for columns in column_blocks(messages.shape[1], _COLUMNS):
-        if not party:
-            break
-        run = party == list(range(party[0], party[-1] + 1))
-        rows = bits[party[0] : party[-1] + 1, columns] if run else bits[party, columns]
-        differ = torch.bitwise_xor(rows, bits[leader, columns])
-        low, high = torch.aminmax(differ, dim=1)
-        party = [
-            voter
-            for voter, same in zip(party, ((low == 0) & (high == 0)).tolist(), strict=True)
-            if same
-        ]
-    return sorted([leader, *party])
+        width = columns.stop - columns.start
+        for run in runs(party):
+            rows = run.stop - run.start
+            differ = scratch[: rows * width].view(rows, width)
+            torch.bitwise_xor(bits[run, columns], bits[leader, columns], out=differ)
+            # The largest byte is found fastest; who differs is asked only if somebody does.
+            if differ.view(torch.uint8).max():
+                unequal = differ.any(dim=1).nonzero().flatten() + run.start
+                party = [voter for voter in party if voter not in unequal.tolist()]
+    return party
 
 
 def _close_majority(

@@ -50,47 +50,31 @@ def locate(
     joint use of several projections, erasures, and the residual as judge are this package's.
     """
     present = [worker for worker in range(len(projections)) if worker not in set(erased)]
+    outsized = _outsized(projections, present)
     best = math.inf
-    bound = (len(algebra.parity) - len(erased)) // 2
-    for outsized in _outsized(projections, present, bound):
-        left_out, most = erased + outsized, bound - len(outsized)
-        located = _search(algebra, projections, left_out, most, tolerance)
-        if located.liars is not None:
-            return Located(sorted(located.liars + outsized), located.residual)
-        best = min(best, located.residual)
+    for count in range((len(algebra.parity) - len(erased)) // 2 + 1):
+        for number in reversed(range(min(count, len(outsized)) + 1)):
+            left_out = outsized[:number]
+            for rest in _proposals(algebra, projections, erased + left_out, count - number):
+                liars = sorted(left_out + rest)
+                trusted = [worker for worker in present if worker not in liars]
+                residual = _disagreement(algebra, projections[trusted], trusted)
+                if residual <= tolerance:
+                    return Located(liars, residual)
+                best = min(best, residual)
     return Located(None, best)
 
 
-def _outsized(projections: Tensor, present: list[int], bound: int) -> list[list[int]]:
-    """Whom to take for liars before the search: nobody, then the largest row, then one more.
+def _outsized(projections: Tensor, present: list[int]) -> list[int]:
+    """Workers that surely lie, if anybody does: the largest rows, the very largest first.
 
-    A row 1e30 times its neighbours drowns the other liars in the rounding of float64. The rows left
-    out count as liars: as mere erasures they would use up the checks on all the others.
+    A row 1e30 times its neighbours drowns the other liars in the rounding of float64, so they are
+    sought without it. It counts as a liar: as a mere erasure it would use up the checks on all others.
     """
     sizes = projections.abs().amax(dim=1)
-    ordinary = sizes[present].median() if present else sizes.new_zeros(())
-    largest = sorted(present, key=lambda worker: -sizes[worker].item())
-    count = sum(sizes[worker].item() > 1e5 * ordinary.item() for worker in largest)
-    return [largest[:number] for number in range(min(count, bound) + 1)]
-
-
-def _search(
-    algebra: CyclicAlgebra, projections: Tensor, erased: list[int], most: int, tolerance: float
-) -> Located:
-    """Tries no liar, then one, and so on, up to `most`."""
-    arrived = [worker for worker in range(len(projections)) if worker not in set(erased)]
-    seen = projections.clone()
-    seen[erased] = 0
-    syndrome = algebra.parity @ seen.to(torch.complex128)
-    best = math.inf
-    for count in range(most + 1):
-        for liars in _proposals(algebra, syndrome, arrived, erased, count):
-            trusted = [worker for worker in arrived if worker not in liars]
-            residual = _disagreement(algebra, projections[trusted], trusted)
-            if residual <= tolerance:
-                return Located(liars, residual)
-            best = min(best, residual)
-    return Located(None, best)
+    ordinary = sizes[present].median().item() if present else 0.0
+    largest = [worker for worker in present if sizes[worker].item() > 1e5 * ordinary]
+    return sorted(largest, key=lambda worker: -sizes[worker].item())
 
 
 def _disagreement(algebra: CyclicAlgebra, projections: Tensor, trusted: list[int]) -> float:
@@ -104,11 +88,15 @@ def _disagreement(algebra: CyclicAlgebra, projections: Tensor, trusted: list[int
 
 
 def _proposals(
-    algebra: CyclicAlgebra, syndrome: Tensor, arrived: list[int], erased: list[int], count: int
+    algebra: CyclicAlgebra, projections: Tensor, left_out: list[int], count: int
 ) -> list[list[int]]:
-    """Sets of `count` workers that may be the liars, the most promising last resort included."""
+    """Sets of `count` workers that may be the other liars; few, hopefully the true one among them."""
     if count == 0:
         return [[]]
+    arrived = [worker for worker in range(len(projections)) if worker not in set(left_out)]
+    seen = projections.to(torch.complex128, copy=True)
+    seen[left_out] = 0
+    syndrome, erased = algebra.parity @ seen, left_out
     if math.comb(len(arrived), count) <= _MAX_SETS:
         sets = [list(chosen) for chosen in itertools.combinations(arrived, count)]
         return [sets[_judge(algebra, syndrome, sets, erased)[0]]]
