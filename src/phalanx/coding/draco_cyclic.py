@@ -110,7 +110,12 @@ class DracoCyclic(Code):
     @cached_property
     def weights(self) -> Tensor:
         """`(workers, partitions)`, float64 or complex128: row i makes the message of worker i."""
-        return torch.block_diag(*(self._algebra(group).weights for group in self.groups))
+        dtype = torch.float64 if self.band == "centered" else torch.complex128
+        weights = torch.zeros(self.num_workers, self.num_workers, dtype=dtype)
+        for group in self.groups:
+            circle = slice(group.start, group.stop)
+            weights[circle, circle] = self._algebra(group).weights
+        return weights
 
     @cached_property
     def assignment(self) -> Bool[Tensor, "workers partitions"]:
@@ -156,7 +161,8 @@ class DracoCyclic(Code):
             check_partitions(first + rows, self.num_partitions, complete=False)
             shares = self.weights[:, first : first + rows]
             parts = (shares.real, shares.imag) if shares.is_complex() else (shares,)
-            for half, part in zip(messages.split(dim, dim=1), parts, strict=True):
+            halves = messages.view(self.num_workers, len(parts), dim).unbind(1)
+            for half, part in zip(halves, parts, strict=True):
                 half.addmm_(part.to(gradients), gradients)  # in place: messages are large
             first += rows
         check_partitions(first, self.num_partitions)
@@ -214,18 +220,17 @@ class DracoCyclic(Code):
         if self.band == "centered":
             return project(messages, self.num_projections, generator)
         # Both halves meet the same secret: the projection of a complex row is complex-linear in it.
-        halves = messages.unflatten(1, (2, -1)).transpose(0, 1)
         seed = int(torch.randint(2**62, (), generator=generator))
         real, imaginary = (
             project(half, self.num_projections, torch.Generator().manual_seed(seed))
-            for half in halves
+            for half in _halves(messages)
         )
         return torch.complex(real, imaginary)
 
     def _decode_sum(self, messages: Tensor, trusted: list[int], weights: Tensor) -> Tensor:
         if not weights.is_complex():
             return weighted_sum(messages, trusted, weights)
-        real, imaginary = messages.unflatten(1, (2, -1)).unbind(1)
+        real, imaginary = _halves(messages)
         return weighted_sum(real, trusted, weights.real) - weighted_sum(
             imaginary, trusted, weights.imag
         )
@@ -270,6 +275,12 @@ class DracoCyclic(Code):
             workers=list(group),
             bound=self.num_byzantine,
         )
+
+
+def _halves(messages: Tensor) -> tuple[Tensor, ...]:
+    """Views of the real and of the imaginary parts."""
+    workers, width = messages.shape
+    return messages.view(workers, 2, width // 2).unbind(1)
 
 
 def _lengths(num_workers: int, shortest: int, longest: int) -> list[int]:

@@ -47,7 +47,8 @@ class CyclicAlgebra:
 
     def combination(self, trusted: list[int]) -> Tensor:
         """The shortest v over the trusted workers with `v @ weights[trusted] = 1`."""
-        return torch.linalg.pinv(self.basis[trusted].T) @ self.target
+        inverse: Tensor = torch.linalg.pinv(self.basis[trusted].T)
+        return inverse @ self.target
 
 
 @lru_cache(maxsize=64)

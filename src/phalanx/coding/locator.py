@@ -69,7 +69,7 @@ def _outsized(projections: Tensor, present: list[int]) -> list[int]:
     """Workers that surely lie, if anybody does: the largest rows, the very largest first.
 
     A row 1e30 times its neighbours drowns the other liars in the rounding of float64, so they are
-    sought without it. It counts as a liar: as a mere erasure it would use up the checks on all others.
+    sought without it. It counts as a liar: a mere erasure would use up the checks on all others.
     """
     sizes = projections.abs().amax(dim=1)
     ordinary = sizes[present].median().item() if present else 0.0
@@ -84,13 +84,14 @@ def _disagreement(algebra: CyclicAlgebra, projections: Tensor, trusted: list[int
         return 0.0
     frame = torch.linalg.qr(basis).Q
     values = projections.to(frame.dtype)
-    return ((values - frame @ (frame.mH @ values)).norm() / values.norm()).item()
+    unexplained = (values - frame @ (frame.mH @ values)).norm() / values.norm()
+    return float(unexplained)
 
 
 def _proposals(
     algebra: CyclicAlgebra, projections: Tensor, left_out: list[int], count: int
 ) -> list[list[int]]:
-    """Sets of `count` workers that may be the other liars; few, hopefully the true one among them."""
+    """Sets of `count` workers that may be the other liars: one or two, the most likely."""
     if count == 0:
         return [[]]
     arrived = [worker for worker in range(len(projections)) if worker not in set(left_out)]
@@ -157,7 +158,9 @@ def _judge(
 def _unexplained(algebra: CyclicAlgebra, syndrome: Tensor, columns: Tensor) -> Tensor:
     """Norm of what is left of the syndrome beside the span of each set of workers, `(sets,)`."""
     if columns.shape[1] == 0:
-        return syndrome.norm().expand(len(columns))
+        everything: Tensor = syndrome.norm()
+        return everything.expand(len(columns))
     frame = torch.linalg.qr(algebra.parity[:, columns].permute(1, 0, 2)).Q
     rest = syndrome - frame @ (frame.mH @ syndrome)
-    return rest.flatten(1).norm(dim=1)
+    norms: Tensor = rest.flatten(1).norm(dim=1)
+    return norms

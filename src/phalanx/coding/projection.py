@@ -38,7 +38,7 @@ def project(
     for start in range(0, blocks, _DEPTH):
         stop = min(start + _DEPTH, blocks)
         part = messages[:, start * size : stop * size].to(working)
-        total += torch.matmul(coefficients[start:stop], part.unflatten(1, (stop - start, size)))
+        total += torch.matmul(coefficients[start:stop], part.view(workers, stop - start, size))
     rest = messages[:, blocks * size :]
     total[:, : rest.shape[1]] += coefficients[-1] * rest.to(torch.float64)
     return total.cpu() @ secret
