@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, replace_all_batch_norm_modules_, vmap
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import TensorDataset
 
@@ -47,7 +48,7 @@ class PartitionGradients:
         self._buffers = dict(self._model.named_buffers())
         self.dim = sum(self._sizes)
         self._random = any(_is_random(module) for module in self._model.modules())
-        if self._random:
+        if self._random or (chunk_size is None and self._prefers_loops()):
             chunk_size = 1
         elif chunk_size is None:
             row_bytes = sum(named[name].nbytes for name in self._names)
@@ -77,6 +78,11 @@ class PartitionGradients:
                 with seeded(self.job.seed, "layers", step, partition):
                     gradients, loss = self._backward(values, *batch)
                 yield self._flatten(gradients, 1), loss.reshape(1)
+
+    def _prefers_loops(self) -> bool:
+        """On CPUs, vmap turns convolutions into grouped ones, which are slower than one by one."""
+        on_cpu = all(value.device.type == "cpu" for value in self._model.parameters())
+        return on_cpu and any(isinstance(module, _ConvNd) for module in self._model.modules())
 
     def _together(
         self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor
