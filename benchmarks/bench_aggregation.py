@@ -31,8 +31,8 @@ COLUMNS = {
     "met": "met",
 }
 REMARK = (
-    "The ratio is to `torch.mean(0)`, and in rows that name byzfl that of its time to ours. The "
-    "goals are at most 6 (15 workers) and 4 (45 workers) for GeometricMedian and Krum, and at "
+    "The ratio is to `torch.mean(0)`, and in rows that name byzfl that of its time to ours. "
+    "The goals are at most 6 (15 workers) and 4 (45 workers) for GeometricMedian and Krum, and at "
     "least 10 against byzfl. byzfl's geometric median takes 3 steps; ours takes as many as it needs."
 )
 

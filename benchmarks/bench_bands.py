@@ -16,7 +16,7 @@ from phalanx.errors import DecodeError
 from side_by_side import environment
 
 CLAIM = "The centred band against the published one: error of the decoded gradient"
-SHAPES = [(5, 1), (9, 2), (15, 3), (16, 3), (21, 2), (31, 3), (45, 2), (45, 5)]
+SHAPES = [(5, 1), (9, 2), (15, 3), (10, 3), (21, 2), (31, 3), (45, 2), (45, 5)]
 DIM = 20_000
 COLUMNS = {
     "workers": "workers",
@@ -31,8 +31,8 @@ COLUMNS = {
     "trials": "trials",
 }
 REMARK = (
-    "float32 messages of 20,000 parameters, one circle for all workers. Half of the trials have the "
-    "liars side by side. By default, circles are no longer than 21."
+    "float32 messages of 20,000 parameters, one circle for all workers. Half of the trials have "
+    "the liars side by side. By default, circles are no longer than 21."
 )
 
 
