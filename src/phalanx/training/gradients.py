@@ -55,7 +55,7 @@ class PartitionGradients:
             chunk_size = max(1, _BLOCK_BYTES // max(row_bytes, 1))
         self.chunk_size = chunk_size
         self._vectorises = False  # not known before it has been tried
-        self._many = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0))
+        self._many = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0, None))
 
     def blocks(
         self, step: int, partitions: Sequence[int], parameters: Float[Tensor, " dim"]
@@ -89,7 +89,7 @@ class PartitionGradients:
     ) -> tuple[Tensor, Tensor] | None:
         """Gradients and losses by one call; None if the model turns out to be unfit for it."""
         try:
-            gradients, losses = self._many(values, inputs, targets)
+            gradients, losses = self._many(values, inputs, targets, copy.deepcopy(self._buffers))
         except RuntimeError as error:
             if self._vectorises or isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
@@ -139,10 +139,9 @@ class PartitionGradients:
         values: dict[str, Tensor],
         inputs: Tensor,
         targets: Tensor,
-        buffers: dict[str, Tensor] | None = None,
+        buffers: dict[str, Tensor],
     ) -> Tensor:
-        constants = {**self._frozen, **(self._buffers if buffers is None else buffers)}
-        outputs = functional_call(self._model, {**values, **constants}, (inputs,))
+        outputs = functional_call(self._model, {**values, **self._frozen, **buffers}, (inputs,))
         return self.job.loss(outputs, targets)
 
     def _flatten(self, gradients: dict[str, Tensor], count: int) -> Tensor:
