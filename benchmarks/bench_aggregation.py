@@ -33,7 +33,8 @@ COLUMNS = {
 REMARK = (
     "The ratio is to `torch.mean(0)`, and in rows that name byzfl that of its time to ours. "
     "The goals are at most 6 (15 workers) and 4 (45 workers) for GeometricMedian and Krum, and at "
-    "least 10 against byzfl. byzfl's geometric median takes 3 steps; ours takes as many as it needs."
+    "least 10 against byzfl. byzfl's geometric median takes 3 steps; ours takes as many as it "
+    "needs."
 )
 
 

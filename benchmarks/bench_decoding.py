@@ -32,7 +32,8 @@ COLUMNS = {
 }
 REMARK = (
     "45 workers, 11.2 M float32 numbers each. One circle: all 45 workers in one cyclic "
-    "code, instead of three circles of 15. Memory is the rise of the peak resident set, the gradient included."
+    "code, instead of three circles of 15. Memory is the rise of the peak resident set, the "
+    "gradient included."
 )
 LIES = ("none", "reversed", "last coordinate")
 
