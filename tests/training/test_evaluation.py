@@ -40,7 +40,9 @@ def test_outputs_may_be_no_tensor():
             return self.layer(inputs), inputs
 
     data = TensorDataset(torch.randn(9, 6), torch.zeros(9, dtype=torch.int64))
-    found = evaluate(Pair(), lambda outputs, targets: cross_entropy(outputs[0], targets), data, data)
+    found = evaluate(
+        Pair(), lambda outputs, targets: cross_entropy(outputs[0], targets), data, data
+    )
     assert found.accuracy is None
 
 

@@ -38,6 +38,13 @@ ATTACKS = concrete(attacks, Attack)
 named = {"ids": lambda kind: kind.__name__}
 
 
+class Stream(IterableDataset):
+    """Data without a length."""
+
+    def __iter__(self):
+        return iter(())
+
+
 def flat(model):
     return torch.cat([value.detach().reshape(-1) for value in model.parameters()])
 
@@ -190,9 +197,9 @@ def test_mixed_faults_within_the_bound_are_survived(blobs, data):
 @pytest.mark.parametrize(
     ("code", "attack", "workers"),
     [
-        (DracoCyclic(10, 2), Constant(), 5),
-        (DracoCyclic(10, 2), Silence(), 5),
-        (DracoCyclic(10, 2), NotFinite(), 5),
+        (DracoCyclic(9, 2), Constant(), 5),
+        (DracoCyclic(9, 2), Silence(), 5),
+        (DracoCyclic(9, 2), NotFinite(), 5),
         (DracoRepetition(10, 2), Mixed([Constant(), Silence()]), 3),  # 2 of each left to vote
         (DracoRepetition(10, 2), Silence(), 5),
         (DracoRepetition(10, 2), NotFinite(), 3),
@@ -202,7 +209,7 @@ def test_mixed_faults_within_the_bound_are_survived(blobs, data):
 def test_more_than_the_bound_stops_and_goes_on_once_the_cause_is_gone(
     trained, tmp_path, code, attack, workers
 ):
-    options = {"code": code, "batch_size": 60, "out": tmp_path / "run", "steps": 12}
+    options = {"code": code, "batch_size": 90, "out": tmp_path / "run", "steps": 12}
     sleepers = SleeperWorkers(list(range(workers)), from_step=7)
     with pytest.raises(DecodeError) as caught:
         trained(attack=attack, byzantine=sleepers, **options)
@@ -233,7 +240,7 @@ def test_the_mean_goes_on_without_missing_messages_and_stops_at_one_that_is_no_n
     assert silent.result["test_accuracy"] > 0.9
     with pytest.raises(TooManyByzantineError, match=r"workers \[4\] are not finite"):
         trained(attack=NotFinite(), **drill)
-    with pytest.raises(DecodeError, match="too few messages"):
+    with pytest.raises(DecodeError, match="no message arrived"):
         trained(attack=Silence(), byzantine=FixedWorkers(list(range(15))))
 
 
@@ -293,7 +300,7 @@ def test_losses_that_liars_claim_are_left_out(trained):
         ({"rule": Krum(8)}, "num_byzantine must be below num_workers / 2, got 8 of 15"),
         ({"model": nn.Linear(6, 4).requires_grad_(False)}, "parameters that require gradients"),
         ({"model": nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4).double())}, "one dtype"),
-        ({"dataset": IterableDataset()}, "dataset must have a length"),
+        ({"dataset": Stream()}, "dataset must have a length"),
         ({"test": TensorDataset(torch.ones(0, 6), torch.ones(0))}, "test must have at least 1"),
         ({"optimizer": lambda p: torch.optim.LBFGS(p)}, "one gradient a step, and LBFGS"),
         ({"resume": True, "out": None}, "resume needs out"),
