@@ -12,7 +12,22 @@ from safetensors import safe_open
 from phalanx import aggregation, attacks, coding, data, models, training
 from phalanx.cli.main import COMMANDS
 
-EXAMPLE = ["--code", "DracoCyclic", "--code.num_workers", "9", "--code.num_byzantine", "2", "--attack", "ReverseGradient", "--steps", "30", "--seed", "3", "--evaluate_every", "15"]
+EXAMPLE = [
+    "--code",
+    "DracoCyclic",
+    "--code.num_workers",
+    "9",
+    "--code.num_byzantine",
+    "2",
+    "--attack",
+    "ReverseGradient",
+    "--steps",
+    "30",
+    "--seed",
+    "3",
+    "--evaluate_every",
+    "15",
+]
 
 
 def weights(folder):

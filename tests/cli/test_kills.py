@@ -11,7 +11,22 @@ OPTIMIZERS = {
     "sgd": [],
     "adam": ["--optimizer", "Adam", "--optimizer.lr", "0.01"],
 }
-RUN = ["--code", "DracoRepetition", "--code.num_workers", "9", "--code.num_byzantine", "1", "--attack", "Mixed", "--steps", "400", "--checkpoint_every", "7", "--evaluate_every", "50"]
+RUN = [
+    "--code",
+    "DracoRepetition",
+    "--code.num_workers",
+    "9",
+    "--code.num_byzantine",
+    "1",
+    "--attack",
+    "Mixed",
+    "--steps",
+    "400",
+    "--checkpoint_every",
+    "7",
+    "--evaluate_every",
+    "50",
+]
 
 
 def finish(process):

@@ -113,9 +113,8 @@ def test_every_rule_meets_every_attack_with_weights_or_a_named_error(trained, ru
     options = {"attack": attack(), "byzantine": RandomWorkers(2), "engine": Local(deadline_s=0.5)}
     try:
         run = trained(rule=rule(), num_workers=11, batch_size=66, steps=5, **options)
-    except TooManyByzantineError as error:
+    except TooManyByzantineError:
         assert rule is Mean or attack is NotFinite
-        assert "stopped in round" in error.__notes__[0]
     else:
         assert len(run.rounds) == 5
 
