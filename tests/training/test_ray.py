@@ -27,7 +27,7 @@ from phalanx.attacks import (
 )
 from phalanx.coding import DracoCyclic, DracoRepetition
 from phalanx.errors import DecodeError
-from phalanx.training import Job, Local, Ray
+from phalanx.training import Job, Local, Ray, train
 from phalanx.training.batches import partition_samples
 from phalanx.training.decoding import Uncoded
 
@@ -105,6 +105,17 @@ def test_the_same_seed_gives_the_bits_of_one_process(cluster, code):
             assert theirs.losses.equal(ours.losses)
             assert theirs.arrived.all()
             assert theirs.missing == {}
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_the_weights_of_one_process(cluster):
+    def weights(engine):
+        job = a_job(DracoRepetition(3, 1))
+        drill = {"attack": ReverseGradient(), "byzantine": RandomWorkers(1)}
+        train(job.model, job.dataset, job.code, engine=engine, steps=8, seed=1, **drill)
+        return parameters_of(job)
+
+    assert weights(Ray()).equal(weights(Local(chunk_size=1)))
 
 
 @pytest.mark.slow

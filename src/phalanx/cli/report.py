@@ -14,8 +14,8 @@ def report(runs: list[Path], reference: Path | None = None, out: Path | None = N
         runs: Run folders.
         reference: The run whose weights the others are compared to; the first finished run without
             an attack if not given.
-        out: Where to write the HTML; report.html in the run's folder, or beside the first of
-            several, if not given.
+        out: Where to write the HTML; report.html in the run's folder, or comparison.html beside
+            the first of several.
     """
     # Imported where it is used: matplotlib would make every command wait, `--help` too.
     from phalanx.reporting import answer, compare, load_run, terminal_table, write_report
@@ -25,7 +25,7 @@ def report(runs: list[Path], reference: Path | None = None, out: Path | None = N
     if against is not None and reference not in runs:
         records = [against, *records]
     if out is None:
-        out = runs[0] / "report.html" if len(runs) == 1 else runs[0].parent / "report.html"
+        out = runs[0] / "report.html" if len(runs) == 1 else runs[0].parent / "comparison.html"
     rows = compare(records, against)
     write_report(records, out, against)
     console.print(terminal_table(rows))

@@ -72,19 +72,24 @@ def write_report(
     os.replace(partial_path, path)
 
 
+def page_style() -> Markup:
+    """The style sheet of every page that the package writes."""
+    return Markup(files("phalanx.reporting").joinpath("style.css").read_text(encoding="utf-8"))
+
+
 def _render(records: Sequence[RunRecord], reference: RunRecord | None, title: str | None) -> str:
     rows = compare(records, reference)
     records = with_reference(records, reference)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string(
-        files("phalanx.reporting").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
+    pages = files("phalanx.reporting")
+    template = environment.from_string(pages.joinpath("report.html.j2").read_text(encoding="utf-8"))
     headers, lines = cells(rows)
     default_title = records[0].title if len(records) == 1 else f"{len(records)} runs side by side"
     return template.render(
         title=title or default_title,
+        style=page_style(),
         answer=answer(records, rows),
         rows=list(zip(rows, lines, strict=True)),
         headers=headers,

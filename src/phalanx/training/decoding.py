@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -56,7 +57,7 @@ class CodeDecoder(Decoder):
 class Uncoded(Code):
     """No redundancy: worker i sends the gradient of partition i; the mean, if all arrive."""
 
-    @property
+    @cached_property
     def assignment(self) -> Bool[Tensor, "workers partitions"]:
         """The identity."""
         return torch.eye(self.num_workers, dtype=torch.bool)
@@ -68,8 +69,9 @@ class Uncoded(Code):
     def encode_all(
         self, blocks: Iterable[Float[Tensor, "block dim"]]
     ) -> Float[Tensor, "workers width"]:
-        """The gradients as they are: nothing to select, and no copy of each."""
-        return torch.cat(list(blocks))
+        """The gradients themselves, not copied if they come in one block."""
+        first, *others = blocks
+        return torch.cat([first, *others]) if others else first
 
     def decode(
         self,

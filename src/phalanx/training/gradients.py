@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, replace_all_batch_norm_modules_, vmap
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import TensorDataset
 
@@ -47,7 +48,7 @@ class PartitionGradients:
         self._buffers = dict(self._model.named_buffers())
         self.dim = sum(self._sizes)
         self._random = any(_is_random(module) for module in self._model.modules())
-        if self._random:
+        if self._random or (chunk_size is None and self._prefers_loops()):
             chunk_size = 1
         elif chunk_size is None:
             row_bytes = sum(named[name].nbytes for name in self._names)
@@ -67,21 +68,26 @@ class PartitionGradients:
         }
         for start in range(0, len(partitions), self.chunk_size):
             chunk = partitions[start : start + self.chunk_size]
-            batches = [self._batch(step, partition, parameters.device) for partition in chunk]
-            together = self._together(values, batches) if len(chunk) > 1 else None
+            inputs, targets = self._batch(step, chunk, parameters.device)
+            inputs, targets = (one.unflatten(0, (len(chunk), -1)) for one in (inputs, targets))
+            together = self._together(values, inputs, targets) if len(chunk) > 1 else None
             if together is not None:
                 yield together
                 continue
-            for partition, batch in zip(chunk, batches, strict=True):
+            for partition, *batch in zip(chunk, inputs, targets, strict=True):
                 with seeded(self.job.seed, "layers", step, partition):
                     gradients, loss = self._backward(values, *batch)
                 yield self._flatten(gradients, 1), loss.reshape(1)
 
+    def _prefers_loops(self) -> bool:
+        """On CPUs, vmap turns convolutions into grouped ones, which are slower than one by one."""
+        on_cpu = all(value.device.type == "cpu" for value in self._model.parameters())
+        return on_cpu and any(isinstance(module, _ConvNd) for module in self._model.modules())
+
     def _together(
-        self, values: dict[str, Tensor], batches: list[tuple[Tensor, Tensor]]
+        self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor] | None:
         """Gradients and losses by one call; None if the model turns out to be unfit for it."""
-        inputs, targets = (torch.stack(parts) for parts in zip(*batches, strict=True))
         try:
             gradients, losses = self._many(values, inputs, targets, copy.deepcopy(self._buffers))
         except RuntimeError as error:
@@ -96,7 +102,7 @@ class PartitionGradients:
             )
             return None
         self._vectorises = True
-        return self._flatten(gradients, len(batches)), losses
+        return self._flatten(gradients, len(inputs)), losses
 
     def _backward(
         self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor
@@ -108,21 +114,24 @@ class PartitionGradients:
             gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
         return dict(zip(leaves, gradients, strict=True)), loss.detach()
 
-    def _batch(self, step: int, partition: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _batch(
+        self, step: int, partitions: Sequence[int], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """The samples of the partitions, one partition after the other, asked for at once."""
         job = self.job
-        samples = partition_samples(
-            len(job.dataset),  # type: ignore[arg-type]
-            job.batch_size,
-            job.code.num_partitions,
-            job.seed,
-            step,
-            partition,
-        )
+        size, number = len(job.dataset), job.code.num_partitions  # type: ignore[arg-type]
+        samples = [
+            partition_samples(size, job.batch_size, number, job.seed, step, partition)
+            for partition in partitions
+        ]
         if type(job.dataset) is TensorDataset:
-            inputs, targets = fetch(job.dataset, samples)
+            inputs, targets = fetch(job.dataset, torch.cat(samples))
         else:
-            with seeded(job.seed, "samples", step, partition):  # it may crop or flip at random
-                inputs, targets = fetch(job.dataset, samples)
+            batches = []
+            for partition, own in zip(partitions, samples, strict=True):
+                with seeded(job.seed, "samples", step, partition):  # it may crop or flip at random
+                    batches.append(fetch(job.dataset, own))
+            inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
         return inputs.to(device), targets.to(device)
 
     def _loss(

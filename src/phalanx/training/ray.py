@@ -134,17 +134,7 @@ class RaySession(Session):
         began = time.monotonic()
         inbox = self._cleared(parameters)
         cast = roles(self._job, step)
-        lent = self._ray.put(Parcel.pack(parameters))
-        pending: dict[Any, _Seat] = {}
-        for seat in self._seats:
-            reason = seat.obstacle()
-            if reason is None:
-                role = cast.get(seat.worker)
-                pending[
-                    seat.send(step, lent, role if role and not _staged_here(role) else None)
-                ] = seat
-            else:
-                inbox.refuse(seat.worker, reason)
+        pending = self._hand_out(step, parameters, cast, inbox)
         while pending:
             left = max(0.0, began + self._engine.deadline_s - time.monotonic())
             done, _ = self._ray.wait(list(pending), num_returns=1, timeout=left)
@@ -155,9 +145,10 @@ class RaySession(Session):
         for seat in pending.values():
             inbox.refuse(seat.worker, "late")
         compute_s = time.monotonic() - began
-        members = [worker for worker, role in cast.items() if _staged_here(role)]
-        if not set(inbox.arrived.nonzero().flatten().tolist()) <= cast.keys():
-            stage(inbox, cast, members, self._engine.deadline_s)
+        honest = set(inbox.arrived.nonzero().flatten().tolist()) - cast.keys()
+        if honest:  # else there is nothing to read
+            readers = [worker for worker, role in cast.items() if role.attack.omniscient]
+            stage(inbox, cast, readers, self._engine.deadline_s)
         return inbox.collected(compute_s)
 
     def close(self) -> None:
@@ -168,6 +159,22 @@ class RaySession(Session):
         if self._owns_ray:
             self._ray.shutdown()
             self._owns_ray = False
+
+    def _hand_out(
+        self, step: int, parameters: Tensor, cast: dict[int, Role], inbox: Inbox
+    ) -> "dict[Any, _Seat]":
+        """Gives each worker that can take it its task; the tasks, and whose they are."""
+        lent = self._ray.put(Parcel.pack(parameters))
+        # Attacks that read the honest messages are staged here: their workers send honest ones.
+        carried = {worker: role for worker, role in cast.items() if not role.attack.omniscient}
+        tasks: dict[Any, _Seat] = {}
+        for seat in self._seats:
+            reason = seat.obstacle()
+            if reason is None:
+                tasks[seat.send(step, lent, carried.get(seat.worker))] = seat
+            else:
+                inbox.refuse(seat.worker, reason)
+        return tasks
 
     def _cleared(self, parameters: Tensor) -> Inbox:
         if self._inbox is None:
@@ -287,10 +294,6 @@ class _Actor:
     def compute(self, step: int, parameters: Parcel, role: Role | None) -> Reply:
         """See `Worker.compute`."""
         return self._worker.compute(step, parameters, role)
-
-
-def _staged_here(role: Role) -> bool:
-    return role.attack.omniscient
 
 
 def _failure(error: Exception) -> str:

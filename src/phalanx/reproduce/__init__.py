@@ -1,0 +1,16 @@
+"""Papers' experiments run again: what each claims, and what is measured here."""
+
+from phalanx.reproduce.base import Finding, Findings, Plot, Recipe, Table
+from phalanx.reproduce.draco import Draco
+from phalanx.reproduce.run import recipes, reproduce
+
+__all__ = [
+    "Draco",
+    "Finding",
+    "Findings",
+    "Plot",
+    "Recipe",
+    "Table",
+    "recipes",
+    "reproduce",
+]

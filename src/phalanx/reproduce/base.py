@@ -1,0 +1,101 @@
+"""What a recipe looks like: a paper, its claims, and how to measure them here."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from matplotlib.axes import Axes
+
+Progress = Callable[[str], None]
+"""Is told in a few words what is being measured now."""
+
+NOT_QUOTED = "not quoted: not certain"
+"""Stands where we are not certain of the paper's figure: then it is not printed."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim of a paper, its figure, and ours."""
+
+    claim: str
+    """What the paper says, in one sentence."""
+    paper: str
+    """The paper's figure, or that it is not quoted."""
+    ours: str
+    """What was measured here."""
+    same: Literal["yes", "no", "partly", "—"]
+    """Whether ours bears the claim out; a dash where there is nothing to compare with."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Figures behind the findings."""
+
+    title: str
+    """What it shows, as a heading."""
+    caption: str
+    """How to read it."""
+    headers: tuple[str, ...]
+    """Names of the columns; the first column names the row."""
+    rows: tuple[tuple[str | float | int | None, ...], ...]
+    """One tuple a row, as long as `headers`; None where nothing was measured."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of the page."""
+
+    title: str
+    """What it shows, as a heading."""
+    caption: str
+    """How to read it."""
+    alt: str
+    """The text that stands for the picture where it cannot be seen."""
+    draw: Callable[[Axes], None]
+    """Draws it on the axes."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a recipe found out."""
+
+    answer: str
+    """The outcome in one sentence."""
+    findings: tuple[Finding, ...]
+    """One a claim."""
+    tables: tuple[Table, ...] = ()
+    """The figures behind them."""
+    plots: tuple[Plot, ...] = ()
+    """Pictures of them."""
+    notes: tuple[str, ...] = ()
+    """What one must know to judge them: data, sizes, what differs from the paper."""
+    settings: dict[str, str | int | float | bool] = field(default_factory=dict)
+    """What was run."""
+
+
+@dataclass(frozen=True)
+class Recipe(ABC):
+    """How a paper's claims are measured: one short file a paper.
+
+    A recipe sets `name` and `paper` and implements `measure`; it is found by its name once the
+    room imports it. Its fields are the sizes of its experiment, so that a test can make them tiny.
+    """
+
+    name: ClassVar[str]
+    """What `phalanx reproduce` calls it."""
+
+    paper: ClassVar[str]
+    """Authors, title, venue, year."""
+
+    @abstractmethod
+    def measure(self, out: Path, *, full: bool, data: Path | None, progress: Progress) -> Findings:
+        """Runs the experiment.
+
+        Args:
+            out: a folder for whatever it leaves, run folders among it.
+            full: more rounds, more data and more repeats; minutes otherwise, on two cores.
+            data: where its data lies; what a recipe falls back to, it says in its notes.
+            progress: is told what happens.
+        """

@@ -1,0 +1,157 @@
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import phalanx.reproduce as room
+from laws import concrete
+from phalanx.reproduce import Draco, Finding, Findings, Plot, Recipe, Table, recipes, reproduce
+from phalanx.reproduce.run import Reproduction
+
+TINY = Draco(
+    num_workers=5,
+    num_byzantine=1,
+    steps=3,
+    samples_per_partition=2,
+    timed_workers=7,
+    timed_liars=(0, 1),
+    timed_models=("LeNet",),
+)
+
+
+class Told(list):
+    """What a recipe said while it ran."""
+
+    def __call__(self, message: str) -> None:
+        self.append(message)
+
+
+@pytest.fixture(scope="module")
+def told():
+    return Told()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, told) -> Reproduction:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PHALANX_DATA", raising=False)
+        return reproduce(TINY, tmp_path_factory.mktemp("out"), progress=told)
+
+
+def test_every_recipe_is_found_by_its_name():
+    assert set(recipes().values()) == set(concrete(room, Recipe))
+    assert recipes()["draco"] is Draco
+
+
+@pytest.mark.parametrize("recipe", concrete(room, Recipe))
+def test_recipes_are_described_and_build_without_arguments(recipe):
+    assert recipe() == recipe()
+    assert re.fullmatch(r"[a-z][a-z0-9-]*", recipe.name)
+    assert re.search(r"\b(19|20)\d\d\b", recipe.paper)
+
+
+def test_unknown_recipes_are_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match=r"recipe must be one of .*draco.*, got 'dracula'"):
+        reproduce("dracula", tmp_path)
+
+
+def test_findings_are_never_overwritten(done):
+    with pytest.raises(ValueError, match="holds findings"):
+        reproduce(TINY, done.folder.parent)
+
+
+def test_data_that_is_not_there_is_named_before_anything_runs(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.npz"):
+        reproduce(TINY, tmp_path, data=tmp_path / "nowhere.npz")
+    monkeypatch.setenv("PHALANX_DATA", str(tmp_path / "elsewhere.npz"))
+    with pytest.raises(FileNotFoundError, match=r"elsewhere\.npz"):
+        reproduce(TINY, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_draco_keeps_the_model_and_names_the_liars(done):
+    verdicts = {one.claim: one.same for one in done.findings.findings}
+    kept = [same for claim, same in verdicts.items() if "identical to that" in claim]
+    assert kept == ["yes", "yes"]
+    assert verdicts["With the repetition code, not a bit depends on the liars."] == "yes"
+    table = next(one for one in done.findings.tables if one.title == "Training")
+    rows = {row[0]: dict(zip(table.headers, row, strict=True)) for row in table.rows}
+    assert len(rows) == 12
+    for title, row in rows.items():
+        if title.startswith("DRACO") and "no attack" not in title:
+            assert (row["lies"], row["named"], row["false alarms"]) == (3, 3, 0), title
+    assert float(rows["mean, constant"]["relative difference"]) > 1
+
+
+def test_a_round_is_redundant_computation_and_decoding(done):
+    table = next(one for one in done.findings.tables if one.title == "Seconds a round")
+    rows = [dict(zip(table.headers, row, strict=True)) for row in table.rows]
+    assert len(rows) == 2 * 5
+    for row in rows:
+        coded = row["decoder"].startswith("DRACO")
+        assert row["gradients a worker"] == (2 * row["liars"] + 1 if coded else 1)
+        assert row["compute (s)"] == row["gradients a worker"] * row["seconds a gradient"]
+        assert row["total (s)"] == pytest.approx(row["compute (s)"] + row["decode (s)"])
+
+
+def test_figures_that_are_not_certain_are_not_printed(done):
+    quoted = {one.paper for one in done.findings.findings}
+    assert quoted == {
+        "identical",
+        "(r - 1) / 2",
+        "several times to orders of magnitude",
+        "not quoted: not certain",
+    }
+
+
+def test_the_fallback_data_is_said(done):
+    assert "scikit-learn's digits" in done.findings.notes[0]
+
+
+def test_progress_names_every_run_and_decoder(told, done):
+    assert sum("training" in message for message in told) == 12
+    assert any("DRACO cyclic" in message for message in told)
+
+
+def test_results_are_written_for_programs_editors_and_readers(done):
+    content = json.loads((done.folder / "findings.json").read_text())
+    assert content["recipe"] == "draco"
+    assert content["answer"] == done.findings.answer
+    assert [row["same"] for row in content["findings"]] == [f.same for f in done.findings.findings]
+    assert content["environment"]["torch"] == torch.__version__
+    markdown = (done.folder / "findings.md").read_text()
+    assert all(f"| {one.claim} |" in markdown for one in done.findings.findings)
+    page = (done.folder / "findings.html").read_text()
+    assert page.count("<svg") == len(done.findings.plots) == 3
+    assert not re.search(r"""(src|href)=["'](?!#)""", page)
+
+
+def test_given_data_is_used(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 28, 28), dtype=np.uint8)
+    np.savez(tmp_path / "mnist.npz", x_train=images, y_train=np.arange(60) % 10)
+    tiny = replace(TINY, steps=1, timed_liars=(1,))
+    for number, data in enumerate([tmp_path, tmp_path / "mnist.npz"]):
+        done = reproduce(tiny, tmp_path / str(number), data=data)
+        assert "mnist.npz, 48 training and 12 test images" in done.findings.notes[0]
+
+
+def test_a_page_escapes_what_recipes_say(tmp_path):
+    class Tagged(Draco):
+        name = "tagged"
+
+        def measure(self, out, *, full, data, progress):
+            finding = Finding("<b>claim</b>", "1", "2", "no")
+            table = Table("t", "c", ("a", "b"), (("<i>", None), ("x", 0.25)))
+            plot = Plot("p", "c", 'a "quoted" text', lambda ax: ax.plot([0, 1]))
+            return Findings("<answer>", (finding,), (table,), (plot,), ("a & b",))
+
+    page = (reproduce(Tagged(), tmp_path).folder / "findings.html").read_text()
+    assert "&lt;b&gt;claim&lt;/b&gt;" in page
+    assert "<b>" not in page
+    assert "<i>" not in page
+    assert "<td>—</td>" in page
+    assert "<td>0.25</td>" in page

@@ -1,0 +1,105 @@
+"""A worker by itself: what crosses to its process, and what it sends."""
+
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset, TensorDataset
+
+from phalanx.attacks import FixedWorkers, GaussianNoise, Mixed, Silence
+from phalanx.coding import DracoRepetition
+from phalanx.training import Job, Local
+from phalanx.training.drills import roles
+from phalanx.training.parcel import Parcel
+from phalanx.training.worker import Worker, pack_job
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(4, 6), (5,), (), (0, 3)], ids=str)
+def test_parcels_give_back_what_was_packed(dtype, shape):
+    tensor = (torch.rand(shape) * 8).to(dtype)
+    unpacked = pickle.loads(pickle.dumps(Parcel.pack(tensor))).unpack()
+    assert unpacked.dtype == dtype
+    assert unpacked.shape == tensor.shape
+    assert unpacked.equal(tensor)
+
+
+def test_parcels_of_views_hold_the_view_alone():
+    table = torch.arange(12.0).reshape(3, 4)
+    assert Parcel.pack(table.T[1:]).unpack().equal(table.T[1:])
+    assert Parcel.pack(table[1]).content.nbytes == 16
+
+
+def test_parcels_open_where_the_memory_is_lent_read_only():
+    parcel = Parcel.pack(torch.arange(3.0))
+    content = parcel.content.copy()
+    content.flags.writeable = False
+    assert parcel._replace(content=content).unpack().tolist() == [0.0, 1.0, 2.0]
+
+
+def a_job():
+    numbers = torch.Generator().manual_seed(2)
+    inputs = torch.randn(64, 4, generator=numbers)
+    targets = torch.randint(3, (64,), generator=numbers)
+    return Job(
+        nn.Linear(4, 3),
+        cross_entropy,
+        TensorDataset(inputs, targets),
+        DracoRepetition(5, 1),
+        20,
+        seed=7,
+        attack=Mixed(attacks=[GaussianNoise(), Silence()]),
+        schedule=FixedWorkers([1, 4]),
+    )
+
+
+class Pairs(Dataset):
+    """A data set that is no `TensorDataset`."""
+
+    def __init__(self, pairs):
+        self.pairs = list(pairs)
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, index):
+        return self.pairs[index]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_workers_send_what_one_process_computes_for_them(in_memory):
+    job = a_job()
+    if not in_memory:
+        job = replace(job, dataset=Pairs(job.dataset))
+    parameters = torch.randn(15, generator=torch.Generator().manual_seed(1))
+    packed = pickle.loads(pickle.dumps(pack_job(job)))
+    assert packed.attack is None
+    assert packed.schedule is None
+    here = Local(chunk_size=1).start(job).round(2, parameters)
+    cast = roles(job, 2)
+    for worker in range(5):
+        process = Worker(worker, packed, 1, torch.get_num_threads(), "cpu")
+        reply = process.compute(2, Parcel.pack(parameters), cast.get(worker))
+        if worker == 4:
+            assert reply.message is None
+            assert here.missing == {4: "silent"}
+        else:
+            assert reply.message.unpack().equal(here.messages[worker])
+            assert reply.loss == here.losses[worker]
+
+
+def test_a_model_that_writes_to_its_parameters_does_not_reach_the_parcel():
+    class Clamped(nn.Linear):
+        def forward(self, inputs):
+            self.weight.data.fill_(3.0)
+            return super().forward(inputs)
+
+    job = replace(a_job(), model=Clamped(4, 3), attack=None)
+    parcel = Parcel.pack(torch.zeros(15))
+    Worker(0, pack_job(job), 1, torch.get_num_threads(), "cpu").compute(0, parcel)
+    assert not parcel.unpack().any()
