@@ -11,10 +11,22 @@ OPTIMIZERS = {
     "sgd": [],
     "adam": ["--optimizer", "Adam", "--optimizer.lr", "0.01"],
 }
-RUN = (
-    "--code DracoRepetition --code.num_workers 9 --code.num_byzantine 1 --attack Mixed "
-    "--steps 400 --checkpoint_every 7 --evaluate_every 50"
-).split()
+RUN = [
+    "--code",
+    "DracoRepetition",
+    "--code.num_workers",
+    "9",
+    "--code.num_byzantine",
+    "1",
+    "--attack",
+    "Mixed",
+    "--steps",
+    "400",
+    "--checkpoint_every",
+    "7",
+    "--evaluate_every",
+    "50",
+]
 
 
 def finish(process):
@@ -56,6 +68,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(start, tmp_path, o
     assert list((tmp_path / "killed").rglob(".*")) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_resume(start, tmp_path):
     process = start("train", *RUN, "--steps", 100_000, "--out", "stopped")
     await_lines(process, tmp_path / "stopped" / "metrics.jsonl", 20)

@@ -38,6 +38,13 @@ ATTACKS = concrete(attacks, Attack)
 named = {"ids": lambda kind: kind.__name__}
 
 
+class Stream(IterableDataset):
+    """Data without a length."""
+
+    def __iter__(self):
+        return iter(())
+
+
 def flat(model):
     return torch.cat([value.detach().reshape(-1) for value in model.parameters()])
 
@@ -106,9 +113,8 @@ def test_every_rule_meets_every_attack_with_weights_or_a_named_error(trained, ru
     options = {"attack": attack(), "byzantine": RandomWorkers(2), "engine": Local(deadline_s=0.5)}
     try:
         run = trained(rule=rule(), num_workers=11, batch_size=66, steps=5, **options)
-    except TooManyByzantineError as error:
+    except TooManyByzantineError:
         assert rule is Mean or attack is NotFinite
-        assert "stopped in round" in error.__notes__[0]
     else:
         assert len(run.rounds) == 5
 
@@ -190,9 +196,9 @@ def test_mixed_faults_within_the_bound_are_survived(blobs, data):
 @pytest.mark.parametrize(
     ("code", "attack", "workers"),
     [
-        (DracoCyclic(10, 2), Constant(), 5),
-        (DracoCyclic(10, 2), Silence(), 5),
-        (DracoCyclic(10, 2), NotFinite(), 5),
+        (DracoCyclic(9, 2), Constant(), 5),
+        (DracoCyclic(9, 2), Silence(), 5),
+        (DracoCyclic(9, 2), NotFinite(), 5),
         (DracoRepetition(10, 2), Mixed([Constant(), Silence()]), 3),  # 2 of each left to vote
         (DracoRepetition(10, 2), Silence(), 5),
         (DracoRepetition(10, 2), NotFinite(), 3),
@@ -202,7 +208,7 @@ def test_mixed_faults_within_the_bound_are_survived(blobs, data):
 def test_more_than_the_bound_stops_and_goes_on_once_the_cause_is_gone(
     trained, tmp_path, code, attack, workers
 ):
-    options = {"code": code, "batch_size": 60, "out": tmp_path / "run", "steps": 12}
+    options = {"code": code, "batch_size": 90, "out": tmp_path / "run", "steps": 12}
     sleepers = SleeperWorkers(list(range(workers)), from_step=7)
     with pytest.raises(DecodeError) as caught:
         trained(attack=attack, byzantine=sleepers, **options)
@@ -233,7 +239,7 @@ def test_the_mean_goes_on_without_missing_messages_and_stops_at_one_that_is_no_n
     assert silent.result["test_accuracy"] > 0.9
     with pytest.raises(TooManyByzantineError, match=r"workers \[4\] are not finite"):
         trained(attack=NotFinite(), **drill)
-    with pytest.raises(DecodeError, match="too few messages"):
+    with pytest.raises(DecodeError, match="no message arrived"):
         trained(attack=Silence(), byzantine=FixedWorkers(list(range(15))))
 
 
@@ -293,7 +299,7 @@ def test_losses_that_liars_claim_are_left_out(trained):
         ({"rule": Krum(8)}, "num_byzantine must be below num_workers / 2, got 8 of 15"),
         ({"model": nn.Linear(6, 4).requires_grad_(False)}, "parameters that require gradients"),
         ({"model": nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4).double())}, "one dtype"),
-        ({"dataset": IterableDataset()}, "dataset must have a length"),
+        ({"dataset": Stream()}, "dataset must have a length"),
         ({"test": TensorDataset(torch.ones(0, 6), torch.ones(0))}, "test must have at least 1"),
         ({"optimizer": lambda p: torch.optim.LBFGS(p)}, "one gradient a step, and LBFGS"),
         ({"resume": True, "out": None}, "resume needs out"),

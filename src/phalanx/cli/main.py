@@ -73,7 +73,7 @@ def _resolved(parser: Parser, config: Any) -> str:
     saved = config.train.clone()
     saved.out = saved.resume = None
     saved.pop("config", None)
-    text: str = parser.subcommands["train"].dump(saved, skip_none=False)
+    text: str = parser.subcommands["train"].dump(saved, skip_unset=False)
     return text
 
 
