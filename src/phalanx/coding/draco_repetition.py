@@ -22,9 +22,9 @@ from phalanx.coding.groups import (
 )
 from phalanx.errors import DecodeError
 
-_COLUMNS = (
-    32_768  # columns compared at a time: the leader's block is read from the cache, not again
-)
+# Numbers compared at a time: what differs, and the leader's part, stay in a level-2 cache.
+_NUMBERS = 262_144
+_COLUMNS = 32_768  # columns of a group whose distances are added up at a time
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -213,9 +213,10 @@ def _equal_majority(messages: Tensor, voters: list[int], generator: torch.Genera
 def _equal_to(messages: Tensor, leader: int, voters: list[int]) -> list[int]:
     """Those of the voters that sent the leader's bits; one pass, which the unequal leave early."""
     bits = messages.view(_INTEGERS[messages.element_size()])  # tells 0 from -0, and NaN from NaN
-    scratch = bits.new_empty(len(voters) * min(_COLUMNS, messages.shape[1]))
-    party = voters
-    for columns in column_blocks(messages.shape[1], _COLUMNS):
+    block = max(1, min(_NUMBERS // len(voters), messages.shape[1]))
+    scratch = bits.new_empty(len(voters) * block)
+    party = [voter for voter in voters if voter != leader]
+    for columns in column_blocks(messages.shape[1], block):
         width = columns.stop - columns.start
         for run in runs(party):
             rows = run.stop - run.start
@@ -225,7 +226,7 @@ def _equal_to(messages: Tensor, leader: int, voters: list[int]) -> list[int]:
             if differ.view(torch.uint8).max():
                 unequal = differ.any(dim=1).nonzero().flatten() + run.start
                 party = [voter for voter in party if voter not in unequal.tolist()]
-    return party
+    return sorted([leader, *party])
 
 
 def _close_majority(
