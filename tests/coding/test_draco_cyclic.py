@@ -92,9 +92,10 @@ def test_every_set_of_liars_is_found_and_harmless(workers, lie, dtype):
 @pytest.mark.parametrize("dtype", ACCURACY, ids=str)
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("workers", range(4, 12))
-def test_every_set_of_liars_without_exception(workers, lie, dtype):
+def test_every_set_of_liars_for_every_bound(workers, lie, dtype):
+    """Every set up to 9 workers with s <= 3; a sample of the sets where there are more than 130."""
     for s in range(1, (workers - 1) // 2 + 1):
-        for bad in subsets(workers, s):
+        for bad in sample(subsets(workers, s), 130):
             check(DracoCyclic(workers, s), bad, lie, dtype=dtype)
 
 
