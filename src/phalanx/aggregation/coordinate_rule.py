@@ -10,7 +10,13 @@ from torch import Tensor
 from phalanx.aggregation.aggregate import Aggregate
 from phalanx.aggregation.base import Aggregator, State, require_tolerated
 from phalanx.aggregation.mixtures import Mixtures, judge_by_distance
-from phalanx.aggregation.passes import Reducer, column_blocks, finite_rows, working_dtype
+from phalanx.aggregation.passes import (
+    Reducer,
+    column_blocks,
+    distances_to,
+    finite_rows,
+    working_dtype,
+)
 
 __all__ = ["CoordinateRule", "Reducer"]
 
@@ -33,14 +39,22 @@ class CoordinateRule(Aggregator):
 
     def judge(self, rows: Float[Tensor, "workers dim"]) -> Aggregate:
         """The aggregate of stacked messages, and the verdict on every worker."""
-        return judge_by_distance(rows, *self._stream(rows))
+        value, finite = self._stream(rows)
+        return judge_by_distance(value, self.distances(rows, value), finite)
 
     def combine(
         self, mixtures: Mixtures, num_byzantine: int, state: State
     ) -> tuple[Aggregate, State]:
         """One round on mixtures of messages, formed block by block."""
         value = mixtures.reduce(self.reducer(len(mixtures.mixing), num_byzantine))
-        return judge_by_distance(mixtures.rows, value, mixtures.finite), state
+        distances = self.distances(mixtures.rows, value)
+        return judge_by_distance(value, distances, mixtures.finite), state
+
+    def distances(
+        self, rows: Float[Tensor, "workers dim"], value: Float[Tensor, " dim"]
+    ) -> Float[Tensor, " workers"]:
+        """How far every message is from the aggregate, which makes its score; float64."""
+        return distances_to(rows, value)
 
     def _stream(self, rows: Tensor) -> tuple[Tensor, Bool[Tensor, " workers"]]:
         bound = self.num_tolerated(len(rows))

@@ -42,7 +42,9 @@ class Geometry(NamedTuple):
     def squared_distances(self) -> Float[Tensor, "rows rows"]:
         """Squared distance of every pair; infinite where it is beyond the range of float64."""
         norms = self.gram.diagonal()
-        squared = (norms[:, None] + norms[None, :] - 2 * self.gram).clamp(min=0)
+        # Symmetric to the bit, so that ties between pairs stay ties.
+        products = self.gram + self.gram.T
+        squared = (norms[:, None] + norms[None, :] - products).clamp(min=0)
         return squared.nan_to_num(nan=torch.inf, posinf=torch.inf).fill_diagonal_(0)
 
     def reached(self) -> Bool[Tensor, " rows"]:

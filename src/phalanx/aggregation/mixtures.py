@@ -12,7 +12,6 @@ from phalanx.aggregation.gram import Geometry, measure
 from phalanx.aggregation.passes import (
     Reducer,
     column_blocks,
-    distances_to,
     finite_rows,
     weighted_sum,
     working_dtype,
@@ -126,13 +125,12 @@ def gather_unmeasured(rows: Float[Tensor, "workers dim"]) -> Mixtures:
 
 
 def judge_by_distance(
-    rows: Float[Tensor, "workers dim"],
     value: Float[Tensor, " dim"],
+    distances: Float[Tensor, " workers"],
     finite: Bool[Tensor, " workers"],
 ) -> Aggregate:
     """The answer of a coordinate-wise rule: workers are judged by their distance to its value."""
-    scores = distances_to(rows, value)
-    scores[~finite] = torch.inf
+    scores = distances.where(finite, torch.inf)
     suspects = ~finite
     suspects[finite] = far_out(scores[finite])
     return Aggregate(value, None, scores, ~finite, suspects)
