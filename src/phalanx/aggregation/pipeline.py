@@ -50,13 +50,11 @@ class PreAggregation(ABC):
         return num_messages, num_byzantine
 
     @overload
-    def __rshift__(self, then: "PreAggregation") -> "Chain": ...
+    def __rshift__(self, then: "PreAggregation | Chain") -> "Chain": ...
     @overload
     def __rshift__(self, then: Aggregator) -> "Pipeline": ...
-    def __rshift__(self, then: "PreAggregation | Aggregator") -> "Chain | Pipeline":
+    def __rshift__(self, then: "PreAggregation | Chain | Aggregator") -> "Chain | Pipeline":
         """This, then that."""
-        if isinstance(then, PreAggregation):
-            return Chain((self, then))
         return Chain((self,)) >> then
 
 
@@ -68,13 +66,15 @@ class Chain:
     """From the first to the last."""
 
     @overload
-    def __rshift__(self, then: PreAggregation) -> "Chain": ...
+    def __rshift__(self, then: "PreAggregation | Chain") -> "Chain": ...
     @overload
     def __rshift__(self, then: Aggregator) -> "Pipeline": ...
-    def __rshift__(self, then: PreAggregation | Aggregator) -> "Chain | Pipeline":
+    def __rshift__(self, then: "PreAggregation | Chain | Aggregator") -> "Chain | Pipeline":
         """These, then that."""
         if isinstance(then, PreAggregation):
             return Chain((*self.parts, then))
+        if isinstance(then, Chain):
+            return Chain((*self.parts, *then.parts))
         if isinstance(then, Pipeline):
             return replace(then, before=(*self.parts, *then.before))
         return Pipeline(self.parts, then)
