@@ -1,4 +1,5 @@
 import pickle
+import re
 
 import pytest
 import torch
@@ -151,6 +152,8 @@ def test_num_byzantine_means_liars_among_the_workers():
     assert (Bucketing(2) >> CoordinateMedian()).num_tolerated(9) == 2
     assert (Resampling(2) >> CoordinateMedian()).num_tolerated(9) == 2
     assert (NormClipping() >> Mean()).num_tolerated(9) == 0
+    assert (NearestNeighborMixing(2) >> CoordinateMedian()).num_byzantine == 2
+    assert (NormClipping() >> Mean()).num_byzantine is None
     with pytest.raises(ValueError, match="9 workers, 3 of them liars, make 5 mixtures, 3 of them"):
         (Bucketing(2) >> TrimmedMean(3)).num_tolerated(9)
     with pytest.raises(ValueError, match="9 workers, 3 of them liars, make 9 mixtures, 6 of them"):
@@ -204,6 +207,13 @@ def test_every_round_draws_anew_and_a_resumed_one_the_same(part):
     other = Pipeline((part,), CenteredClipping(radius=1.0), seed=1)
     first = other.update(rows, other.init(5, dtype=torch.float64))[0]
     assert not torch.equal(first.weights, draws[0])
+
+
+@all_parts
+def test_parts_show_an_example_and_name_their_source(part):
+    assert ">>> " in type(part).__doc__
+    assert re.search(r"^    Source: .*?\b20\d\d\b", type(part).__doc__, re.MULTILINE | re.DOTALL)
+    assert type(part)() == part
 
 
 @all_parts

@@ -122,6 +122,11 @@ class Pipeline(Aggregator):
         if len(found := self._declared()) > 1:
             raise ValueError(f"num_byzantine must be the same in all parts, got {sorted(found)}")
 
+    @property
+    def num_byzantine(self) -> int | None:
+        """Liars survived (f), as the parts say; None if none of them does."""
+        return next(iter(self._declared()), None)
+
     def init(
         self, dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> State:
@@ -134,9 +139,9 @@ class Pipeline(Aggregator):
         Raises:
             ValueError: if a part cannot work with so few workers or mixtures.
         """
-        for num_byzantine in self._declared():
-            self._check(num_workers, num_byzantine)
-            return num_byzantine
+        if self.num_byzantine is not None:
+            self._check(num_workers, self.num_byzantine)
+            return self.num_byzantine
         num_mixtures, _ = self._outcome(num_workers, 0)
         bound = self.rule.num_tolerated(num_mixtures)
         return max(f for f in range(bound + 1) if self._outcome(num_workers, f)[1] <= bound)
