@@ -22,12 +22,13 @@ from phalanx.attacks.schedules import FixedWorkers, Phases, RandomWorkers, Sched
 from phalanx.attacks.sign_flip import SignFlip
 from phalanx.attacks.silence import Silence
 from phalanx.attacks.stale_gradient import StaleGradient
-from phalanx.attacks.view import View
+from phalanx.attacks.view import Aggregate, View, column_mean
 from phalanx.attacks.wrong_shape import WrongShape
 from phalanx.attacks.zero import Zero
 
 __all__ = [
     "ALittleIsEnough",
+    "Aggregate",
     "Attack",
     "Constant",
     "Delay",
@@ -56,4 +57,5 @@ __all__ = [
     "View",
     "WrongShape",
     "Zero",
+    "column_mean",
 ]
