@@ -1,7 +1,7 @@
 """What Byzantine workers do in drills, and which workers do it when."""
 
 from phalanx.attacks.a_little_is_enough import ALittleIsEnough
-from phalanx.attacks.base import Attack
+from phalanx.attacks.base import Attack, State
 from phalanx.attacks.constant import Constant
 from phalanx.attacks.delay import Delay
 from phalanx.attacks.drop import Drop
@@ -22,13 +22,12 @@ from phalanx.attacks.schedules import FixedWorkers, Phases, RandomWorkers, Sched
 from phalanx.attacks.sign_flip import SignFlip
 from phalanx.attacks.silence import Silence
 from phalanx.attacks.stale_gradient import StaleGradient
-from phalanx.attacks.view import Aggregate, View, column_mean
+from phalanx.attacks.view import Rule, View, column_mean
 from phalanx.attacks.wrong_shape import WrongShape
 from phalanx.attacks.zero import Zero
 
 __all__ = [
     "ALittleIsEnough",
-    "Aggregate",
     "Attack",
     "Constant",
     "Delay",
@@ -49,11 +48,13 @@ __all__ = [
     "PlannedAttack",
     "RandomWorkers",
     "ReverseGradient",
+    "Rule",
     "Schedule",
     "SignFlip",
     "Silence",
     "SleeperWorkers",
     "StaleGradient",
+    "State",
     "View",
     "WrongShape",
     "Zero",

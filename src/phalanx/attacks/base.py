@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.attacks.view import Aggregate, View, column_mean
+from phalanx.attacks.view import Rule, View, column_mean
 
 State = tuple[Tensor, ...]
 """What an attack remembers between rounds; empty for an attack without memory."""
@@ -128,7 +128,7 @@ class Attack(ABC):
         num_byzantine: int,
         *,
         own: Float[Tensor, "byzantine dim"] | None = None,
-        aggregate: Aggregate = column_mean,
+        aggregate: Rule = column_mean,
         generator: torch.Generator | None = None,
     ) -> list[Tensor | None]:
         """What each bad worker sends, in order of rank; None where nothing is sent.
@@ -172,7 +172,7 @@ class Attack(ABC):
         num_byzantine: int,
         *,
         own: Float[Tensor, "byzantine dim"] | None = None,
-        aggregate: Aggregate = column_mean,
+        aggregate: Rule = column_mean,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "sent width"]:
         """The messages that the bad workers send, stacked, in order of rank.

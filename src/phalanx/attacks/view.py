@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Aggregate = Callable[[Tensor], Tensor]
+Rule = Callable[[Tensor], Tensor]
 """A server's rule: the messages of all workers, `(workers, dim)`, to their aggregate, `(dim,)`."""
 
 
@@ -30,5 +30,5 @@ class View(NamedTuple):
     honest: Float[Tensor, "honest dim"]
     workers: tuple[int, ...]
     num_byzantine: int
-    aggregate: Aggregate = column_mean
+    aggregate: Rule = column_mean
     generator: torch.Generator | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.attacks import Aggregate, Attack, View, column_mean
+from phalanx.attacks import Attack, Rule, View, column_mean
 from phalanx.randomness import generator
 from phalanx.training.engine import Inbox
 from phalanx.training.job import Job
@@ -70,7 +70,7 @@ class Drill:
         step: int,
         parameters: Float[Tensor, " dim"],
         memory: Memory,
-        aggregate: Aggregate | None,
+        aggregate: Rule | None,
     ) -> None:
         """Assigns the roles.
 

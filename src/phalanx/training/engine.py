@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from phalanx.attacks import Aggregate
+from phalanx.attacks import Rule
 from phalanx.training.job import Job
 from phalanx.training.memory import Memory
 
@@ -47,7 +47,7 @@ class Session(ABC):
         step: int,
         parameters: Float[Tensor, " dim"],
         memory: Memory = Memory(),  # noqa: B008 - frozen
-        aggregate: Aggregate | None = None,
+        aggregate: Rule | None = None,
     ) -> Collected:
         """Has every worker compute and send its message for one round.
 

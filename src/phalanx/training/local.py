@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.attacks import Aggregate
+from phalanx.attacks import Rule
 from phalanx.training.drills import Drill
 from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.gradients import PartitionGradients
@@ -57,7 +57,7 @@ class LocalSession(Session):
         step: int,
         parameters: Float[Tensor, " dim"],
         memory: Memory = Memory(),  # noqa: B008 - frozen
-        aggregate: Aggregate | None = None,
+        aggregate: Rule | None = None,
     ) -> Collected:
         """Computes every partition once, encodes all messages, then stages the drill."""
         began = time.perf_counter()

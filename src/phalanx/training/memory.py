@@ -4,16 +4,16 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from phalanx.attacks import State
+
 
 @dataclass(frozen=True)
 class Memory:
-    """The state of a drill between rounds; empty before the first, and checkpointed with the run.
-
-    Attributes:
-        past: parameters of the last rounds, `(dim,)` each, oldest first: as many as the attack's
-            slowest worker is behind.
-        plans: what the plans of attacks remember, by rank (see `Attack.plans`).
-    """
+    """The state of a drill between rounds: empty before the first, checkpointed with the run."""
 
     past: tuple[Tensor, ...] = ()
-    plans: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
+    """Parameters of the last rounds, `(dim,)` each, oldest first: as many as the attack's slowest
+    worker is behind."""
+
+    plans: dict[int, State] = field(default_factory=dict)
+    """What the plans of attacks remember, by rank (see `Attack.plans`)."""

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from phalanx.attacks import Aggregate
+from phalanx.attacks import Rule
 from phalanx.training.drills import Drill, Role
 from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.job import Job
@@ -136,7 +136,7 @@ class RaySession(Session):
         step: int,
         parameters: Float[Tensor, " dim"],
         memory: Memory = Memory(),  # noqa: B008 - frozen
-        aggregate: Aggregate | None = None,
+        aggregate: Rule | None = None,
     ) -> Collected:
         """Sends the parameters out, and takes messages in until all are here or late."""
         began = time.monotonic()

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 import phalanx
 from phalanx.aggregation import Aggregator, Mean
-from phalanx.attacks import Aggregate, Attack, RandomWorkers, Schedule
+from phalanx.attacks import Attack, RandomWorkers, Rule, Schedule
 from phalanx.coding import Code
 from phalanx.docstrings import source
 from phalanx.errors import TooManyByzantineError
@@ -316,7 +316,7 @@ class _Loop:
             return self.decoding.rule
         return self.decoding.code
 
-    def _rule(self) -> Aggregate | None:
+    def _rule(self) -> Rule | None:
         """The rule as it stands, for attacks of a drill that know it; None under a code."""
         if self.job.attack is None or not isinstance(self.decoding, RuleDecoder):
             return None
