@@ -29,14 +29,15 @@ def write_measurement(
     content = {"name": name, "claim": claim, "seed": 0, **environment, "rows": rows}
     (FOLDER / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     table = [list(columns.values()), ["---"] * len(columns)]
-    table += [[_cell(row[key]) for key in columns] for row in rows]
+    table += [[cell(row[key]) for key in columns] for row in rows]
     lines = [f"### {claim}", "", *("| " + " | ".join(line) + " |" for line in table), ""]
     lines += [remark, ""] if remark else []
     lines += [_where(environment)]
     (FOLDER / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as a table shows it: three digits, yes or no, a dash for nothing."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.3g}" if isinstance(value, float) else "—" if value is None else str(value)

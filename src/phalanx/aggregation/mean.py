@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.aggregation.base import Aggregate, Aggregator, require_tolerated
-from phalanx.aggregation.passes import column_blocks, distances_to, finite_rows
+from phalanx.aggregation.passes import column_blocks, finite_rows
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Mean(Aggregator):
 
     Guarantee: none; a single liar moves it anywhere. Finite lies of any size pass through, so that
     a run shows what they do. A message that is not finite is an error, because nobody is tolerated.
-    Scores: the distance of a message to the mean. Suspects: nobody, ever.
-    Cost: one pass (one more to explain).
+    Scores: zero. Suspects: nobody, ever.
+    Cost: one pass.
 
     >>> import torch
     >>> from phalanx.aggregation import Mean
@@ -44,4 +44,4 @@ class Mean(Aggregator):
         value = self.merge(rows)
         nobody = torch.zeros(len(rows), dtype=torch.bool)
         weights = torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)
-        return Aggregate(value, weights, distances_to(rows, value), nobody, nobody.clone())
+        return Aggregate(value, weights, torch.zeros_like(weights), nobody, nobody.clone())

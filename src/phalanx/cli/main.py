@@ -13,6 +13,7 @@ from phalanx.cli.demo import demo
 from phalanx.cli.listing import list_algorithms
 from phalanx.cli.parser import Parser, build
 from phalanx.cli.report import report
+from phalanx.cli.reproduce import reproduce
 from phalanx.cli.train import default_out, train
 from phalanx.errors import PhalanxError
 
@@ -20,6 +21,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
     "report": report,
+    "reproduce": reproduce,
     "list": list_algorithms,
 }
 
@@ -71,7 +73,7 @@ def _resolved(parser: Parser, config: Any) -> str:
     saved = config.train.clone()
     saved.out = saved.resume = None
     saved.pop("config", None)
-    text: str = parser.subcommands["train"].dump(saved, skip_none=False)
+    text: str = parser.subcommands["train"].dump(saved, skip_unset=False)
     return text
 
 

@@ -69,7 +69,7 @@ def build(commands: dict[str, Callable[..., Any]]) -> Parser:
     parser = Parser(
         prog="phalanx",
         description="Train on machines, networks and peers that you cannot fully trust.",
-        version=f"phalanx {phalanx.__version__}",
+        version=phalanx.__version__,
         formatter_class=_Help,  # the subcommands take it over
     )
     subcommands = parser.add_subcommands(required=True, dest="command")

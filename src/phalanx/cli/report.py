@@ -22,6 +22,8 @@ def report(runs: list[Path], reference: Path | None = None, out: Path | None = N
 
     records = [load_run(folder) for folder in runs]
     against = load_run(reference) if reference is not None else None
+    if against is not None and reference not in runs:
+        records = [against, *records]
     if out is None:
         out = runs[0] / "report.html" if len(runs) == 1 else runs[0].parent / "comparison.html"
     rows = compare(records, against)

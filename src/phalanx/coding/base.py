@@ -1,4 +1,4 @@
-"""What every gradient code looks like: who computes what, what they send, how the server decodes it."""
+"""What every gradient code looks like: who computes what, sends what, and how it is decoded."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -54,7 +54,7 @@ class Code(ABC):
         """
 
     def encode_all(
-        self, blocks: Iterable[Float[Tensor, "block dim"]]
+        self, blocks: Iterable[Float[Tensor, "_ dim"]]
     ) -> Float[Tensor, "workers width"]:
         """The messages of all workers, computed in one place, each gradient needed once.
 

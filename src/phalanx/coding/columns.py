@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_BLOCK = (
-    65_536  # columns: the running sum of a block stays in a level-2 cache while the rows stream by
-)
+# Columns: the running sum of a block stays in a level-2 cache while the rows stream by.
+_BLOCK = 65_536
 
 
 def blocks(width: int, size: int = _BLOCK) -> Iterator[slice]:
@@ -22,17 +21,17 @@ def weighted_sum(
 ) -> Float[Tensor, " width"]:
     """`weights @ messages[rows]` without copying the rows.
 
-    Other rows are never read, whatever they hold. Sums in at least float32; the result has the dtype
-    of the messages. Cost: one pass over the rows.
+    Other rows are never read, whatever they hold. Sums in at least float32; the result has the
+    dtype of the messages. Cost: one pass over the rows.
     """
     working = torch.promote_types(messages.dtype, torch.float32)
     weights = weights.to(device=messages.device, dtype=working)
     result = torch.zeros(messages.shape[1], dtype=messages.dtype, device=messages.device)
-    runs = _runs(rows)
+    slices = runs(rows)
     for columns in blocks(messages.shape[1]):
         total = torch.zeros(columns.stop - columns.start, dtype=working, device=messages.device)
         done = 0
-        for run in runs:
+        for run in slices:
             part = messages[run, columns].to(working)
             total.addmv_(part.T, weights[done : done + len(part)])
             done += len(part)
@@ -40,8 +39,8 @@ def weighted_sum(
     return result
 
 
-def _runs(rows: Sequence[int]) -> list[slice]:
+def runs(rows: Sequence[int]) -> list[slice]:
     """Slices of neighbouring rows: a slice is a view, a list of indices is a copy."""
     groups = groupby(enumerate(rows), key=lambda pair: pair[1] - pair[0])
-    runs = [[row for _, row in group] for _, group in groups]
-    return [slice(run[0], run[-1] + 1) for run in runs]
+    neighbours = [[row for _, row in group] for _, group in groups]
+    return [slice(run[0], run[-1] + 1) for run in neighbours]

@@ -4,7 +4,6 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,7 +12,13 @@ from torch import Tensor
 from phalanx.coding.base import Code, Decoded
 from phalanx.coding.columns import weighted_sum
 from phalanx.coding.frequency_band import Band, CyclicAlgebra, cyclic_algebra
-from phalanx.coding.groups import check_bound, check_messages, consecutive_groups, name
+from phalanx.coding.groups import (
+    check_bound,
+    check_messages,
+    check_partitions,
+    consecutive_groups,
+    name,
+)
 from phalanx.coding.locator import locate
 from phalanx.coding.projection import project
 from phalanx.errors import DecodeError
@@ -24,7 +29,7 @@ _LOST_DIGITS = 1e-3  # a combination that amplifies rounding beyond this is no g
 
 @dataclass(frozen=True)
 class DracoCyclic(Code):
-    """DRACO, cyclic code: exact gradients whatever up to s workers send, without groups that must divide.
+    """DRACO, cyclic code: exact gradients whatever s workers send, and any number of workers.
 
     Worker i computes partitions i .. i + 2 s around a circle and sends one weighted sum of their
     gradients. The server looks at a few secret projections of the messages, finds who lied, and
@@ -32,23 +37,24 @@ class DracoCyclic(Code):
 
     Guarantee, for each circle of workers: with e messages missing and b lying, the mean gradient is
     exact up to rounding, and the liars are named, whenever `e + 2 b <= 2 s`. If more is wrong, a
-    `DecodeError`; more than s workers that *agree on their lie* can fool any code of this redundancy, and
-    with more than `2 s - b` missing no spare message is left to tell that b lied.
-    A change smaller than `tolerance`, relative to a message, passes for rounding, and does as little.
+    `DecodeError`; more than s workers that *agree on their lie* can fool any code of this
+    redundancy, and with more than `2 s - b` missing no spare message is left to tell that b lied. A
+    change smaller than `tolerance`, relative to a message, passes for rounding, and does as little.
 
-    The band of frequencies lies around zero, so messages are real and well conditioned for any number
-    of workers; `band="published"` is the paper's: messages of twice the width, whose
-    weights grow to 1e5 at 45 workers. Rounding is amplified most by neighbours that fail together:
-    up to 4-fold at 15 workers with s = 3 liars side by side, 300-fold at 45 workers on one circle with
+    The band of frequencies lies around zero, so messages are real and well conditioned for any
+    number of workers; `band="published"` is the paper's: messages of twice the width, whose weights
+    grow to 1e5 at 45 workers. Rounding is amplified most by neighbours that fail together: up to
+    4-fold at 15 workers with s = 3 liars side by side, 300-fold at 45 workers on one circle with
     s = 5. Hence `group_length`.
 
     Cost: encoding 2 s + 1 vector additions; decoding two passes over the messages and algebra on
     `group_length` x `group_length` matrices; beyond the messages, memory for the gradient and 4096
     float64 numbers a worker.
 
-    Source: Chen, Wang, Charles and Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training via
-    Redundant Gradients", ICML 2018, section 4. The centred band with real weights, several projections,
-    erasures and groups are this package's; the paper's numerics fail in float32 (docs, measurements).
+    Source: Chen, Wang, Charles and Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training
+    via Redundant Gradients", ICML 2018, section 4. The centred band with real weights, several
+    projections, erasures and groups are this package's; the paper's numerics fail in float32 (docs,
+    measurements).
 
     >>> import torch
     >>> from phalanx.coding import DracoCyclic
@@ -65,9 +71,9 @@ class DracoCyclic(Code):
     """Liars survived in each circle (s in the paper); needs num_workers >= 2 num_byzantine + 1."""
 
     group_length: int | None = None
-    """Most workers on one circle; the workers are cut into circles of about equal length, each with its
-    own code. By default 21, or 2 num_byzantine + 1 if that is more. Shorter is better conditioned and
-    survives more in all."""
+    """Most workers on one circle; the workers are cut into circles of about equal length, each with
+    its own code. By default 21, or 2 num_byzantine + 1 if that is more. Shorter is better
+    conditioned and survives more in all."""
 
     band: Band = "centered"
     """'centered': real weights. 'published': as in the paper, for comparison."""
@@ -78,7 +84,7 @@ class DracoCyclic(Code):
     on different hardware."""
 
     num_projections: int = 32
-    """Numbers per message on which the liars are located; several, since one can mislocate neighbours."""
+    """Numbers per message on which the liars are located; one alone can mislocate neighbours."""
 
     def __post_init__(self) -> None:
         check_bound(self.num_workers, self.num_byzantine)
@@ -104,7 +110,12 @@ class DracoCyclic(Code):
     @cached_property
     def weights(self) -> Tensor:
         """`(workers, partitions)`, float64 or complex128: row i makes the message of worker i."""
-        return torch.block_diag(*(self._algebra(group).weights for group in self.groups))
+        dtype = torch.float64 if self.band == "centered" else torch.complex128
+        weights = torch.zeros(self.num_workers, self.num_workers, dtype=dtype)
+        for group in self.groups:
+            circle = slice(group.start, group.stop)
+            weights[circle, circle] = self._algebra(group).weights
+        return weights
 
     @cached_property
     def assignment(self) -> Bool[Tensor, "workers partitions"]:
@@ -129,22 +140,32 @@ class DracoCyclic(Code):
         owned = self.assignment[worker]
         if len(gradients) != int(owned.sum()):
             raise ValueError(
-                f"gradients must have one row for each of the {int(owned.sum())} partitions of worker "
-                f"{worker}, got {len(gradients)}"
+                f"gradients must have one row for each of the {int(owned.sum())} partitions of "
+                f"worker {worker}, got {len(gradients)}"
             )
         return self._combine(self.weights[worker, owned][None], gradients)[0]
 
     def encode_all(
-        self, blocks: Iterable[Float[Tensor, "block dim"]]
+        self, blocks: Iterable[Float[Tensor, "_ dim"]]
     ) -> Float[Tensor, "workers width"]:
-        """All messages: one matrix product per block; see `Code.encode_all`."""
-        messages, first = None, 0
+        """All messages, one matrix product per block; see `Code.encode_all`.
+
+        Raises:
+            ValueError: if the blocks do not hold one gradient for each partition.
+        """
+        messages, first = torch.empty(0, 0), 0
         for gradients in blocks:
-            share = self._combine(self.weights[:, first : first + len(gradients)], gradients)
-            messages = share if messages is None else messages.add_(share)
-            first += len(gradients)
-        if messages is None:
-            raise ValueError("blocks must hold the gradients of all partitions, got none")
+            rows, dim = gradients.shape
+            if first == 0:
+                messages = gradients.new_zeros(self.num_workers, self.width(dim))
+            check_partitions(first + rows, self.num_partitions, complete=False)
+            shares = self.weights[:, first : first + rows]
+            parts = (shares.real, shares.imag) if shares.is_complex() else (shares,)
+            halves = messages.view(self.num_workers, len(parts), dim).unbind(1)
+            for half, part in zip(halves, parts, strict=True):
+                half.addmm_(part.to(gradients), gradients)  # in place: messages are large
+            first += rows
+        check_partitions(first, self.num_partitions)
         return messages
 
     def decode(
@@ -158,6 +179,10 @@ class DracoCyclic(Code):
         if arrived is None:
             arrived = torch.ones(self.num_workers, dtype=torch.bool)
         check_messages(messages, arrived, self.num_workers)
+        if messages.shape[1] != self.width(messages.shape[1] // self.width(1)):
+            raise ValueError(
+                f"messages must have an even width with band='published', got {messages.shape[1]}"
+            )
         if generator is None:
             generator = torch.Generator().manual_seed(secrets.randbits(63))
         projections = self._project(messages, generator)
@@ -195,18 +220,17 @@ class DracoCyclic(Code):
         if self.band == "centered":
             return project(messages, self.num_projections, generator)
         # Both halves meet the same secret: the projection of a complex row is complex-linear in it.
-        halves = messages.unflatten(1, (2, -1)).transpose(0, 1)
         seed = int(torch.randint(2**62, (), generator=generator))
         real, imaginary = (
             project(half, self.num_projections, torch.Generator().manual_seed(seed))
-            for half in halves
+            for half in _halves(messages)
         )
         return torch.complex(real, imaginary)
 
     def _decode_sum(self, messages: Tensor, trusted: list[int], weights: Tensor) -> Tensor:
         if not weights.is_complex():
             return weighted_sum(messages, trusted, weights)
-        real, imaginary = messages.unflatten(1, (2, -1)).unbind(1)
+        real, imaginary = _halves(messages)
         return weighted_sum(real, trusted, weights.real) - weighted_sum(
             imaginary, trusted, weights.imag
         )
@@ -224,8 +248,8 @@ class DracoCyclic(Code):
             return
         failed = [group[position] for position in range(len(group)) if position not in kept]
         raise DecodeError(
-            f"workers {name(failed)} failed side by side on a circle of {len(group)}: decoding around "
-            f"them would lose all digits of {dtype}; use a smaller group_length",
+            f"workers {name(failed)} failed side by side on a circle of {len(group)}: decoding "
+            f"around them would lose all digits of {dtype}; use a smaller group_length",
             workers=failed,
             bound=self.num_byzantine,
         )
@@ -241,28 +265,35 @@ class DracoCyclic(Code):
             reason = f"{len(missing)} messages are missing or not finite"
         else:
             reason = (
-                f"{len(missing)} messages are missing or not finite, and too many of the others lie, or "
-                f"honest replicas disagree (relative residual {residual:.1e}, tolerance {tolerance:.1e})"
+                f"{len(missing)} messages are missing or not finite, and too many of the others "
+                f"lie, or honest replicas disagree (relative residual {residual:.1e}, tolerance "
+                f"{tolerance:.1e})"
             )
         return DecodeError(
             f"workers {group.start} to {group.stop - 1} cannot be decoded: {reason}; missing: "
             f"{name(missing)}; {bound}",
-            workers=missing,
+            workers=list(group),
             bound=self.num_byzantine,
         )
 
 
+def _halves(messages: Tensor) -> tuple[Tensor, ...]:
+    """Views of the real and of the imaginary parts."""
+    workers, width = messages.shape
+    return messages.view(workers, 2, width // 2).unbind(1)
+
+
 def _lengths(num_workers: int, shortest: int, longest: int) -> list[int]:
-    """Lengths of as few circles as possible, odd ones where it can be: those need no scaled columns."""
+    """Lengths of few circles, odd ones where it can be: those need no scaled columns.
+
+    Circles are longer than `longest` only where shorter ones would fall below `shortest`.
+    """
     most = num_workers // shortest
-    fewest = min(-(-num_workers // longest), most)
-    number = next(
-        (count for count in range(fewest, most + 1) if count % 2 == num_workers % 2), fewest
-    )
-    lengths = [num_workers // number] * number
-    if number % 2 == num_workers % 2:  # an odd length each, and pairs of workers to hand out
-        lengths = [length - (length % 2 == 0) for length in lengths]
-    spare, step = num_workers - sum(lengths), 2 if number % 2 == num_workers % 2 else 1
-    for position in range(spare // step):
-        lengths[position % number] += step
-    return lengths
+    longest_odd = longest - 1 + longest % 2
+    for number in range(-(-num_workers // longest_odd), most + 1):
+        if number % 2 == num_workers % 2:  # so many odd lengths can add up
+            pairs, spare = divmod((num_workers - number) // 2, number)
+            return [2 * pairs + 3] * spare + [2 * pairs + 1] * (number - spare)
+    number = min(-(-num_workers // longest), most)
+    length, spare = divmod(num_workers, number)
+    return [length + 1] * spare + [length] * (number - spare)

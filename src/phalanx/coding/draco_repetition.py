@@ -12,37 +12,47 @@ from torch import Tensor
 
 from phalanx.coding.base import Code, Decoded
 from phalanx.coding.columns import blocks as column_blocks
-from phalanx.coding.groups import check_bound, check_messages, consecutive_groups, name
+from phalanx.coding.columns import runs
+from phalanx.coding.groups import (
+    check_bound,
+    check_messages,
+    check_partitions,
+    consecutive_groups,
+    name,
+)
 from phalanx.errors import DecodeError
 
-_COLUMNS = (
-    32_768  # columns compared at a time: the leader's block is read from the cache, not again
-)
+# Numbers compared at a time: what differs, and the leader's part, stay in a level-2 cache.
+_NUMBERS = 262_144
+_COLUMNS = 32_768  # columns of a group whose distances are added up at a time
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
 class DracoRepetition(Code):
-    """DRACO, repetition code: groups of 2 s + 1 workers send the same sum, and the majority is right.
+    """DRACO, repetition code: groups of 2 s + 1 workers send the same sum; the majority is right.
 
-    The groups are consecutive; where num_workers is no multiple of 2 s + 1, the last group is larger.
+    The groups are consecutive; where num_workers is no multiple of 2 s + 1, the last group is
+    larger.
 
-    Guarantee: bit for bit the gradient of a run without liars, and every liar named, as long as in each
-    group more than half of the messages that arrived are honest: s liars in any group of 2 s + 1, or
-    s - 1 liars after one or two messages were lost, and so on. No strict majority in some group: a
-    `DecodeError`. If most of a group lie *in the same way*, no code of this redundancy can tell.
+    Guarantee: bit for bit the gradient of a run without liars, and every liar named, as long as in
+    each group more than half of the messages that arrived are honest: s liars in any group of 2 s +
+    1, or s - 1 liars after one or two messages were lost, and so on. No strict majority in some
+    group: a `DecodeError`. If most of a group lie *in the same way*, no code of this redundancy can
+    tell.
 
-    The honest must agree to the bit, which they do on equal hardware and software with equal numbers
-    of threads. `tolerance` allows for last bits that differ.
+    The honest must agree to the bit, which they do on equal hardware and software with equal
+    numbers of threads. `tolerance` allows for last bits that differ.
 
-    Cost: encoding 2 s + 1 vector additions; decoding one pass over the messages when nobody lies, two on
-    average whatever the liars do (the worker compared with is drawn at random, and honest more often than
-    not), and one addition per group; no memory but the gradient. With a `tolerance` all pairs
-    within a group are compared: s times as much.
+    Cost: encoding 2 s + 1 vector additions; decoding one pass over the messages when nobody lies,
+    two on average whatever the liars do (the worker compared with is drawn at random, and honest
+    more often than not), and one addition per group; no memory but the gradient. With a `tolerance`
+    all pairs within a group are compared: s times as much.
 
-    Source: Chen, Wang, Charles and Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training via
-    Redundant Gradients", ICML 2018, section 3. The official code takes any vote for a majority and
-    votes layer by layer; here whole messages vote, and a vote without a strict majority is an error.
+    Source: Chen, Wang, Charles and Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training
+    via Redundant Gradients", ICML 2018, section 3. The official code takes any vote for a majority
+    and votes layer by layer; here whole messages vote, and a vote without a strict majority is an
+    error.
 
     >>> import torch
     >>> from phalanx.coding import DracoRepetition
@@ -55,8 +65,9 @@ class DracoRepetition(Code):
     """Liars survived in each group (s in the paper); needs num_workers >= 2 num_byzantine + 1."""
 
     partitions: Literal["all", "group"] = "all"
-    """'all': as many partitions as workers, and each worker computes as many as its group has members,
-    as in the paper. 'group': one partition for each group, as in the paper's experiments."""
+    """'all': as many partitions as workers, and each worker computes as many as its group has
+    members, as in the paper. 'group': one partition for each group, as in the paper's
+    experiments."""
 
     tolerance: float = 0.0
     """Largest distance, relative to the longer of two messages, at which they count as the same."""
@@ -86,7 +97,7 @@ class DracoRepetition(Code):
         return held
 
     def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
-        """The plain sum of the worker's gradients, added up in order so that replicas agree to the bit.
+        """The plain sum of the worker's gradients, in order, so that replicas agree to the bit.
 
         Raises:
             ValueError: if there is not one gradient for each partition that the worker owns.
@@ -94,8 +105,8 @@ class DracoRepetition(Code):
         owned = int(self.assignment[worker].sum())
         if len(gradients) != owned:
             raise ValueError(
-                f"gradients must have one row for each of the {owned} partitions of worker {worker}, "
-                f"got {len(gradients)}"
+                f"gradients must have one row for each of the {owned} partitions of worker "
+                f"{worker}, got {len(gradients)}"
             )
         total = gradients[0].clone()
         for gradient in gradients[1:]:
@@ -103,17 +114,24 @@ class DracoRepetition(Code):
         return total
 
     def encode_all(
-        self, blocks: Iterable[Float[Tensor, "block dim"]]
+        self, blocks: Iterable[Float[Tensor, "_ dim"]]
     ) -> Float[Tensor, "workers width"]:
-        """All messages, each group's sum computed once; see `Code.encode_all`."""
+        """All messages, each group's sum computed once; see `Code.encode_all`.
+
+        Raises:
+            ValueError: if the blocks do not hold one gradient for each partition.
+        """
         sums: list[Tensor] = []
-        starts = {int(group.int().argmax()): None for group in self.assignment}
+        seen = 0
+        starts = {int(owned.int().argmax()) for owned in self.assignment}
         rows = (gradient for block in blocks for gradient in block)
-        for partition, gradient in enumerate(rows):
-            if partition in starts:
+        for seen, gradient in enumerate(rows, start=1):
+            check_partitions(seen, self.num_partitions, complete=False)
+            if seen - 1 in starts:
                 sums.append(gradient.clone())
             else:
                 sums[-1] += gradient
+        check_partitions(seen, self.num_partitions)
         group_of = [index for index, group in enumerate(self.groups) for _ in group]
         return torch.stack([sums[index] for index in group_of])
 
@@ -157,10 +175,11 @@ class DracoRepetition(Code):
             total = messages[winners[0], columns].to(working, copy=True)
             for winner in winners[1:]:
                 total += messages[winner, columns]
-            # A finite sum means finite terms: infinities and NaN survive every addition.
-            if not total.isfinite().all():
+            # Infinities and NaN survive every addition, and show in the extremes.
+            low, high = torch.aminmax(total)
+            if not (high - low).isfinite():
                 self._refuse_not_finite(messages, winners)
-            gradient[columns] = total / self.num_partitions
+            gradient[columns] = total.div_(self.num_partitions)
         return gradient
 
     def _refuse_not_finite(self, messages: Tensor, winners: list[int]) -> None:
@@ -172,8 +191,8 @@ class DracoRepetition(Code):
         missing = sorted(set(group) - set(voters))
         return DecodeError(
             f"workers {group.start} to {group.stop - 1} cannot be decoded: {reason}; missing: "
-            f"{name(missing)}; up to {self.num_byzantine} liars of {2 * self.num_byzantine + 1} are "
-            "survived, fewer where messages are missing",
+            f"{name(missing)}; up to {self.num_byzantine} liars of {2 * self.num_byzantine + 1} "
+            "are survived, fewer where messages are missing",
             workers=list(group),
             bound=self.num_byzantine,
         )
@@ -192,23 +211,21 @@ def _equal_majority(messages: Tensor, voters: list[int], generator: torch.Genera
 
 
 def _equal_to(messages: Tensor, leader: int, voters: list[int]) -> list[int]:
-    """Those of the voters whose messages have the leader's bits; one pass, the unequal leave early."""
-    bits = messages.view(
-        _INTEGERS[messages.element_size()]
-    )  # bits tell 0 from -0, and NaN from NaN
+    """Those of the voters that sent the leader's bits; one pass, which the unequal leave early."""
+    bits = messages.view(_INTEGERS[messages.element_size()])  # tells 0 from -0, and NaN from NaN
+    block = max(1, min(_NUMBERS // len(voters), messages.shape[1]))
+    scratch = bits.new_empty(len(voters) * block)
     party = [voter for voter in voters if voter != leader]
-    for columns in column_blocks(messages.shape[1], _COLUMNS):
-        if not party:
-            break
-        run = party == list(range(party[0], party[-1] + 1))
-        rows = bits[party[0] : party[-1] + 1, columns] if run else bits[party, columns]
-        differ = torch.bitwise_xor(rows, bits[leader, columns])
-        low, high = torch.aminmax(differ, dim=1)
-        party = [
-            voter
-            for voter, same in zip(party, ((low == 0) & (high == 0)).tolist(), strict=True)
-            if same
-        ]
+    for columns in column_blocks(messages.shape[1], block):
+        width = columns.stop - columns.start
+        for run in runs(party):
+            rows = run.stop - run.start
+            differ = scratch[: rows * width].view(rows, width)
+            torch.bitwise_xor(bits[run, columns], bits[leader, columns], out=differ)
+            # The largest byte is found fastest; who differs is asked only if somebody does.
+            if differ.view(torch.uint8).max():
+                unequal = differ.any(dim=1).nonzero().flatten() + run.start
+                party = [voter for voter in party if voter not in unequal.tolist()]
     return sorted([leader, *party])
 
 
@@ -220,18 +237,21 @@ def _close_majority(
     The party is empty if it is no strict majority.
     """
     finite = [voter for voter in voters if messages[voter].isfinite().all()]
+    majority = len(voters) // 2 + 1
+    if len(finite) < majority:
+        return [], 0.0
     distances = torch.zeros(len(finite), len(finite), dtype=torch.float64)
     norms = torch.zeros(len(finite), dtype=torch.float64)
     for columns in column_blocks(messages.shape[1], _COLUMNS):
         rows = messages[finite, columns].double()
         norms += rows.square().sum(dim=1).cpu()
-        # Differences, not a Gram matrix: replicas differ in digits that its cancellation would lose.
+        # Differences, not a Gram matrix: its cancellation loses the digits that replicas differ in.
         distances += torch.stack([(rows - row).square().sum(dim=1) for row in rows]).cpu()
     longer = torch.maximum(norms[:, None], norms[None, :])
     relative = (distances / longer.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
     near = relative <= tolerance
-    center = int(near.sum(dim=1).argmax()) if finite else 0
-    if not finite or int(near[center].sum()) < len(voters) // 2 + 1:
+    center = int(near.sum(dim=1).argmax())
+    if int(near[center].sum()) < majority:
         return [], 0.0
     others = [voter for voter, same in zip(finite, near[center].tolist(), strict=True) if same]
     party = [finite[center], *(voter for voter in others if voter != finite[center])]

@@ -1,14 +1,16 @@
 """The algebra of one cyclic code: weights, the band that they live in, and its parity checks.
 
-Place `length` workers on a circle. A code is a band of `length - 2 s` consecutive frequencies: honest
-messages, read around the circle, hold no other frequency, so whatever shows up at the `2 s` parity
-frequencies is the liars' doing.
+Place `length` workers on a circle. A code is a band of `length - 2 s` consecutive frequencies:
+honest messages, read around the circle, hold no other frequency, so whatever shows up at the `2 s`
+parity frequencies is the liars' doing.
 
-* `centered`: the band lies symmetrically around zero. All weights are real, and well conditioned. For
-  an even number of workers the symmetric frequencies are half-integers (the functions change sign once
-  around the circle); the constant is then not in the band, so the columns are scaled by the lowest
-  half-integer wave, which is positive on every partition, and the sum of all partitions stays decodable.
-* `published`: the band starts at zero, as in the paper. The weights are complex and reach 1e5 at 45 workers.
+* `centered`: the band lies symmetrically around zero. All weights are real, and well conditioned.
+  For an even number of workers the symmetric frequencies are half-integers (the functions change
+  sign once around the circle); the constant is then not in the band, so the columns are scaled by
+  the lowest half-integer wave, which is positive on every partition, and the sum of all partitions
+  stays decodable.
+* `published`: the band starts at zero, as in the paper. The weights are complex and reach 1e5 at 45
+  workers.
 """
 
 import math
@@ -28,9 +30,10 @@ class CyclicAlgebra:
     """The matrices of one cyclic code, in float64 or complex128.
 
     Attributes:
-        weights: `(length, length)`, what worker i multiplies the gradient of partition k by; zero unless
-            `(k - i) mod length <= 2 s`.
-        basis: `(length, length - 2 s)`, an orthonormal basis of the band that holds the columns of `weights`.
+        weights: `(length, length)`, what worker i multiplies the gradient of partition k by; zero
+            unless `(k - i) mod length <= 2 s`.
+        basis: `(length, length - 2 s)`, an orthonormal basis of the band that holds the columns of
+            `weights`.
         parity: `(2 s, length)`, orthonormal rows that vanish on the band.
         target: `(length - 2 s,)`; any v with `v @ basis = target` gives `v @ weights = 1`.
         nodes: `(length,)`, the points of the unit circle at which an error locator vanishes.
@@ -44,15 +47,16 @@ class CyclicAlgebra:
 
     def combination(self, trusted: list[int]) -> Tensor:
         """The shortest v over the trusted workers with `v @ weights[trusted] = 1`."""
-        return torch.linalg.pinv(self.basis[trusted].T) @ self.target
+        inverse: Tensor = torch.linalg.pinv(self.basis[trusted].T)
+        return inverse @ self.target
 
 
 @lru_cache(maxsize=64)
 def cyclic_algebra(length: int, num_byzantine: int, band: Band) -> CyclicAlgebra:
     """Builds the matrices; O(length^3) time, once per shape of code.
 
-    Source: Chen et al., "DRACO", ICML 2018, section 4 (the published band); the centred band and the
-    closed form of its weights are derived for this package (docs, "Why the band is centred").
+    Source: Chen et al., "DRACO", ICML 2018, section 4 (the published band); the centred band and
+    the closed form of its weights are derived for this package (docs, "Why the band is centred").
     """
     build = _centered if band == "centered" else _published
     weights, basis, start = build(length, num_byzantine)

@@ -31,6 +31,14 @@ def check_messages(messages: Tensor, arrived: Tensor, num_workers: int) -> None:
         raise ValueError(f"arrived must have shape ({num_workers},), got {tuple(arrived.shape)}")
 
 
+def check_partitions(seen: int, num_partitions: int, *, complete: bool = True) -> None:
+    """Raises ValueError if there are more gradients than partitions, or, when complete, fewer."""
+    if seen > num_partitions or (complete and seen < num_partitions):
+        raise ValueError(
+            f"blocks must hold the gradients of {num_partitions} partitions, got {seen}"
+        )
+
+
 def name(workers: Sequence[int]) -> str:
     """Workers as an error message names them."""
     if not workers:

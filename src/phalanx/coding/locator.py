@@ -1,11 +1,11 @@
 """Finding the liars of a cyclic code from the projections of their messages.
 
 What the parity checks see of the projections (the syndrome) is a sum of one geometric sequence per
-liar. Hence a linear recurrence with the liars as its roots (Prony's method) proposes who lied; but in
-floating point, with liars that sit side by side and agree, its answer is only a proposal. The judge is
-the residual: how much of the syndrome the proposed liars cannot explain. Where there are few enough
-sets of liars, all are judged; elsewhere Prony's set and all runs of neighbours are, and the best is
-improved by exchanging one worker at a time.
+liar. Hence a linear recurrence with the liars as its roots (Prony's method) proposes who lied; but
+in floating point, with liars that sit side by side and agree, its answer is only a proposal. The
+judge is the residual: how much of the syndrome the proposed liars cannot explain. Where there are
+few enough sets of liars, all are judged; elsewhere Prony's set and all runs of neighbours are, and
+the best is improved by exchanging one worker at a time.
 """
 
 import itertools
@@ -50,45 +50,31 @@ def locate(
     joint use of several projections, erasures, and the residual as judge are this package's.
     """
     present = [worker for worker in range(len(projections)) if worker not in set(erased)]
+    outsized = _outsized(projections, present)
     best = math.inf
-    for outsized in _outsized(projections, present, len(algebra.parity) - len(erased)):
-        located = _search(algebra, projections, erased + outsized, tolerance)
-        if located.liars is not None:
-            return Located(sorted(located.liars + outsized), located.residual)
-        best = min(best, located.residual)
+    for count in range((len(algebra.parity) - len(erased)) // 2 + 1):
+        for number in reversed(range(min(count, len(outsized)) + 1)):
+            left_out = outsized[:number]
+            for rest in _proposals(algebra, projections, erased + left_out, count - number):
+                liars = sorted(left_out + rest)
+                trusted = [worker for worker in present if worker not in liars]
+                residual = _disagreement(algebra, projections[trusted], trusted)
+                if residual <= tolerance:
+                    return Located(liars, residual)
+                best = min(best, residual)
     return Located(None, best)
 
 
-def _outsized(projections: Tensor, present: list[int], spare: int) -> list[list[int]]:
-    """What to leave out before the search: nothing first, then the largest rows, one more each time.
+def _outsized(projections: Tensor, present: list[int]) -> list[int]:
+    """Workers that surely lie, if anybody does: the largest rows, the very largest first.
 
-    A row 1e30 times its neighbours drowns the other liars in the rounding of float64. Leaving a row
-    out costs half of what an unknown liar costs, so these attempts stay within the bound.
+    A row 1e30 times its neighbours drowns the other liars in the rounding of float64, so they are
+    sought without it. It counts as a liar: a mere erasure would use up the checks on all others.
     """
     sizes = projections.abs().amax(dim=1)
-    ordinary = sizes[present].median() if present else sizes.new_zeros(())
-    largest = sorted(present, key=lambda worker: -sizes[worker].item())
-    count = sum(sizes[worker].item() > 1e5 * ordinary.item() for worker in largest)
-    return [largest[:number] for number in range(min(count, spare) + 1)]
-
-
-def _search(
-    algebra: CyclicAlgebra, projections: Tensor, erased: list[int], tolerance: float
-) -> Located:
-    """Tries no liar, then one, and so on, up to what the missing workers leave of the bound."""
-    arrived = [worker for worker in range(len(projections)) if worker not in set(erased)]
-    seen = projections.clone()
-    seen[erased] = 0
-    syndrome = algebra.parity @ seen.to(torch.complex128)
-    best = math.inf
-    for count in range((len(syndrome) - len(erased)) // 2 + 1):
-        for liars in _proposals(algebra, syndrome, arrived, erased, count):
-            trusted = [worker for worker in arrived if worker not in liars]
-            residual = _disagreement(algebra, projections[trusted], trusted)
-            if residual <= tolerance:
-                return Located(liars, residual)
-            best = min(best, residual)
-    return Located(None, best)
+    ordinary = sizes[present].median().item() if present else 0.0
+    largest = [worker for worker in present if sizes[worker].item() > 1e5 * ordinary]
+    return sorted(largest, key=lambda worker: -sizes[worker].item())
 
 
 def _disagreement(algebra: CyclicAlgebra, projections: Tensor, trusted: list[int]) -> float:
@@ -98,15 +84,20 @@ def _disagreement(algebra: CyclicAlgebra, projections: Tensor, trusted: list[int
         return 0.0
     frame = torch.linalg.qr(basis).Q
     values = projections.to(frame.dtype)
-    return ((values - frame @ (frame.mH @ values)).norm() / values.norm()).item()
+    unexplained = (values - frame @ (frame.mH @ values)).norm() / values.norm()
+    return float(unexplained)
 
 
 def _proposals(
-    algebra: CyclicAlgebra, syndrome: Tensor, arrived: list[int], erased: list[int], count: int
+    algebra: CyclicAlgebra, projections: Tensor, left_out: list[int], count: int
 ) -> list[list[int]]:
-    """Sets of `count` workers that may be the liars, the most promising last resort included."""
+    """Sets of `count` workers that may be the other liars: one or two, the most likely."""
     if count == 0:
         return [[]]
+    arrived = [worker for worker in range(len(projections)) if worker not in set(left_out)]
+    seen = projections.to(torch.complex128, copy=True)
+    seen[left_out] = 0
+    syndrome, erased = algebra.parity @ seen, left_out
     if math.comb(len(arrived), count) <= _MAX_SETS:
         sets = [list(chosen) for chosen in itertools.combinations(arrived, count)]
         return [sets[_judge(algebra, syndrome, sets, erased)[0]]]
@@ -120,9 +111,8 @@ def _prony(
     algebra: CyclicAlgebra, syndrome: Tensor, arrived: list[int], erased: list[int], count: int
 ) -> list[int]:
     """The workers nearest to the roots of the shortest recurrence that the syndrome obeys."""
-    for (
-        worker
-    ) in erased:  # a factor (1 - z_t S) in the shift S removes the missing worker's sequence
+    # A factor (1 - z_t S) in the shift S removes the sequence of the missing worker t.
+    for worker in erased:
         syndrome = syndrome[1:] - algebra.nodes[worker] * syndrome[:-1]
     hankel = torch.cat(list(syndrome.unfold(0, count + 1, 1)))
     locator = torch.linalg.svd(hankel / hankel.abs().max().clamp_min(1e-300)).Vh[-1].conj()
@@ -168,7 +158,9 @@ def _judge(
 def _unexplained(algebra: CyclicAlgebra, syndrome: Tensor, columns: Tensor) -> Tensor:
     """Norm of what is left of the syndrome beside the span of each set of workers, `(sets,)`."""
     if columns.shape[1] == 0:
-        return syndrome.norm().expand(len(columns))
+        everything: Tensor = syndrome.norm()
+        return everything.expand(len(columns))
     frame = torch.linalg.qr(algebra.parity[:, columns].permute(1, 0, 2)).Q
     rest = syndrome - frame @ (frame.mH @ syndrome)
-    return rest.flatten(1).norm(dim=1)
+    norms: Tensor = rest.flatten(1).norm(dim=1)
+    return norms

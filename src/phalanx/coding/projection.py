@@ -11,11 +11,11 @@ _DEPTH = 16  # blocks summed in the messages' own precision before the sum moves
 def project(
     messages: Float[Tensor, "workers width"], num_projections: int, generator: torch.Generator
 ) -> Float[Tensor, "workers projections"]:
-    """Random numbers, one tuple per worker, that are equal where messages are and (a.s.) only there.
+    """Random numbers, one tuple per worker: equal where messages are and (a.s.) only there.
 
-    Each message is cut into blocks; the blocks are added up with secret Gaussian coefficients, then the
-    sum is multiplied by a secret Gaussian matrix. A non-zero message has non-zero projections with
-    probability one: the coefficients are continuous, and drawn after the message was sent.
+    Each message is cut into blocks; the blocks are added up with secret Gaussian coefficients, then
+    the sum is multiplied by a secret Gaussian matrix. A non-zero message has non-zero projections
+    with probability one: the coefficients are continuous, and drawn after the message was sent.
 
     Args:
         messages: one row per worker, of any floating dtype.
@@ -38,7 +38,7 @@ def project(
     for start in range(0, blocks, _DEPTH):
         stop = min(start + _DEPTH, blocks)
         part = messages[:, start * size : stop * size].to(working)
-        total += torch.matmul(coefficients[start:stop], part.unflatten(1, (stop - start, size)))
+        total += torch.matmul(coefficients[start:stop], part.view(workers, stop - start, size))
     rest = messages[:, blocks * size :]
     total[:, : rest.shape[1]] += coefficients[-1] * rest.to(torch.float64)
     return total.cpu() @ secret

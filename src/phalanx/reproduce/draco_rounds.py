@@ -75,7 +75,7 @@ def time_rounds(
     gradients = torch.empty(num_workers, dim)
     gradients.uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
     small = dim <= _SMALL
-    repeats = (9 if full else 5) if small else (7 if full else 3)
+    repeats = (9 if full else 5) if small else (7 if full else 2)
     for liars in all_liars:
         decoders = _decoders(num_workers, liars, passes=full or small)
         for name, decoder in decoders.items():

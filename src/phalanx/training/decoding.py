@@ -120,6 +120,8 @@ class RuleDecoder(Decoder):
         """
         workers = arrived.nonzero().flatten()
         missing = (~arrived).nonzero().flatten().tolist()
+        if len(workers) == 0:
+            raise DecodeError("no message arrived", workers=missing, bound=0)
         try:
             bound = self.rule.num_tolerated(len(workers))
         except ValueError as error:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, replace_all_batch_norm_modules_, vmap
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import TensorDataset
 
@@ -47,14 +48,14 @@ class PartitionGradients:
         self._buffers = dict(self._model.named_buffers())
         self.dim = sum(self._sizes)
         self._random = any(_is_random(module) for module in self._model.modules())
-        if self._random:
+        if self._random or (chunk_size is None and self._prefers_loops()):
             chunk_size = 1
         elif chunk_size is None:
             row_bytes = sum(named[name].nbytes for name in self._names)
             chunk_size = max(1, _BLOCK_BYTES // max(row_bytes, 1))
         self.chunk_size = chunk_size
         self._vectorises = False  # not known before it has been tried
-        self._many = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0))
+        self._many = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0, None))
 
     def blocks(
         self, step: int, partitions: Sequence[int], parameters: Float[Tensor, " dim"]
@@ -78,12 +79,17 @@ class PartitionGradients:
                     gradients, loss = self._backward(values, *batch)
                 yield self._flatten(gradients, 1), loss.reshape(1)
 
+    def _prefers_loops(self) -> bool:
+        """On CPUs, vmap turns convolutions into grouped ones, which are slower than one by one."""
+        on_cpu = all(value.device.type == "cpu" for value in self._model.parameters())
+        return on_cpu and any(isinstance(module, _ConvNd) for module in self._model.modules())
+
     def _together(
         self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor] | None:
         """Gradients and losses by one call; None if the model turns out to be unfit for it."""
         try:
-            gradients, losses = self._many(values, inputs, targets)
+            gradients, losses = self._many(values, inputs, targets, copy.deepcopy(self._buffers))
         except RuntimeError as error:
             if self._vectorises or isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
@@ -133,10 +139,9 @@ class PartitionGradients:
         values: dict[str, Tensor],
         inputs: Tensor,
         targets: Tensor,
-        buffers: dict[str, Tensor] | None = None,
+        buffers: dict[str, Tensor],
     ) -> Tensor:
-        constants = {**self._frozen, **(self._buffers if buffers is None else buffers)}
-        outputs = functional_call(self._model, {**values, **constants}, (inputs,))
+        outputs = functional_call(self._model, {**values, **self._frozen, **buffers}, (inputs,))
         return self.job.loss(outputs, targets)
 
     def _flatten(self, gradients: dict[str, Tensor], count: int) -> Tensor:

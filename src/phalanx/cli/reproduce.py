@@ -1,0 +1,38 @@
+"""`phalanx reproduce`: a paper's claims beside what is measured here."""
+
+from pathlib import Path
+
+from rich.table import Table
+
+from phalanx.cli.console import console
+from phalanx.cli.train import default_out
+
+
+def reproduce(
+    recipe: str, full: bool = False, data: Path | None = None, out: Path | None = None
+) -> None:
+    """Runs a paper's experiment and lays its claims beside what is measured here.
+
+    Example: phalanx reproduce draco --data mnist.npz
+
+    Args:
+        recipe: The paper's method; `draco` is there.
+        full: More rounds, data and repeats; minutes become up to an hour.
+        data: The recipe's data; if not given, what the environment variable PHALANX_DATA names, or
+            else data that needs no download.
+        out: Folder for the findings; a new one under runs/ if not given.
+    """
+    # Imported where it is used: matplotlib would make every command wait, `--help` too.
+    from phalanx.reproduce import reproduce as run
+
+    folder = out or default_out().with_name("reproduce-" + default_out().name)
+    with console.status("starting") as status:
+        done = run(recipe, folder, full=full, data=data, progress=status.update)
+    table = Table(title=done.recipe.paper, title_justify="left", show_lines=True)
+    for header in ("claim", "the paper's figure", "ours", "same?"):
+        table.add_column(header)
+    for found in done.findings.findings:
+        table.add_row(found.claim, found.paper, found.ours, found.same)
+    console.print(table)
+    console.print(done.findings.answer)
+    console.print(f"Findings: {done.folder / 'findings.html'}", soft_wrap=True)

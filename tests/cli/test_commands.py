@@ -1,0 +1,174 @@
+"""The commands as a user types them."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from safetensors import safe_open
+
+from phalanx import aggregation, attacks, coding, data, models, training
+from phalanx.cli.main import COMMANDS
+
+EXAMPLE = [
+    "--code",
+    "DracoCyclic",
+    "--code.num_workers",
+    "9",
+    "--code.num_byzantine",
+    "2",
+    "--attack",
+    "ReverseGradient",
+    "--steps",
+    "30",
+    "--seed",
+    "3",
+    "--evaluate_every",
+    "15",
+]
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_train_writes_a_run_folder_that_repeats_itself(phalanx, tmp_path):
+    code, out, err = phalanx("train", *EXAMPLE, "--out", "runs/a")
+    assert (code, err) == (0, "")
+    assert "2 of 9 workers lied in every round and all were named" in " ".join(out.split())
+    folder = tmp_path / "runs" / "a"
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.yaml", "env.json", "metrics.jsonl", "checkpoints"),
+        *("result.json", "model.safetensors", "report.html"),
+    }
+    rounds = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in rounds] == list(range(30))
+    assert json.loads((folder / "result.json").read_text())["test_accuracy"] > 0.8
+    assert phalanx("train", "--config", folder / "config.yaml", "--out", "b")[0] == 0
+    assert weights(tmp_path / "b") == weights(folder)
+    again = (tmp_path / "b" / "config.yaml").read_text()
+    assert again == (folder / "config.yaml").read_text()
+    assert phalanx("train", "--config", folder / "config.yaml", "--seed", 4, "--out", "c")[0] == 0
+    assert weights(tmp_path / "c") != weights(folder)
+
+
+def test_without_out_a_folder_is_named_after_the_time(phalanx, tmp_path):
+    assert phalanx("train", "--steps", 1)[0] == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"\d{8}-\d{6}", folder.name)
+
+
+def test_classes_of_ones_own_are_given_by_import_path(phalanx, tmp_path):
+    words = "--rule lab.MyRule --model lab.MyModel --model.bias false --attack lab.MyAttack"
+    code, _, err = phalanx("train", *words.split(), "--steps", 2, "--out", "a")
+    assert (code, err) == (0, "")
+    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert result["decoder"] == "MyRule(num_byzantine=2)"
+    assert result["attack"] == "MyAttack(scale=100.0)"
+    with safe_open(tmp_path / "a" / "model.safetensors", "pt") as saved:
+        assert list(saved.keys()) == ["1.weight"]
+    assert phalanx("train", "--resume", "a", "--steps", 3)[0] == 0
+
+
+def test_a_run_beyond_its_bound_says_how_to_go_on(phalanx, tmp_path):
+    drill = "--byzantine SleeperWorkers --byzantine.workers [0,1,2,3] --byzantine.from_step 9"
+    code, _, err = phalanx("train", *EXAMPLE, *drill.split(), "--out", "a")
+    assert code == 1
+    assert err.startswith("phalanx: stopped: ")
+    assert "Go on with: phalanx train --resume a" in err
+    assert "Traceback" not in err
+    assert (tmp_path / "a" / "report.html").exists()
+    assert json.loads((tmp_path / "a" / "result.json").read_text())["stopped"]
+    assert phalanx("train", "--resume", "a", "--byzantine", "null")[0] == 0
+    assert phalanx("train", *EXAMPLE, "--out", "b")[0] == 0
+    ended, whole = (json.loads((tmp_path / name / "result.json").read_text()) for name in "ab")
+    assert ended["stopped"] is None
+    assert ended["test_accuracy"] == pytest.approx(whole["test_accuracy"], abs=0.01)
+
+
+def test_report_redraws_one_run_or_compares_several(phalanx, tmp_path):
+    assert phalanx("train", *EXAMPLE, "--title", "liars", "--out", "runs/a")[0] == 0
+    words = ["--num_workers", "9", "--steps", "30", "--seed", "3", "--title", "honest"]
+    assert phalanx("train", *words, "--out", "runs/b")[0] == 0
+    (tmp_path / "runs" / "a" / "report.html").unlink()
+    code, out, _ = phalanx("report", "runs/a")
+    assert (code, "runs/a/report.html" in out) == (0, True)
+    assert (tmp_path / "runs" / "a" / "report.html").is_file()
+    code, out, _ = phalanx("report", "runs/a", "runs/b")
+    assert code == 0
+    assert "liars ended with the weights of the run without liars" in " ".join(out.split())
+    assert (tmp_path / "runs" / "report.html").is_file()
+    words = ("--reference", "runs/b", "--out", "elsewhere.html")
+    assert phalanx("report", "runs/a", *words)[0] == 0
+    assert "honest" in (tmp_path / "elsewhere.html").read_text()
+
+
+@pytest.mark.parametrize("room", [coding, aggregation, attacks, data, models, training])
+def test_list_names_every_public_algorithm(phalanx, room):
+    short = room.__name__.rpartition(".")[2]
+    code, out, _ = phalanx("list", "--room", short)
+    assert code == 0
+    assert phalanx("list")[1].count("name") == 6  # tables: one a room
+    helpers = {"Splits", "Collected", "Evaluation", "Inbox", "Job", "Run", "Aggregate"}
+    for name in set(room.__all__) - helpers - {"Geometry", "Verdict", "Decoded"}:
+        found = getattr(room, name)
+        if inspect.isclass(found) and not inspect.isabstract(found):
+            assert re.search(rf"^ *{name} ", out, re.M)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_that_can_be_pasted(phalanx, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = phalanx(command, "--help")
+    assert code == 0
+    example = re.search(r"^Example:\n((?:  .*\n)+)", out, re.M)
+    assert example is not None
+    words = example[1].replace("\\\n", " ").split()
+    assert words[:2] == ["phalanx", command]
+    assert max(map(len, example[1].splitlines())) <= 80
+
+
+def test_demo_answers_in_its_first_sentence(phalanx, tmp_path):
+    code, out, err = phalanx("demo", "--steps", 30, "--out", "d")
+    assert (code, err) == (0, "")
+    text = " ".join(out.split())
+    exact = "DRACO repetition and DRACO cyclic ended with the weights of the run without liars"
+    assert exact in text
+    assert "DRACO repetition ends with the same bits with the attack as without." in text
+    page = re.sub(r"<[^>]+>", " ", (tmp_path / "d" / "report.html").read_text())
+    assert exact in " ".join(page.split())
+    assert weights(tmp_path / "d/repetition") == weights(tmp_path / "d/repetition-no-attack")
+    rounds = {
+        path.parent.name: [json.loads(line) for line in path.read_text().splitlines()]
+        for path in tmp_path.glob("d/*/metrics.jsonl")
+    }
+    # The reference sees the same partitions: its first loss is that of the coded runs.
+    first = {name: entries[0]["loss"] for name, entries in rounds.items()}
+    honest = [first[name] for name in ("reference", "repetition-no-attack")]
+    assert honest[0] == pytest.approx(honest[1], rel=1e-5)
+    liars = [
+        [entry["byzantine"] for entry in entries]
+        for name, entries in rounds.items()
+        if name not in ("reference", "repetition-no-attack", "mean")
+    ]
+    assert all(found == liars[0] for found in liars)
+
+
+def test_version_is_said(phalanx):
+    assert re.fullmatch(r"phalanx \d+\.\d+\.\d+\n", phalanx("--version")[1])
+
+
+def test_help_waits_for_no_library_that_only_work_needs():
+    script = (
+        "import sys\n"
+        "from phalanx.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'sklearn', 'scipy', 'matplotlib', 'ray', 'datasets', 'torchvision'}\n"
+        "sys.exit(' '.join(heavy & set(sys.modules)) or 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,87 @@
+"""Real processes, killed at any moment, end with the bits of the run that nobody touched."""
+
+import json
+import signal
+import time
+
+import pytest
+
+TIMEOUT_S = 100
+OPTIMIZERS = {
+    "sgd": [],
+    "adam": ["--optimizer", "Adam", "--optimizer.lr", "0.01"],
+}
+RUN = [
+    "--code",
+    "DracoRepetition",
+    "--code.num_workers",
+    "9",
+    "--code.num_byzantine",
+    "1",
+    "--attack",
+    "Mixed",
+    "--steps",
+    "400",
+    "--checkpoint_every",
+    "7",
+    "--evaluate_every",
+    "50",
+]
+
+
+def finish(process):
+    out, err = process.communicate(timeout=TIMEOUT_S)
+    return process.returncode, out, err
+
+
+def await_lines(process, path, number):
+    """Waits until the run has written so many rounds."""
+    end = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < end and process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= number:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"the run ended before round {number}: {process.communicate()}")
+
+
+def ended(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    return (folder / "model.safetensors").read_bytes(), steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(start, tmp_path, options):
+    assert finish(start("train", *RUN, *options, "--out", "whole"))[0] == 0
+    words = ["train", *RUN, *options, "--out", "killed"]
+    for number in (1, 6, 7, 8, 60, 173, 311, 399):
+        process = start(*words)
+        await_lines(process, tmp_path / "killed" / "metrics.jsonl", number)
+        process.send_signal(signal.SIGKILL)
+        assert finish(process)[0] == -signal.SIGKILL
+        words = ["train", "--resume", "killed"]
+    code, _, err = finish(start(*words))
+    assert code == 0, err
+    assert ended(tmp_path / "killed") == ended(tmp_path / "whole")
+    assert ended(tmp_path / "whole")[1] == list(range(400))
+    assert list((tmp_path / "killed").rglob(".*")) == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_resume(start, tmp_path):
+    process = start("train", *RUN, "--steps", 100_000, "--out", "stopped")
+    await_lines(process, tmp_path / "stopped" / "metrics.jsonl", 20)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert "a checkpoint is written" in err
+    assert "Go on with: phalanx train --resume stopped" in err
+    assert "Traceback" not in err
+    done = len((tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines())
+    newest = sorted((tmp_path / "stopped" / "checkpoints").iterdir())[-1]
+    assert newest.name == f"step-{done:09d}.pt"
+    total = done + 10
+    assert finish(start("train", "--resume", "stopped", "--steps", total))[0] == 0
+    assert finish(start("train", *RUN, "--steps", total, "--out", "whole"))[0] == 0
+    assert ended(tmp_path / "stopped") == ended(tmp_path / "whole")

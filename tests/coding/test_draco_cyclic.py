@@ -1,0 +1,327 @@
+"""The cyclic code: exact up to rounding, and every liar named, while e + 2 b <= 2 s."""
+
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phalanx.coding import DracoCyclic, DracoRepetition
+from phalanx.coding.frequency_band import cyclic_algebra
+from phalanx.coding.locator import locate
+from phalanx.errors import DecodeError
+
+DIM = 40
+ACCURACY = {torch.float32: 5e-7, torch.float64: 1e-12}
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def rows(number, seed=0, dim=DIM, dtype=torch.float32):
+    return torch.randn(number, dim, generator=seeded(seed), dtype=torch.float64).to(dtype)
+
+
+def noise(honest, share, seed):
+    """Random rows of `share` of the honest rows' norms."""
+    drawn = rows(len(honest), seed, honest.shape[1], honest.dtype)
+    return share * drawn * (honest.norm(dim=1) / drawn.norm(dim=1))[:, None]
+
+
+LIES = {
+    "reversed": lambda honest, seed: -100 * honest,
+    "constant": lambda honest, seed: torch.full_like(honest, -100.0),
+    "random": lambda honest, seed: noise(honest, 1.0, seed),
+    "a million times": lambda honest, seed: 1e6 * honest,
+    "1e30 times": lambda honest, seed: 1e30 * honest,
+    "one of 1e30": lambda honest, seed: torch.cat([1e30 * honest[:1], -honest[1:]]),
+    "one percent": lambda honest, seed: honest + noise(honest, 1e-2, seed),
+    "one thousandth": lambda honest, seed: honest + noise(honest, 1e-3, seed),
+    "agreed": lambda honest, seed: honest + noise(honest[:1], 3.0, seed),
+    "the same message": lambda honest, seed: noise(honest[:1], 1.0, seed).expand_as(honest),
+}
+
+
+def relative_error(found, expected):
+    expected = expected.double()
+    return ((found.double() - expected).norm() / expected.norm()).item()
+
+
+def check(code, bad, lie, seed=0, dtype=torch.float32, missing=(), bound=None):
+    gradients = rows(code.num_workers, seed, dtype=dtype)
+    messages = code.encode_all([gradients])
+    if len(bad):
+        messages[bad] = LIES[lie](messages[bad], seed + 1)
+    arrived = torch.ones(code.num_workers, dtype=torch.bool)
+    arrived[list(missing)] = False
+    messages[list(missing)] = torch.nan
+    decoded = code.decode(messages, arrived, generator=seeded(seed))
+    assert decoded.suspects.nonzero().flatten().tolist() == sorted(bad)
+    error = relative_error(decoded.gradient, gradients.double().mean(0))
+    assert error <= (bound or ACCURACY[dtype])
+    return error
+
+
+def subsets(number, most):
+    return [list(bad) for size in range(most + 1) for bad in combinations(range(number), size)]
+
+
+def neighbours(number, size):
+    return [sorted((first + step) % number for step in range(size)) for first in range(number)]
+
+
+def sample(sets, size, seed=0):
+    if len(sets) <= size:
+        return sets
+    chosen = torch.randperm(len(sets), generator=seeded(seed))[:size]
+    return [sets[index] for index in chosen.tolist()]
+
+
+@pytest.mark.parametrize("dtype", ACCURACY, ids=str)
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("workers", [4, 5, 6, 7, 8, 9])
+def test_every_set_of_liars_is_found_and_harmless(workers, lie, dtype):
+    for s in {1, (workers - 1) // 2}:
+        for bad in sample(subsets(workers, s), 40):
+            check(DracoCyclic(workers, s), bad, lie, dtype=dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ACCURACY, ids=str)
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("workers", range(4, 12))
+def test_every_set_of_liars_for_every_bound(workers, lie, dtype):
+    """Every set up to 9 workers with s <= 3; a sample of the sets where there are more than 130."""
+    for s in range(1, (workers - 1) // 2 + 1):
+        for bad in sample(subsets(workers, s), 130):
+            check(DracoCyclic(workers, s), bad, lie, dtype=dtype)
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize(("workers", "s"), [(10, 3), (11, 4), (15, 3)])
+def test_larger_circles(workers, s, lie):
+    for bad in sample(subsets(workers, s), 8) + neighbours(workers, s)[:4]:
+        check(DracoCyclic(workers, s), bad, lie)
+
+
+@pytest.mark.parametrize("lie", ["reversed", "constant", "one thousandth", "agreed"])
+@pytest.mark.parametrize(("workers", "s"), [(15, 3), (21, 5), (22, 9), (45, 9)])
+def test_liars_side_by_side(workers, s, lie):
+    code = DracoCyclic(workers, s)
+    circle = len(code.groups[0])
+    for bad in neighbours(circle, s)[:: circle // 2]:
+        check(code, bad, lie, bound=1e-6)
+
+
+def test_s_liars_in_every_circle():
+    code = DracoCyclic(45, 3)
+    bad = [group[position] for group in code.groups for position in (0, 5, 6)]
+    for lie in LIES:
+        check(code, bad, lie)
+
+
+@given(
+    workers=st.integers(3, 25),
+    s=st.integers(1, 4),
+    share=st.floats(0, 1),
+    scale=st.floats(-3, 8),
+    agree=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_random_liars_of_random_codes(workers, s, share, scale, agree, seed):
+    s = min(s, (workers - 1) // 2)
+    code = DracoCyclic(workers, s)
+    bad = torch.randperm(len(code.groups[0]), generator=seeded(seed))[: round(share * s)].sort()
+    gradients = rows(workers, seed)
+    messages = code.encode_all([gradients])
+    honest = messages[bad.values]
+    messages[bad.values] += noise(honest[:1] if agree else honest, 10**scale, seed + 1)
+    decoded = code.decode(messages, generator=seeded(seed))
+    assert decoded.suspects.nonzero().flatten().tolist() == bad.values.tolist()
+    assert relative_error(decoded.gradient, gradients.double().mean(0)) <= 1e-6
+
+
+@pytest.mark.parametrize(("workers", "s"), [(5, 1), (5, 2), (6, 2), (7, 2), (8, 3), (9, 2)])
+def test_missing_and_lying_together(workers, s):
+    code = DracoCyclic(workers, s)
+    for number in range(2 * s + 1):
+        for liars in range((2 * s - number) // 2 + 1):
+            for seed in range(12):
+                order = torch.randperm(workers, generator=seeded(seed)).tolist()
+                missing, bad = order[:number], sorted(order[number : number + liars])
+                for lie in ("reversed", "one thousandth", "one of 1e30"):
+                    check(code, bad, lie, seed, missing=missing, bound=1e-6)
+
+
+@pytest.mark.parametrize("workers", [5, 8, 9])
+def test_more_missing_than_checks_is_an_error(workers):
+    code = DracoCyclic(workers, 2)
+    messages = code.encode_all([rows(workers)])
+    for number in range(5, workers + 1):
+        arrived = torch.arange(workers) >= number
+        with pytest.raises(DecodeError, match=f"{number} messages are missing") as caught:
+            code.decode(messages, arrived)
+        assert caught.value.workers == list(range(workers))
+
+
+@pytest.mark.parametrize("lie", sorted(LIES.keys() - {"agreed", "the same message"}))
+@pytest.mark.parametrize(("workers", "s"), [(5, 1), (8, 2), (9, 3), (15, 3)])
+def test_one_liar_too_many_is_an_error(workers, s, lie):
+    code = DracoCyclic(workers, s)
+    for seed in range(20):
+        bad = torch.randperm(workers, generator=seeded(seed))[: s + 1]
+        messages = code.encode_all([rows(workers, seed)])
+        messages[bad] = LIES[lie](messages[bad], seed + 1)
+        with pytest.raises(DecodeError) as caught:
+            code.decode(messages, generator=seeded(seed))
+        assert caught.value.bound == s
+        assert caught.value.workers == list(range(workers))
+
+
+def test_a_huge_liar_covers_nobody():
+    """What is left out for its size counts as a liar, so the checks on the others remain."""
+    code = DracoCyclic(5, 1)
+    messages = code.encode_all([rows(5)])
+    messages[0] *= 1e30
+    messages[1] *= -1e30
+    messages[3] *= -100
+    with pytest.raises(DecodeError):
+        code.decode(messages)
+
+
+@pytest.mark.parametrize("band", ["centered", "published"])
+@pytest.mark.parametrize("workers", [4, 5, 8, 9, 15, 20, 21])
+def test_the_algebra_of_a_code(workers, band):
+    for s in range((workers - 1) // 2 + 1):
+        algebra = cyclic_algebra(workers, s, band)
+        weights = algebra.weights
+        size = weights.abs().max()
+        parity = algebra.parity.to(torch.complex128)
+        assert (parity @ weights.to(torch.complex128)).abs().sum() <= 1e-12 * workers * size
+        assert ((weights != 0).sum(dim=1) == 2 * s + 1).all()
+        offset = (torch.arange(workers) - torch.arange(workers)[:, None]) % workers
+        assert torch.equal(weights != 0, offset <= 2 * s)
+        everybody = algebra.combination(list(range(workers)))
+        assert (everybody @ weights - 1).abs().max() <= 1e-12 * size.clamp_min(1)
+        if band == "centered":
+            assert not weights.is_complex()
+            if workers % 2:
+                assert (weights >= 0).all()
+                assert torch.allclose(weights.sum(dim=1), torch.ones(workers).double())
+            assert s == 0 or workers % 2 == 0 or size <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("workers", "s", "expected"),
+    [
+        (5, 1, [0.2764, 0.4472, 0.2764]),
+        (7, 2, [0.1076, 0.2417, 0.3014, 0.2417, 0.1076]),
+        (15, 3, [0.0233, 0.1065, 0.2268, 0.2868, 0.2268, 0.1065, 0.0233]),
+    ],
+)
+def test_the_closed_form_of_the_weights(workers, s, expected):
+    found = DracoCyclic(workers, s).weights[0, : 2 * s + 1]
+    assert torch.allclose(found, torch.tensor(expected).double(), atol=5.1e-5)
+
+
+def test_a_circle_of_2s_plus_1_is_the_repetition_code():
+    weights = DracoCyclic(7, 3).weights
+    assert torch.allclose(weights, torch.full((7, 7), 1 / 7).double())
+
+
+@given(st.data())
+def test_lengths_of_circles(data):
+    s = data.draw(st.integers(0, 25), label="s")
+    shortest = 2 * s + 1
+    workers = data.draw(st.integers(shortest, 150), label="workers")
+    longest = data.draw(st.none() | st.integers(shortest, workers), label="group_length")
+    lengths = [len(group) for group in DracoCyclic(workers, s, longest).groups]
+    assert sum(lengths) == workers
+    assert min(lengths) >= shortest
+    as_short_as_can_be = -(-workers // (workers // shortest))
+    assert max(lengths) <= max(longest or max(21, shortest), as_short_as_can_be)
+
+
+@pytest.mark.parametrize("bad", [[], [4, 17, 23, 31, 44], [0, 11, 12, 30, 31]], ids=str)
+def test_the_centered_band_keeps_digits_that_the_published_one_loses(bad):
+    gradients = rows(45)
+    errors = {}
+    for band in ("centered", "published"):
+        # The published band loses so much that honest messages disagree: hence the tolerance.
+        tolerance = None if band == "centered" else 1e-3
+        code = DracoCyclic(45, 5, group_length=45, band=band, tolerance=tolerance)
+        messages = code.encode_all([gradients])
+        messages[bad] *= -100
+        decoded = code.decode(messages, generator=seeded(0))
+        assert decoded.suspects.nonzero().flatten().tolist() == bad
+        errors[band] = relative_error(decoded.gradient, gradients.double().mean(0))
+    assert errors["centered"] <= 5e-6
+    assert errors["published"] >= 1e-4
+
+
+def test_neighbours_on_a_long_circle_are_found_at_the_price_of_digits():
+    code = DracoCyclic(45, 5, group_length=45)
+    for bad in neighbours(45, 5)[::9]:
+        check(code, bad, "reversed", bound=1e-4)
+
+
+def test_published_messages_are_twice_as_wide():
+    code = DracoCyclic(9, 2, band="published")
+    assert code.encode(0, rows(5)).shape == (2 * DIM,)
+    assert DracoCyclic(9, 2).encode(0, rows(5)).shape == (DIM,)
+    for bad in sample(subsets(9, 2), 12):
+        check(code, bad, "reversed", dtype=torch.float64)
+    with pytest.raises(ValueError, match="even width with band='published', got 7"):
+        code.decode(torch.zeros(9, 7))
+
+
+def test_both_codes_decode_to_the_same_gradient():
+    gradients = rows(15)
+    found = [
+        code.decode(code.encode_all([gradients])).gradient
+        for code in (DracoCyclic(15, 3), DracoRepetition(15, 3))
+    ]
+    assert relative_error(*found) <= 5e-7
+
+
+def test_what_passes_for_rounding_does_as_little():
+    code = DracoCyclic(15, 3)
+    gradients = rows(15)
+    messages = code.encode_all([gradients])
+    messages[4] += noise(messages[4:5], 1e-7, 1)[0]
+    decoded = code.decode(messages)
+    assert not decoded.suspects.any()
+    assert decoded.residual > 0
+    assert relative_error(decoded.gradient, gradients.double().mean(0)) <= 1e-6
+
+
+def test_a_tolerance_for_other_hardware():
+    code = DracoCyclic(15, 3, tolerance=1e-4)
+    gradients = rows(15)
+    honest = code.encode_all([gradients])
+    honest += noise(honest, 1e-5, 1)
+    with pytest.raises(DecodeError, match="honest replicas disagree"):
+        DracoCyclic(15, 3).decode(honest)
+    honest[[3, 4, 5]] *= -100
+    decoded = code.decode(honest)
+    assert decoded.suspects.nonzero().flatten().tolist() == [3, 4, 5]
+    assert relative_error(decoded.gradient, gradients.double().mean(0)) <= 1e-4
+
+
+@pytest.mark.parametrize("erased", [[], [2], [0, 6]])
+def test_the_locator_on_exact_numbers(erased):
+    algebra = cyclic_algebra(11, 3, "centered")
+    clean = algebra.weights @ torch.randn(11, 4, generator=seeded(0), dtype=torch.float64)
+    for liars in combinations([1, 4, 5, 9], (6 - len(erased)) // 2):
+        projections = clean.clone()
+        projections[list(liars)] += 1.0
+        projections[erased] = 1e9
+        located = locate(algebra, projections, erased, 1e-10)
+        assert located.liars == list(liars)
+        assert located.residual <= 1e-12
+    projections = torch.randn(11, 4, generator=seeded(1), dtype=torch.float64)
+    refused = locate(algebra, projections, erased, 1e-10)
+    assert refused.liars is None
+    assert refused.residual > 1e-3

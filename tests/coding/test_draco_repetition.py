@@ -1,0 +1,243 @@
+"""The repetition code: bit for bit, whatever a minority of each group sends."""
+
+from itertools import combinations, product
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phalanx.coding import DracoRepetition
+from phalanx.errors import DecodeError
+
+DIM = 6
+
+
+def rows(number, dim=DIM, seed=0, dtype=torch.float32):
+    return torch.randn(number, dim, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def messages_of(code, dim=DIM, seed=0, dtype=torch.float32):
+    return code.encode_all([rows(code.num_partitions, dim, seed, dtype)])
+
+
+def one_ulp_up(row):
+    row[-1] = torch.nextafter(row[-1], torch.tensor(torch.inf, dtype=row.dtype))
+
+
+def put(value, where=slice(None)):
+    def lie(row):
+        row[where] = value
+
+    return lie
+
+
+def disagree(row):
+    row += torch.rand(len(row))
+
+
+LIES = {
+    "reversed": lambda row: row.mul_(-100),
+    "constant": put(-100.0),
+    "drawn anew by each": disagree,
+    "huge": lambda row: row.mul_(1e30),
+    "one unit in the last place": one_ulp_up,
+    "last coordinate": lambda row: row[-1:].add_(1),
+    "first coordinate": lambda row: row[:1].add_(1),
+    "nan": put(torch.nan),
+    "one nan": put(torch.nan, 2),
+    "inf": put(torch.inf),
+    "zero": put(0.0),
+}
+every_lie = pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+
+
+def survivable(code):
+    """Every set of liars that leaves a majority in each group."""
+    choices = [
+        [chosen for size in range((len(group) + 1) // 2) for chosen in combinations(group, size)]
+        for group in code.groups
+    ]
+    return [[worker for chosen in pick for worker in chosen] for pick in product(*choices)]
+
+
+def same_bits(one, other):
+    return torch.equal(one.view(torch.int32), other.view(torch.int32))
+
+
+@every_lie
+@pytest.mark.parametrize(
+    "code",
+    [
+        DracoRepetition(3, 1),
+        DracoRepetition(5, 2),
+        DracoRepetition(6, 1),
+        DracoRepetition(7, 1),
+        DracoRepetition(7, 2),
+        DracoRepetition(7, 1, partitions="group"),
+    ],
+    ids=repr,
+)
+def test_every_survivable_set_of_liars_changes_no_bit(code, lie):
+    honest = messages_of(code)
+    expected = code.decode(honest).gradient
+    for number, bad in enumerate(survivable(code)):
+        messages = honest.clone()
+        for worker in bad:
+            lie(messages[worker])
+        decoded = code.decode(messages, generator=torch.Generator().manual_seed(number))
+        assert same_bits(decoded.gradient, expected)
+        assert decoded.suspects.nonzero().flatten().tolist() == bad
+        assert decoded.residual == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dim", [1, 7, 70_001])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_lie_in_any_one_place_is_seen(dtype, dim, seed):
+    code = DracoRepetition(7, 3)
+    honest = messages_of(code, dim, dtype=dtype)
+    place = int(torch.randint(dim, (), generator=torch.Generator().manual_seed(seed)))
+    for where in {0, place, dim - 1}:
+        messages = honest.clone()
+        messages[[1, 2, 6], where] += 1
+        decoded = code.decode(messages)
+        assert decoded.suspects.nonzero().flatten().tolist() == [1, 2, 6]
+        assert torch.equal(decoded.gradient, code.decode(honest).gradient)
+
+
+def test_minus_zero_is_not_zero():
+    code = DracoRepetition(3, 1)
+    messages = torch.zeros(3, 5)
+    messages[1, 3] = -0.0
+    decoded = code.decode(messages)
+    assert decoded.suspects.tolist() == [False, True, False]
+    assert same_bits(decoded.gradient, torch.zeros(5))
+
+
+def test_columns_of_a_larger_tensor_decode_alike():
+    code = DracoRepetition(6, 1)
+    messages = messages_of(code, 40)
+    messages[4] = 3.0
+    for view in (messages[:, 3:20], messages[:, ::2], messages.T.contiguous().T):
+        assert torch.equal(code.decode(view).gradient, code.decode(view.clone()).gradient)
+        assert code.decode(view).suspects.nonzero().flatten().tolist() == [4]
+
+
+def test_the_mean_is_that_of_the_gradients():
+    gradients = rows(7)
+    decoded = DracoRepetition(7, 1).decode(DracoRepetition(7, 1).encode_all([gradients]))
+    assert torch.allclose(decoded.gradient, gradients.mean(0), rtol=1e-6, atol=1e-7)
+
+
+def test_the_rest_of_the_workers_join_the_last_group():
+    code = DracoRepetition(11, 1)
+    assert code.groups == (range(3), range(3, 6), range(6, 11))
+    assert code.assignment[6:, 6:].all()
+    messages = messages_of(code)
+    expected = code.decode(messages).gradient
+    messages[[6, 8]] = -100.0  # two of five: more than s, yet a minority
+    decoded = code.decode(messages)
+    assert torch.equal(decoded.gradient, expected)
+    assert decoded.suspects.nonzero().flatten().tolist() == [6, 8]
+
+
+@pytest.mark.parametrize("pattern", list(product("hlm", repeat=5)), ids="".join)
+def test_a_strict_majority_of_those_that_arrived(pattern):
+    """h: honest, l: lies like the other liars, m: missing."""
+    code = DracoRepetition(5, 2)
+    honest = messages_of(code)
+    messages = honest.clone()
+    arrived = torch.tensor([kind != "m" for kind in pattern])
+    lying = torch.tensor([kind == "l" for kind in pattern])
+    messages[lying, -1] += 1
+    messages[~arrived] = torch.nan
+    if 2 * pattern.count("h") > int(arrived.sum()):
+        decoded = code.decode(messages, arrived)
+        assert torch.equal(decoded.gradient, code.decode(honest).gradient)
+        assert torch.equal(decoded.suspects, lying)
+    elif pattern.count("h") == pattern.count("l"):
+        with pytest.raises(DecodeError, match="no strict majority"):
+            code.decode(messages, arrived)
+
+
+def test_the_group_without_a_majority_is_named():
+    code = DracoRepetition(9, 1)
+    messages = messages_of(code)
+    messages[4] += 1
+    messages[5] += 2
+    with pytest.raises(DecodeError, match="workers 3 to 5 cannot be decoded") as caught:
+        code.decode(messages)
+    assert caught.value.workers == [3, 4, 5]
+    assert caught.value.bound == 1
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3])
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_a_majority_that_is_not_finite_is_an_error(tolerance, value):
+    code = DracoRepetition(6, 1, tolerance=tolerance)
+    messages = messages_of(code)
+    messages[3:5, 1] = value
+    with pytest.raises(DecodeError, match="workers 3 to 5 cannot be decoded"):
+        code.decode(messages)
+
+
+@given(
+    s=st.integers(0, 4),
+    extra=st.integers(0, 6),
+    groups=st.integers(1, 4),
+    lie=st.sampled_from(sorted(LIES)),
+    seed=st.integers(0, 2**32),
+)
+def test_random_liars_of_random_codes(s, extra, groups, lie, seed):
+    code = DracoRepetition((2 * s + 1) * groups + min(extra, 2 * s), s)
+    generator = torch.Generator().manual_seed(seed)
+    honest = messages_of(code, 33, seed)
+    messages = honest.clone()
+    bad = []
+    for group in code.groups:
+        order = torch.randperm(len(group), generator=generator)
+        bad += [group[position] for position in order[:s].tolist()]
+    for worker in bad:
+        LIES[lie](messages[worker])
+    decoded = code.decode(messages, generator=generator)
+    assert same_bits(decoded.gradient, code.decode(honest).gradient)
+    assert decoded.suspects.nonzero().flatten().tolist() == sorted(bad)
+
+
+def test_replicas_that_differ_in_the_last_digits_agree_within_a_tolerance():
+    code = DracoRepetition(15, 3, tolerance=1e-5)
+    honest = messages_of(code, 50)
+    messages = honest * (1 + 1e-6 * rows(15, 50, seed=1).clamp(-1, 1))
+    with pytest.raises(DecodeError):
+        DracoRepetition(15, 3).decode(messages)
+    decoded = code.decode(messages)
+    assert not decoded.suspects.any()
+    assert 1e-7 < decoded.residual <= 1e-5
+    exact = code.decode(honest).gradient
+    assert (decoded.gradient - exact).norm() <= 1e-5 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    "lie", [lie for name, lie in LIES.items() if name != "one unit in the last place"]
+)
+def test_beyond_the_tolerance_is_a_lie(lie):
+    code = DracoRepetition(5, 2, tolerance=1e-3)
+    honest = messages_of(code)
+    for bad in combinations(range(5), 2):
+        messages = honest * (1 + 1e-6 * rows(5, DIM, seed=1).clamp(-1, 1))
+        for worker in bad:
+            lie(messages[worker])
+        decoded = code.decode(messages)
+        assert tuple(decoded.suspects.nonzero().flatten().tolist()) == bad
+        exact = code.decode(honest).gradient
+        assert (decoded.gradient - exact).norm() <= 1e-5 * exact.norm()
+
+
+def test_with_a_tolerance_too_there_must_be_a_majority():
+    code = DracoRepetition(5, 2, tolerance=1e-3)
+    messages = messages_of(code)
+    messages[2] += 1
+    messages[3:] += 2
+    with pytest.raises(DecodeError, match="no strict majority"):
+        code.decode(messages)

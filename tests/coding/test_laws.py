@@ -1,0 +1,278 @@
+"""What every gradient code promises."""
+
+import pickle
+import re
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from laws import concrete
+from phalanx import coding
+from phalanx.coding import Code, DracoCyclic, DracoRepetition
+from phalanx.coding.groups import check_messages
+from phalanx.errors import DecodeError
+
+OTHER_SHAPES = [
+    DracoRepetition(num_workers=5, num_byzantine=0),
+    DracoRepetition(num_workers=8, num_byzantine=1),
+    DracoRepetition(num_workers=7, num_byzantine=1, partitions="group"),
+    DracoRepetition(num_workers=9, num_byzantine=2, tolerance=1e-2),
+    DracoCyclic(num_workers=5, num_byzantine=0),
+    DracoCyclic(num_workers=7, num_byzantine=3),
+    DracoCyclic(num_workers=8, num_byzantine=2),
+    DracoCyclic(num_workers=9, num_byzantine=1, group_length=5),
+    DracoCyclic(num_workers=9, num_byzantine=2, band="published"),
+]
+CODES = [kind() for kind in concrete(coding, Code)] + OTHER_SHAPES
+every_code = pytest.mark.parametrize("code", CODES, ids=repr)
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+# Encoding rounds 2 s + 1 times, and decoding combines the rounded messages once more.
+ACCURACY = {
+    torch.float16: 3e-3,
+    torch.bfloat16: 3e-2,
+    torch.float32: 5e-7,
+    torch.float64: 1e-12,
+}
+
+
+def gradients_for(code, dim=50, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(code.num_partitions, dim, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def encode_each(code, gradients):
+    return torch.stack(
+        [code.encode(worker, gradients[owned]) for worker, owned in enumerate(code.assignment)]
+    )
+
+
+def secret():
+    return torch.Generator().manual_seed(1)
+
+
+def relative_error(found, expected):
+    expected = expected.double()
+    return ((found.double() - expected).norm() / expected.norm()).item()
+
+
+def test_the_room_lists_its_names_in_order():
+    assert coding.__all__ == sorted(coding.__all__)
+
+
+@every_code
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dim", [1, 50])
+def test_decoding_gives_the_mean_of_the_gradients(code, dtype, dim):
+    gradients = gradients_for(code, dim, dtype) + 1  # a mean that is not almost zero
+    decoded = code.decode(encode_each(code, gradients), generator=secret())
+    assert decoded.gradient.dtype == dtype
+    assert decoded.gradient.shape == (dim,)
+    assert relative_error(decoded.gradient, gradients.double().mean(0)) <= ACCURACY[dtype]
+    assert not decoded.suspects.any()
+    assert decoded.suspects.shape == (code.num_workers,)
+    assert decoded.residual >= 0
+
+
+@every_code
+@pytest.mark.parametrize("size", [1, 2, 4, 1000])
+def test_encoding_together_is_encoding_one_by_one(code, size):
+    gradients = gradients_for(code, dtype=torch.float64)
+    together = code.encode_all(gradients.split(size))
+    apart = encode_each(code, gradients)
+    assert together.dtype == apart.dtype
+    if isinstance(code, DracoRepetition):
+        assert torch.equal(together, apart)
+    else:
+        assert relative_error(together, apart) <= 1e-14
+
+
+@every_code
+def test_encode_all_wants_one_gradient_for_each_partition(code):
+    gradients = gradients_for(code)
+    needed = code.num_partitions
+    rule = f"blocks must hold the gradients of {needed} partitions, got"
+    for number in (0, needed - 1):
+        with pytest.raises(ValueError, match=f"{rule} {number}"):
+            code.encode_all(gradients[:number].split(1))
+    with pytest.raises(ValueError, match=f"{rule} {needed + 1}"):
+        code.encode_all([gradients, gradients[:1]])
+
+
+@every_code
+def test_encode_wants_one_gradient_for_each_partition_held(code):
+    held = int(code.assignment[2].sum())
+    with pytest.raises(ValueError, match=f"one row for each of the {held} partitions of worker 2"):
+        code.encode(2, torch.ones(held + 1, 3))
+
+
+@every_code
+def test_the_assignment_meets_the_bound_of_redundancy(code):
+    held = code.assignment
+    assert held.dtype == torch.bool
+    assert held.shape == (code.num_workers, code.num_partitions)
+    assert code.redundancy == pytest.approx(held.sum().item() / code.num_partitions)
+    replicas = 2 * code.num_byzantine + 1
+    if isinstance(code, DracoCyclic) or code.num_workers % replicas == 0:
+        assert (held.sum(dim=0) == replicas).all()
+    assert (held.sum(dim=0) >= replicas).all()
+    if getattr(code, "partitions", "all") == "group":
+        assert (held.sum(dim=1) == 1).all()
+    else:
+        assert (held.sum(dim=1) >= replicas).all()
+        assert code.num_partitions == code.num_workers
+
+
+@every_code
+def test_groups_cut_the_workers_in_order(code):
+    assert [worker for group in code.groups for worker in group] == list(range(code.num_workers))
+    assert min(map(len, code.groups)) >= 2 * code.num_byzantine + 1
+
+
+@every_code
+def test_nothing_that_came_in_is_overwritten(code):
+    gradients = gradients_for(code)
+    messages = code.encode_all([gradients])
+    messages[1] = float("nan") if code.num_byzantine else messages[1]
+    arrived = torch.ones(code.num_workers, dtype=torch.bool)
+    before = gradients.clone(), messages.clone(), arrived.clone()
+    encode_each(code, gradients)
+    code.encode_all(gradients.split(1))
+    code.decode(messages, arrived)
+    after = gradients, messages, arrived
+    for one, other in zip(after, before, strict=True):
+        assert torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+@every_code
+def test_the_decoded_gradient_is_no_view_of_the_messages(code):
+    messages = code.encode_all([gradients_for(code)])
+    decoded = code.decode(messages)
+    before = decoded.gradient.clone()
+    messages.zero_()
+    assert torch.equal(decoded.gradient, before)
+
+
+@every_code
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf"), 1e30, 0.0])
+def test_what_did_not_arrive_is_never_looked_at(code, garbage):
+    if code.num_byzantine == 0:
+        pytest.skip("survives nothing")
+    gradients = gradients_for(code)
+    messages = code.encode_all([gradients])
+    arrived = torch.ones(code.num_workers, dtype=torch.bool)
+    arrived[1] = False
+    messages[1] = garbage
+    decoded = code.decode(messages, arrived, generator=secret())
+    # Two more than the repetition code needs: only the cyclic code rounds here.
+    assert relative_error(decoded.gradient, gradients.double().mean(0)) <= 1e-6
+    assert not decoded.suspects.any()
+
+
+@every_code
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", [slice(None), slice(-1, None)], ids=["all", "one"])
+def test_messages_that_are_not_finite_are_named(code, value, where):
+    if code.num_byzantine == 0:
+        pytest.skip("survives nothing")
+    gradients = gradients_for(code)
+    messages = code.encode_all([gradients])
+    messages[2, where] = value
+    decoded = code.decode(messages, generator=secret())
+    assert decoded.suspects.nonzero().flatten().tolist() == [2]
+    assert relative_error(decoded.gradient, gradients.double().mean(0)) <= 1e-6
+
+
+@every_code
+def test_honest_workers_whose_gradients_all_diverged_are_an_error(code):
+    messages = torch.full((code.num_workers, 2 * 50), float("nan"))
+    with pytest.raises(DecodeError):
+        code.decode(messages)
+
+
+@every_code
+def test_nothing_to_learn_decodes_to_nothing(code):
+    width = 2 * 50
+    decoded = code.decode(torch.zeros(code.num_workers, width))
+    assert not decoded.gradient.any()
+    assert not decoded.suspects.any()
+    assert code.decode(torch.zeros(code.num_workers, 0)).gradient.shape == (0,)
+
+
+@every_code
+def test_silence_is_an_error_that_crosses_process_borders(code):
+    messages = code.encode_all([gradients_for(code)])
+    with pytest.raises(DecodeError) as caught:
+        code.decode(messages, torch.zeros(code.num_workers, dtype=torch.bool))
+    assert caught.value.bound == code.num_byzantine
+    assert caught.value.workers == list(code.groups[0])
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert type(again) is DecodeError
+    assert (str(again), again.workers, again.bound) == (
+        str(caught.value),
+        caught.value.workers,
+        caught.value.bound,
+    )
+
+
+@every_code
+def test_one_row_and_one_flag_for_each_worker(code):
+    for rows in (0, code.num_workers - 1, code.num_workers + 1):
+        with pytest.raises(ValueError, match=rf"messages must have shape \({code.num_workers},"):
+            code.decode(torch.zeros(rows, 50), torch.ones(rows, dtype=torch.bool))
+
+
+def test_shapes_are_checked_without_type_checkers_too():
+    with pytest.raises(ValueError, match=r"messages must have shape \(5, width\), got \(5,\)"):
+        check_messages(torch.zeros(5), torch.ones(5, dtype=torch.bool), 5)
+    with pytest.raises(ValueError, match=r"arrived must have shape \(5,\), got \(4,\)"):
+        check_messages(torch.zeros(5, 2), torch.ones(4, dtype=torch.bool), 5)
+
+
+@every_code
+def test_values_that_hash_and_pickle(code):
+    code.decode(code.encode_all([gradients_for(code)]))  # what is remembered is no part of them
+    again = pickle.loads(pickle.dumps(code))
+    assert again == code
+    assert hash(again) == hash(code)
+    assert torch.equal(again.assignment, code.assignment)
+    with pytest.raises(FrozenInstanceError):
+        code.num_workers = 3
+
+
+@pytest.mark.parametrize("kind", concrete(coding, Code))
+def test_the_bound_is_checked_at_once(kind):
+    with pytest.raises(ValueError, match="num_byzantine must be at least 0, got -1"):
+        kind(num_workers=5, num_byzantine=-1)
+    with pytest.raises(
+        ValueError, match=r"num_byzantine must be below num_workers / 2, got 3 of 6"
+    ):
+        kind(num_workers=6, num_byzantine=3)
+    with pytest.raises(
+        ValueError, match=r"num_byzantine must be below num_workers / 2, got 0 of 0"
+    ):
+        kind(num_workers=0, num_byzantine=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "value", "rule"),
+    [
+        (DracoRepetition, "partitions", "some", "must be 'all' or 'group', got 'some'"),
+        (DracoRepetition, "tolerance", -1e-6, "must be at least 0 and below 1, got -1e-06"),
+        (DracoRepetition, "tolerance", 1.0, "must be at least 0 and below 1, got 1.0"),
+        (DracoRepetition, "tolerance", float("nan"), "must be at least 0 and below 1, got nan"),
+        (DracoCyclic, "group_length", 6, "must be from 2 num_byzantine [+] 1 = 7 to .* got 6"),
+        (DracoCyclic, "group_length", 16, "must be from .* to num_workers = 15, got 16"),
+        (DracoCyclic, "group_length", 0, "must be from .* to num_workers = 15, got 0"),
+        (DracoCyclic, "band", "left", "must be 'centered' or 'published', got 'left'"),
+        (DracoCyclic, "tolerance", -1.0, "must be at least 0, got -1.0"),
+        (DracoCyclic, "tolerance", float("nan"), "must be at least 0, got nan"),
+        (DracoCyclic, "num_projections", 0, "must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments_are_refused(kind, argument, value, rule):
+    # A literal of the wrong value is caught earlier where type checkers watch, as in these tests.
+    with pytest.raises((ValueError, TypeCheckError), match=argument) as caught:
+        kind(**{argument: value})
+    assert isinstance(caught.value, TypeCheckError) or re.search(rule, str(caught.value))

@@ -1,0 +1,80 @@
+"""The passes over the messages that the decoders share."""
+
+import pytest
+import torch
+
+from phalanx.coding.columns import blocks, runs, weighted_sum
+from phalanx.coding.projection import project
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("width", [0, 1, 7, 8, 9])
+def test_blocks_cut_the_columns(width):
+    found = [column for block in blocks(width, 4) for column in range(block.start, block.stop)]
+    assert found == list(range(width))
+
+
+def test_runs_of_neighbouring_rows():
+    assert runs([]) == []
+    assert runs([3]) == [slice(3, 4)]
+    assert runs([0, 1, 2, 5, 7, 8]) == [slice(0, 3), slice(5, 6), slice(7, 9)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [0, 1, 70_001])
+@pytest.mark.parametrize("chosen", [[0], [1, 2, 3], [0, 2, 3, 6]], ids=str)
+def test_weighted_sum_reads_the_chosen_rows_only(dtype, width, chosen):
+    messages = torch.randn(7, width, generator=seeded(0)).to(dtype)
+    messages[[row for row in range(7) if row not in chosen]] = torch.nan
+    weights = torch.randn(len(chosen), generator=seeded(1), dtype=torch.float64)
+    found = weighted_sum(messages, chosen, weights)
+    expected = weights @ messages[chosen].double()
+    assert found.dtype == dtype
+    assert (found.double() - expected).norm() <= torch.finfo(dtype).eps * expected.norm() * 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [1, 100, 4096, 4097, 200_000])
+def test_projections_differ_where_messages_do(dtype, width):
+    messages = torch.randn(1, width, generator=seeded(0)).to(dtype).repeat(5, 1)
+    messages[1, -1] += 1
+    messages[2, 0] += 1
+    messages[3] = 0
+    found = project(messages, 3, seeded(1))
+    assert found.shape == (5, 3)
+    assert found.dtype == torch.float64
+    rounding = 1e-6 * found[0].abs().max()
+    assert (found[4] - found[0]).abs().max() <= rounding
+    assert (found[1] - found[0]).abs().max() > 10 * rounding
+    assert (found[2] - found[0]).abs().max() > 10 * rounding
+    assert not found[3].any()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("where", [0, 5000, 69_999])
+def test_what_is_not_finite_shows_in_its_own_row_only(value, where):
+    messages = torch.ones(3, 70_000)
+    messages[1, where] = value
+    found = project(messages, 2, seeded(0))
+    assert found.isfinite().all(dim=1).tolist() == [True, False, True]
+
+
+def test_projections_are_linear():
+    messages = torch.randn(6, 20_000, generator=seeded(0), dtype=torch.float64)
+    mixing = torch.randn(4, 6, generator=seeded(1), dtype=torch.float64)
+    mixed, apart = (project(m, 3, seeded(2)) for m in (mixing @ messages, messages))
+    assert torch.allclose(mixed, mixing @ apart, rtol=1e-11)
+
+
+def test_projections_depend_on_the_secret():
+    messages = torch.ones(2, 10)
+    assert not torch.equal(project(messages, 2, seeded(0)), project(messages, 2, seeded(1)))
+
+
+def test_no_columns_have_projections_of_zero():
+    assert not project(torch.zeros(3, 0), 2, seeded(0)).any()
