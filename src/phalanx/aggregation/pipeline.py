@@ -11,10 +11,11 @@ from torch import Tensor
 
 from phalanx.aggregation.aggregate import Aggregate
 from phalanx.aggregation.base import Aggregator, State, require_tolerated
+from phalanx.aggregation.coordinate_rule import CoordinateRule
 from phalanx.aggregation.gram import Geometry
 from phalanx.aggregation.krum import Krum
 from phalanx.aggregation.messages import as_rows
-from phalanx.aggregation.mixtures import gather, gather_unmeasured
+from phalanx.aggregation.mixtures import Mixtures, gather, gather_unmeasured
 from phalanx.randomness import generator
 
 
@@ -163,8 +164,21 @@ class Pipeline(Aggregator):
         ]
         return replace(self, before=before, rule=self.rule.told(num_byzantine))
 
+    def merge(self, rows: Float[Tensor, "workers dim"]) -> Float[Tensor, " dim"]:
+        """The aggregate alone; a coordinate-wise rule takes no pass for scores."""
+        if not isinstance(self.rule, CoordinateRule):
+            return self.judge(rows).value
+        mixtures, num_byzantine = self._mixed(rows, step=0, memory=())
+        return mixtures.reduce(self.rule.reducer(len(mixtures.mixing), num_byzantine))
+
     def _round(self, rows: Tensor, state: State) -> tuple[Aggregate, State]:
         step, memory = state[0], state[1:]
+        mixtures, num_byzantine = self._mixed(rows, int(step), memory)
+        answer, memory = self.rule.combine(mixtures, num_byzantine, memory)
+        return answer, (step + 1, *memory)
+
+    def _mixed(self, rows: Tensor, step: int, memory: State) -> tuple[Mixtures, int]:
+        """What the parts make of the messages, and how many mixtures may contain lies."""
         bound = self.num_tolerated(len(rows))
         if self.rule.needs_geometry or any(part.needs_geometry for part in self.before):
             centre = memory[0] if self.rule.needs_geometry and memory else None
@@ -174,12 +188,11 @@ class Pipeline(Aggregator):
             mixtures = gather_unmeasured(rows)
         num_byzantine = require_tolerated(mixtures.finite, bound)
         for position, part in enumerate(self.before):
-            random = generator(self.seed, "mixing", position, int(step))
+            random = generator(self.seed, "mixing", position, step)
             matrix = part.mix(mixtures.geometry, num_byzantine, random)
             _, num_byzantine = part.outcome(len(mixtures.mixing), num_byzantine)
             mixtures = mixtures.mixed(matrix, from_origin=part.from_origin)
-        answer, memory = self.rule.combine(mixtures, num_byzantine, memory)
-        return answer, (step + 1, *memory)
+        return mixtures, num_byzantine
 
     def _declared(self) -> set[int]:
         """What the parts say about `num_byzantine`."""
