@@ -99,7 +99,7 @@ def test_report_redraws_one_run_or_compares_several(phalanx, tmp_path):
     code, out, _ = phalanx("report", "runs/a", "runs/b")
     assert code == 0
     assert "liars ended with the weights of the run without liars" in " ".join(out.split())
-    assert (tmp_path / "runs" / "report.html").is_file()
+    assert (tmp_path / "runs" / "comparison.html").is_file()
     words = ("--reference", "runs/b", "--out", "elsewhere.html")
     assert phalanx("report", "runs/a", *words)[0] == 0
     assert "honest" in (tmp_path / "elsewhere.html").read_text()
