@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from phalanx.coding.base import Code, Decoded
@@ -234,7 +235,7 @@ def _equal_to(messages: Tensor, leader: int, voters: list[int]) -> list[int]:
     return sorted(party)
 
 
-def _words(table: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _words(table: NDArray[Any]) -> NDArray[Any]:
     """The rows as 64-bit words, of which there are fewer to compare, where they come out even."""
     dense = table.shape[1] > 0 and table.strides[1] == table.itemsize
     return table.view(np.uint64) if dense and table[0].nbytes % 8 == 0 else table
