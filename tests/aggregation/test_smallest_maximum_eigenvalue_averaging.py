@@ -43,8 +43,29 @@ def test_too_many_subsets_are_refused():
         SmallestMaximumEigenvalueAveraging(max_subsets=0)
 
 
+def test_memory_follows_the_number_of_subsets():
+    """15^7 would be 170 million."""
+    rows = torch.randn(15, 5, generator=torch.Generator().manual_seed(0))
+    rows[:7] += 100
+    suspects = SmallestMaximumEigenvalueAveraging(7).explain(rows).suspects
+    assert suspects.nonzero().flatten().tolist() == list(range(7))
+
+
 def test_rows_beyond_the_range_of_float64_products_are_left_out():
     rows = torch.randn(9, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rows[[2, 6]] *= 1e200
     answer = SmallestMaximumEigenvalueAveraging(2).explain(rows)
     assert answer.suspects.nonzero().flatten().tolist() == [2, 6]
+
+
+@pytest.mark.parametrize("dim", [2, 5, 200])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_never_looked_at_is_not_better(dim, seed):
+    """1 287 subsets, so that most are judged by bounds alone."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(13, dim, generator=generator, dtype=torch.float64)
+    kept = rows[~SmallestMaximumEigenvalueAveraging(5).explain(rows).suspects]
+    inside = torch.tensor(list(itertools.combinations(range(13), 8)))
+    offsets = rows[inside] - rows[inside].mean(dim=1, keepdim=True)
+    best = torch.linalg.matrix_norm(offsets, 2).square().min() / 8
+    assert spread(kept) <= best * (1 + 1e-9)

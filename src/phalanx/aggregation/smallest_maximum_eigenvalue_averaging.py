@@ -1,8 +1,10 @@
 """The mean of the messages that vary least in the direction in which they vary most."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -77,10 +79,10 @@ class SmallestMaximumEigenvalueAveraging(GeometryRule):
 def _flattest(gram: Float[Tensor, "rows rows"], num_left_out: int) -> Int[Tensor, " kept"]:
     """The subset whose scatter matrix has the smallest largest eigenvalue."""
     num_rows = len(gram)
-    left_out = torch.combinations(torch.arange(num_rows), num_left_out).flip(0)
-    inside = torch.ones(max(len(left_out), 1), num_rows, dtype=torch.bool)
-    if num_left_out:
-        inside.scatter_(1, left_out, value=False)
+    left_out = _subsets(num_rows, num_left_out).flip(0)
+    inside = torch.ones(len(left_out), num_rows, dtype=torch.bool).scatter_(
+        1, left_out, value=False
+    )
     bounds = torch.zeros(len(inside), dtype=torch.float64)
     best, kept, batch = math.inf, inside[0], _BATCH
     while len(inside):
@@ -96,6 +98,13 @@ def _flattest(gram: Float[Tensor, "rows rows"], num_left_out: int) -> Int[Tensor
         promising = bounds < best
         inside, bounds, batch = inside[promising], bounds[promising], 2 * batch
     return kept.nonzero().flatten()
+
+
+def _subsets(num_rows: int, size: int) -> Int[Tensor, "subsets size"]:
+    """All subsets of a size; `torch.combinations` would need memory for num_rows^size of them."""
+    found = itertools.chain.from_iterable(itertools.combinations(range(num_rows), size))
+    shape = math.comb(num_rows, size), size
+    return torch.from_numpy(np.fromiter(found, dtype=np.int64)).reshape(shape)
 
 
 def _centred(gram: Tensor, inside: Tensor) -> Tensor:
