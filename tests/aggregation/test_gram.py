@@ -109,3 +109,31 @@ def test_rows_without_weight_are_never_read(dtype):
 
 def test_no_weight_at_all_sums_to_zero():
     assert torch.equal(weighted_sum(random(3, 4), torch.zeros(3).double()), torch.zeros(4))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_points_are_measured_along(offset, dtype):
+    rows = (random(9) + offset).to(dtype)
+    rows[3] = torch.nan
+    points = torch.cat([torch.zeros(1, DIM), random(1, seed=7) + offset]).to(dtype)
+    geometry, finite = measure(rows, points)
+    assert geometry.num_points == 2
+    exact = direct(torch.cat([rows[finite], points]))
+    assert_same(geometry.squared_distances(), exact, 1e-4 if offset else 1e-5)
+    assert_same(geometry.with_points(1).squared_distances()[-1], exact[-1][[*range(8), 9]])
+
+
+def test_mixtures_are_measured_without_forming_them():
+    rows = random(9).double()
+    rows[2] *= 1e200
+    matrix = torch.rand(4, 9, generator=torch.Generator().manual_seed(0)).double()
+    matrix[:3, 2] = 0
+    matrix /= matrix.sum(dim=1, keepdim=True)
+    geometry, _ = measure(rows, torch.zeros(1, DIM).double())
+    shrunk = torch.tensor([1.0, 1.0, 0.25, 1.0]).double()[:, None] * matrix
+    squared = geometry.mixed(shrunk, from_origin=True).squared_distances()
+    exact = direct(torch.cat([shrunk[:3] @ rows, torch.zeros(1, DIM)]))
+    kept = [0, 1, 2, 4]
+    assert_same(squared[kept][:, kept], exact, 1e-9)
+    assert torch.isinf(squared[3, kept]).all()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phalanx import attacks
-from phalanx.attacks import Attack, Schedule, Silence, WrongShape
+from phalanx.attacks import Attack, Schedule, Silence, View, WrongShape
 
 
 def concrete(base):
@@ -94,8 +94,56 @@ def test_only_the_omniscient_read_the_honest_messages(attack):
 @every_attack
 def test_what_an_engine_asks_first(attack):
     assert isinstance(attack.sends, bool)
+    assert isinstance(attack.relabels, bool)
     assert attack.delay_s >= 0
+    assert attack.rounds_behind >= 0
     assert isinstance(attack.member(3), Attack)
+
+
+@every_attack
+def test_the_omniscient_say_that_they_need_an_honest_message(attack):
+    member = attack.member(2)
+    if member.omniscient:
+        with pytest.raises(ValueError, match=r"honest must have at least 1 row for \w+, got none"):
+            member.forge(torch.ones(3), None, 1)
+        with pytest.raises(ValueError, match=r"honest must have at least 1 row for \w+, got none"):
+            member.messages(rows(0, 0), 1, own=rows(1, 1))
+
+
+@every_attack
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(seed=st.integers(0, 2**32), num_honest=st.integers(1, 9))
+def test_targets_keep_their_shape_and_classes(attack, seed, num_honest):
+    targets = torch.randint(7, (num_honest,), generator=torch.Generator().manual_seed(seed))
+    before = targets.clone()
+    relabelled = attack.relabel(targets, 7)
+    assert torch.equal(targets, before)
+    assert relabelled.shape == targets.shape
+    assert relabelled.dtype == targets.dtype
+    assert ((relabelled >= 0) & (relabelled < 7)).all()
+    assert attack.relabels or torch.equal(relabelled, targets)
+
+
+@every_attack
+def test_plans_remember_plain_tensors_and_repeat_themselves(attack):
+    def three_rounds():
+        memory, sent = {}, []
+        for step in range(3):
+            source = torch.Generator().manual_seed(step)
+            view = View(rows(step, 6), tuple(range(6)), 3, generator=source)
+            planned, memory = attack.plans(view, [0, 1, 2], memory)
+            assert list(planned) == [0, 1, 2]
+            own = rows(9 + step, 1)[0]
+            sent += [
+                plan.forge(own, view.honest, 3, torch.Generator().manual_seed(rank))
+                for rank, plan in planned.items()
+                if plan.sends
+            ]
+        return memory, sent
+
+    memory, sent = three_rounds()
+    assert all(isinstance(value, torch.Tensor) for state in memory.values() for value in state)
+    assert all(same(*pair) for pair in zip(sent, three_rounds()[1], strict=True))
 
 
 @every_attack

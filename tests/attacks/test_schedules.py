@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from phalanx.attacks import FixedWorkers, RandomWorkers, SleeperWorkers
+from phalanx.attacks import FixedWorkers, Phases, RandomWorkers, SleeperWorkers
 
 
 def ids(mask):
@@ -57,9 +57,25 @@ def test_drawn_sleepers_are_the_same_all_run_long():
     assert len({tuple(ids(bad.byzantine(1, 20, seed))) for seed in range(5)}) > 1
 
 
+def test_phases_follow_one_another_and_see_the_step_of_the_run():
+    phases = Phases(
+        phases=[FixedWorkers([3]), RandomWorkers(2), SleeperWorkers([0], from_step=9)],
+        starts=[1, 3, 6],
+    )
+    assert [ids(phases.byzantine(step, 8, 0)) for step in range(3)] == [[], [3], [3]]
+    for step in (3, 4, 5):
+        drawn = RandomWorkers(2).byzantine(step, 8, 0)
+        assert phases.byzantine(step, 8, 0).equal(drawn)
+    assert [ids(phases.byzantine(step, 8, 0)) for step in (6, 8, 9, 99)] == [[], [], [0], [0]]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Phases(starts=[0]), r"starts must name one step for each .* got \[0\] for 2"),
+        (lambda: Phases(phases=[], starts=[]), r"of at least 1 phase, got \[\] for 0"),
+        (lambda: Phases(starts=[4, 4]), r"starts must grow from 0 or more, got \[4, 4\]"),
+        (lambda: Phases(starts=[-1, 4]), r"starts must grow from 0 or more, got \[-1, 4\]"),
         (lambda: FixedWorkers(workers=[-1]), r"workers must be at least 0, got \[-1\]"),
         (lambda: FixedWorkers(workers=[1, 1]), r"workers must be named once each, got \[1, 1\]"),
         (lambda: SleeperWorkers(workers=[-1]), "workers must be at least 0"),

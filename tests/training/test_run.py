@@ -20,12 +20,16 @@ from phalanx.attacks import (
     Constant,
     Delay,
     FixedWorkers,
+    Mimic,
     Mixed,
     NotFinite,
+    OptimalALittleIsEnough,
+    OptimalInnerProductManipulation,
     RandomWorkers,
     ReverseGradient,
     Silence,
     SleeperWorkers,
+    StaleGradient,
     WrongShape,
 )
 from phalanx.coding import Code, DracoCyclic, DracoRepetition
@@ -102,8 +106,12 @@ def test_codes_end_with_the_weights_of_the_run_without_liars(trained, code, atta
     assert_same_weights(run, reference)
     for entry in run.rounds:
         found = set(entry["suspects"]) | {int(worker) for worker in entry["missing"]}
+        if attack is Mimic:  # a copy of a message from one's own group is the truth
+            assert found <= set(entry["byzantine"])
+            continue
         assert found == set(entry["byzantine"])
-        assert len(found) == 3
+        # Nobody is behind in the first round.
+        assert len(found) == (0 if attack is StaleGradient and entry["step"] == 0 else 3)
 
 
 @pytest.mark.filterwarnings("ignore:.*num_byzantine")
@@ -114,7 +122,9 @@ def test_every_rule_meets_every_attack_with_weights_or_a_named_error(trained, ru
     try:
         run = trained(rule=rule(), num_workers=11, batch_size=66, steps=5, **options)
     except TooManyByzantineError:
-        assert rule is Mean or attack is NotFinite
+        # Two lie where a rule survives one: what searches against the rule may find the way out.
+        searches = attack in (OptimalALittleIsEnough, OptimalInnerProductManipulation)
+        assert rule is Mean or attack is NotFinite or searches
     else:
         assert len(run.rounds) == 5
 

@@ -1,6 +1,12 @@
 """Robust rules: one vector from the messages of workers some of whom lie."""
 
-from phalanx.aggregation.base import Aggregate, Aggregator
+from phalanx.aggregation.aggregate import Aggregate
+from phalanx.aggregation.arc import ARC
+from phalanx.aggregation.base import Aggregator
+from phalanx.aggregation.bucketing import Bucketing
+from phalanx.aggregation.bulyan import Bulyan
+from phalanx.aggregation.caf import CAF
+from phalanx.aggregation.centered_clipping import CenteredClipping
 from phalanx.aggregation.coordinate_median import CoordinateMedian
 from phalanx.aggregation.coordinate_rule import CoordinateRule
 from phalanx.aggregation.geometric_median import GeometricMedian
@@ -8,11 +14,30 @@ from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
 from phalanx.aggregation.krum import Krum
 from phalanx.aggregation.mean import Mean
+from phalanx.aggregation.mean_around_median import MeanAroundMedian
+from phalanx.aggregation.minimum_diameter_averaging import MinimumDiameterAveraging
+from phalanx.aggregation.mixtures import Mixtures
+from phalanx.aggregation.monna import MoNNA
 from phalanx.aggregation.multi_krum import MultiKrum
+from phalanx.aggregation.nearest_neighbor_mixing import NearestNeighborMixing
+from phalanx.aggregation.norm_clipping import NormClipping
+from phalanx.aggregation.pipeline import Chain, Pipeline, PreAggregation
+from phalanx.aggregation.resampling import Resampling
+from phalanx.aggregation.sign_majority import SignMajority
+from phalanx.aggregation.smallest_maximum_eigenvalue_averaging import (
+    SmallestMaximumEigenvalueAveraging,
+)
+from phalanx.aggregation.trimmed_mean import TrimmedMean
 
 __all__ = [
+    "ARC",
+    "CAF",
     "Aggregate",
     "Aggregator",
+    "Bucketing",
+    "Bulyan",
+    "CenteredClipping",
+    "Chain",
     "CoordinateMedian",
     "CoordinateRule",
     "GeometricMedian",
@@ -20,6 +45,18 @@ __all__ = [
     "GeometryRule",
     "Krum",
     "Mean",
+    "MeanAroundMedian",
+    "MinimumDiameterAveraging",
+    "Mixtures",
+    "MoNNA",
     "MultiKrum",
+    "NearestNeighborMixing",
+    "NormClipping",
+    "Pipeline",
+    "PreAggregation",
+    "Resampling",
+    "SignMajority",
+    "SmallestMaximumEigenvalueAveraging",
+    "TrimmedMean",
     "Verdict",
 ]

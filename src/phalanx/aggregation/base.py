@@ -1,40 +1,20 @@
 """What every robust rule looks like: messages in, one vector and a verdict on every worker out."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from phalanx.aggregation.aggregate import Aggregate
 from phalanx.aggregation.messages import as_rows
+from phalanx.aggregation.mixtures import Mixtures
 from phalanx.errors import TooManyByzantineError
 
 State = tuple[Tensor, ...]
 """What a rule remembers between rounds; empty for a rule without memory."""
-
-
-class Aggregate(NamedTuple):
-    """What a rule answers.
-
-    Attributes:
-        value: the aggregate, `(dim,)`, in the dtype and on the device of the messages.
-        weights: `(workers,)` float64 with `value = weights @ messages`, or None where the rule is
-            coordinate-wise and no such weights exist.
-        scores: `(workers,)` float64; higher is more suspicious; infinite for dropped workers.
-        dropped: `(workers,)` bool; the messages that never entered arithmetic (not finite).
-        suspects: `(workers,)` bool; the workers that the rule holds to be lying: the dropped ones
-            and those that it left out.
-
-    `value` lies on the device of the messages, the rest in main memory.
-    """
-
-    value: Float[Tensor, " dim"]
-    weights: Float[Tensor, " workers"] | None
-    scores: Float[Tensor, " workers"]
-    dropped: Bool[Tensor, " workers"]
-    suspects: Bool[Tensor, " workers"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +25,9 @@ class Aggregator(ABC):
     `GeometryRule` or `CoordinateRule`. A rule with memory also overrides `init` and `update`, and
     its `judge` is one round from a fresh state.
     """
+
+    needs_geometry: ClassVar[bool] = False
+    """Whether `combine` asks how the mixtures lie to one another."""
 
     def __call__(self, gradients: Any) -> Any:
         """The aggregate of the messages, in the kind that was given.
@@ -97,6 +80,29 @@ class Aggregator(ABC):
         """The aggregate alone; cheaper than `judge` where the verdict costs a pass of its own."""
         return self.judge(rows).value
 
+    def combine(
+        self, mixtures: Mixtures, num_byzantine: int, state: State
+    ) -> tuple[Aggregate, State]:
+        """One round on mixtures of messages, in a `Pipeline`: the aggregate and the next state.
+
+        By default the mixtures are formed, at the price of a copy; rules of the room do without.
+
+        Args:
+            mixtures: what pre-aggregation made of the finite messages.
+            num_byzantine: how many of them may be lies.
+            state: what `init` or the round before gave.
+        """
+        answer, state = self.told(num_byzantine).update(mixtures.values(), state)
+        weights = None if answer.weights is None else answer.weights @ mixtures.mixing
+        verdict = mixtures.per_worker(answer.scores, answer.suspects)
+        return Aggregate(answer.value, weights, *verdict), state
+
+    def told(self, num_byzantine: int) -> "Aggregator":
+        """The rule with another `num_byzantine`; the rule itself if it has no such field."""
+        if all(field.name != "num_byzantine" for field in fields(self)):
+            return self
+        return replace(self, **{"num_byzantine": num_byzantine})
+
 
 def require_tolerated(finite: Bool[Tensor, " workers"], bound: int) -> int:
     """How many workers are still to be survived once those that are not `finite` are dropped.
@@ -114,18 +120,27 @@ def require_tolerated(finite: Bool[Tensor, " workers"], bound: int) -> int:
     return bound - len(dropped)
 
 
+def require_not_negative(num_byzantine: int | None) -> None:
+    """Raises ValueError if `num_byzantine` is negative."""
+    if num_byzantine is not None and num_byzantine < 0:
+        raise ValueError(f"num_byzantine must be at least 0, got {num_byzantine}")
+
+
+def minority(num_byzantine: int | None, num_workers: int) -> int:
+    """`num_byzantine`, or the largest number below half of the workers if it is None.
+
+    Raises:
+        ValueError: if `num_byzantine` is not below half of the workers.
+    """
+    if num_byzantine is None:
+        return (num_workers - 1) // 2
+    require_majority(num_byzantine, num_workers)
+    return num_byzantine
+
+
 def require_majority(num_byzantine: int, num_workers: int) -> None:
     """Raises ValueError unless fewer than half of the workers may lie."""
     if 2 * num_byzantine >= num_workers:
         raise ValueError(
             f"num_byzantine must be below num_workers / 2, got {num_byzantine} of {num_workers}"
         )
-
-
-def far_out(distances: Float[Tensor, " workers"]) -> Bool[Tensor, " workers"]:
-    """Who is more than three times as far from the aggregate as the median worker.
-
-    A heuristic: it names crude liars, misses those that hide within the honest spread, and may
-    name honest workers whose data differ a lot. Nothing is computed from it.
-    """
-    return distances > 3.0 * distances.sort().values[len(distances) // 2]

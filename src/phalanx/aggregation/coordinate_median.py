@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.aggregation.base import require_majority
+from phalanx.aggregation.base import minority, require_not_negative
 from phalanx.aggregation.coordinate_rule import CoordinateRule, Reducer
 from phalanx.aggregation.sorting_network import OrderStatistics
 
@@ -32,8 +32,7 @@ class CoordinateMedian(CoordinateRule):
     """Unusable messages that are survived (f); None: as many as are fewer than half."""
 
     def __post_init__(self) -> None:
-        if self.num_byzantine is not None and self.num_byzantine < 0:
-            raise ValueError(f"num_byzantine must be at least 0, got {self.num_byzantine}")
+        require_not_negative(self.num_byzantine)
 
     def num_tolerated(self, num_workers: int) -> int:
         """`num_byzantine`, or the largest number below half of the workers.
@@ -41,10 +40,7 @@ class CoordinateMedian(CoordinateRule):
         Raises:
             ValueError: if `num_byzantine` is not below half of the workers.
         """
-        if self.num_byzantine is None:
-            return (num_workers - 1) // 2
-        require_majority(self.num_byzantine, num_workers)
-        return self.num_byzantine
+        return minority(self.num_byzantine, num_workers)
 
     def reducer(self, num_rows: int, num_byzantine: int) -> Reducer:
         """The mean of the one or two middle values."""

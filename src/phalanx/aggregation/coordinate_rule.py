@@ -1,23 +1,24 @@
 """Rules that treat every coordinate by itself."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from phalanx.aggregation.base import Aggregate, Aggregator, far_out, require_tolerated
+from phalanx.aggregation.aggregate import Aggregate
+from phalanx.aggregation.base import Aggregator, State, require_tolerated
+from phalanx.aggregation.mixtures import Mixtures, judge_by_distance
 from phalanx.aggregation.passes import (
+    Reducer,
     column_blocks,
     distances_to,
     finite_rows,
     working_dtype,
 )
 
-Reducer = Callable[[Tensor], Tensor]
-"""From a block `(rows, width)`, which it must not change, to `(width,)`."""
+__all__ = ["CoordinateRule", "Reducer"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,21 @@ class CoordinateRule(Aggregator):
     def judge(self, rows: Float[Tensor, "workers dim"]) -> Aggregate:
         """The aggregate of stacked messages, and the verdict on every worker."""
         value, finite = self._stream(rows)
-        scores = distances_to(rows, value)
-        scores[~finite] = torch.inf
-        suspects = ~finite
-        suspects[finite] = far_out(scores[finite])
-        return Aggregate(value, None, scores, ~finite, suspects)
+        return judge_by_distance(value, self.distances(rows, value), finite)
+
+    def combine(
+        self, mixtures: Mixtures, num_byzantine: int, state: State
+    ) -> tuple[Aggregate, State]:
+        """One round on mixtures of messages, formed block by block."""
+        value = mixtures.reduce(self.reducer(len(mixtures.mixing), num_byzantine))
+        distances = self.distances(mixtures.rows, value)
+        return judge_by_distance(value, distances, mixtures.finite), state
+
+    def distances(
+        self, rows: Float[Tensor, "workers dim"], value: Float[Tensor, " dim"]
+    ) -> Float[Tensor, " workers"]:
+        """How far every message is from the aggregate, which makes its score; float64."""
+        return distances_to(rows, value)
 
     def _stream(self, rows: Tensor) -> tuple[Tensor, Bool[Tensor, " workers"]]:
         bound = self.num_tolerated(len(rows))

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from phalanx.aggregation.base import far_out, require_majority
+from phalanx.aggregation.aggregate import far_out
+from phalanx.aggregation.base import minority, require_not_negative
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
 
@@ -44,8 +45,7 @@ class GeometricMedian(GeometryRule):
     """Steps at most."""
 
     def __post_init__(self) -> None:
-        if self.num_byzantine is not None and self.num_byzantine < 0:
-            raise ValueError(f"num_byzantine must be at least 0, got {self.num_byzantine}")
+        require_not_negative(self.num_byzantine)
         for name in ("smoothing", "tolerance"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
@@ -58,10 +58,7 @@ class GeometricMedian(GeometryRule):
         Raises:
             ValueError: if `num_byzantine` is not below half of the workers.
         """
-        if self.num_byzantine is None:
-            return (num_workers - 1) // 2
-        require_majority(self.num_byzantine, num_workers)
-        return self.num_byzantine
+        return minority(self.num_byzantine, num_workers)
 
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """Weights by Weiszfeld steps."""
@@ -74,8 +71,7 @@ class GeometricMedian(GeometryRule):
         if typical in (0, torch.inf):  # more than half coincide, which settles it, or overflow
             distances = squared[centre].sqrt()
             return Verdict(weights, distances, far_out(distances))
-        reached = torch.isfinite(geometry.gram.diagonal())
-        gram = geometry.gram.where(reached[:, None] & reached, 0.0)
+        gram = geometry.reached_gram()
         norms = geometry.gram.diagonal()
         for _ in range(self.max_iterations):
             pulls = gram @ weights

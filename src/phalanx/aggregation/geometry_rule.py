@@ -2,22 +2,24 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from phalanx.aggregation.base import Aggregate, Aggregator, require_tolerated
-from phalanx.aggregation.gram import Geometry, measure
-from phalanx.aggregation.passes import weighted_sum
+from phalanx.aggregation.aggregate import Aggregate
+from phalanx.aggregation.base import Aggregator, State, require_tolerated
+from phalanx.aggregation.gram import Geometry
+from phalanx.aggregation.messages import as_rows
+from phalanx.aggregation.mixtures import Mixtures, gather
 
 
 class Verdict(NamedTuple):
     """What a rule of the geometric kind decides, on the finite messages alone.
 
     Attributes:
-        weights: `(rows,)` float64, sum 1; the aggregate is `weights @ messages`.
+        weights: `(rows,)` float64, sum 1; the aggregate is `weights @ messages`. For a rule with a
+            centre, what the sum lacks to one is the weight of the centre.
         scores: `(rows,)` float64; higher is more suspicious.
         suspects: `(rows,)` bool.
     """
@@ -34,7 +36,12 @@ class GeometryRule(Aggregator):
     It never sees the messages: one pass fills the Gram matrix, `weigh` works on it in float64, and
     one pass sums the rows that have weight. The same `weigh` serves shards (add up their
     `partial_gram`) and mixtures of rows (`M G M^T`).
+
+    One with memory remembers a single vector, its centre: `init` gives the first, every aggregate
+    is the next. The centre is then the last point of the geometry that `weigh` is given.
     """
+
+    needs_geometry: ClassVar[bool] = True
 
     @abstractmethod
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
@@ -47,13 +54,22 @@ class GeometryRule(Aggregator):
 
     def judge(self, rows: Float[Tensor, "workers dim"]) -> Aggregate:
         """The aggregate of stacked messages, and the verdict on every worker."""
+        fresh = self.init(rows.shape[1], dtype=rows.dtype, device=rows.device)
+        return self._round(rows, fresh)[0]
+
+    def update(self, gradients: Any, state: State) -> tuple[Aggregate, State]:
+        """One round: the aggregate of the messages given the state, and the next state."""
+        return self._round(as_rows(gradients)[0], state)
+
+    def combine(
+        self, mixtures: Mixtures, num_byzantine: int, state: State
+    ) -> tuple[Aggregate, State]:
+        """One round on mixtures of messages, which are never formed."""
+        known = mixtures.geometry.with_points(1 if state else 0)
+        answer = mixtures.weighted(*self.weigh(known, num_byzantine))
+        return answer, (answer.value,) if state else ()
+
+    def _round(self, rows: Tensor, state: State) -> tuple[Aggregate, State]:
         bound = self.num_tolerated(len(rows))
-        geometry, finite = measure(rows)
-        verdict = self.weigh(geometry, require_tolerated(finite, bound))
-        weights = torch.zeros(len(rows), dtype=torch.float64)
-        weights[finite] = verdict.weights
-        scores = torch.full_like(weights, torch.inf)
-        scores[finite] = verdict.scores
-        suspects = ~finite
-        suspects[finite] = verdict.suspects
-        return Aggregate(weighted_sum(rows, weights), weights, scores, ~finite, suspects)
+        mixtures = gather(rows, centre=state[0] if state else None)
+        return self.combine(mixtures, require_tolerated(mixtures.finite, bound), state)

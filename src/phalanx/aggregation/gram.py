@@ -27,22 +27,68 @@ class Geometry(NamedTuple):
         gram: `(rows, rows)` float64 in main memory, inner products of the rows less one common
             vector. Which vector does not matter to a rule whose weights sum to one. A row beyond
             the range of float64 has infinities and NaN in its own row and column only.
+        num_points: rows at the end that are no messages, but points that were measured along:
+            the origin if something clips, then the centre if the rule has one.
     """
 
     gram: Float[Tensor, "rows rows"]
+    num_points: int = 0
+
+    @property
+    def num_messages(self) -> int:
+        """Rows that are messages, or mixtures of them."""
+        return len(self.gram) - self.num_points
 
     def squared_distances(self) -> Float[Tensor, "rows rows"]:
         """Squared distance of every pair; infinite where it is beyond the range of float64."""
         norms = self.gram.diagonal()
-        squared = (norms[:, None] + norms[None, :] - 2 * self.gram).clamp(min=0)
+        # Symmetric to the bit, so that ties between pairs stay ties.
+        products = self.gram + self.gram.T
+        squared = (norms[:, None] + norms[None, :] - products).clamp(min=0)
         return squared.nan_to_num(nan=torch.inf, posinf=torch.inf).fill_diagonal_(0)
+
+    def reached(self) -> Bool[Tensor, " rows"]:
+        """Which rows lie within the range of float64."""
+        return torch.isfinite(self.gram.diagonal())
+
+    def reached_gram(self) -> Float[Tensor, "rows rows"]:
+        """The Gram matrix with zeros for the rows beyond the range of float64."""
+        reached = self.reached()
+        return self.gram.where(reached[:, None] & reached, 0.0)
+
+    def with_points(self, num_points: int) -> "Geometry":
+        """The messages and the last few points alone."""
+        kept = torch.ones(len(self.gram), dtype=torch.bool)
+        kept[self.num_messages : len(kept) - num_points] = False
+        return Geometry(self.gram[kept][:, kept], num_points)
+
+    def mixed(
+        self, matrix: Float[Tensor, "mixtures messages"], *, from_origin: bool = False
+    ) -> "Geometry":
+        """How mixtures of the messages lie to one another, and to the points as they were.
+
+        Args:
+            matrix: the weights of the messages in every mixture; rows sum to one.
+            from_origin: rows need not sum to one: what they lack belongs to the first point.
+        """
+        whole = torch.eye(len(matrix) + self.num_points, len(self.gram), dtype=torch.float64)
+        whole = whole.roll(self.num_messages - len(matrix), dims=1)
+        whole[: len(matrix)] = 0
+        whole[: len(matrix), : self.num_messages] = matrix
+        if from_origin:
+            whole[: len(matrix), self.num_messages] = 1 - matrix.sum(dim=1)
+        gram = whole @ self.reached_gram() @ whole.T
+        lost = (whole[:, ~self.reached()] != 0).any(dim=1)
+        gram[lost], gram[:, lost] = torch.inf, torch.inf
+        return Geometry(gram, self.num_points)
 
 
 def partial_gram(
     rows: Float[Tensor, "workers columns"],
     reference: int | None = None,
     dtype: torch.dtype | None = None,
-) -> Float[Tensor, "workers workers"]:
+    points: Float[Tensor, "points columns"] | None = None,
+) -> Float[Tensor, "all all"]:
     """Inner products of the rows less the reference row, over the columns given.
 
     Gram matrices of shards of the columns add up to that of the whole; shards may even differ in
@@ -53,6 +99,8 @@ def partial_gram(
         reference: the row to subtract from all; the origin if None, which saves a copy.
         dtype: what the products are calculated in; float64, or by default float32 for float32 and
             narrower. Sums over blocks are float64 always.
+        points: further rows, in the dtype and on the device of the messages, that come last in the
+            matrix; the messages are not copied for their sake.
 
     Returns:
         float64, on the device of the rows. A row that is not finite, or whose products overflow,
@@ -63,28 +111,31 @@ def partial_gram(
     """
     dtype = dtype or working_dtype(rows.dtype)
     num_workers, num_columns = rows.shape
-    total = torch.zeros(num_workers, num_workers, dtype=torch.float64, device=rows.device)
+    size = num_workers + (0 if points is None else len(points))
+    total = torch.zeros(size, size, dtype=torch.float64, device=rows.device)
     in_place = reference is None and rows.dtype == dtype
     width = _BLOCK * (_BLOCKS_IN_PLACE if in_place else _BLOCKS_COPIED)
     buffer = rows.new_empty(num_workers, 0 if in_place else min(width, num_columns), dtype=dtype)
     for start in range(0, num_columns, width):
         columns = rows[:, start : start + width]
+        further = None if points is None else points[:, start : start + width].to(dtype)
+        if further is not None and reference is not None:
+            further = further - columns[reference].to(dtype)
         if not in_place:
             columns = _centred(columns, reference, buffer[:, : columns.shape[1]])
-        whole = columns.shape[1] // _BLOCK * _BLOCK
-        if whole:
-            blocks = columns[:, :whole].view(num_workers, -1, _BLOCK).transpose(0, 1)
-            total += torch.bmm(blocks, blocks.mT).sum(dim=0, dtype=torch.float64)
-        if whole < columns.shape[1]:
-            rest = columns[:, whole:]
-            total += rest @ rest.T
+        total[:num_workers, :num_workers] += _products(columns, columns)
+        if further is not None:
+            across = _products(columns, further)
+            total[:num_workers, num_workers:] += across
+            total[num_workers:, :num_workers] += across.T
+            total[num_workers:, num_workers:] += _products(further, further)
     return total
 
 
 def measure(
-    rows: Float[Tensor, "workers dim"],
+    rows: Float[Tensor, "workers dim"], points: Float[Tensor, "points dim"] | None = None
 ) -> tuple[Geometry, Bool[Tensor, " workers"]]:
-    """The geometry of the finite rows, and which rows are finite.
+    """The geometry of the finite rows and of points, if given, and which rows are finite.
 
     The reference that is subtracted must lie among the messages, or else their distances drown in
     the rounding of their norms. A sample of the columns proposes it; the Gram matrix itself shows
@@ -102,18 +153,40 @@ def measure(
     dtype = torch.float64 if rows.numel() <= _SMALL else working_dtype(rows.dtype)
     reference = _reference(partial_gram(_sample(rows), dtype=torch.float64).cpu(), finite, None)
     for _ in range(_MAX_PASSES):
-        gram = partial_gram(rows, reference, dtype).cpu()
-        odd = ~torch.isfinite(gram.diagonal())
+        gram = partial_gram(rows, reference, dtype, points).cpu()
+        messages = gram[: len(rows), : len(rows)]
+        norms = gram.diagonal()
+        odd = ~torch.isfinite(norms[: len(rows)])
         finite &= finite_rows(rows, odd & finite)
         if reference is not None and not finite[reference]:
             reference = None
-        elif dtype != torch.float64 and _out_of_range(gram.diagonal()[finite], rows.shape[1]):
+        elif dtype != torch.float64 and (
+            _out_of_range(norms[: len(rows)][finite], rows.shape[1])
+            or not torch.isfinite(norms[len(rows) :]).all()
+        ):
             dtype = torch.float64
-        elif (better := _reference(gram, finite, reference)) != reference:
+        elif (better := _reference(messages, finite, reference)) != reference:
             reference = better
         else:
             break
-    return Geometry(gram[finite][:, finite]), finite
+    num_points = len(gram) - len(rows)
+    kept = torch.cat([finite, torch.ones(num_points, dtype=torch.bool)])
+    return Geometry(gram[kept][:, kept], num_points), finite
+
+
+def _products(one: Tensor, other: Tensor) -> Tensor:
+    """Inner products of all rows with all others, summed in float64 over short blocks."""
+    num_columns = one.shape[1]
+    total = torch.zeros(len(one), len(other), dtype=torch.float64, device=one.device)
+    whole = num_columns // _BLOCK * _BLOCK
+    if whole:
+        left, right = (
+            rows[:, :whole].view(len(rows), -1, _BLOCK).transpose(0, 1) for rows in (one, other)
+        )
+        total += torch.bmm(left, right.mT).sum(dim=0, dtype=torch.float64)
+    if whole < num_columns:
+        total += one[:, whole:] @ other[:, whole:].T
+    return total
 
 
 def _centred(columns: Tensor, reference: int | None, out: Tensor) -> Tensor:

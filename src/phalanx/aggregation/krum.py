@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.aggregation.base import require_majority
+from phalanx.aggregation.base import require_majority, require_not_negative
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
 
@@ -88,7 +88,6 @@ def krum_tolerance(num_byzantine: int, num_workers: int) -> int:
 
 def check_krum(num_byzantine: int, neighbours: str) -> None:
     """Raises ValueError for arguments that no number of workers suits."""
-    if num_byzantine < 0:
-        raise ValueError(f"num_byzantine must be at least 0, got {num_byzantine}")
+    require_not_negative(num_byzantine)
     if neighbours not in ("paper", "byzfl"):
         raise ValueError(f"neighbours must be 'paper' or 'byzfl', got {neighbours!r}")

@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.aggregation.base import Aggregate, Aggregator, require_tolerated
-from phalanx.aggregation.passes import column_blocks, finite_rows
+from phalanx.aggregation.aggregate import Aggregate
+from phalanx.aggregation.base import Aggregator, State, require_tolerated
+from phalanx.aggregation.mixtures import Mixtures
+from phalanx.aggregation.passes import column_blocks, finite_rows, weighted_sum
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,13 @@ class Mean(Aggregator):
         nobody = torch.zeros(len(rows), dtype=torch.bool)
         weights = torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)
         return Aggregate(value, weights, torch.zeros_like(weights), nobody, nobody.clone())
+
+    def combine(
+        self, mixtures: Mixtures, num_byzantine: int, state: State
+    ) -> tuple[Aggregate, State]:
+        """The mean of mixtures of messages, which are never formed."""
+        weights = mixtures.mixing.mean(dim=0)
+        value = weighted_sum(mixtures.rows, weights)
+        scores = torch.zeros_like(weights)
+        scores[~mixtures.finite] = torch.inf
+        return Aggregate(value, weights, scores, ~mixtures.finite, ~mixtures.finite), state

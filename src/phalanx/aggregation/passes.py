@@ -1,12 +1,15 @@
 """Passes over the columns of the messages that rules of every kind share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 _WIDTH = 1 << 14
+
+Reducer = Callable[[Tensor], Tensor]
+"""From a block `(rows, width)`, which it must not change, to `(width,)`."""
 
 
 def column_blocks(dim: int, width: int = _WIDTH) -> Iterator[slice]:

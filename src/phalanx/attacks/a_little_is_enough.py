@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.attacks.base import Attack
+from phalanx.attacks.base import Attack, require_honest
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ class ALittleIsEnough(Attack):
         Raises:
             ValueError: if there is no honest message, or `z` is None and `largest_z` has no value.
         """
-        if honest is None or len(honest) == 0:
-            raise ValueError("honest must have at least 1 row for ALittleIsEnough, got none")
+        honest = require_honest(honest, self)
         z = self.z
         if z is None:
             z = self.largest_z(len(honest) + num_byzantine, num_byzantine)

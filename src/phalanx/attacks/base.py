@@ -1,11 +1,17 @@
 """What every attack looks like: what an honest worker would send in, what a bad one sends out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from phalanx.attacks.view import Rule, View, column_mean
+
+State = tuple[Tensor, ...]
+"""What an attack remembers between rounds; empty for an attack without memory."""
 
 
 @dataclass(frozen=True)
@@ -13,7 +19,9 @@ class Attack(ABC):
     """What a Byzantine worker does instead of its duty, in drills.
 
     An attack is a pure function of what its worker would have sent (`own`), and, if it is
-    `omniscient`, of what the honest workers send. Calling it gives the messages of all bad workers:
+    `omniscient`, of what the honest workers send. Some also say that their worker is to compute
+    something else (`relabels`, `rounds_behind`), or plan the round ahead (`plan`). Calling an
+    attack gives the messages of all bad workers:
 
     >>> import torch
     >>> from phalanx.attacks import ReverseGradient
@@ -53,9 +61,66 @@ class Attack(ABC):
         """Seconds by which the message is held back."""
         return 0.0
 
+    @property
+    def rounds_behind(self) -> int:
+        """How many rounds old the parameters and samples are that its worker computes with."""
+        return 0
+
+    @property
+    def relabels(self) -> bool:
+        """Whether its worker computes with other targets, those of `relabel`."""
+        return False
+
+    def relabel(self, targets: Tensor, num_classes: int) -> Tensor:
+        """The targets that its worker computes with, of the same shape: the true ones, by default.
+
+        Args:
+            targets: targets of a batch.
+            num_classes: how many classes the model tells apart.
+        """
+        return targets
+
     def member(self, rank: int) -> "Attack":
         """The attack that the `rank`-th bad worker of a round carries out: this one, by default."""
         return self
+
+    def plan(self, view: View, memory: State = ()) -> tuple["Attack", State]:
+        """What the attack comes down to in a round, and what it remembers.
+
+        An engine asks this once a round, however many bad workers carry the attack out, if it is
+        `omniscient`; they then `forge` as planned. By default the attack itself, without memory.
+
+        Args:
+            view: what the bad workers know of the round.
+            memory: what the last plan remembered; empty before the first.
+        """
+        return self, ()
+
+    def plans(
+        self, view: View, ranks: Iterable[int], memory: Mapping[int, State]
+    ) -> tuple[dict[int, "Attack"], dict[int, State]]:
+        """The plans of the bad workers of these ranks, and what is remembered.
+
+        Members that are equal make one plan, kept under the lowest rank that they can have.
+
+        Args:
+            view: what the bad workers know of the round.
+            ranks: which of them send.
+            memory: what the plans of earlier rounds remembered.
+        """
+        chosen: dict[int, Attack] = {}
+        made: dict[int, Attack] = {}
+        remembered = dict(memory)
+        for rank in ranks:
+            member = self.member(rank)
+            first = next(lower for lower in range(rank + 1) if self.member(lower) == member)
+            if first not in made:
+                made[first] = member
+                if member.omniscient:
+                    made[first], state = member.plan(view, remembered.get(first, ()))
+                    remembered[first] = state
+            chosen[rank] = made[first]
+        return chosen, remembered
 
     def messages(
         self,
@@ -63,6 +128,7 @@ class Attack(ABC):
         num_byzantine: int,
         *,
         own: Float[Tensor, "byzantine dim"] | None = None,
+        aggregate: Rule = column_mean,
         generator: torch.Generator | None = None,
     ) -> list[Tensor | None]:
         """What each bad worker sends, in order of rank; None where nothing is sent.
@@ -71,6 +137,8 @@ class Attack(ABC):
             honest: messages of the honest workers.
             num_byzantine: how many workers are bad.
             own: what the bad workers would have sent; the mean of the honest ones if not given.
+            aggregate: the rule under attack, for attacks that try theirs on it; any rule of
+                `phalanx.aggregation` is one. The plain mean if not given.
             generator: source of randomness.
 
         Raises:
@@ -89,12 +157,13 @@ class Attack(ABC):
             raise ValueError(
                 f"own must have one row per bad worker, got {len(own)} rows for {num_byzantine}"
             )
-        members = [self.member(rank) for rank in range(num_byzantine)]
+        view = View(honest, tuple(range(len(honest))), num_byzantine, aggregate, generator)
+        planned, _ = self.plans(view, range(num_byzantine), {})
         return [
             bad.forge(row, honest if bad.omniscient else None, num_byzantine, generator)
             if bad.sends
             else None
-            for bad, row in zip(members, own, strict=True)
+            for bad, row in zip(planned.values(), own, strict=True)
         ]
 
     def __call__(
@@ -103,6 +172,7 @@ class Attack(ABC):
         num_byzantine: int,
         *,
         own: Float[Tensor, "byzantine dim"] | None = None,
+        aggregate: Rule = column_mean,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "sent width"]:
         """The messages that the bad workers send, stacked, in order of rank.
@@ -114,6 +184,8 @@ class Attack(ABC):
             honest: messages of the honest workers.
             num_byzantine: how many workers are bad.
             own: what the bad workers would have sent; the mean of the honest ones if not given.
+            aggregate: the rule under attack, for attacks that try theirs on it; any rule of
+                `phalanx.aggregation` is one. The plain mean if not given.
             generator: source of randomness.
 
         Raises:
@@ -122,7 +194,9 @@ class Attack(ABC):
         """
         sent = [
             message
-            for message in self.messages(honest, num_byzantine, own=own, generator=generator)
+            for message in self.messages(
+                honest, num_byzantine, own=own, aggregate=aggregate, generator=generator
+            )
             if message is not None
         ]
         lengths = sorted({len(message) for message in sent})
@@ -132,3 +206,17 @@ class Attack(ABC):
                 "`messages` gives them one by one"
             )
         return torch.stack(sent) if sent else honest.new_empty(0, honest.shape[1])
+
+
+def require_honest(
+    honest: Float[Tensor, "honest dim"] | None, attack: Attack
+) -> Float[Tensor, "honest dim"]:
+    """The honest messages, of which an omniscient attack needs one at least.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if honest is None or len(honest) == 0:
+        name = type(attack).__name__
+        raise ValueError(f"honest must have at least 1 row for {name}, got none")
+    return honest

@@ -19,7 +19,8 @@ class Mixed(Attack):
     The bad worker of rank `r` (the r-th smallest id among the bad ones of the round) carries out
     `parts[r % len(parts)]`; where that is itself mixed, the attack of its own worker of rank
     `r // len(parts)`. An engine asks `member(rank)` and then only that member; asked itself, the
-    mixture answers for the worker of rank 0, save that it is `omniscient` as soon as one member is.
+    mixture answers for the worker of rank 0, save that it is `omniscient` as soon as one member is,
+    and as many `rounds_behind` as the slowest member.
     Members may be silent, or send messages of another length: `messages` then gives None in their
     place or the odd length; calling the mixture leaves the silent out, and refuses odd lengths.
 
@@ -65,6 +66,20 @@ class Mixed(Attack):
     def delay_s(self) -> float:
         """Seconds by which the bad worker of rank 0 is late."""
         return self.member(0).delay_s
+
+    @property
+    def rounds_behind(self) -> int:
+        """The largest number of rounds by which any member is behind."""
+        return max(attack.rounds_behind for attack in self.parts)
+
+    @property
+    def relabels(self) -> bool:
+        """Whether the bad worker of rank 0 computes with other targets."""
+        return self.member(0).relabels
+
+    def relabel(self, targets: Tensor, num_classes: int) -> Tensor:
+        """The targets of the bad worker of rank 0."""
+        return self.member(0).relabel(targets, num_classes)
 
     def member(self, rank: int) -> Attack:
         """The attack that falls to the bad worker of this rank."""

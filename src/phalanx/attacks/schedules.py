@@ -1,7 +1,9 @@
 """Which workers are bad, and when. The same answer in every process: nobody has to be told."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool
@@ -103,6 +105,47 @@ class SleeperWorkers(Schedule):
         else:
             sleepers = _drawn(self.num_byzantine, num_workers, generator(seed, "sleepers"))
         return sleepers if step >= self.from_step else torch.zeros_like(sleepers)
+
+
+@dataclass(frozen=True)
+class Phases(Schedule):
+    """One schedule after the other: phase `i` is followed from step `starts[i]` on.
+
+    Before the first start nobody is bad. Phases see the number of the step in the whole run.
+
+    >>> calm_then_storm = Phases(phases=[FixedWorkers([0]), FixedWorkers([1, 2])], starts=[2, 5])
+    >>> [calm_then_storm.byzantine(step, 3, seed=0).tolist() for step in (1, 4, 5)]
+    [[False, False, False], [True, False, False], [False, True, True]]
+    """
+
+    phases: list[Schedule] | None = None
+    """The schedules, in order; the same worker and then random ones, if not given."""
+
+    starts: list[int] = field(default_factory=lambda: [0, 10])
+    """The first step of each phase, counted from 0, in growing order."""
+
+    def __post_init__(self) -> None:
+        if len(self.starts) != len(self.parts) or not self.starts:
+            raise ValueError(
+                "starts must name one step for each of at least 1 phase, "
+                f"got {self.starts} for {len(self.parts)}"
+            )
+        if self.starts[0] < 0 or any(a >= b for a, b in pairwise(self.starts)):
+            raise ValueError(f"starts must grow from 0 or more, got {self.starts}")
+
+    @property
+    def parts(self) -> tuple[Schedule, ...]:
+        """The schedules that follow one another."""
+        if self.phases is None:
+            return FixedWorkers(), RandomWorkers()
+        return tuple(self.phases)
+
+    def byzantine(self, step: int, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
+        """Who is bad in the phase of this step."""
+        phase = bisect_right(self.starts, step) - 1
+        if phase < 0:
+            return torch.zeros(num_workers, dtype=torch.bool)
+        return self.parts[phase].byzantine(step, num_workers, seed)
 
 
 def _check_ids(workers: list[int]) -> None:

@@ -4,6 +4,7 @@ from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.evaluation import Evaluation, evaluate
 from phalanx.training.job import Job
 from phalanx.training.local import Local
+from phalanx.training.memory import Memory
 from phalanx.training.ray import Ray
 from phalanx.training.run import Run, train
 
@@ -14,6 +15,7 @@ __all__ = [
     "Inbox",
     "Job",
     "Local",
+    "Memory",
     "Ray",
     "Run",
     "Session",

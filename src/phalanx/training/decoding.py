@@ -144,6 +144,16 @@ class RuleDecoder(Decoder):
         suspects[workers[aggregate.suspects]] = True
         return Decoded(aggregate.value, suspects, 0.0), state
 
+    def aggregate(self, messages: Tensor, state: State) -> Tensor:
+        """What the rule would make of other messages, `(workers, dim)`, in the same round.
+
+        The mean if they are too few or too broken for the rule: `decode` will then say so.
+        """
+        try:
+            return self.rule.update(messages, state)[0].value
+        except (ValueError, TooManyByzantineError):
+            return messages.mean(dim=0)
+
 
 def decoder(code: Code | None, rule: Aggregator | None, num_workers: int) -> Decoder:
     """The decoder of a run: its code, or else its rule.

@@ -1,4 +1,4 @@
-"""How a drill is staged: what bad workers send instead of their duty, on every engine the same."""
+"""How a drill is staged: what bad workers do instead of their duty, on every engine the same."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.attacks import Attack
+from phalanx.attacks import Attack, Rule, View, column_mean
 from phalanx.randomness import generator
 from phalanx.training.engine import Inbox
 from phalanx.training.job import Job
+from phalanx.training.memory import Memory
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,21 @@ class Role:
         self, own: Float[Tensor, " width"], honest: Float[Tensor, "honest width"] | None = None
     ) -> Tensor:
         """What the worker sends, the same bits in any process."""
+        return self.carry_out(self.attack, own, honest)
+
+    def carry_out(
+        self,
+        plan: Attack,
+        own: Float[Tensor, " width"],
+        honest: Float[Tensor, "honest width"] | None,
+    ) -> Tensor:
+        """What the worker sends if its attack came down to a plan."""
         source = generator(self.seed, "attack", self.step, self.worker)
-        return self.attack.forge(own, honest, self.num_byzantine, source)
+        return plan.forge(own, honest, self.num_byzantine, source)
 
 
 def roles(job: Job, step: int) -> dict[int, Role]:
-    """The bad workers of a round."""
+    """The bad workers of a round, by rank."""
     conduct = job.conduct(step)
     return {
         worker: Role(attack, len(conduct), job.seed, step, worker)
@@ -47,32 +57,88 @@ def roles(job: Job, step: int) -> dict[int, Role]:
     }
 
 
-def stage(
-    inbox: Inbox, cast: dict[int, Role], members: Iterable[int], deadline_s: float | None
-) -> None:
-    """Replaces the honest messages of bad workers by what they send.
+class Drill:
+    """One round of a drill: who is to compute what, and what is sent instead of it.
 
-    Args:
-        inbox: the round's messages, honest ones of `members` among them.
-        cast: all bad workers of the round.
-        members: those of them that are staged here, and not where they run.
-        deadline_s: delays beyond it are late; None for no deadline.
+    Attributes:
+        cast: all bad workers of the round, by rank.
     """
-    members = [worker for worker in members if inbox.arrived[worker]]
-    honest = None
-    if any(cast[worker].attack.omniscient for worker in members):
-        rows = [
-            worker for worker in inbox.arrived.nonzero().flatten().tolist() if worker not in cast
+
+    def __init__(
+        self,
+        job: Job,
+        step: int,
+        parameters: Float[Tensor, " dim"],
+        memory: Memory,
+        aggregate: Rule | None,
+    ) -> None:
+        """Assigns the roles.
+
+        Args:
+            job: the run's.
+            step: the round.
+            parameters: the round's.
+            memory: what earlier rounds left.
+            aggregate: the server's rule as it stands in this round; None if it has none.
+        """
+        self.cast = roles(job, step)
+        self._job, self._step, self._parameters = job, step, parameters
+        self._aggregate = aggregate or column_mean
+        self._past, self._plans = memory.past, memory.plans
+
+    def task(self, worker: int) -> tuple[int, Float[Tensor, " dim"]]:
+        """The round that a worker computes, and its parameters: an earlier one if it is behind."""
+        behind = 0
+        if worker in self.cast:
+            behind = min(self.cast[worker].attack.rounds_behind, len(self._past))
+        if behind == 0:
+            return self._step, self._parameters
+        return self._step - behind, self._past[-behind].to(self._parameters.device)
+
+    def deviates(self, worker: int) -> bool:
+        """Whether a bad worker computes anything else than it would if it were honest."""
+        return self.cast[worker].attack.relabels or self.task(worker)[0] != self._step
+
+    def stage(self, inbox: Inbox, members: Iterable[int], deadline_s: float | None) -> None:
+        """Replaces the honest messages of bad workers by what they send.
+
+        Args:
+            inbox: the round's messages, honest ones of `members` among them.
+            members: the bad workers that are staged here, and not where they run.
+            deadline_s: delays beyond it are late; None for no deadline.
+        """
+        ranks = {worker: rank for rank, worker in enumerate(self.cast) if inbox.arrived[worker]}
+        ranks = {worker: ranks[worker] for worker in members if worker in ranks}
+        plans, honest = {worker: self.cast[worker].attack for worker in ranks}, None
+        if any(attack.omniscient for attack in plans.values()):
+            view = self._view(inbox)
+            honest = view.honest
+            assert self._job.attack is not None
+            planned, self._plans = self._job.attack.plans(view, ranks.values(), self._plans)
+            plans = {worker: planned[rank] for worker, rank in ranks.items()}
+        for worker, plan in plans.items():
+            if not plan.sends:
+                inbox.refuse(worker, "silent")
+            elif deadline_s is not None and plan.delay_s > deadline_s:
+                inbox.refuse(worker, "late")
+            else:
+                own, seen = inbox.messages[worker].clone(), honest if plan.omniscient else None
+                forged = self.cast[worker].carry_out(plan, own, seen)
+                inbox.put(worker, forged, inbox.losses[worker].item())
+
+    def remember(self) -> Memory:
+        """What the next round is to know."""
+        attack = self._job.attack
+        kept = attack.rounds_behind if attack is not None else 0
+        past = (*self._past, self._parameters)[-kept:] if kept else ()
+        return Memory(past, self._plans)
+
+    def _view(self, inbox: Inbox) -> View:
+        workers = [
+            worker
+            for worker in inbox.arrived.nonzero().flatten().tolist()
+            if worker not in self.cast
         ]
-        honest = inbox.messages[rows]
-    for worker in members:
-        attack = cast[worker].attack
-        if not attack.sends:
-            inbox.refuse(worker, "silent")
-        elif deadline_s is not None and attack.delay_s > deadline_s:
-            inbox.refuse(worker, "late")
-        else:
-            forged = cast[worker].forge(
-                inbox.messages[worker].clone(), honest if attack.omniscient else None
-            )
-            inbox.put(worker, forged, inbox.losses[worker].item())
+        source = generator(self._job.seed, "plan", self._step)
+        honest = inbox.messages[workers]
+        return View(honest, tuple(workers), len(self.cast), self._aggregate, source)

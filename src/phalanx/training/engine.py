@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from phalanx.attacks import Rule
 from phalanx.training.job import Job
+from phalanx.training.memory import Memory
 
 # Not `typing.Self`: the runtime checks of the tests read annotations one function at a time.
 _Session = TypeVar("_Session", bound="Session")
@@ -25,6 +27,7 @@ class Collected(NamedTuple):
         missing: why there is no message: "silent", "late", "dead", "busy" (still at an earlier
             round), "starting", "wrong shape", "wrong type" or "failed: ...", by worker.
         compute_s: seconds until the messages stood ready.
+        memory: of the drill, for the next round.
     """
 
     messages: Float[Tensor, "workers width"]
@@ -32,14 +35,29 @@ class Collected(NamedTuple):
     losses: Float[Tensor, " workers"]
     missing: dict[int, str]
     compute_s: float
+    memory: Memory = Memory()
 
 
 class Session(ABC):
     """A run's workers, started; a context manager that stops them."""
 
     @abstractmethod
-    def round(self, step: int, parameters: Float[Tensor, " dim"]) -> Collected:
-        """Has every worker compute and send its message for one round."""
+    def round(
+        self,
+        step: int,
+        parameters: Float[Tensor, " dim"],
+        memory: Memory = Memory(),  # noqa: B008 - frozen
+        aggregate: Rule | None = None,
+    ) -> Collected:
+        """Has every worker compute and send its message for one round.
+
+        Args:
+            step: the round, counted from 0.
+            parameters: the round's.
+            memory: of the drill: `Collected.memory` of the round before.
+            aggregate: the server's rule as it stands in this round, for attacks that know it; None
+                if it has none, or there is no drill.
+        """
 
     def close(self) -> None:  # noqa: B027 - most engines have nothing to stop
         """Stops the workers."""
@@ -102,11 +120,10 @@ class Inbox:
         self.arrived[worker] = False
         self.missing[worker] = reason
 
-    def collected(self, compute_s: float) -> Collected:
+    def collected(self, compute_s: float, memory: Memory) -> Collected:
         """The round's outcome."""
-        return Collected(
-            self.messages, self.arrived, self.losses, dict(sorted(self.missing.items())), compute_s
-        )
+        missing = dict(sorted(self.missing.items()))
+        return Collected(self.messages, self.arrived, self.losses, missing, compute_s, memory)
 
     def _refusal(self, message: object) -> str | None:
         if not isinstance(message, Tensor) or message.dtype != self.messages.dtype:

@@ -55,6 +55,26 @@ class Job:
             worker: self.attack.member(rank) for rank, worker in enumerate(self.byzantine(step))
         }
 
+    def relabelled(self, attack: Attack) -> "Job":
+        """The job of a worker that computes with the targets of an attack."""
+        return replace(self, loss=_RelabelledLoss(self.loss, attack))
+
     def for_workers(self) -> "Job":
         """The part that a worker needs: the drill stays with whoever stages it."""
         return replace(self, attack=None, schedule=None)
+
+
+@dataclass(frozen=True)
+class _RelabelledLoss:
+    """The loss under other targets; the model's output tells how many classes there are."""
+
+    loss: Loss
+    attack: Attack
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if outputs.ndim < 2:
+            raise ValueError(
+                f"model must score every class for {self.attack}, got outputs of shape "
+                f"{tuple(outputs.shape)}"
+            )
+        return self.loss(outputs, self.attack.relabel(targets, outputs.shape[1]))

@@ -8,10 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.training.drills import roles, stage
+from phalanx.attacks import Rule
+from phalanx.training.drills import Drill
 from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.gradients import PartitionGradients
 from phalanx.training.job import Job
+from phalanx.training.memory import Memory
+from phalanx.training.worker import own_message
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,13 @@ class LocalSession(Session):
         self._gradients = PartitionGradients(job, engine.chunk_size)
         self._assignment = job.code.assignment
 
-    def round(self, step: int, parameters: Float[Tensor, " dim"]) -> Collected:
+    def round(
+        self,
+        step: int,
+        parameters: Float[Tensor, " dim"],
+        memory: Memory = Memory(),  # noqa: B008 - frozen
+        aggregate: Rule | None = None,
+    ) -> Collected:
         """Computes every partition once, encodes all messages, then stages the drill."""
         began = time.perf_counter()
         losses: list[Tensor] = []
@@ -59,9 +68,13 @@ class LocalSession(Session):
         claimed = torch.cat(losses).double().cpu()
         for worker, owned in enumerate(self._assignment):
             inbox.put(worker, messages[worker], claimed[owned].mean().item())
-        cast = roles(self._job, step)
-        stage(inbox, cast, cast, self._engine.deadline_s)
-        return inbox.collected(compute_s)
+        drill = Drill(self._job, step, parameters, memory, aggregate)
+        for worker, role in drill.cast.items():
+            if drill.deviates(worker):
+                computed = own_message(self._gradients, worker, *drill.task(worker), role.attack)
+                inbox.put(worker, *computed)
+        drill.stage(inbox, drill.cast, self._engine.deadline_s)
+        return inbox.collected(compute_s, drill.remember())
 
     def _stream(self, step: int, parameters: Tensor, losses: list[Tensor]) -> Iterator[Tensor]:
         partitions = range(self._assignment.shape[1])

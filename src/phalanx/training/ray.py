@@ -15,9 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from phalanx.training.drills import Role, roles, stage
+from phalanx.attacks import Rule
+from phalanx.training.drills import Drill, Role
 from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.job import Job
+from phalanx.training.memory import Memory
 from phalanx.training.parcel import Parcel
 from phalanx.training.worker import Reply, Worker, pack_job
 
@@ -129,12 +131,18 @@ class RaySession(Session):
         """Process id of each worker that is ready, on the machine that it runs on."""
         return {seat.worker: seat.pid for seat in self._seats if seat.pid is not None}
 
-    def round(self, step: int, parameters: Float[Tensor, " dim"]) -> Collected:
+    def round(
+        self,
+        step: int,
+        parameters: Float[Tensor, " dim"],
+        memory: Memory = Memory(),  # noqa: B008 - frozen
+        aggregate: Rule | None = None,
+    ) -> Collected:
         """Sends the parameters out, and takes messages in until all are here or late."""
         began = time.monotonic()
         inbox = self._cleared(parameters)
-        cast = roles(self._job, step)
-        pending = self._hand_out(step, parameters, cast, inbox)
+        drill = Drill(self._job, step, parameters, memory, aggregate)
+        pending = self._hand_out(drill, inbox)
         while pending:
             left = max(0.0, began + self._engine.deadline_s - time.monotonic())
             done, _ = self._ray.wait(list(pending), num_returns=1, timeout=left)
@@ -145,11 +153,11 @@ class RaySession(Session):
         for seat in pending.values():
             inbox.refuse(seat.worker, "late")
         compute_s = time.monotonic() - began
-        honest = set(inbox.arrived.nonzero().flatten().tolist()) - cast.keys()
+        honest = set(inbox.arrived.nonzero().flatten().tolist()) - drill.cast.keys()
         if honest:  # else there is nothing to read
-            readers = [worker for worker, role in cast.items() if role.attack.omniscient]
-            stage(inbox, cast, readers, self._engine.deadline_s)
-        return inbox.collected(compute_s)
+            readers = [worker for worker, role in drill.cast.items() if role.attack.omniscient]
+            drill.stage(inbox, readers, self._engine.deadline_s)
+        return inbox.collected(compute_s, drill.remember())
 
     def close(self) -> None:
         """Stops the workers, and Ray if it was started for them."""
@@ -160,18 +168,21 @@ class RaySession(Session):
             self._ray.shutdown()
             self._owns_ray = False
 
-    def _hand_out(
-        self, step: int, parameters: Tensor, cast: dict[int, Role], inbox: Inbox
-    ) -> "dict[Any, _Seat]":
+    def _hand_out(self, drill: Drill, inbox: Inbox) -> "dict[Any, _Seat]":
         """Gives each worker that can take it its task; the tasks, and whose they are."""
-        lent = self._ray.put(Parcel.pack(parameters))
+        lent: dict[int, Any] = {}  # by round: that of a worker that is to be behind is another
         # Attacks that read the honest messages are staged here: their workers send honest ones.
-        carried = {worker: role for worker, role in cast.items() if not role.attack.omniscient}
+        carried = {
+            worker: role for worker, role in drill.cast.items() if not role.attack.omniscient
+        }
         tasks: dict[Any, _Seat] = {}
         for seat in self._seats:
             reason = seat.obstacle()
             if reason is None:
-                tasks[seat.send(step, lent, carried.get(seat.worker))] = seat
+                step, parameters = drill.task(seat.worker)
+                if step not in lent:
+                    lent[step] = self._ray.put(Parcel.pack(parameters))
+                tasks[seat.send(step, lent[step], carried.get(seat.worker))] = seat
             else:
                 inbox.refuse(seat.worker, reason)
         return tasks
@@ -332,7 +343,7 @@ def _store_bytes(job: Job) -> int:
     parameters = [value for value in job.model.parameters() if value.requires_grad]
     dim = sum(value.numel() for value in parameters)
     size = max((value.element_size() for value in parameters), default=0)
-    held = dim + job.code.num_workers * job.code.width(dim)
+    held = 2 * dim + job.code.num_workers * job.code.width(dim)
     tensors = job.dataset.tensors if isinstance(job.dataset, TensorDataset) else ()
     return _STORE_BYTES + 2 * held * size + sum(tensor.nbytes for tensor in tensors)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from os import cpu_count
 from pathlib import Path
 from types import FrameType
@@ -23,7 +24,7 @@ from torch.utils.data import Dataset
 
 import phalanx
 from phalanx.aggregation import Aggregator, Mean
-from phalanx.attacks import Attack, RandomWorkers, Schedule
+from phalanx.attacks import Attack, RandomWorkers, Rule, Schedule
 from phalanx.coding import Code
 from phalanx.docstrings import source
 from phalanx.errors import TooManyByzantineError
@@ -32,6 +33,7 @@ from phalanx.training.engine import Engine, Session
 from phalanx.training.evaluation import Evaluation, evaluate, with_statistics
 from phalanx.training.job import Job, Loss
 from phalanx.training.local import Local
+from phalanx.training.memory import Memory
 from phalanx.training.run_folder import RunFolder
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -190,6 +192,7 @@ class _Loop:
         self.folder, self.title, self.config = folder, title, config
         self.parameters = _trained(job.model)
         self.memory = decoding.init(sum(value.numel() for value in self.parameters))
+        self.drill = Memory()
         self.rounds: list[dict[str, Any]] = []
         self._first = 0  # the round that begins this part of the run
         self._open = False
@@ -197,7 +200,8 @@ class _Loop:
     def round(self, session: Session, step: int, *, evaluate: bool) -> dict[str, Any]:
         """One round, from the broadcast of the weights to the step of the optimizer."""
         began = time.perf_counter()
-        collected = session.round(step, self._flat())
+        collected = session.round(step, self._flat(), self.drill, self._rule())
+        self.drill = collected.memory
         messages_in = time.perf_counter()
         decoded, self.memory = self.decoding.decode(
             collected.messages, collected.arrived, self.memory
@@ -254,6 +258,7 @@ class _Loop:
                 "parameters": self._flat(),
                 "optimizer": self.optimizer.state_dict(),
                 "memory": list(self.memory),
+                "drill": {"past": list(self.drill.past), "plans": self.drill.plans},
             }
             self.folder.save_checkpoint(step, content)
 
@@ -272,6 +277,7 @@ class _Loop:
                 value.copy_(part)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.memory = tuple(saved["memory"])
+        self.drill = Memory(tuple(saved["drill"]["past"]), saved["drill"]["plans"])
         self._first = saved["step"]
         return self._first
 
@@ -310,6 +316,12 @@ class _Loop:
             return self.decoding.rule
         return self.decoding.code
 
+    def _rule(self) -> Rule | None:
+        """The rule as it stands, for attacks of a drill that know it; None under a code."""
+        if self.job.attack is None or not isinstance(self.decoding, RuleDecoder):
+            return None
+        return partial(self.decoding.aggregate, state=self.memory)
+
     def _parts_of_method(self) -> list[object]:
         return [self._method(), *([self.job.attack] if self.job.attack is not None else [])]
 
@@ -320,9 +332,16 @@ class _Loop:
         return {"test_accuracy": found.accuracy, "test_loss": found.loss}
 
     def _liars(self, step: int, missing: dict[int, str]) -> list[int]:
-        """The bad workers of a round; one that was only slow, and came in time, told the truth."""
-        conduct = self.job.conduct(step)
-        return [w for w, attack in conduct.items() if w in missing or attack.delay_s == 0]
+        """The bad workers of a round; one that was only slow, and came in time, told the truth.
+
+        So did one that is to be behind in the first round: there is nothing to be behind of.
+        """
+        return [
+            worker
+            for worker, attack in self.job.conduct(step).items()
+            if worker in missing
+            or (attack.delay_s == 0 and (attack.rounds_behind == 0 or step > 0))
+        ]
 
     def _flat(self) -> Tensor:
         return torch.cat([value.detach().reshape(-1) for value in self.parameters])

@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from phalanx.attacks import Attack
 from phalanx.training.drills import Role
 from phalanx.training.gradients import PartitionGradients
 from phalanx.training.job import Job
@@ -61,19 +63,21 @@ class Worker:
         torch.set_num_threads(threads)
         if isinstance(job.dataset, PackedDataset):
             job = replace(job, dataset=job.dataset.unpack())
-        self._worker, self._job, self._device = worker, job, device
+        self._worker, self._device = worker, device
         self._gradients = PartitionGradients(job, chunk_size, device)
-        self._owned = job.code.assignment[worker].nonzero().flatten().tolist()
 
     def compute(self, step: int, parameters: Parcel, role: Role | None = None) -> Reply:
         """The message of one round.
 
         Args:
-            step: the round.
-            parameters: the round's parameters, `(dim,)`.
+            step: the round that is computed; an earlier one than `role.step` if it is to be behind.
+            parameters: that round's parameters, `(dim,)`.
             role: what to do if bad: other than an attack that reads the honest messages.
         """
-        message, loss = self._honest(step, parameters)
+        # A copy: the parcel is lent, and a model may write to its parameters.
+        values = parameters.unpack().to(self._device, copy=True)
+        attack = role.attack if role is not None else None
+        message, loss = own_message(self._gradients, self._worker, step, values, attack)
         if role is not None:
             time.sleep(role.attack.delay_s)
             if not role.attack.sends:
@@ -81,9 +85,28 @@ class Worker:
             message = role.forge(message)
         return Reply(Parcel.pack(message), loss)
 
-    def _honest(self, step: int, parameters: Parcel) -> tuple[Tensor, float]:
-        # A copy: the parcel is lent, and a model may write to its parameters.
-        values = parameters.unpack().to(self._device, copy=True)
-        rows, losses = zip(*self._gradients.blocks(step, self._owned, values), strict=True)
-        message = self._job.code.encode(self._worker, torch.cat(rows))
-        return message, torch.cat(losses).double().cpu().mean().item()
+
+def own_message(
+    gradients: PartitionGradients,
+    worker: int,
+    step: int,
+    parameters: Float[Tensor, " dim"],
+    attack: Attack | None,
+) -> tuple[Float[Tensor, " width"], float]:
+    """What a worker computes by itself: its message, and the mean loss over its partitions.
+
+    Args:
+        gradients: how it computes.
+        worker: its id.
+        step: the round.
+        parameters: the round's, `(dim,)`.
+        attack: what it carries out, if it is bad; its targets may be other than the true ones.
+    """
+    job = gradients.job
+    if attack is not None and attack.relabels:
+        gradients = PartitionGradients(
+            job.relabelled(attack), gradients.chunk_size, parameters.device
+        )
+    owned = job.code.assignment[worker].nonzero().flatten().tolist()
+    rows, losses = zip(*gradients.blocks(step, owned, parameters), strict=True)
+    return job.code.encode(worker, torch.cat(rows)), torch.cat(losses).double().cpu().mean().item()

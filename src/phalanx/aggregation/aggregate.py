@@ -1,0 +1,39 @@
+"""What every rule answers."""
+
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class Aggregate(NamedTuple):
+    """What a rule answers.
+
+    Attributes:
+        value: the aggregate, `(dim,)`, in the dtype and on the device of the messages.
+        weights: `(workers,)` float64 with `value = weights @ messages`, or None where the rule is
+            coordinate-wise and no such weights exist. They sum to one, unless something pulls
+            towards the origin (clipping) or towards a remembered centre (centred clipping), to
+            which the rest then belongs.
+        scores: `(workers,)` float64; higher is more suspicious; infinite for dropped workers.
+        dropped: `(workers,)` bool; the messages that never entered arithmetic (not finite).
+        suspects: `(workers,)` bool; the workers that the rule holds to be lying: the dropped ones
+            and those that it left out.
+
+    `value` lies on the device of the messages, the rest in main memory.
+    """
+
+    value: Float[Tensor, " dim"]
+    weights: Float[Tensor, " workers"] | None
+    scores: Float[Tensor, " workers"]
+    dropped: Bool[Tensor, " workers"]
+    suspects: Bool[Tensor, " workers"]
+
+
+def far_out(distances: Float[Tensor, " workers"]) -> Bool[Tensor, " workers"]:
+    """Who is more than three times as far from the aggregate as the median worker.
+
+    A heuristic: it names crude liars, misses those that hide within the honest spread, and may
+    name honest workers whose data differ a lot. Nothing is computed from it.
+    """
+    return distances > 3.0 * distances.sort().values[len(distances) // 2]

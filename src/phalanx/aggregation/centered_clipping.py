@@ -1,0 +1,87 @@
+"""Steps from the last aggregate, none longer than a radius."""
+
+from dataclasses import dataclass
+
+import torch
+
+from phalanx.aggregation.aggregate import far_out
+from phalanx.aggregation.base import State, minority, require_not_negative
+from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
+from phalanx.aggregation.gram import Geometry
+
+
+@dataclass(frozen=True)
+class CenteredClipping(GeometryRule):
+    """Moves the last aggregate by the mean of the offsets of the messages, each cut to a radius.
+
+    Remembers: the last aggregate, zero at first, through `init` and `update`; calling the rule is
+    its first round. Meant for workers that send momentum, which varies little between rounds.
+
+    Guarantee: an iteration moves by at most the radius, and a liar moves it by at most radius / n.
+    With an infinite radius it is the mean.
+    Scores: the distance of a message to the aggregate. Suspects, a heuristic: three times as far
+    as the median message.
+    Cost: two passes, whatever the number of iterations: n^2 d multiply-adds for the Gram matrix of
+    the messages and the centre, n d for the weighted sum.
+    Source: Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization",
+    ICML 2021, section 4. The automatic radius is not from there.
+
+    >>> import torch
+    >>> from phalanx.aggregation import CenteredClipping
+    >>> rule = CenteredClipping(radius=3.0)
+    >>> state = rule.init(2)
+    >>> for _ in range(2):
+    ...     answer, state = rule.update(torch.tensor([[3.0, 0.0], [0.0, 3.0], [900.0, 0.0]]), state)
+    >>> answer.value
+    tensor([2.6667, 1.3322])
+    """
+
+    radius: float | None = None
+    """How far a single message may pull (tau); None: the median distance to the messages."""
+
+    iterations: int = 1
+    """Steps a round (L); they cost next to nothing."""
+
+    num_byzantine: int | None = None
+    """Unusable messages that are survived (f); None: as many as are fewer than half."""
+
+    def __post_init__(self) -> None:
+        require_not_negative(self.num_byzantine)
+        if self.radius is not None and not self.radius > 0:
+            raise ValueError(f"radius must be above 0, got {self.radius}")
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+
+    def init(
+        self, dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> State:
+        """The centre of the first round: the origin."""
+        return (torch.zeros(dim, dtype=dtype, device=device),)
+
+    def num_tolerated(self, num_workers: int) -> int:
+        """`num_byzantine`, or the largest number below half of the workers.
+
+        Raises:
+            ValueError: if `num_byzantine` is not below half of the workers.
+        """
+        return minority(self.num_byzantine, num_workers)
+
+    def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
+        """Weights by clipped steps from the last point of the geometry, which is the centre."""
+        gram, norms = geometry.reached_gram(), geometry.gram.diagonal()
+        place = torch.zeros_like(norms)
+        place[-1] = 1.0
+        distances = _distances(gram, norms, place)
+        for _ in range(self.iterations):
+            radius = distances.median() if self.radius is None else self.radius
+            shares = torch.where(distances <= radius, 1.0, radius / distances) / len(distances)
+            place = place * (1 - shares.sum())
+            place[:-1] += shares
+            distances = _distances(gram, norms, place)
+        return Verdict(place[:-1], distances, far_out(distances))
+
+
+def _distances(gram: torch.Tensor, norms: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """From the messages to the point with these weights; infinite if beyond float64."""
+    pulls = gram @ place
+    return (norms - 2 * pulls + place @ pulls).clamp(min=0)[:-1].sqrt()

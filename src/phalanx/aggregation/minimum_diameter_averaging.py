@@ -1,0 +1,125 @@
+"""The mean of the messages that lie closest together."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from phalanx.aggregation.base import require_majority, require_not_negative
+from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
+from phalanx.aggregation.gram import Geometry
+from phalanx.aggregation.krum import krum_scores
+
+
+@dataclass(frozen=True)
+class MinimumDiameterAveraging(GeometryRule):
+    """The mean of the n - f messages whose largest distance to one another is smallest (MDA).
+
+    Exact, without trying all subsets: a diameter is possible if f messages cover all pairs that are
+    farther apart, and the smallest possible one is found by halving the list of distances.
+
+    Scores: the sum of squared distances to the nearest n - f - 1 others. Suspects: all left out.
+    Of several subsets with the same diameter (which happens often: either end of the longest pair
+    may go), the one that keeps the best scores; ties of scores go to the smallest worker id.
+    Cost: n^2 d multiply-adds in one pass; the search takes milliseconds, though in the worst case
+    it grows exponentially with f.
+    Source: El Mhamdi, Guerraoui, Guirguis, Hoang, Rouault, "Genuinely Distributed Byzantine Machine
+    Learning", PODC 2020, section 3; Rousseeuw, "Multivariate Estimation with High Breakdown Point",
+    Mathematical Statistics and Applications B, 1985. The search is not from there.
+
+    >>> import torch
+    >>> from phalanx.aggregation import MinimumDiameterAveraging
+    >>> MinimumDiameterAveraging(num_byzantine=1)(torch.tensor([[1.0], [2.0], [3.0], [900.0]]))
+    tensor([2.])
+    """
+
+    num_byzantine: int = 1
+    """Liars survived, and messages left out (f)."""
+
+    def __post_init__(self) -> None:
+        require_not_negative(self.num_byzantine)
+
+    def num_tolerated(self, num_workers: int) -> int:
+        """`num_byzantine`.
+
+        Raises:
+            ValueError: if it is not below half of the workers.
+        """
+        require_majority(self.num_byzantine, num_workers)
+        return self.num_byzantine
+
+    def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
+        """Equal weights on the subset of smallest diameter."""
+        squared = geometry.squared_distances()
+        scores = krum_scores(squared, num_byzantine, "byzfl")
+        kept = tightest(squared, num_byzantine, scores.argsort(stable=True).tolist())
+        weights = torch.zeros_like(scores)
+        weights[kept] = 1 / len(kept)
+        return Verdict(weights, scores, weights == 0)
+
+
+def tightest(
+    squared_distances: Float[Tensor, "rows rows"], num_left_out: int, order: list[int]
+) -> list[int]:
+    """The subset of smallest diameter; of several, the first that an ordered choice arrives at."""
+    radii = squared_distances.unique().tolist()
+    low, high = 0, len(radii) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if _coverable(*_far_apart(squared_distances, radii[middle]), num_left_out):
+            high = middle
+        else:
+            low = middle + 1
+    far, undecided = _far_apart(squared_distances, radii[low])
+    num_kept = len(order) - num_left_out
+    kept: list[int] = []
+    for row in order:
+        if len(kept) == num_kept:
+            break
+        if not undecided >> row & 1:
+            continue
+        undecided &= ~(1 << row)
+        against = far[row] & undecided
+        if _coverable(far, undecided & ~against, num_left_out - against.bit_count()):
+            kept.append(row)
+            undecided &= ~against
+            num_left_out -= against.bit_count()
+        else:
+            num_left_out -= 1
+    return sorted(kept)
+
+
+def _far_apart(squared_distances: Tensor, limit: float) -> tuple[list[int], int]:
+    """For every row a bit set of the rows farther than the limit, and the set of all rows."""
+    far = (squared_distances > limit).tolist()
+    sets = [sum(1 << i for i, is_far in enumerate(row) if is_far) for row in far]
+    return sets, (1 << len(far)) - 1
+
+
+def _coverable(far: list[int], alive: int, budget: int) -> bool:
+    """Whether so few rows touch all pairs that are far apart: vertex cover by bounded search."""
+    while budget >= 0:
+        degrees = {row: (far[row] & alive).bit_count() for row in _bits(alive)}
+        degrees = {row: degree for row, degree in degrees.items() if degree}
+        if not degrees:
+            return True
+        busiest = max(degrees, key=degrees.__getitem__)
+        if sum(degrees.values()) > 2 * budget * degrees[busiest]:
+            return False
+        leaf = next((row for row, degree in degrees.items() if degree == 1), None)
+        if leaf is not None:  # its only partner covers at least as much as it does
+            alive &= ~(far[leaf] & alive)
+        elif degrees[busiest] > 2:
+            around = far[busiest] & alive
+            if _coverable(far, alive & ~around, budget - around.bit_count()):
+                return True
+            alive &= ~(1 << busiest)
+        else:  # rings alone are left, where one row is as good as another
+            alive &= ~(1 << busiest)
+        budget -= 1
+    return False
+
+
+def _bits(members: int) -> list[int]:
+    return [row for row in range(members.bit_length()) if members >> row & 1]

@@ -1,0 +1,147 @@
+"""Mixtures of messages that are never formed, only measured and summed."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from phalanx.aggregation.aggregate import Aggregate, far_out
+from phalanx.aggregation.gram import Geometry, measure
+from phalanx.aggregation.passes import (
+    Reducer,
+    column_blocks,
+    finite_rows,
+    weighted_sum,
+    working_dtype,
+)
+
+
+class Mixtures(NamedTuple):
+    """What a rule works on: the finite messages, or what pre-aggregation made of them.
+
+    Attributes:
+        rows: the messages of all workers, `(workers, dim)`.
+        finite: `(workers,)` bool; the messages that take part.
+        mixing: `(mixtures, workers)` float64; the mixtures are `mixing @ rows`, zero where a
+            worker takes no part.
+        geometry: how the mixtures lie to one another, and to the origin and the centre if these
+            were asked for. All zeros if nobody asked for it.
+        centre: `(dim,)`, the last point of the geometry, or None.
+    """
+
+    rows: Float[Tensor, "workers dim"]
+    finite: Bool[Tensor, " workers"]
+    mixing: Float[Tensor, "mixtures workers"]
+    geometry: Geometry
+    centre: Float[Tensor, " dim"] | None = None
+
+    def mixed(
+        self, matrix: Float[Tensor, "outputs mixtures"], *, from_origin: bool = False
+    ) -> "Mixtures":
+        """Mixtures of these mixtures; see `Geometry.mixed`."""
+        return self._replace(
+            mixing=matrix @ self.mixing,
+            geometry=self.geometry.mixed(matrix, from_origin=from_origin),
+        )
+
+    def values(self) -> Float[Tensor, "mixtures dim"]:
+        """The mixtures themselves, formed after all: as much memory as the messages."""
+        formed = self.rows.new_empty(len(self.mixing), self.rows.shape[1])
+        for columns, block in self._blocks():
+            formed[:, columns] = block
+        return formed
+
+    def reduce(self, reducer: Reducer) -> Float[Tensor, " dim"]:
+        """The reducer's answer to all coordinates of the mixtures, block by block."""
+        value = self.rows.new_empty(self.rows.shape[1])
+        for columns, block in self._blocks():
+            value[columns] = reducer(block)
+        return value
+
+    def _blocks(self) -> Iterator[tuple[slice, Float[Tensor, "mixtures width"]]]:
+        """The mixtures in the dtype to calculate in, a block of columns at a time."""
+        dtype = working_dtype(self.rows.dtype)
+        mixing = self.mixing[:, self.finite]
+        plain = bool(((mixing == 1).sum(dim=1) == 1).all() & ((mixing != 0).sum(dim=1) == 1).all())
+        chosen = self.finite.nonzero().flatten()
+        chosen = (chosen[mixing.argmax(dim=1)] if plain else chosen).to(self.rows.device)
+        mixing = mixing.to(self.rows.device, dtype)
+        for columns in column_blocks(self.rows.shape[1]):
+            block = self.rows[chosen, columns].to(dtype)
+            yield columns, block if plain else mixing @ block
+
+    def weighted(
+        self,
+        weights: Float[Tensor, " mixtures"],
+        scores: Float[Tensor, " mixtures"],
+        suspects: Bool[Tensor, " mixtures"],
+    ) -> Aggregate:
+        """The answer of a rule that weighs mixtures, in terms of the workers.
+
+        The score of a worker is the average over the mixtures that it went into; a suspect is who
+        went into suspected mixtures only. What the weights lack to one belongs to the centre.
+        """
+        over_workers = weights @ self.mixing
+        value = weighted_sum(self.rows, over_workers)
+        if self.centre is not None:
+            value.add_(self.centre, alpha=1 - weights.sum().item())
+        return Aggregate(value, over_workers, *self.per_worker(scores, suspects))
+
+    def per_worker(
+        self, scores: Float[Tensor, " mixtures"], suspects: Bool[Tensor, " mixtures"]
+    ) -> tuple[Float[Tensor, " workers"], Bool[Tensor, " workers"], Bool[Tensor, " workers"]]:
+        """Scores, who was dropped, and suspects among the workers."""
+        part = self.mixing != 0
+        shares = self.mixing.sum(dim=0)
+        known = (self.mixing * scores[:, None]).where(part, 0.0).sum(dim=0) / shares
+        blamed = (~part | suspects[:, None]).all(dim=0)
+        return known.where(shares > 0, torch.inf), ~self.finite, blamed
+
+
+def gather(
+    rows: Float[Tensor, "workers dim"],
+    *,
+    origin: bool = False,
+    centre: Float[Tensor, " dim"] | None = None,
+) -> Mixtures:
+    """The finite messages, measured in one pass, along with the origin and a centre if wanted."""
+    points = []
+    if origin:
+        points.append(rows.new_zeros(1, 1).expand(1, rows.shape[1]))
+    if centre is not None:
+        centre = centre.to(rows)
+        points.append(centre[None])
+    geometry, finite = measure(rows, _joined(points))
+    return Mixtures(rows, finite, _plain(finite), geometry, centre)
+
+
+def gather_unmeasured(rows: Float[Tensor, "workers dim"]) -> Mixtures:
+    """The finite messages, for rules and mixtures that ask for no distances."""
+    finite = finite_rows(rows, torch.ones(len(rows), dtype=torch.bool))
+    mixing = _plain(finite)
+    return Mixtures(rows, finite, mixing, Geometry(mixing.new_zeros(len(mixing), len(mixing))))
+
+
+def judge_by_distance(
+    value: Float[Tensor, " dim"],
+    distances: Float[Tensor, " workers"],
+    finite: Bool[Tensor, " workers"],
+) -> Aggregate:
+    """The answer of a coordinate-wise rule: workers are judged by their distance to its value."""
+    scores = distances.where(finite, torch.inf)
+    suspects = ~finite
+    suspects[finite] = far_out(scores[finite])
+    return Aggregate(value, None, scores, ~finite, suspects)
+
+
+def _joined(points: list[Tensor]) -> Tensor | None:
+    """One tensor of all points; a single one is not copied."""
+    if len(points) > 1:
+        return torch.cat(points)
+    return points[0] if points else None
+
+
+def _plain(finite: Tensor) -> Tensor:
+    return torch.eye(len(finite), dtype=torch.float64)[finite]

@@ -1,0 +1,221 @@
+"""Pre-aggregation and a rule, put together as one rule."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, overload
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from phalanx.aggregation.aggregate import Aggregate
+from phalanx.aggregation.base import Aggregator, State, require_tolerated
+from phalanx.aggregation.coordinate_rule import CoordinateRule
+from phalanx.aggregation.gram import Geometry
+from phalanx.aggregation.krum import Krum
+from phalanx.aggregation.messages import as_rows
+from phalanx.aggregation.mixtures import Mixtures, gather, gather_unmeasured
+from phalanx.randomness import generator
+
+
+@dataclass(frozen=True)
+class PreAggregation(ABC):
+    """What goes before a rule: replaces the messages by mixtures of them.
+
+    It says with which weights, and never touches the messages. `>>` puts it before another one, a
+    rule, or a `Pipeline`.
+    """
+
+    needs_geometry: ClassVar[bool] = True
+    """Whether `mix` asks how the messages lie to one another, or for their number alone."""
+
+    from_origin: ClassVar[bool] = False
+    """Whether it shrinks messages: what its weights lack to one belongs to the origin, which is
+    then the first point of the geometry."""
+
+    @abstractmethod
+    def mix(
+        self, geometry: Geometry, num_byzantine: int, random: torch.Generator
+    ) -> Float[Tensor, "mixtures messages"]:
+        """The weights of the messages in every mixture, float64.
+
+        Args:
+            geometry: how the messages, or earlier mixtures of them, lie to one another.
+            num_byzantine: how many of them may be lies.
+            random: the only source of randomness.
+        """
+
+    def outcome(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
+        """How many mixtures come out, and how many of them may contain lies."""
+        return num_messages, num_byzantine
+
+    @overload
+    def __rshift__(self, then: "PreAggregation | Chain") -> "Chain": ...
+    @overload
+    def __rshift__(self, then: Aggregator) -> "Pipeline": ...
+    def __rshift__(self, then: "PreAggregation | Chain | Aggregator") -> "Chain | Pipeline":
+        """This, then that."""
+        return Chain((self,)) >> then
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Several pre-aggregations in a row, which still lack a rule; `>>` adds to them."""
+
+    parts: tuple[PreAggregation, ...]
+    """From the first to the last."""
+
+    @overload
+    def __rshift__(self, then: "PreAggregation | Chain") -> "Chain": ...
+    @overload
+    def __rshift__(self, then: Aggregator) -> "Pipeline": ...
+    def __rshift__(self, then: "PreAggregation | Chain | Aggregator") -> "Chain | Pipeline":
+        """These, then that."""
+        if isinstance(then, PreAggregation):
+            return Chain((*self.parts, then))
+        if isinstance(then, Chain):
+            return Chain((*self.parts, *then.parts))
+        if isinstance(then, Pipeline):
+            return replace(then, before=(*self.parts, *then.before))
+        return Pipeline(self.parts, then)
+
+
+@dataclass(frozen=True)
+class Pipeline(Aggregator):
+    """A rule on mixtures of the messages: `Bucketing(2) >> NearestNeighborMixing(2) >> Krum(2)`.
+
+    The mixtures are never formed. Their Gram matrix is `M G M^T` for mixing weights `M`, and the
+    weights `w` that the rule gives to them are `M^T w` for the workers. Coordinate-wise rules form
+    them block by block.
+
+    `num_byzantine` means liars among the workers in every part, and is passed on as the parts say;
+    parts that give it must agree. What parts draw at random depends on `seed` and the number of the
+    round, which is part of the state: a run that is resumed draws the same. Calling the rule is the
+    first round.
+
+    Scores: of a worker, the average over the mixtures that it went into; the distance of the
+    message to the aggregate where the rule is coordinate-wise. Suspects: who went into suspected
+    mixtures only; by distance where the rule is coordinate-wise.
+    Cost: that of the rule, and one pass for the Gram matrix if any part needs it.
+    Source: He, Karimireddy, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via
+    Bucketing", ICLR 2022 (rules on mixtures); the parts name their own.
+
+    >>> import torch
+    >>> from phalanx.aggregation import Krum, NearestNeighborMixing
+    >>> gradients = torch.tensor([[1.0, 5.0], [2.0, 4.0], [2.0, 5.0], [3.0, 6.0], [900.0, -900.0]])
+    >>> (NearestNeighborMixing(1) >> Krum(1))(gradients)
+    tensor([2., 5.])
+    """
+
+    before: Sequence[PreAggregation] = ()
+    """What goes before the rule, in this order."""
+
+    rule: Aggregator = Krum(num_byzantine=1)  # noqa: RUF009 - frozen
+    """The rule."""
+
+    seed: int = 0
+    """Of everything that the parts draw at random."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rule, Pipeline):
+            raise ValueError("rule must not be a Pipeline; name all parts in before")
+        if len(found := self._declared()) > 1:
+            raise ValueError(f"num_byzantine must be the same in all parts, got {sorted(found)}")
+
+    @property
+    def num_byzantine(self) -> int | None:
+        """Liars survived (f), as the parts say; None if none of them does."""
+        return next(iter(self._declared()), None)
+
+    def init(
+        self, dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> State:
+        """The number of the round, and what the rule remembers."""
+        return torch.tensor(0), *self.rule.init(dim, dtype=dtype, device=device)
+
+    def num_tolerated(self, num_workers: int) -> int:
+        """`num_byzantine` of the parts, or as many as the rule survives among the mixtures.
+
+        Raises:
+            ValueError: if a part cannot work with so few workers or mixtures.
+        """
+        if self.num_byzantine is not None:
+            self._check(num_workers, self.num_byzantine)
+            return self.num_byzantine
+        num_mixtures, _ = self._outcome(num_workers, 0)
+        bound = self.rule.num_tolerated(num_mixtures)
+        return max(f for f in range(bound + 1) if self._outcome(num_workers, f)[1] <= bound)
+
+    def judge(self, rows: Float[Tensor, "workers dim"]) -> Aggregate:
+        """The aggregate of stacked messages, and the verdict on every worker."""
+        fresh = self.init(rows.shape[1], dtype=rows.dtype, device=rows.device)
+        return self._round(rows, fresh)[0]
+
+    def update(self, gradients: Any, state: State) -> tuple[Aggregate, State]:
+        """One round: the aggregate of the messages given the state, and the next state."""
+        return self._round(as_rows(gradients)[0], state)
+
+    def told(self, num_byzantine: int) -> "Pipeline":
+        """The pipeline with another `num_byzantine` in all parts."""
+        before = [
+            replace(part, **{"num_byzantine": num_byzantine}) if _has_bound(part) else part
+            for part in self.before
+        ]
+        return replace(self, before=before, rule=self.rule.told(num_byzantine))
+
+    def merge(self, rows: Float[Tensor, "workers dim"]) -> Float[Tensor, " dim"]:
+        """The aggregate alone; a coordinate-wise rule takes no pass for scores."""
+        if not isinstance(self.rule, CoordinateRule):
+            return self.judge(rows).value
+        mixtures, num_byzantine = self._mixed(rows, step=0, memory=())
+        return mixtures.reduce(self.rule.reducer(len(mixtures.mixing), num_byzantine))
+
+    def _round(self, rows: Tensor, state: State) -> tuple[Aggregate, State]:
+        step, memory = state[0], state[1:]
+        mixtures, num_byzantine = self._mixed(rows, int(step), memory)
+        answer, memory = self.rule.combine(mixtures, num_byzantine, memory)
+        return answer, (step + 1, *memory)
+
+    def _mixed(self, rows: Tensor, step: int, memory: State) -> tuple[Mixtures, int]:
+        """What the parts make of the messages, and how many mixtures may contain lies."""
+        bound = self.num_tolerated(len(rows))
+        if self.rule.needs_geometry or any(part.needs_geometry for part in self.before):
+            centre = memory[0] if self.rule.needs_geometry and memory else None
+            origin = any(part.from_origin for part in self.before)
+            mixtures = gather(rows, origin=origin, centre=centre)
+        else:
+            mixtures = gather_unmeasured(rows)
+        num_byzantine = require_tolerated(mixtures.finite, bound)
+        for position, part in enumerate(self.before):
+            random = generator(self.seed, "mixing", position, step)
+            matrix = part.mix(mixtures.geometry, num_byzantine, random)
+            _, num_byzantine = part.outcome(len(mixtures.mixing), num_byzantine)
+            mixtures = mixtures.mixed(matrix, from_origin=part.from_origin)
+        return mixtures, num_byzantine
+
+    def _declared(self) -> set[int]:
+        """What the parts say about `num_byzantine`."""
+        found = {getattr(part, "num_byzantine", None) for part in (*self.before, self.rule)}
+        return {bound for bound in found if bound is not None}
+
+    def _outcome(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
+        for part in self.before:
+            num_messages, num_byzantine = part.outcome(num_messages, num_byzantine)
+        return num_messages, num_byzantine
+
+    def _check(self, num_workers: int, num_byzantine: int) -> None:
+        num_mixtures, num_bad = self._outcome(num_workers, num_byzantine)
+        try:
+            self.rule.told(num_bad).num_tolerated(num_mixtures)
+        except ValueError as error:
+            if (num_mixtures, num_bad) == (num_workers, num_byzantine):
+                raise
+            raise ValueError(
+                f"{num_workers} workers, {num_byzantine} of them liars, make {num_mixtures} "
+                f"mixtures, {num_bad} of them bad, for which {error}"
+            ) from error
+
+
+def _has_bound(part: PreAggregation | Aggregator) -> bool:
+    return any(field.name == "num_byzantine" for field in fields(part))

@@ -1,0 +1,74 @@
+"""How far to go in a direction, found by trying it on the rule under attack."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from phalanx.attacks.view import View
+
+_STEP = 10.0  # the first one
+_SHRINK = 0.8
+
+
+def most_damaging(
+    view: View, start: Float[Tensor, " dim"], direction: Float[Tensor, " dim"], evaluations: int
+) -> float:
+    """The `tau` for which sending `start + tau * direction` does most damage; 0 if nothing helps.
+
+    Damage is the Euclidean distance of the rule's answer from the honest mean, where the honest
+    messages come first and `num_byzantine` copies of the forged one after them. Both signs are
+    searched, with `evaluations` trials each; the damage is never less than that of `tau = 0`.
+
+    Args:
+        view: the honest messages and the rule.
+        start: the message for `tau = 0`.
+        direction: what is added.
+        evaluations: trials a sign, 1 or more.
+    """
+    mean = view.honest.mean(dim=0).double()
+    # One table for all trials: only the forged rows change.
+    table = torch.cat([view.honest, start.expand(view.num_byzantine, -1)])
+
+    def damage(tau: float) -> float:
+        forged = start + tau * direction
+        if not forged.isfinite().all():
+            return -math.inf  # the server would drop it
+        table[len(view.honest) :] = forged
+        found = (view.aggregate(table).double() - mean).norm().item()
+        return found if math.isfinite(found) else -math.inf
+
+    at_zero = damage(0.0)
+    searches = (line_search(damage, at_zero, sign * _STEP, evaluations) for sign in (1, -1))
+    return max(searches, key=lambda found: found[1])[0]
+
+
+def line_search(
+    gain: Callable[[float], float], at_zero: float, step: float, evaluations: int
+) -> tuple[float, float]:
+    """The best argument that is found from 0 on in one direction, and its gain.
+
+    The step doubles as long as the gain grows; from the first failure on it shrinks by a fifth
+    after every trial.
+
+    >>> tau, gain = line_search(lambda tau: -abs(tau - 37.0), -37.0, 10.0, evaluations=20)
+    >>> round(tau, 1)
+    43.1
+
+    Args:
+        gain: what is to become large.
+        at_zero: its value at 0.
+        step: the first step; its sign is the direction.
+        evaluations: how often `gain` may be asked.
+    """
+    best, best_gain, growing = 0.0, at_zero, True
+    for _ in range(evaluations):
+        found = gain(best + step)
+        better = found > best_gain
+        if better:
+            best, best_gain = best + step, found
+        growing = growing and better
+        step *= 2.0 if growing else _SHRINK
+    return best, best_gain

@@ -1,0 +1,114 @@
+"""The attack that only repeats what an honest worker says."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from phalanx.attacks.base import Attack, State, require_honest
+from phalanx.attacks.planned_attack import PlannedAttack
+from phalanx.attacks.view import View
+
+
+@dataclass(frozen=True)
+class Mimic(PlannedAttack):
+    """All bad workers send a copy of one honest worker's message, the same worker's all along.
+
+    Nothing about the copies is suspect, but where data differ from worker to worker, one worker's
+    share of it counts several times, and rules that trust agreement lose the rest. The target is
+    the honest worker that is farthest along the direction `z` in which honest messages vary most.
+    `z` begins at random and is turned by one power step on the covariance of the honest messages in
+    each of the first `warmup` rounds, averaged over them as their mean is; then the target is kept.
+    In a round in which the target does not send, or is bad itself, the farthest along `z` takes its
+    place. Rounds are those in which the attack is carried out.
+
+    Remembers: `z`, the mean, the number of rounds and the target.
+    Cost: three passes over the honest messages in warm-up, and a copy of them; a copy of one
+    message afterwards.
+    Source: Karimireddy, He, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via
+    Bucketing", ICLR 2022, section 3 and appendix (mimic).
+
+    >>> import torch
+    >>> honest = torch.tensor([[1.0, 0.1], [2.0, 0.0], [3.0, -0.1], [9.0, 0.0]])
+    >>> copied = Mimic()(honest, num_byzantine=2)
+    >>> copied[0] in honest and torch.equal(copied[0], copied[1])
+    True
+    """
+
+    warmup: int = 1
+    """Rounds in which the target is chosen, from 1 on."""
+
+    def __post_init__(self) -> None:
+        if self.warmup < 1:
+            raise ValueError(f"warmup must be at least 1, got {self.warmup}")
+
+    def plan(self, view: View, memory: State = ()) -> tuple[Attack, State]:
+        """A copy of the target's message.
+
+        Raises:
+            ValueError: if there is no honest message.
+        """
+        rows = require_honest(view.honest, self)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        memory = memory or _beginning(rows, view.generator)
+        direction, mean, rounds, target = (value.to(rows.device) for value in memory)
+        if rounds < self.warmup:
+            direction, mean = _turned(rows, direction, mean, int(rounds))
+            target = torch.tensor(view.workers[_farthest(rows, direction)])
+            rounds = rounds + 1
+        if int(target) in view.workers:
+            row = view.workers.index(int(target))
+        else:
+            row = _farthest(rows, direction)
+        return _CopyOf(row), (direction, mean, rounds, target)
+
+
+@dataclass(frozen=True)
+class _CopyOf(Attack):
+    """Sends what the honest worker of a row sends."""
+
+    row: int
+
+    @property
+    def omniscient(self) -> bool:
+        """True: it copies an honest message."""
+        return True
+
+    def forge(
+        self,
+        own: Float[Tensor, " dim"],
+        honest: Float[Tensor, "honest dim"] | None,
+        num_byzantine: int,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, " dim"]:
+        """The copy."""
+        return require_honest(honest, self)[self.row].clone()
+
+
+def _beginning(rows: Float[Tensor, "honest dim"], generator: torch.Generator | None) -> State:
+    device = rows.device if generator is None else generator.device
+    direction = torch.randn(rows.shape[1], generator=generator, dtype=rows.dtype, device=device)
+    nobody = torch.tensor(-1)
+    return direction, torch.zeros_like(rows[0]), torch.tensor(0), nobody
+
+
+def _turned(
+    rows: Float[Tensor, "honest dim"],
+    direction: Float[Tensor, " dim"],
+    mean: Float[Tensor, " dim"],
+    rounds: int,
+) -> tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]:
+    """Direction and mean after one more round."""
+    old, new = rounds / (1 + rounds), 1 / (1 + rounds)
+    mean = old * mean + new * rows.mean(dim=0)
+    offsets = rows - mean
+    turned = (offsets @ direction) @ offsets
+    length = turned.norm()
+    if length == 0:  # all are equal: any direction is as good
+        return direction, mean
+    return old * direction + new * turned / length, mean
+
+
+def _farthest(rows: Float[Tensor, "honest dim"], direction: Float[Tensor, " dim"]) -> int:
+    return int((rows @ direction).argmax())

@@ -1,0 +1,101 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phalanx.aggregation import CenteredClipping, Mean
+
+
+def random(num_workers, dim, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(num_workers, dim, generator=generator, dtype=dtype)
+
+
+def by_hand(rows, centre, radius, iterations):
+    for _ in range(iterations):
+        offsets = rows - centre
+        norms = offsets.norm(dim=1)
+        cut = norms.median() if radius is None else radius
+        centre = centre + (offsets * (cut / norms).clamp(max=1)[:, None]).mean(dim=0)
+    return centre
+
+
+@pytest.mark.parametrize("radius", [0.1, 2.0, 1e9, None])
+@pytest.mark.parametrize("iterations", [1, 3, 10])
+@pytest.mark.parametrize("dim", [6, 20_000])
+def test_is_what_the_definition_says_round_after_round(radius, iterations, dim):
+    rule = CenteredClipping(radius, iterations)
+    state = rule.init(dim, dtype=torch.float64)
+    centre = torch.zeros(dim, dtype=torch.float64)
+    for seed in range(3):
+        rows = random(7, dim, seed) + 3
+        centre = by_hand(rows, centre, radius, iterations)
+        answer, state = rule.update(rows, state)
+        torch.testing.assert_close(answer.value, centre)
+        assert torch.equal(state[0], answer.value)
+
+
+@pytest.mark.parametrize("lie", [1e6, 1e30])
+def test_a_huge_lie_does_not_drown_the_others(lie):
+    rows = random(9, 20_000, dtype=torch.float32) + 1e3
+    rows[4] *= lie
+    rule = CenteredClipping(radius=50.0, iterations=20)
+    answer, _ = rule.update(rows, (rows[0].clone(),))
+    exact = by_hand(rows.double(), rows[0].double(), 50.0, 20)
+    assert (answer.value - exact).norm() < 1e-5 * exact.norm()
+    assert answer.suspects[4]
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    radius=st.floats(1e-3, 1e3),
+    lie=st.sampled_from([-1e10, -3.0, 0.0, 2.0, 1e30]),
+)
+def test_one_step_moves_by_the_radius_and_a_liar_by_its_share_of_it(seed, radius, lie):
+    rows, centre = random(7, 5, seed), random(1, 5, seed + 1)[0]
+    rule = CenteredClipping(radius)
+    value = rule.update(rows, (centre,))[0].value
+    assert (value - centre).norm() <= radius * (1 + 1e-9)
+    without = rows.clone()
+    without[0] = centre  # who agrees with the centre does not pull
+    rows[0] *= lie
+    moved = rule.update(rows, (centre,))[0].value - rule.update(without, (centre,))[0].value
+    assert moved.norm() <= radius / 7 * (1 + 1e-9)
+
+
+def test_with_an_infinite_radius_it_is_the_mean():
+    rows = random(7, 20)
+    answer, _ = CenteredClipping(radius=torch.inf).update(rows, (random(1, 20, 5)[0],))
+    torch.testing.assert_close(answer.value, Mean()(rows))
+
+
+def test_no_minority_can_blow_up_the_automatic_radius():
+    rows = random(7, 20)
+    rows[:3] *= 1e30
+    answer, _ = CenteredClipping().update(rows, (torch.zeros(20, dtype=torch.float64),))
+    assert answer.value.norm() <= rows[3:].norm(dim=1).max()
+
+
+def test_many_rounds_forget_a_bad_start():
+    rule = CenteredClipping(radius=1.0)
+    rows = random(9, 30) + 5
+    rows[:2] = -1e6
+    state = rule.init(30, dtype=torch.float64)
+    for _ in range(200):
+        answer, state = rule.update(rows, state)
+    assert (answer.value - rows[2:].mean(dim=0)).norm() < 3
+
+
+def test_the_state_follows_device_and_dtype_of_the_messages():
+    rule = CenteredClipping()
+    rows = random(5, 4).to(torch.bfloat16)
+    answer, state = rule.update(rows, rule.init(4))
+    assert answer.value.dtype == state[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "field", [{"radius": 0.0}, {"radius": torch.nan}, {"iterations": 0}], ids=str
+)
+def test_arguments_are_checked(field):
+    with pytest.raises(ValueError, match=f"{next(iter(field))} must be"):
+        CenteredClipping(**field)
