@@ -1,7 +1,5 @@
 """The Python examples of the written pages, taken out of their Markdown."""
 
-import ast
-import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -27,22 +25,3 @@ def commands(page: Path) -> list[list[str]]:
         for line in block.replace("\\\n", " ").splitlines()
     ]
     return [shlex.split(line)[1:] for line in lines if line.startswith("phalanx ")]
-
-
-def absent(example: str) -> list[str]:
-    """What the example imports from the package or calls as `phalanx.x`, and is not there."""
-    found: list[str] = []
-    for node in ast.walk(ast.parse(example)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("phalanx"):
-            room, names = str(node.module), [alias.name for alias in node.names]
-        elif (
-            isinstance(node, ast.Attribute)
-            and isinstance(node.value, ast.Name)
-            and node.value.id == "phalanx"
-        ):
-            room, names = "phalanx", [node.attr]
-        else:
-            continue
-        module = importlib.import_module(room) if importlib.util.find_spec(room) else None
-        found += [f"{room}.{name}" for name in names if not hasattr(module, name)]
-    return found

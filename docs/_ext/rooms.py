@@ -5,7 +5,6 @@ that is added to `phalanx.coding.__all__` is documented by that alone.
 """
 
 import importlib
-import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -96,10 +95,7 @@ class Room(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The table, then one entry a name."""
-        name = self.arguments[0]
-        if importlib.util.find_spec(name) is None:
-            return []
-        room = importlib.import_module(name)
+        room = importlib.import_module(self.arguments[0])
         public = sorted(getattr(room, "__all__", ()))
         rows = [*self._table(room, public), *self._entries(room, public)]
         return self.parse_text_to_nodes("\n".join(rows))
