@@ -4,7 +4,6 @@ On a shared machine a time by itself says little. Both sides of a ratio see the 
 same machine here: every round runs each contestant once, and the ratio is taken within the round.
 """
 
-import json
 import platform
 import statistics
 import subprocess
@@ -65,11 +64,6 @@ def environment(*packages: str) -> dict[str, Any]:
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
-
-
-def write_json(path: Path, env: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Writes the figures with what they depend on."""
-    path.write_text(json.dumps({"environment": env, "rows": rows}, indent=1) + "\n")
 
 
 def _quartiles(values: list[float]) -> tuple[float, float]:
