@@ -45,12 +45,12 @@ class CodeDecoder(Decoder):
         return self.decodes
 
     def init(self, dim: int) -> State:
-        """Codes remember nothing."""
-        return ()
+        """What the code remembers."""
+        return self.code.init(dim)
 
     def decode(self, messages: Tensor, arrived: Tensor, state: State) -> tuple[Decoded, State]:
-        """See `Code.decode`."""
-        return self.code.decode(messages, arrived), state
+        """See `Code.update`."""
+        return self.code.update(messages, arrived, state)
 
 
 @dataclass(frozen=True)

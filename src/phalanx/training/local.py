@@ -50,7 +50,6 @@ class LocalSession(Session):
     def __init__(self, engine: Local, job: Job) -> None:
         self._engine, self._job = engine, job
         self._gradients = PartitionGradients(job, engine.chunk_size)
-        self._assignment = job.code.assignment
 
     def round(
         self,
@@ -62,11 +61,12 @@ class LocalSession(Session):
         """Computes every partition once, encodes all messages, then stages the drill."""
         began = time.perf_counter()
         losses: list[Tensor] = []
-        messages = self._job.code.encode_all(self._stream(step, parameters, losses))
+        code = self._job.code.at(step)
+        messages = code.encode_all(self._stream(step, parameters, losses))
         compute_s = time.perf_counter() - began
         inbox = Inbox(messages)
         claimed = torch.cat(losses).double().cpu()
-        for worker, owned in enumerate(self._assignment):
+        for worker, owned in enumerate(code.assignment):
             inbox.put(worker, messages[worker], claimed[owned].mean().item())
         drill = Drill(self._job, step, parameters, memory, aggregate)
         for worker, role in drill.cast.items():
@@ -77,7 +77,7 @@ class LocalSession(Session):
         return inbox.collected(compute_s, drill.remember())
 
     def _stream(self, step: int, parameters: Tensor, losses: list[Tensor]) -> Iterator[Tensor]:
-        partitions = range(self._assignment.shape[1])
+        partitions = range(self._job.code.num_partitions)
         for gradients, block_losses in self._gradients.blocks(step, partitions, parameters):
             losses.append(block_losses)
             yield gradients
