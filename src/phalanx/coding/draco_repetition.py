@@ -15,6 +15,7 @@ from phalanx.coding.columns import blocks as column_blocks
 from phalanx.coding.groups import (
     check_bound,
     check_messages,
+    check_owned,
     check_partitions,
     consecutive_groups,
     group_lengths,
@@ -96,12 +97,7 @@ class DracoRepetition(Code):
         Raises:
             ValueError: if there is not one gradient for each partition that the worker owns.
         """
-        owned = int(self.assignment[worker].sum())
-        if len(gradients) != owned:
-            raise ValueError(
-                f"gradients must have one row for each of the {owned} partitions of worker "
-                f"{worker}, got {len(gradients)}"
-            )
+        check_owned(len(gradients), int(self.assignment[worker].sum()), worker)
         total = gradients[0].clone()
         for gradient in gradients[1:]:
             total += gradient

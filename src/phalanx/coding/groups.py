@@ -45,6 +45,15 @@ def check_partitions(seen: int, num_partitions: int, *, complete: bool = True) -
         )
 
 
+def check_owned(given: int, owned: int, worker: int) -> None:
+    """Raises ValueError unless a worker gives one gradient for each partition that it owns."""
+    if given != owned:
+        raise ValueError(
+            f"gradients must have one row for each of the {owned} partitions of worker {worker}, "
+            f"got {given}"
+        )
+
+
 def name(workers: Sequence[int]) -> str:
     """Workers as an error message names them."""
     if not workers:
