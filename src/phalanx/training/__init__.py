@@ -6,6 +6,7 @@ from phalanx.training.job import Job
 from phalanx.training.local import Local
 from phalanx.training.memory import Memory
 from phalanx.training.ray import Ray
+from phalanx.training.reputation import Reputation, Standing, rounds_until_excluded
 from phalanx.training.run import Run, train
 
 __all__ = [
@@ -17,8 +18,11 @@ __all__ = [
     "Local",
     "Memory",
     "Ray",
+    "Reputation",
     "Run",
     "Session",
+    "Standing",
     "evaluate",
+    "rounds_until_excluded",
     "train",
 ]

@@ -1,7 +1,7 @@
 """The engine of one process: no server, no ports; every gradient is computed once."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,7 @@ class LocalSession(Session):
     def __init__(self, engine: Local, job: Job) -> None:
         self._engine, self._job = engine, job
         self._gradients = PartitionGradients(job, engine.chunk_size)
+        self._excluded: set[int] = set()
 
     def round(
         self,
@@ -73,8 +74,14 @@ class LocalSession(Session):
             if drill.deviates(worker):
                 computed = own_message(self._gradients, worker, *drill.task(worker), role.attack)
                 inbox.put(worker, *computed)
+        for worker in self._excluded:
+            inbox.refuse(worker, "excluded")
         drill.stage(inbox, drill.cast, self._engine.deadline_s)
         return inbox.collected(compute_s, drill.remember())
+
+    def exclude(self, workers: Iterable[int]) -> None:
+        """See `Session.exclude`; what they alone would compute is computed, and not used."""
+        self._excluded.update(workers)
 
     def _stream(self, step: int, parameters: Tensor, losses: list[Tensor]) -> Iterator[Tensor]:
         partitions = range(self._job.code.num_partitions)

@@ -34,6 +34,7 @@ from phalanx.training.evaluation import Evaluation, evaluate, with_statistics
 from phalanx.training.job import Job, Loss
 from phalanx.training.local import Local
 from phalanx.training.memory import Memory
+from phalanx.training.reputation import Reputation, Standing
 from phalanx.training.run_folder import RunFolder
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -78,6 +79,7 @@ def train(
     steps: int = 200,
     batch_size: int | None = None,
     seed: int = 0,
+    exclude_after: int | None = None,
     test: Dataset[tuple[Tensor, ...]] | None = None,
     out: Path | str | None = None,
     resume: bool = False,
@@ -109,6 +111,9 @@ def train(
         batch_size: samples a round over all partitions; a multiple of their number. 16 a partition
             by default.
         seed: of everything random.
+        exclude_after: excludes a worker for good once it was suspected in so many rounds more than
+            its messages were held good, see `Reputation`; no more workers than the code or rule
+            survives. By default nobody is excluded.
         test: data to evaluate on.
         out: a folder for metrics, checkpoints and weights; nothing is written if None. It is made
             once the first round has been decoded: arguments that do not fit leave nothing behind.
@@ -145,17 +150,21 @@ def train(
         "evaluate_every": evaluate_every,
         "checkpoint_every": checkpoint_every,
     }
+    if exclude_after is not None:
+        counts["exclude_after"] = exclude_after
     _check(job, test, counts)
+    reputation = _reputation(decoding, exclude_after)
     if out is None and resume:
         raise ValueError("resume needs out, the folder of the run, got None")
     folder = RunFolder(Path(out), resume=resume) if out is not None else None
     made = optimizer(_trained(model))
     _check_optimizer(made)
-    loop = _Loop(job, decoding, made, test, folder, title, config)
+    loop = _Loop(job, decoding, reputation, made, test, folder, title, config)
     first = loop.restore() if resume else 0
     if first > steps:
         raise ValueError(f"steps must be at least the {first} rounds that are done, got {steps}")
     with (engine or Local()).start(job) as session, _graceful() as interrupted:
+        session.exclude(loop.standing.out)
         for step in range(first, steps):
             last = step + 1 == steps
             try:
@@ -182,6 +191,7 @@ class _Loop:
         self,
         job: Job,
         decoding: Decoder,
+        reputation: Reputation,
         optimizer: Optimizer,
         test: Dataset[tuple[Tensor, ...]] | None,
         folder: RunFolder | None,
@@ -193,6 +203,7 @@ class _Loop:
         self.parameters = _trained(job.model)
         self.memory = decoding.init(sum(value.numel() for value in self.parameters))
         self.drill = Memory()
+        self.reputation, self.standing = reputation, reputation.init(job.code.num_workers)
         self.rounds: list[dict[str, Any]] = []
         self._first = 0  # the round that begins this part of the run
         self._open = False
@@ -200,17 +211,18 @@ class _Loop:
     def round(self, session: Session, step: int, *, evaluate: bool) -> dict[str, Any]:
         """One round, from the broadcast of the weights to the step of the optimizer."""
         began = time.perf_counter()
-        collected = session.round(step, self._flat(), self.drill, self._rule())
+        decoding = self.decoding.excluding(len(self.standing.out))
+        collected = session.round(step, self._flat(), self.drill, self._rule(decoding, step))
         self.drill = collected.memory
         messages_in = time.perf_counter()
-        decoded, self.memory = self.decoding.decode(
-            collected.messages, collected.arrived, self.memory
-        )
+        decoded, self.memory = decoding.decode(collected.messages, collected.arrived, self.memory)
         decoded_in = time.perf_counter()
         self._open_folder()
         self._step(decoded.gradient)
         malformed = [worker for worker, why in collected.missing.items() if why in _MALFORMED]
         suspects = sorted({*decoded.suspects.nonzero().flatten().tolist(), *malformed})
+        self.standing = self.reputation.update(self.standing, suspects, collected.arrived)
+        session.exclude(self.standing.out)
         trusted = [
             value
             for worker, value in enumerate(collected.losses.tolist())
@@ -226,6 +238,8 @@ class _Loop:
             "suspects": suspects,
             "missing": {str(worker): why for worker, why in collected.missing.items()},
             "residual": decoded.residual,
+            "suspicion": [round(value, 4) for value in self.standing.suspicion.tolist()],
+            "excluded": self.standing.out,
         }
         if evaluate:
             entry |= self._evaluation()
@@ -259,6 +273,7 @@ class _Loop:
                 "optimizer": self.optimizer.state_dict(),
                 "memory": list(self.memory),
                 "drill": {"past": list(self.drill.past), "plans": self.drill.plans},
+                "standing": list(self.standing),
             }
             self.folder.save_checkpoint(step, content)
 
@@ -278,6 +293,7 @@ class _Loop:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.memory = tuple(saved["memory"])
         self.drill = Memory(tuple(saved["drill"]["past"]), saved["drill"]["plans"])
+        self.standing = Standing(*saved["standing"])
         self._first = saved["step"]
         return self._first
 
@@ -304,6 +320,7 @@ class _Loop:
             "decoder": repr(self._method()),
             "attack": repr(self.job.attack) if self.job.attack is not None else None,
             "stopped": stopped,
+            "excluded": self.standing.out,
             "methods": [text for text in methods if text],
         }
         if self.folder is not None:
@@ -316,11 +333,12 @@ class _Loop:
             return self.decoding.rule
         return self.decoding.code
 
-    def _rule(self) -> Rule | None:
-        """The rule as it stands, for attacks of a drill that know it; None under a code."""
-        if self.job.attack is None or not isinstance(self.decoding, RuleDecoder):
+    def _rule(self, decoding: Decoder, step: int) -> Rule | None:
+        """The decoder as a rule, for attacks of a drill that know it; None under an exact code."""
+        if self.job.attack is None or decoding.code.exact:
             return None
-        return partial(self.decoding.aggregate, state=self.memory)
+        byzantine = self.job.byzantine(step)
+        return partial(decoding.aggregate, state=self.memory, byzantine=byzantine)
 
     def _parts_of_method(self) -> list[object]:
         return [self._method(), *([self.job.attack] if self.job.attack is not None else [])]
@@ -397,6 +415,17 @@ def _survived(method: Code | Aggregator | None) -> int:
             f"byzantine must say who is bad: {method} does not say how many liars it survives"
         )
     return int(found)
+
+
+def _reputation(decoding: Decoder, exclude_after: int | None) -> Reputation:
+    if exclude_after is None:
+        return Reputation()
+    if decoding.num_tolerated == 0:
+        raise ValueError(
+            f"exclude_after needs a code or rule that survives liars, got {exclude_after} with one "
+            "that survives none"
+        )
+    return Reputation(exclude_after, decoding.num_tolerated)
 
 
 def _check(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[str, int]) -> None:
