@@ -9,6 +9,7 @@ from phalanx.reporting.plots import (
     plot_loss,
     plot_residual,
     plot_seconds,
+    plot_suspicion,
     plot_workers,
 )
 from phalanx.reporting.record import RunRecord, load_run
@@ -27,6 +28,7 @@ __all__ = [
     "plot_loss",
     "plot_residual",
     "plot_seconds",
+    "plot_suspicion",
     "plot_workers",
     "terminal_table",
     "write_report",

@@ -21,9 +21,10 @@ from phalanx.reporting.plots import (
     plot_loss,
     plot_residual,
     plot_seconds,
+    plot_suspicion,
     plot_workers,
 )
-from phalanx.reporting.record import RunRecord, missing, worker_ids
+from phalanx.reporting.record import RunRecord, excluded, missing, worker_ids
 from phalanx.reporting.svg import inline_svg
 from phalanx.reporting.table import MEANINGS, cells
 from phalanx.reporting.wording import count, duration, listed, percent
@@ -143,11 +144,37 @@ def _plots(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Plot]:
         )
         caption = "The largest relative disagreement among the messages that the decoder trusted."
         plots.append(Plot("Decoding residual", caption, svg))
-    return plots + [
-        _worker_plot(index, record)
-        for index, record in enumerate(records)
-        if any(worker_ids(entry) for entry in record.rounds)
-    ]
+    for index, record in enumerate(records):
+        if any(worker_ids(entry) for entry in record.rounds):
+            plots.append(_worker_plot(index, record))
+        if any(any(entry.get("suspicion") or ()) for entry in record.rounds):
+            plots.append(_suspicion_plot(index, record))
+    return plots
+
+
+def _suspicion_plot(index: int, record: RunRecord) -> Plot:
+    last = record.rounds[-1].get("suspicion") or [0.0]
+    out = sorted(excluded(record))
+    alt = (
+        f"Suspicion of workers over rounds of {record.title}: highest at the end "
+        f"{max(last):.2f}, of worker {last.index(max(last))}; excluded: "
+        f"{', '.join(map(str, out)) or 'nobody'}."
+    )
+    svg = inline_svg(
+        partial(plot_suspicion, record),
+        name=f"suspicion{index}",
+        alt=alt,
+        size=_worker_size(record),
+    )
+    caption = (
+        "The share of the last rounds, about ten, in which a worker was suspected; a cross marks "
+        "its exclusion."
+    )
+    return Plot(f"Suspicion: {record.title}", caption, svg)
+
+
+def _worker_size(record: RunRecord) -> tuple[float, float]:
+    return _SIZE[0], 1.2 + 0.12 * min(max(record.num_workers, 6), 60)
 
 
 def _worker_plot(index: int, record: RunRecord) -> Plot:
@@ -160,7 +187,7 @@ def _worker_plot(index: int, record: RunRecord) -> Plot:
         partial(plot_workers, record),
         name=f"workers{index}",
         alt=alt,
-        size=(_SIZE[0], 1.2 + 0.12 * min(max(record.num_workers, 6), 60)),
+        size=_worker_size(record),
     )
     return Plot(f"Who was bad and who was named: {record.title}", "One row a worker.", svg)
 
@@ -186,6 +213,7 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "parameters": _number(result.get("num_parameters")),
         "final test loss": _number(result.get("test_loss")),
         "messages that never entered decoding": _missing(record),
+        "excluded": _excluded(record),
     }
     return {name: str(value) for name, value in facts.items() if value is not None}
 
@@ -201,6 +229,14 @@ def _missing(record: RunRecord) -> str | None:
     parts = [
         f"worker {worker} {why} ({count(times, 'round')})"
         for (why, worker), times in sorted(reasons.items())
+    ]
+    return "; ".join(parts) or None
+
+
+def _excluded(record: RunRecord) -> str | None:
+    parts = [
+        f"worker {worker} (after {count(rounds, 'round')})"
+        for worker, rounds in sorted(excluded(record).items())
     ]
     return "; ".join(parts) or None
 
