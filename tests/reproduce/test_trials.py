@@ -99,7 +99,7 @@ def test_an_accuracy_is_the_mean_over_seeds_and_the_end_of_a_run(trials):
     assert 20 < first < 100
     second = Trials(**{**vars(trials), "seeds": (1,)}).accuracy(Mean())
     both = Trials(**{**vars(trials), "seeds": (0, 1)}).accuracy(Mean())
-    assert both == pytest.approx((first + second) / 2)
+    assert both == pytest.approx((first + second) / 2, abs=0.1)
 
 
 def test_a_learning_rate_that_drops_at_once_learns_less(trials):
@@ -129,7 +129,7 @@ def test_rules_are_told_what_to_survive():
 
 def test_data_is_taken_from_a_file_or_a_folder_or_else_said_to_be_another(tmp_path):
     assert images(None, ("mnist.npz",), "MNIST")[1:] == (
-        "scikit-learn's digits, 8 x 8 pixels, instead of MNIST",
+        "scikit-learn's digits, 8 x 8 pixels; full runs take MNIST where it is given",
         False,
     )
     assert images(tmp_path, ("mnist.npz",), "MNIST")[2] is False

@@ -125,7 +125,7 @@ class ResamplingAndBucketing(Recipe):
 
     Three tables: a long tail of classes without any attack, the mimic attack, and three others.
     In quick mode a small network on scikit-learn's digits; in full LeNet on MNIST, if the data is
-    there, which takes a GPU and hours.
+    there; that is meant for a GPU.
 
     Cost: in quick mode under two minutes on one core.
     Source: He, Karimireddy, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via

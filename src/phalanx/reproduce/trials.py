@@ -66,7 +66,7 @@ class Trials:
         shards: Shards | None = None,
         test: Dataset[Any] | None = None,
     ) -> float | None:
-        """Test accuracy in percent, over the last five evaluations and all seeds.
+        """Test accuracy in percent, to a tenth, over the last five evaluations and all seeds.
 
         Args:
             rule: the decoder.
@@ -86,7 +86,7 @@ class Trials:
             runs = [self._run(rule, seed, test or self.splits.test, staged) for seed in self.seeds]
         except TooManyByzantineError:
             return None
-        return 100 * mean(runs)
+        return round(100 * mean(runs), 1)
 
     def _run(
         self, rule: Aggregator, seed: int, test: Dataset[Any], staged: dict[str, Any]
@@ -150,7 +150,8 @@ def images(data: Path | None, names: Sequence[str], family: str) -> tuple[Splits
     if data is not None and data.is_dir():
         found = [data / name for name in names if (data / name).is_file()]
     if not found:
-        return Digits().load(), f"scikit-learn's digits, 8 x 8 pixels, instead of {family}", False
+        origin = f"scikit-learn's digits, 8 x 8 pixels; full runs take {family} where it is given"
+        return Digits().load(), origin, False
     kind = JpegArchive if "jpeg" in found[0].name else NpzFile
     splits = kind(found[0]).load()
     return splits, f"{found[0].name}, {len(splits.train)} training images", True  # type: ignore[arg-type]
