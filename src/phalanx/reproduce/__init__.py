@@ -2,14 +2,18 @@
 
 from phalanx.reproduce.base import Finding, Findings, Plot, Recipe, Table
 from phalanx.reproduce.draco import Draco
+from phalanx.reproduce.learning_from_history import LearningFromHistory
+from phalanx.reproduce.resampling import ResamplingAndBucketing
 from phalanx.reproduce.run import recipes, reproduce
 
 __all__ = [
     "Draco",
     "Finding",
     "Findings",
+    "LearningFromHistory",
     "Plot",
     "Recipe",
+    "ResamplingAndBucketing",
     "Table",
     "recipes",
     "reproduce",
