@@ -15,7 +15,7 @@ class CellFolder:
     """The cells of one or more grids: `cells/<method>_<attack>_<split>_seed<n>-<hash>.json`.
 
     A cell is found by the hash of its resolved configuration, whatever grid asks for it. Nothing is
-    written before the first `put`.
+    written before `open`.
 
     Args:
         path: the folder of the comparison.
@@ -28,6 +28,14 @@ class CellFolder:
         if path.exists() and not path.is_dir():
             raise ValueError(f"out must be a folder, got {path}, which is a file")
         self.path = path / "cells"
+
+    def open(self, config: str | None) -> None:
+        """Makes the folder, removes half files that a kill left, and keeps how to repeat it all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        clear_halves(self.path)
+        if config is not None:
+            with whole(self.path.parent / "config.yaml") as beside:
+                beside.write_text(config, encoding="utf-8")
 
     def load(self) -> dict[str, Outcome]:
         """The settled outcomes by identity; failed cells are left out, so that they run again."""
@@ -45,7 +53,6 @@ class CellFolder:
 
     def put(self, place: Place, cell: Cell, outcome: Outcome, environment: dict[str, Any]) -> None:
         """Writes a cell's file, whole."""
-        self.path.mkdir(parents=True, exist_ok=True)
         content = {
             "identity": cell.identity,
             "place": place._asdict(),
@@ -58,7 +65,3 @@ class CellFolder:
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         with whole(self.path / name) as beside:
             beside.write_text(text + "\n", encoding="utf-8")
-
-    def clear(self) -> None:
-        """Removes half files that a kill left."""
-        clear_halves(self.path)

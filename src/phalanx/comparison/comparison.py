@@ -111,7 +111,9 @@ class Comparison:
             return f"On {panel} no method was measured under every attack."
         attack, figure = self.worst(panel, winners[0]) or (NO_ATTACK, Figure(None, None))
         share = percent(figure.mean)
+        reached = {_tenths(self.accuracy(panel, winners[0], one).mean) for one in self.grid.columns}
         when = "without an attack" if attack == NO_ATTACK else f"under {attack}"
+        when = "the same under every attack" if len(reached) == 1 else when
         if MEAN in winners:
             others = [method for method in winners if method != MEAN]
             also = f", and so had {listed(others)}" if others else ""

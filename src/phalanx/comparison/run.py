@@ -40,6 +40,7 @@ def compare(
     evaluate_every: int = 20,
     jobs: int | None = None,
     out: Path | str | None = None,
+    config: str | None = None,
     watch: Watch | None = None,
 ) -> Comparison:
     """Runs every method under every attack, on every split, with every seed.
@@ -75,6 +76,7 @@ def compare(
             `if __name__ == "__main__":`.
         out: a folder for the cells, `comparison.csv`, `comparison.md` and `comparison.html`;
             nothing is written if None.
+        config: text that is kept in the folder as `config.yaml`: how to repeat the comparison.
         watch: is told how far the comparison is.
 
     Returns:
@@ -105,7 +107,7 @@ def compare(
             evaluate_every=evaluate_every,
         ),
     )
-    return compare_grid(grid, jobs=jobs, out=out, watch=watch)
+    return compare_grid(grid, jobs=jobs, out=out, config=config, watch=watch)
 
 
 def compare_grid(
@@ -113,6 +115,7 @@ def compare_grid(
     *,
     jobs: int | None = None,
     out: Path | str | None = None,
+    config: str | None = None,
     watch: Watch | None = None,
 ) -> Comparison:
     """Runs the cells of a grid; arguments and errors are those of `compare`."""
@@ -125,6 +128,8 @@ def compare_grid(
     if missing:
         splits = grid.setting.data.load()  # what cannot be read or built is an error now
         _check(grid, splits)
+        if folder is not None:
+            folder.open(config)
         _measure(missing, splits, jobs, outcomes, folder, watch or _nobody)
     comparison = Comparison(grid, {place: outcomes[place] for place in grid.cells})
     if out is not None:
@@ -156,8 +161,6 @@ def _measure(
     found, total, running = len(outcomes), len(outcomes) + len(missing), list[Place]()
     facts = environment(seed=0)
     del facts["seed"]
-    if folder is not None:
-        folder.clear()
 
     def tell() -> None:
         watch(Progress(len(outcomes), found, total, tuple(running)))
