@@ -2,16 +2,19 @@
 
 from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.evaluation import Evaluation, evaluate
+from phalanx.training.holdings import Holdings
 from phalanx.training.job import Job
 from phalanx.training.local import Local
 from phalanx.training.memory import Memory
 from phalanx.training.ray import Ray
 from phalanx.training.run import Run, train
+from phalanx.training.worker_momentum import WorkerMomentum
 
 __all__ = [
     "Collected",
     "Engine",
     "Evaluation",
+    "Holdings",
     "Inbox",
     "Job",
     "Local",
@@ -19,6 +22,7 @@ __all__ = [
     "Ray",
     "Run",
     "Session",
+    "WorkerMomentum",
     "evaluate",
     "train",
 ]
