@@ -16,6 +16,7 @@ from phalanx.coding import Code
 from phalanx.data import DataSource, Digits, Shards
 from phalanx.errors import PhalanxError
 from phalanx.models import MLP
+from phalanx.training import WorkerMomentum
 
 
 def compare(
@@ -24,6 +25,7 @@ def compare(
     attacks: list[Attack] | None = None,
     splits: list[Shards] | None = None,
     shared_data: bool = False,
+    worker_momenta: list[WorkerMomentum] | None = None,
     seeds: list[int] = [0, 1],  # noqa: B006 - never changed
     num_workers: int = 15,
     num_byzantine: int = 3,
@@ -56,6 +58,7 @@ def compare(
         splits: Who holds which samples; all workers draw from the whole data set if not given.
             Codes do not apply where workers hold samples of their own.
         shared_data: Whether to compare also where all workers draw from the whole data set.
+        worker_momenta: Workers send momentum, with each of these in turn; gradients if not given.
         seeds: A run each, of which mean and spread are shown.
         num_workers: Workers of every run.
         num_byzantine: How many of them are bad; methods that leave theirs at the default are told
@@ -82,6 +85,7 @@ def compare(
             attacks,
             [*([None] if shared_data or not splits else []), *(splits or [])],
             seeds,
+            worker_momenta=worker_momenta or [None],
             num_workers=num_workers,
             num_byzantine=num_byzantine,
             byzantine=byzantine,
@@ -98,7 +102,8 @@ def compare(
         )
     for table in terminal_tables(found):
         console.print(table)
-    console.print(found.answer, markup=False)
+    for answer in found.answers:
+        console.print(answer, markup=False)
     console.print(f"Report: {out / 'comparison.html'}", soft_wrap=True)
     failed = [(place, one) for place, one in found.outcomes.items() if one.status == "failed"]
     if failed:
@@ -127,4 +132,3 @@ def _bar() -> Iterator[Callable[[Any], None]]:
             bar.update(task, completed=progress.done, note=note)
 
         yield watch
-

@@ -22,7 +22,7 @@ from phalanx.data import DataSource, Digits, Shards, Splits
 from phalanx.errors import TooManyByzantineError
 from phalanx.models import MLP
 from phalanx.randomness import seeded
-from phalanx.training import evaluate, train
+from phalanx.training import WorkerMomentum, evaluate, train
 from phalanx.training.run import MakeOptimizer, default_optimizer
 
 MakeModel = Callable[[tuple[int, ...], int], nn.Module]
@@ -89,7 +89,7 @@ class Cell:
     """What bad workers do; None if nobody is bad."""
     shards: Shards | None
     """Who holds which samples; None if all workers draw from the whole data set."""
-    worker_momentum: Any
+    worker_momentum: WorkerMomentum | None
     """What workers average before they send; None if they send their gradients."""
     seed: int
     """Of everything random."""
@@ -149,8 +149,6 @@ class Cell:
     def _why_no_code(self, code: Code) -> str | None:
         if self.shards is not None:
             return "a code has several workers compute the same samples, a split gives each its own"
-        if self.worker_momentum is not None:
-            return "a code decodes gradients, not what workers make of them"
         if self.setting.samples % code.num_partitions:
             return (
                 f"batch_size must be a multiple of the {code.num_partitions} partitions, "
@@ -181,9 +179,7 @@ class Cell:
         finally:
             torch.set_num_threads(threads)
 
-    def _measured(
-        self, splits: Splits, caught: list[warnings.WarningMessage] | None
-    ) -> Outcome:
+    def _measured(self, splits: Splits, caught: list[warnings.WarningMessage] | None) -> Outcome:
         began = time.perf_counter()
         rounds: list[dict[str, Any]] = []
         found: dict[str, Any] = {"status": "finished"}

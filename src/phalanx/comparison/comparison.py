@@ -101,9 +101,9 @@ class Comparison:
         return list(grouped.values())
 
     @property
-    def answer(self) -> str:
-        """Which method had the best worst case, and where the plain mean did as well or better."""
-        return " ".join(self._answer(panel) for panel in self.grid.panels)
+    def answers(self) -> list[str]:
+        """A sentence a split: who had the best worst case, and where the plain mean was as good."""
+        return [self._answer(panel) for panel in self.grid.panels]
 
     def _answer(self, panel: str) -> str:
         winners = self.best(panel, None)
@@ -127,7 +127,8 @@ class Comparison:
 
     def _mean_against(self, panel: str, winner: str) -> str:
         """Where the plain mean did as well as the winner, or better."""
-        as_well, better = [], []
+        as_well: list[str] = []
+        better: list[str] = []
         for attack in self.grid.columns:
             plain = _tenths(self.accuracy(panel, MEAN, attack).mean)
             robust = _tenths(self.accuracy(panel, winner, attack).mean)

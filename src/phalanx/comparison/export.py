@@ -58,9 +58,9 @@ def to_csv(comparison: Comparison) -> str:
             **place._asdict(),
             **_flat(outcome),
             **{
-                name: value if isinstance(value, int | float | str) else json.dumps(value)
+                f"config.{name}": value if isinstance(value, int | str) else json.dumps(value)
                 for name, value in comparison.grid.cells[place].config.items()
-                if value is not None and name != "seed"
+                if value is not None
             },
             "identity": comparison.grid.cells[place].identity,
         }
@@ -76,7 +76,7 @@ def to_csv(comparison: Comparison) -> str:
 
 def to_markdown(comparison: Comparison) -> str:
     """The answer, the tables, and what did not run to its end."""
-    lines = ["# Comparison", "", f"**{comparison.answer}**", ""]
+    lines = ["# Comparison", "", *(f"**{one}**\n" for one in comparison.answers)]
     for table in _tables(comparison):
         lines += [f"## {table.title}", "", table.caption, ""]
         lines += markdown_table(table.headers, table.rows)
@@ -90,12 +90,14 @@ def to_markdown(comparison: Comparison) -> str:
 def to_html(comparison: Comparison) -> str:
     """One page with heat maps and tables, that needs nothing else."""
     grid = comparison.grid
+    methods = count(len(grid.methods), "method")
+    attacks = count(len(grid.columns) - 1, "attack")
     return render_page(
         "phalanx.comparison",
         "comparison.html.j2",
-        title=f"{count(len(grid.methods), 'method')} under {count(len(grid.columns) - 1, 'attack')}",
+        title=f"{methods} under {attacks}",
         kind="Phalanx comparison",
-        answer=comparison.answer,
+        answer=" ".join(comparison.answers),
         origin="",
         plots=drawn([_heat_map(comparison, panel) for panel in grid.panels]),
         tables=_tables(comparison),
@@ -233,10 +235,11 @@ def _heat_map(comparison: Comparison, panel: str) -> Plot:
         ]
         for method in grid.methods
     ]
-    alt = f"Heat map of test accuracy in percent on {panel}, methods by attacks. " + " ".join(
-        f"{method}: {listed([f'{column} {text}' for column, text in zip(columns, row, strict=True)])}."
-        for method, row in zip(grid.methods, texts, strict=True)
-    )
+    said = []
+    for method, row in zip(grid.methods, texts, strict=True):
+        pairs = [f"{column} {text}" for column, text in zip(columns, row, strict=True)]
+        said.append(f"{method}: {listed(pairs)}.")
+    alt = f"Heat map of test accuracy in percent on {panel}, methods by attacks. {' '.join(said)}"
     size = (1.8 + 0.95 * len(columns), 1.2 + 0.42 * len(grid.methods))
     draw = partial(plot_heat_map, grid.methods, columns, values, texts)
     return Plot(f"Test accuracy, {panel}", "In percent. Brighter is better.", alt, draw, size)
@@ -251,7 +254,7 @@ def _notes(comparison: Comparison) -> list[str]:
         if outcome.status != "not applicable":
             attacks = listed(list(dict.fromkeys(place.attack for place in places)))
             where += f", {attacks} ({count(len(places), 'run')})"
-        status = outcome.status
+        status: str = outcome.status
         if status == "stopped":
             rounds = sorted({comparison.outcomes[place].rounds for place in places})
             span = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else f"{rounds[0]}"

@@ -26,6 +26,7 @@ from phalanx.coding import Code, DracoRepetition
 from phalanx.comparison.cell import Cell, Setting
 from phalanx.comparison.labels import labels
 from phalanx.data import Shards
+from phalanx.training import WorkerMomentum
 
 NO_ATTACK = "no attack"
 SHARED_DATA = "shared data"
@@ -91,7 +92,7 @@ class Grid:
     """What bad workers do."""
     splits: Sequence[Shards | None] = (None,)
     """Who holds which samples; None for workers that all draw from the whole data set."""
-    worker_momenta: Sequence[Any] = (None,)
+    worker_momenta: Sequence[WorkerMomentum | None] = (None,)
     """What workers average before they send; None for gradients."""
     seeds: Sequence[int] = (0, 1)
     """A run each."""
@@ -107,7 +108,8 @@ class Grid:
 
     @cached_property
     def _methods(self) -> list[_Method]:
-        told = [_told(method, self.setting) for method in (Mean(), *self.rules, *self.codes)]
+        given: list[Aggregator | Code] = [Mean(), *self.rules, *self.codes]
+        told = [_told(method, self.setting) for method in given]
         return [one for position, one in enumerate(told) if one not in told[:position]]
 
     @cached_property

@@ -36,8 +36,8 @@ def plot_heat_map(
             hatch = "///" if value is None else None
             box = Rectangle((x, y), 1, 1, facecolor=colour, edgecolor=_NOTHING, lw=0.6, hatch=hatch)
             axes.add_patch(box)
-            ink = {} if value is None else {"color": _readable(colour)}
-            axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8.5, **ink)
+            ink = None if value is None else _readable(colour)  # None: as all text of the page
+            axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8.5, color=ink)
     axes.set_xlim(0, len(columns))
     axes.set_ylim(len(rows), 0)
     axes.set_xticks([x + 0.5 for x in range(len(columns))], columns, rotation=25, ha="right")
@@ -49,6 +49,8 @@ def plot_heat_map(
 
 def _readable(colour: tuple[float, float, float, float]) -> str:
     """Black on light colours, white on dark ones, by relative luminance."""
-    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in colour[:3]]
+    linear = [
+        one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in colour[:3]
+    ]
     luminance = math.fsum(w * one for w, one in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
     return "#000000" if luminance > 0.179 else "#ffffff"

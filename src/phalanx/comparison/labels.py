@@ -74,7 +74,8 @@ def _unsaid(one: Field[Any], value: Any, usual: dict[str, Any]) -> bool:
 
 
 def _field(one: Field[Any], value: Any, *, first: bool) -> str:
-    text = _label(value, {}) if is_dataclass(value) else f"{value}"
+    number = f"{value:g}" if isinstance(value, float) else f"{value}"
+    text = _label(value, {}) if is_dataclass(value) else number
     return text if first else f"{one.name}={text}"
 
 

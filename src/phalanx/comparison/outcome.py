@@ -1,7 +1,7 @@
 """What came of a cell."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from statistics import median
 from typing import Any, Literal
 
@@ -31,11 +31,11 @@ class Outcome:
     """Median seconds a round in which messages were decoded."""
     seconds: float | None = None
     """Seconds in all."""
-    detection: Detection = Detection()
+    detection: Detection = Detection()  # noqa: RUF009 - frozen
     """Who lied and who was named."""
     accuracies: Sequence[Sequence[float]] = ()
     """Pairs of rounds completed and test accuracy, whenever it was measured."""
-    warnings: Sequence[str] = field(default=())
+    warnings: Sequence[str] = ()
     """What was warned of, each once."""
 
     @property

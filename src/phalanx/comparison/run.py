@@ -18,6 +18,7 @@ from phalanx.comparison.pool import measure_here, measure_in_processes
 from phalanx.comparison.progress import Progress, Watch
 from phalanx.data import DataSource, Digits, Shards, Splits
 from phalanx.models import MLP
+from phalanx.training import WorkerMomentum
 from phalanx.training.run import MakeOptimizer, default_optimizer, environment
 
 
@@ -28,7 +29,7 @@ def compare(
     splits: Sequence[Shards | None] = (None,),
     seeds: Sequence[int] = (0, 1),
     *,
-    worker_momenta: Sequence[Any] = (None,),
+    worker_momenta: Sequence[WorkerMomentum | None] = (None,),
     num_workers: int = 15,
     num_byzantine: int = 3,
     byzantine: Schedule | None = None,

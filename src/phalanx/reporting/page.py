@@ -55,12 +55,12 @@ def cell(value: str | float | int | None) -> str:
 def markdown_table(
     headers: Sequence[str], rows: Sequence[Sequence[str | float | int | None]]
 ) -> list[str]:
-    """The lines of a Markdown table, and an empty one after it.
+    r"""The lines of a Markdown table, and an empty one after it.
 
-    >>> print(*markdown_table(("rule", "accuracy"), [("Mean | all", 0.98765)]), sep="\\n")
+    >>> print(*markdown_table(("rule", "accuracy"), [("Mean | all", 0.98765)]), sep="\n")
     | rule | accuracy |
     |---|---|
-    | Mean \\| all | 0.9877 |
+    | Mean \| all | 0.9877 |
     <BLANKLINE>
     """
     lines = [[cell(value).replace("|", "\\|") for value in line] for line in (headers, *rows)]

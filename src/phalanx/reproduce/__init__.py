@@ -1,6 +1,7 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
-from phalanx.reproduce.base import Finding, Findings, Plot, Recipe, Table
+from phalanx.reporting import Plot, Table
+from phalanx.reproduce.base import Finding, Findings, Recipe
 from phalanx.reproduce.draco import Draco
 from phalanx.reproduce.run import recipes, reproduce
 
