@@ -153,7 +153,7 @@ def _accuracy(outcome: Outcome) -> float | None:
 
 def _tenths(share: float | None) -> float:
     """A share in tenths of a percent, as tables show it."""
-    return -math.inf if share is None else round(1000 * share)
+    return -math.inf if share is None else float(round(1000 * share))
 
 
 def _gist(outcome: Outcome) -> str:

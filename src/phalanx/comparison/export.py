@@ -240,7 +240,11 @@ def _heat_map(comparison: Comparison, panel: str) -> Plot:
         pairs = [f"{column} {text}" for column, text in zip(columns, row, strict=True)]
         said.append(f"{method}: {listed(pairs)}.")
     alt = f"Heat map of test accuracy in percent on {panel}, methods by attacks. {' '.join(said)}"
-    size = (1.8 + 0.95 * len(columns), 1.2 + 0.42 * len(grid.methods))
+    longest = [max(map(len, names)) for names in (grid.methods, columns)]  # letters, 0.08 inches
+    size = (
+        0.6 + 0.08 * longest[0] + 0.95 * len(columns),
+        0.6 + 0.05 * longest[1] + 0.42 * len(grid.methods),
+    )
     draw = partial(plot_heat_map, grid.methods, columns, values, texts)
     return Plot(f"Test accuracy, {panel}", "In percent. Brighter is better.", alt, draw, size)
 

@@ -1,10 +1,10 @@
 """Which cells there are: methods x attacks x splits x worker momenta x seeds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from phalanx.aggregation import (
     Aggregator,
@@ -24,10 +24,12 @@ from phalanx.attacks import (
 )
 from phalanx.coding import Code, DracoRepetition
 from phalanx.comparison.cell import Cell, Setting
+from phalanx.comparison.identity import description, digest
 from phalanx.comparison.labels import labels
 from phalanx.data import Shards
 from phalanx.training import WorkerMomentum
 
+_Thing = TypeVar("_Thing")
 NO_ATTACK = "no attack"
 SHARED_DATA = "shared data"
 
@@ -110,7 +112,7 @@ class Grid:
     def _methods(self) -> list[_Method]:
         given: list[Aggregator | Code] = [Mean(), *self.rules, *self.codes]
         told = [_told(method, self.setting) for method in given]
-        return [one for position, one in enumerate(told) if one not in told[:position]]
+        return _distinct(told, lambda method: method.used)
 
     @cached_property
     def methods(self) -> list[str]:
@@ -120,11 +122,8 @@ class Grid:
 
     @cached_property
     def _attacks(self) -> list[Attack | None]:
-        attacks: list[Attack | None] = [None]
-        for attack in self.attacks:
-            if attack not in attacks:
-                attacks.append(attack)
-        return attacks
+        given = [attack for attack in self.attacks if attack is not None]
+        return [None, *_distinct(given, lambda attack: attack)]
 
     @cached_property
     def columns(self) -> list[str]:
@@ -155,6 +154,14 @@ class Grid:
             cell = Cell(method.used, attack, shards, momentum, seed, self.setting, method.unfit)
             cell.config  # noqa: B018 - what cannot be named is refused here
             yield Place(panel, row, column, seed), cell
+
+
+def _distinct(things: Sequence[_Thing], key: Callable[[_Thing], Any]) -> list[_Thing]:
+    """The things without repetitions: those whose keys are described alike are the same."""
+    found: dict[str, _Thing] = {}
+    for thing in things:
+        found.setdefault(digest(description(key(thing))), thing)
+    return list(found.values())
 
 
 def _labels_or(things: Sequence[Any], nothing: str) -> list[str]:

@@ -1,7 +1,6 @@
 """Short names that tell apart what stands in one table."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
@@ -9,12 +8,14 @@ from typing import Any
 from phalanx.aggregation import Pipeline
 
 _LONG = 3  # words from which on a name is written by its initials
+_KNOWN = ("phalanx.aggregation.", "phalanx.attacks.")  # where the initials are known as names
 
 
 def labels(things: Sequence[Any], usual: dict[str, Any] | None = None) -> list[str]:
     """One short name for each thing, no two alike.
 
-    Names of three or more words are written by their initials, as the field does. Of the fields
+    Names of rules and attacks with three or more words are written by their initials, as the field
+    does. Of the fields
     only those stand in the name that are neither at their default nor as usual. Where that leaves
     two alike, all fields stand in it, and then a number.
 
@@ -28,16 +29,15 @@ def labels(things: Sequence[Any], usual: dict[str, Any] | None = None) -> list[s
         things: dataclasses.
         usual: values of fields that go without saying here.
     """
-    found = [_label(thing, usual or {}) for thing in things]
-    for rewritten in ([_whole(thing) for thing in things], None):
-        counts = Counter(found)
-        twice = [index for index, label in enumerate(found) if counts[label] > 1]
-        for index in twice:
-            if rewritten is not None:
-                found[index] = rewritten[index]
-            else:
-                found[index] += f" #{1 + found[:index].count(found[index])}"
-    return found
+    short = [_label(thing, usual or {}) for thing in things]
+    whole = [
+        _whole(thing) if short.count(label) > 1 else label
+        for thing, label in zip(things, short, strict=True)
+    ]
+    return [
+        f"{label} #{whole[: index + 1].count(label)}" if whole.count(label) > 1 else label
+        for index, label in enumerate(whole)
+    ]
 
 
 def slug(label: str) -> str:
@@ -58,7 +58,7 @@ def _label(thing: Any, usual: dict[str, Any]) -> str:
         for position, one in enumerate(_fields(thing))
         if not _unsaid(one, getattr(thing, one.name), usual)
     ]
-    return _short(type(thing).__name__) + (f"({', '.join(shown)})" if shown else "")
+    return _short(type(thing)) + (f"({', '.join(shown)})" if shown else "")
 
 
 def _fields(thing: Any) -> list[Field[Any]]:
@@ -79,9 +79,10 @@ def _field(one: Field[Any], value: Any, *, first: bool) -> str:
     return text if first else f"{one.name}={text}"
 
 
-def _short(name: str) -> str:
-    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*", name)
-    return "".join(word[0] for word in words) if len(words) >= _LONG else name
+def _short(kind: type) -> str:
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*", kind.__name__)
+    known = kind.__module__.startswith(_KNOWN) and len(words) >= _LONG
+    return "".join(word[0] for word in words) if known else kind.__name__
 
 
 def _whole(thing: Any) -> str:

@@ -33,7 +33,7 @@ class Outcome:
     """Seconds in all."""
     detection: Detection = Detection()  # noqa: RUF009 - frozen
     """Who lied and who was named."""
-    accuracies: Sequence[Sequence[float]] = ()
+    accuracies: Sequence[Sequence[int | float]] = ()
     """Pairs of rounds completed and test accuracy, whenever it was measured."""
     warnings: Sequence[str] = ()
     """What was warned of, each once."""
@@ -52,11 +52,14 @@ class Outcome:
         """The outcome that was written.
 
         Raises:
-            TypeError: if it holds other names than these.
-            KeyError: if it has no `detection`.
+            KeyError: if a name is missing.
+            TypeError: if a value is of another kind.
         """
-        named = {one.name: content[one.name] for one in fields(cls) if one.name in content}
-        return cls(**{**named, "detection": Detection(**content["detection"])})
+        named = {one.name: content[one.name] for one in fields(cls)}
+        named["detection"] = Detection(**content["detection"])
+        named["accuracies"] = tuple((rounds, share) for rounds, share in content["accuracies"])
+        named["warnings"] = tuple(content["warnings"])
+        return cls(**named)
 
 
 def medians(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -68,9 +71,9 @@ def medians(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "round_seconds": median(entry["seconds"] for entry in rounds),
         "decode_seconds": median(entry["decode_seconds"] for entry in rounds),
         "detection": detection(rounds),
-        "accuracies": [
-            [entry["step"] + 1, entry["test_accuracy"]]
+        "accuracies": tuple(
+            (entry["step"] + 1, entry["test_accuracy"])
             for entry in rounds
             if entry.get("test_accuracy") is not None
-        ],
+        ),
     }
