@@ -68,7 +68,7 @@ def our_grid(data: NpzFile, steps: int, every: int) -> Grid:
     return Grid(
         rules=[Krum(), GeometricMedian(), TrimmedMean()],
         codes=[],
-        attacks=[SignFlip(), InnerProductManipulation(), OptimalALittleIsEnough()],
+        attacks=[SignFlip(), InnerProductManipulation(epsilon=2.0), OptimalALittleIsEnough()],
         seeds=[0],
         setting=Setting(
             num_workers=WORKERS,
@@ -175,8 +175,8 @@ def main() -> None:
     }
     remark = (
         "Both sides compute the same gradients by the same convolution kernels, which bounds what "
-        "a runner can gain. The peer's bad workers compute nothing, ours do; the peer is spared the "
-        "scaling of images that its own runner does."
+        "a runner can gain. The peer's bad workers compute nothing, ours do; the peer is spared "
+        "the scaling of images that its own runner does."
     )
     env = environment("phalanx", "torch", "byzfl") | {"threads": 1}
     write_measurement("compare", CLAIM, env, [row], columns, remark)
