@@ -1,6 +1,6 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
-from phalanx.reproduce.base import Finding, Findings, Plot, Recipe, Table
+from phalanx.reproduce.base import Finding, Findings, Recipe
 from phalanx.reproduce.draco import Draco
 from phalanx.reproduce.learning_from_history import LearningFromHistory
 from phalanx.reproduce.resampling import ResamplingAndBucketing
@@ -11,10 +11,8 @@ __all__ = [
     "Finding",
     "Findings",
     "LearningFromHistory",
-    "Plot",
     "Recipe",
     "ResamplingAndBucketing",
-    "Table",
     "recipes",
     "reproduce",
 ]

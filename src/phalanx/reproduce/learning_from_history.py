@@ -8,7 +8,8 @@ from typing import ClassVar, NamedTuple
 from phalanx.aggregation import Mean
 from phalanx.attacks import ALittleIsEnough, Attack, InnerProductManipulation, LabelFlip, SignFlip
 from phalanx.models import MLP, ResNet18
-from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe, Table
+from phalanx.reporting import Table
+from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
 from phalanx.reproduce.trials import (
     Trials,
     above,

@@ -12,7 +12,8 @@ from phalanx.attacks import Attack, InnerProductManipulation, LabelFlip, Mimic, 
 from phalanx.data import IidShards, LongTailedShards, Shards, SortedShards, Splits
 from phalanx.models import MLP, LeNet
 from phalanx.randomness import generator
-from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe, Table
+from phalanx.reporting import Table
+from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
 from phalanx.reproduce.trials import (
     Trials,
     above,
