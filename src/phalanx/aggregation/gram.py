@@ -29,15 +29,31 @@ class Geometry(NamedTuple):
             the range of float64 has infinities and NaN in its own row and column only.
         num_points: rows at the end that are no messages, but points that were measured along:
             the origin if something clips, then the centre if the rule has one.
+        mass: `(messages,)` float64, how much each message counts, 1 on average; None if all count
+            alike.
     """
 
     gram: Float[Tensor, "rows rows"]
     num_points: int = 0
+    mass: Float[Tensor, " messages"] | None = None
 
     @property
     def num_messages(self) -> int:
         """Rows that are messages, or mixtures of them."""
         return len(self.gram) - self.num_points
+
+    @property
+    def masses(self) -> Float[Tensor, " messages"]:
+        """How much each message counts: ones if all count alike."""
+        alike = self.gram.new_ones(self.num_messages)
+        return alike if self.mass is None else self.mass
+
+    def by_mass(self, weights: Float[Tensor, " messages"]) -> Float[Tensor, " messages"]:
+        """Weights of messages times their masses, with the same sum."""
+        if self.mass is None:
+            return weights
+        weighed = weights * self.mass
+        return weighed / weighed.sum() * weights.sum()
 
     def squared_distances(self) -> Float[Tensor, "rows rows"]:
         """Squared distance of every pair; infinite where it is beyond the range of float64."""
@@ -60,15 +76,27 @@ class Geometry(NamedTuple):
         """The messages and the last few points alone."""
         kept = torch.ones(len(self.gram), dtype=torch.bool)
         kept[self.num_messages : len(kept) - num_points] = False
-        return Geometry(self.gram[kept][:, kept], num_points)
+        return self._replace(gram=self.gram[kept][:, kept], num_points=num_points)
+
+    def among(
+        self, kept: Bool[Tensor, " messages"], mass: Float[Tensor, " kept"] | None
+    ) -> "Geometry":
+        """Some of the messages, with these masses, and all points."""
+        kept = torch.cat([kept, kept.new_ones(self.num_points)])
+        return self._replace(gram=self.gram[kept][:, kept], mass=mass)
 
     def mixed(
-        self, matrix: Float[Tensor, "mixtures messages"], *, from_origin: bool = False
+        self,
+        matrix: Float[Tensor, "mixtures messages"],
+        mass: Float[Tensor, " mixtures"] | None = None,
+        *,
+        from_origin: bool = False,
     ) -> "Geometry":
         """How mixtures of the messages lie to one another, and to the points as they were.
 
         Args:
             matrix: the weights of the messages in every mixture; rows sum to one.
+            mass: how much each mixture counts, as in the attributes.
             from_origin: rows need not sum to one: what they lack belongs to the first point.
         """
         whole = torch.eye(len(matrix) + self.num_points, len(self.gram), dtype=torch.float64)
@@ -80,7 +108,7 @@ class Geometry(NamedTuple):
         gram = whole @ self.reached_gram() @ whole.T
         lost = (whole[:, ~self.reached()] != 0).any(dim=1)
         gram[lost], gram[:, lost] = torch.inf, torch.inf
-        return Geometry(gram, self.num_points)
+        return Geometry(gram, self.num_points, mass)
 
 
 def partial_gram(

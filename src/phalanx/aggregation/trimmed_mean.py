@@ -9,6 +9,7 @@ from torch import Tensor
 from phalanx.aggregation.base import require_majority, require_not_negative
 from phalanx.aggregation.coordinate_rule import CoordinateRule, Reducer
 from phalanx.aggregation.sorting_network import OrderStatistics
+from phalanx.aggregation.weighted_order import weighted_order
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class TrimmedMean(CoordinateRule):
             return mean_of(ordered(block))
 
         return middle
+
+    def weighted_reducer(self, mass: Float[Tensor, " rows"], num_byzantine: int) -> Reducer:
+        """The mean of the mass in the middle; as much is cut off at either end as f rows have."""
+        start, stop = float(num_byzantine), mass.sum().item() - num_byzantine
+        return lambda block: weighted_order(block, mass).mean_between(start, stop)
 
 
 def mean_of(values: list[Float[Tensor, " width"]]) -> Float[Tensor, " width"]:
