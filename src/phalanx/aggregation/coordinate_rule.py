@@ -12,6 +12,7 @@ from phalanx.aggregation.base import Aggregator, State, require_tolerated
 from phalanx.aggregation.masses import normalized, present
 from phalanx.aggregation.mixtures import Mixtures, judge_by_distance
 from phalanx.aggregation.passes import (
+    BLOCK,
     Reducer,
     column_blocks,
     distances_to,
@@ -105,8 +106,8 @@ class CoordinateRule(Aggregator):
         sums = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
         # Blocks fit the cache and are too narrow for torch to split among threads: thousands of
         # short parallel regions would stall on a machine that others use as well.
-        for columns in column_blocks(dim):
+        for columns in column_blocks(dim, BLOCK):
             block = rows[:, columns].to(working_dtype(rows.dtype))
-            sums += torch.stack([row.sum() for row in block])
+            sums += block.sum(dim=1)
             value[columns] = reduce(block if num_kept == len(rows) else block[kept])
         return value, ~torch.isfinite(sums).cpu()

@@ -9,7 +9,6 @@ from torch import Tensor
 from phalanx.aggregation.base import require_majority, require_not_negative
 from phalanx.aggregation.coordinate_rule import CoordinateRule, Reducer
 from phalanx.aggregation.sorting_network import OrderStatistics
-from phalanx.aggregation.trimmed_mean import mean_of
 from phalanx.aggregation.weighted_order import WeightedOrder, weighted_order
 
 
@@ -67,12 +66,12 @@ def mean_around_median(num_rows: int, num_kept: int) -> Reducer:
     def around(block: Float[Tensor, "rows width"]) -> Float[Tensor, " width"]:
         values = ordered(block)
         median = values[(num_rows - 1) // 2] / 2 + values[num_rows // 2] / 2
-        kept = values[:num_kept]
         for rank in range(num_rows - num_kept):
             below, above = values[rank], values[rank + num_kept]
             pays = above - median < median - below
-            kept[rank % num_kept] = torch.where(pays, above, kept[rank % num_kept])
-        return mean_of(kept)
+            place = values[rank % num_kept]
+            torch.where(pays, above, place, out=place)
+        return ordered.mean(range(num_kept))
 
     return around
 

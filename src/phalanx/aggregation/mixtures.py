@@ -11,6 +11,7 @@ from phalanx.aggregation.aggregate import Aggregate, far_out
 from phalanx.aggregation.gram import Geometry, measure
 from phalanx.aggregation.masses import normalized, present
 from phalanx.aggregation.passes import (
+    BLOCK,
     Reducer,
     column_blocks,
     finite_rows,
@@ -77,7 +78,7 @@ class Mixtures(NamedTuple):
         chosen = self.finite.nonzero().flatten()
         chosen = (chosen[mixing.argmax(dim=1)] if plain else chosen).to(self.rows.device)
         mixing = mixing.to(self.rows.device, dtype)
-        for columns in column_blocks(self.rows.shape[1]):
+        for columns in column_blocks(self.rows.shape[1], BLOCK):
             block = self.rows[chosen, columns].to(dtype)
             yield columns, block if plain else mixing @ block
 
