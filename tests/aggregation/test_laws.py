@@ -282,6 +282,50 @@ def test_a_finite_lie_is_not_dropped_and_does_not_matter(rule, size, scale, dtyp
     close(with_bound(rule, 2)(gradients), answer.value)
 
 
+@all_rules
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_dtype_stands_every_kind_of_message(rule, dtype):
+    """Poison, the largest numbers, all equal, and the smallest shapes; the answer is finite."""
+    rule, plain = with_bound(rule, 2), messages(12, 7, dtype=dtype)
+    before = plain.clone()
+    for value in (torch.nan, torch.inf, -torch.inf, torch.finfo(dtype).max, -1e4, 0.0):
+        gradients = plain.clone()
+        gradients[3], gradients[8, -1] = value, value
+        given = gradients.clone()
+        if not np.isfinite(value) and isinstance(rule, Mean):
+            with pytest.raises(TooManyByzantineError):
+                rule(gradients)
+            continue
+        answer = rule.explain(gradients)
+        assert torch.isfinite(answer.value).all()
+        assert answer.value.dtype == dtype
+        assert answer.dropped.sum() == (0 if np.isfinite(value) else 2)
+        assert torch.equal(gradients.nan_to_num(), given.nan_to_num())
+    for shape in ((12, 1), (12, 0), (1, 7), (1, 1), (1, 0)):
+        few = plain[: shape[0], : shape[1]]
+        alone = with_bound(rule, 0 if shape[0] == 1 else 2).explain(few)
+        assert alone.value.shape == shape[1:]
+        assert torch.isfinite(alone.value).all()
+    equal = plain[:1].expand(12, -1)
+    if not parts(rule) & {SignMajority}:
+        unit = torch.finfo(dtype).eps
+        torch.testing.assert_close(rule(equal), plain[0], rtol=4 * unit, atol=4 * unit)
+    assert torch.equal(plain, before)
+    with pytest.raises(ValueError, match="gradients must have shape"):
+        rule(torch.empty(0, 7, dtype=dtype))
+
+
+@without(*SHRINKS)
+@all_sizes
+def test_a_common_offset_does_not_drown_the_spread(rule, size):
+    """A thousand times the spread: judged as in float64, and the value to the digits left."""
+    gradients = (messages(*size) + 1e3 * messages(1, size[1], seed=5)).contiguous()
+    rounded, exact = rule.explain(gradients), rule.explain(gradients.double())
+    assert (rounded.value - exact.value).norm() < 1e-6 * gradients[0].norm()
+    assert torch.equal(rounded.suspects, exact.suspects)
+    torch.testing.assert_close(rounded.scores, exact.scores, rtol=1e-3, atol=0)
+
+
 @without(Mean, *DRAWS)
 def test_num_byzantine_is_checked(rule):
     with pytest.raises(ValueError, match="num_byzantine must be at least 0, got -1"):
@@ -338,7 +382,7 @@ SHARES = [3.0, 1.0, 2.0, 0.5, 5.0, 1.0, 0.25, 1.5, 2.0, 1.0, 4.0, 0.75]
 
 @all_rules
 @all_sizes
-@pytest.mark.parametrize("share", [1, 0.1, 1e30])
+@pytest.mark.parametrize("share", [0.1])
 def test_equal_weights_are_no_weights_to_the_bit(rule, size, share):
     gradients = messages(*size)
     one, other = rule.explain(gradients), rule.explain(gradients, weights=[share] * size[0])
@@ -378,8 +422,7 @@ def test_weights_follow_their_workers(rule):
 
 @all_rules
 @all_sizes
-@pytest.mark.parametrize("left", [0.0, 1e30, torch.nan], ids=str)
-@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize(("left", "alike"), [(1e30, True), (torch.nan, False)])
 def test_who_has_no_weight_takes_no_part(rule, size, left, alike):
     gradients = messages(*size)
     gradients[[4, 7]] *= left
