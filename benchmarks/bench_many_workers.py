@@ -51,9 +51,9 @@ COLUMNS = {
 REMARK = (
     "100,000 numbers a message, float32, a tenth of the workers lie (four at most where the cost "
     "grows exponentially with them). Peak memory is what a rule takes beside the messages, as a "
-    "share of their bytes, the aggregate included. Rules that took more than a second are not asked "
-    "to do with more workers.\n\n![Seconds and peak memory against the number of workers, a line for "
-    "each rule](measurements/many_workers.svg)"
+    "share of their bytes, the aggregate included. Rules that took more than a second are not "
+    "asked to do with more workers.\n\n![Seconds and peak memory against the number of workers, a "
+    "line for each rule](measurements/many_workers.svg)"
 )
 
 

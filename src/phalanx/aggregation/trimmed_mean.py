@@ -47,7 +47,7 @@ class TrimmedMean(CoordinateRule):
     def reducer(self, num_rows: int, num_byzantine: int) -> Reducer:
         """The mean of the middle values, never a total less the extremes: these may be huge."""
         ranks = tuple(range(num_byzantine, num_rows - num_byzantine))
-        ordered = OrderStatistics(num_rows, ranks)
+        ordered = OrderStatistics(num_rows, ranks, in_order=False)
 
         def middle(block: Float[Tensor, "rows width"]) -> Float[Tensor, " width"]:
             ordered(block)
