@@ -62,7 +62,7 @@ class Aggregator(ABC):
         """
         rows, _ = as_rows(gradients)
         masses = as_masses(weights, len(rows))
-        return self.judge(rows, masses).only(present(masses, len(rows)))
+        return self._judged(rows, masses).only(present(masses, len(rows)))
 
     def init(
         self, dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -98,7 +98,7 @@ class Aggregator(ABC):
         self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
     ) -> Float[Tensor, " dim"]:
         """The aggregate alone; cheaper than `judge` where the verdict costs a pass of its own."""
-        return self.judge(rows, masses).value
+        return self._judged(rows, masses).value
 
     def step(
         self,
@@ -107,7 +107,11 @@ class Aggregator(ABC):
         masses: Float[Tensor, " workers"] | None = None,
     ) -> tuple[Aggregate, State]:
         """One round on stacked messages: the answer, and the next state."""
-        return self.judge(rows, masses), state
+        return self._judged(rows, masses), state
+
+    def _judged(self, rows: Tensor, masses: Tensor | None) -> Aggregate:
+        """The answer of a rule that may not know of masses, as long as nobody gives any."""
+        return self.judge(rows) if masses is None else self.judge(rows, masses)
 
     def combine(
         self, mixtures: Mixtures, num_byzantine: int, state: State
