@@ -1,5 +1,13 @@
 """The round, the engines that carry it, and runs that survive being killed."""
 
+from phalanx.training.delays import (
+    Bimodal,
+    Bursty,
+    DelayModel,
+    Pareto,
+    RecordedTrace,
+    ShiftedExponential,
+)
 from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.evaluation import Evaluation, evaluate
 from phalanx.training.job import Job
@@ -7,18 +15,43 @@ from phalanx.training.local import Local
 from phalanx.training.memory import Memory
 from phalanx.training.ray import Ray
 from phalanx.training.run import Run, train
+from phalanx.training.virtual_clock import Rounds, virtual_clock
+from phalanx.training.waiting import (
+    AdaptiveDeadline,
+    Deadline,
+    FirstOf,
+    UntilDecodable,
+    WaitFor,
+    WaitForAll,
+    WaitingPolicy,
+)
 
 __all__ = [
+    "AdaptiveDeadline",
+    "Bimodal",
+    "Bursty",
     "Collected",
+    "Deadline",
+    "DelayModel",
     "Engine",
     "Evaluation",
+    "FirstOf",
     "Inbox",
     "Job",
     "Local",
     "Memory",
+    "Pareto",
     "Ray",
+    "RecordedTrace",
+    "Rounds",
     "Run",
     "Session",
+    "ShiftedExponential",
+    "UntilDecodable",
+    "WaitFor",
+    "WaitForAll",
+    "WaitingPolicy",
     "evaluate",
     "train",
+    "virtual_clock",
 ]
