@@ -1,7 +1,32 @@
-"""Gradient codes: redundant work that lets the server decode exact gradients and name the liars."""
+"""Codes: redundant work from which exact results are decoded, whoever lies, lags or dies."""
 
 from phalanx.coding.base import Code, Decoded
+from phalanx.coding.coded_least_squares import CodedLeastSquares
+from phalanx.coding.coded_matmul import CodedMatmul, CodedMatrix, Product
 from phalanx.coding.draco_cyclic import DracoCyclic
 from phalanx.coding.draco_repetition import DracoRepetition
+from phalanx.coding.latency import (
+    expected_time_mds,
+    expected_time_repetition,
+    expected_time_uncoded,
+    optimal_code_rate,
+    optimal_num_blocks,
+    optimal_time,
+)
 
-__all__ = ["Code", "Decoded", "DracoCyclic", "DracoRepetition"]
+__all__ = [
+    "Code",
+    "CodedLeastSquares",
+    "CodedMatmul",
+    "CodedMatrix",
+    "Decoded",
+    "DracoCyclic",
+    "DracoRepetition",
+    "Product",
+    "expected_time_mds",
+    "expected_time_repetition",
+    "expected_time_uncoded",
+    "optimal_code_rate",
+    "optimal_num_blocks",
+    "optimal_time",
+]
