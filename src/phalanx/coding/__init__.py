@@ -3,6 +3,7 @@
 from phalanx.coding.base import Code, Decoded
 from phalanx.coding.coded_least_squares import CodedLeastSquares
 from phalanx.coding.coded_matmul import CodedMatmul, CodedMatrix, Product
+from phalanx.coding.coded_shuffle import CodedShuffle, CodedShuffleSampler, RowCache, ShufflePlan
 from phalanx.coding.draco_cyclic import DracoCyclic
 from phalanx.coding.draco_repetition import DracoRepetition
 from phalanx.coding.latency import (
@@ -13,20 +14,27 @@ from phalanx.coding.latency import (
     optimal_num_blocks,
     optimal_time,
 )
+from phalanx.coding.row_bytes import pack_rows, unpack_rows
 
 __all__ = [
     "Code",
     "CodedLeastSquares",
     "CodedMatmul",
     "CodedMatrix",
+    "CodedShuffle",
+    "CodedShuffleSampler",
     "Decoded",
     "DracoCyclic",
     "DracoRepetition",
     "Product",
+    "RowCache",
+    "ShufflePlan",
     "expected_time_mds",
     "expected_time_repetition",
     "expected_time_uncoded",
     "optimal_code_rate",
     "optimal_num_blocks",
     "optimal_time",
+    "pack_rows",
+    "unpack_rows",
 ]
