@@ -10,6 +10,7 @@ from phalanx.training.delays import (
 )
 from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.evaluation import Evaluation, evaluate
+from phalanx.training.holdings import Holdings
 from phalanx.training.job import Job
 from phalanx.training.local import Local
 from phalanx.training.memory import Memory
@@ -25,6 +26,7 @@ from phalanx.training.waiting import (
     WaitForAll,
     WaitingPolicy,
 )
+from phalanx.training.worker_momentum import WorkerMomentum
 
 __all__ = [
     "AdaptiveDeadline",
@@ -36,6 +38,7 @@ __all__ = [
     "Engine",
     "Evaluation",
     "FirstOf",
+    "Holdings",
     "Inbox",
     "Job",
     "Local",
@@ -51,6 +54,7 @@ __all__ = [
     "WaitFor",
     "WaitForAll",
     "WaitingPolicy",
+    "WorkerMomentum",
     "evaluate",
     "train",
     "virtual_clock",

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from os import cpu_count
@@ -26,15 +26,18 @@ import phalanx
 from phalanx.aggregation import Aggregator, Mean
 from phalanx.attacks import Attack, RandomWorkers, Rule, Schedule
 from phalanx.coding import Code
+from phalanx.data import Shards
 from phalanx.docstrings import source
 from phalanx.errors import TooManyByzantineError
-from phalanx.training.decoding import Decoder, RuleDecoder, decoder
+from phalanx.training.decoding import Decoder, RuleDecoder, Uncoded, decoder
 from phalanx.training.engine import Engine, Session
 from phalanx.training.evaluation import Evaluation, evaluate, with_statistics
+from phalanx.training.holdings import deal
 from phalanx.training.job import Job, Loss
 from phalanx.training.local import Local
 from phalanx.training.memory import Memory
 from phalanx.training.run_folder import RunFolder
+from phalanx.training.worker_momentum import WorkerMomentum
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 _MALFORMED = ("wrong shape", "wrong type")
@@ -72,6 +75,8 @@ def train(
     num_workers: int = 15,
     attack: Attack | None = None,
     byzantine: Schedule | None = None,
+    worker_momentum: WorkerMomentum | None = None,
+    shards: Shards | None = None,
     engine: Engine | None = None,
     optimizer: MakeOptimizer = default_optimizer,
     loss: Loss = cross_entropy,
@@ -102,6 +107,10 @@ def train(
         attack: a drill: what bad workers do.
         byzantine: a drill: who is bad when; by default as many as the code or rule survives, drawn
             afresh every round.
+        worker_momentum: what workers remember of their messages, and send; nothing by default.
+        shards: how the data are dealt out to workers that have data of their own; by default every
+            sample may fall to every worker. Under a rule only. Workers that are bad for good hold
+            random samples of all classes.
         engine: where the workers run; in this process by default.
         optimizer: makes the optimizer from the parameters.
         loss: mean loss of a batch from the model's output and the targets.
@@ -139,13 +148,17 @@ def train(
         byzantine = RandomWorkers(_survived(code or rule))
     if batch_size is None:
         batch_size = _SAMPLES * decoding.code.num_partitions
-    job = Job(model, loss, dataset, decoding.code, batch_size, seed, attack, byzantine)
+    job = Job(
+        model, loss, dataset, decoding.code, batch_size, seed, attack, byzantine, worker_momentum
+    )
     counts = {
         "steps": steps,
         "evaluate_every": evaluate_every,
         "checkpoint_every": checkpoint_every,
     }
-    _check(job, test, counts)
+    _check(job, test, counts, shards)
+    if shards is not None:
+        job = replace(job, shards=deal(shards, dataset, job.code.num_workers, byzantine, seed))
     if out is None and resume:
         raise ValueError("resume needs out, the folder of the run, got None")
     folder = RunFolder(Path(out), resume=resume) if out is not None else None
@@ -201,13 +214,13 @@ class _Loop:
         """One round, from the broadcast of the weights to the step of the optimizer."""
         began = time.perf_counter()
         collected = session.round(step, self._flat(), self.drill, self._rule())
-        self.drill = collected.memory
+        self._require_momenta(collected.memory)
         messages_in = time.perf_counter()
-        decoded, self.memory = self.decoding.decode(
-            collected.messages, collected.arrived, self.memory
-        )
+        decoded, memory = self.decoding.decode(collected.messages, collected.arrived, self.memory)
         decoded_in = time.perf_counter()
         self._open_folder()
+        # From here on the round is done: what it leaves is remembered together, or not at all.
+        self.memory, self.drill = memory, collected.memory
         self._step(decoded.gradient)
         malformed = [worker for worker, why in collected.missing.items() if why in _MALFORMED]
         suspects = sorted({*decoded.suspects.nonzero().flatten().tolist(), *malformed})
@@ -258,7 +271,11 @@ class _Loop:
                 "parameters": self._flat(),
                 "optimizer": self.optimizer.state_dict(),
                 "memory": list(self.memory),
-                "drill": {"past": list(self.drill.past), "plans": self.drill.plans},
+                "drill": {
+                    "past": list(self.drill.past),
+                    "plans": self.drill.plans,
+                    "momenta": self.drill.momenta,
+                },
             }
             self.folder.save_checkpoint(step, content)
 
@@ -277,7 +294,11 @@ class _Loop:
                 value.copy_(part)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.memory = tuple(saved["memory"])
-        self.drill = Memory(tuple(saved["drill"]["past"]), saved["drill"]["plans"])
+        drill = saved["drill"]
+        momenta = drill.get("momenta")
+        if momenta is not None:
+            momenta = momenta.to(self.parameters[0].device)
+        self.drill = Memory(tuple(drill["past"]), drill["plans"], momenta)
         self._first = saved["step"]
         return self._first
 
@@ -302,7 +323,9 @@ class _Loop:
             "num_partitions": code.num_partitions,
             "redundancy": code.redundancy,
             "decoder": repr(self._method()),
-            "attack": repr(self.job.attack) if self.job.attack is not None else None,
+            "attack": _shown(self.job.attack),
+            "worker_momentum": _shown(self.job.worker_momentum),
+            "shards": _shown(self._split()),
             "stopped": stopped,
             "methods": [text for text in methods if text],
         }
@@ -322,8 +345,16 @@ class _Loop:
             return None
         return partial(self.decoding.aggregate, state=self.memory)
 
+    def _split(self) -> Shards | None:
+        return self.job.shards.split if self.job.shards is not None else None
+
+    def _require_momenta(self, memory: Memory) -> None:
+        if self.job.worker_momentum is not None and memory.momenta is None:
+            raise ValueError("engine must know worker_momentum, got one that remembers none")
+
     def _parts_of_method(self) -> list[object]:
-        return [self._method(), *([self.job.attack] if self.job.attack is not None else [])]
+        parts = [self._method(), self.job.worker_momentum, self._split(), self.job.attack]
+        return [part for part in parts if part is not None]
 
     def _evaluation(self) -> dict[str, float | None]:
         if self.test is None:
@@ -399,7 +430,16 @@ def _survived(method: Code | Aggregator | None) -> int:
     return int(found)
 
 
-def _check(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[str, int]) -> None:
+def _shown(part: object | None) -> str | None:
+    return repr(part) if part is not None else None
+
+
+def _check(
+    job: Job,
+    test: Dataset[tuple[Tensor, ...]] | None,
+    counts: dict[str, int],
+    shards: Shards | None,
+) -> None:
     """Raises ValueError with everything that does not fit together, not only the first of it."""
     problems = []
     trained = _trained(job.model)
@@ -420,9 +460,14 @@ def _check(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[str,
             "dataset must have a length and items by number, which "
             f"{type(job.dataset).__name__} has not"
         )
-    elif len(job.dataset) < batch_size:
+    elif shards is None and len(job.dataset) < batch_size:
         problems.append(
             f"dataset must fill one batch of {batch_size} samples, got {len(job.dataset)}"
+        )
+    if shards is not None and not isinstance(job.code, Uncoded):
+        problems.append(
+            "shards needs a rule instead of a code: a code has several workers compute the same "
+            f"samples, which a worker with data of its own does not have, got {job.code}"
         )
     if test is not None and len(test) == 0:  # type: ignore[arg-type]
         problems.append("test must have at least 1 sample, got 0")
