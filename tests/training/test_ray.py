@@ -72,24 +72,6 @@ def rounds_until_all_are_back(session, job, first, seconds=60):
     return reasons, step, collected
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """One Ray for all tests: engines use a connection that stands, and leave it standing."""
-    ray = pytest.importorskip("ray")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-            object_store_memory=2**28,
-        )
-    yield ray
-    ray.shutdown()
-
-
 FORGERS = Mixed(attacks=[GaussianNoise(), ALittleIsEnough(z=1.0), ReverseGradient()])
 
 

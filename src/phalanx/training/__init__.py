@@ -15,6 +15,8 @@ from phalanx.training.job import Job
 from phalanx.training.local import Local
 from phalanx.training.memory import Memory
 from phalanx.training.ray import Ray
+from phalanx.training.ray_matmul import RayMatmul, RayMatmulSession, TimedProduct
+from phalanx.training.ray_shuffle import RayShuffle, RayShuffleSession, Traffic
 from phalanx.training.run import Run, train
 from phalanx.training.virtual_clock import Rounds, virtual_clock
 from phalanx.training.waiting import (
@@ -45,11 +47,17 @@ __all__ = [
     "Memory",
     "Pareto",
     "Ray",
+    "RayMatmul",
+    "RayMatmulSession",
+    "RayShuffle",
+    "RayShuffleSession",
     "RecordedTrace",
     "Rounds",
     "Run",
     "Session",
     "ShiftedExponential",
+    "TimedProduct",
+    "Traffic",
     "UntilDecodable",
     "WaitFor",
     "WaitForAll",
