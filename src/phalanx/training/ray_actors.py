@@ -62,7 +62,7 @@ class ActorSession:
         self._owns_ray = connect(self.ray, settings.address, STORE_BYTES + held_bytes)
 
     def start(self, kind: type, *arguments: object, **options: object) -> Any:
-        """An actor; Ray restarts it with the same arguments, if `options` say so."""
+        """A new actor."""
         return (
             self.ray.remote(kind)
             .options(

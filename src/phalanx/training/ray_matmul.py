@@ -37,7 +37,7 @@ class RayMatmul(RayActors):
 
     The server sends shards once, and an operand each time; it takes results until they can be
     decoded, and cancels the rest. A worker that is cancelled stops between two pieces of its shard.
-    One that dies, fails or answers nonsense is an erasure; Ray starts it anew with its shards.
+    One that fails or answers nonsense is an erasure; so is one that dies, and it is started anew.
 
     Trust: Ray authenticates nobody, and unpickles what it is sent; see `Ray`.
 
@@ -74,17 +74,11 @@ class RayMatmulSession(ActorSession):
         super().__init__(settings, 2 * sum(sizes))
         self._matrices, self._round = tuple(matrices), 0
         try:
-            for shards in zip(*(matrix.shards for matrix in matrices), strict=True):
-                packed = [self.ray.put(_pack(shard)) for shard in shards]
-                self.actors.append(
-                    self.start(
-                        _Multiplier,
-                        settings.threads_per_worker,
-                        *packed,
-                        max_concurrency=2,  # one thread to multiply, one to be told to stop
-                        max_restarts=-1,
-                    )
-                )
+            self._packed = [
+                [self.ray.put(_pack(shard)) for shard in shards]
+                for shards in zip(*(matrix.shards for matrix in matrices), strict=True)
+            ]
+            self.actors = [self._started(worker) for worker in range(len(self._packed))]
             self.await_start()
         except BaseException:  # whatever interrupts the start, Ctrl-C among it
             self.close()
@@ -123,7 +117,7 @@ class RayMatmulSession(ActorSession):
             if not done:
                 break
             worker = pending.pop(done[0])
-            result = self._result(done[0])
+            result = self._result(worker, done[0])
             if result is not None and matrix.fits(result, x):
                 results[worker], arrived[worker] = result, True
         for worker in pending.values():
@@ -137,10 +131,19 @@ class RayMatmulSession(ActorSession):
                 return number
         raise ValueError("matrix must be one that the session was started with")
 
-    def _result(self, task: Any) -> Tensor | None:
+    def _started(self, worker: int) -> Any:
+        """A new process of a worker; one of its threads multiplies, the other is told to stop."""
+        threads = self.settings.threads_per_worker
+        return self.start(_Multiplier, threads, *self._packed[worker], max_concurrency=2)
+
+    def _result(self, worker: int, task: Any) -> Tensor | None:
         """A worker's result; None if it failed or died."""
         try:
             reply: Parcel | None = self.ray.get(task, timeout=self.settings.deadline_s)
+        except self.ray.exceptions.RayActorError:
+            self.ray.kill(self.actors[worker])
+            self.actors[worker] = self._started(worker)
+            return None
         except self.ray.exceptions.RayError:
             return None
         return None if reply is None else reply.unpack()
