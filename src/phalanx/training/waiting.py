@@ -186,7 +186,8 @@ class AdaptiveDeadline(WaitingPolicy):
     ) -> tuple[float, ...]:
         """The deadline of the next round."""
         (deadline_s,) = memory or self.init()
-        observed = arrivals.clamp(max=end).quantile(self.quantile).item()
+        rank = math.ceil(self.quantile * len(arrivals))
+        observed = _ranked(arrivals.clamp(max=end), rank, "quantile").item()
         return (deadline_s + self.weight * (self.slack * observed - deadline_s),)
 
 
