@@ -202,6 +202,21 @@ def test_the_fastest_are_taken_and_the_rest_is_cancelled():
     assert [future.cancelled() for future in executor.futures] == [i in (0, 3, 6) for i in range(8)]
 
 
+def test_results_that_cannot_be_are_named():
+    lies = [lambda y: y[1:], lambda y: "nonsense", lambda y: y / 0]
+
+    class Lying(Held):
+        def submit(self, task, *arguments):
+            worker = len(self.futures)
+            lie = lies[worker] if worker < len(lies) else lambda y: y
+            return super().submit(lambda *given: lie(task(*given)), *arguments)
+
+    matrix, x = random(40, 6), random(6)
+    product = CodedMatmul(num_workers=6, num_blocks=3).encode(matrix).multiply(x, Lying())
+    assert error(product.value, matrix @ x) <= 1e-9
+    assert product.suspects.tolist() == [True] * 3 + [False] * 3
+
+
 def test_failures_are_erasures_until_there_are_too_many():
     matrix, x = random(40, 6), random(6)
     coded = CodedMatmul(num_workers=5, num_blocks=3).encode(matrix)

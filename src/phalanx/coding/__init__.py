@@ -3,7 +3,8 @@
 from phalanx.coding.base import Code, Decoded
 from phalanx.coding.coded_least_squares import CodedLeastSquares
 from phalanx.coding.coded_matmul import CodedMatmul, CodedMatrix, Product
-from phalanx.coding.coded_shuffle import CodedShuffle, CodedShuffleSampler, RowCache, ShufflePlan
+from phalanx.coding.coded_shuffle import CodedShuffle
+from phalanx.coding.coded_shuffle_sampler import CodedShuffleSampler
 from phalanx.coding.draco_cyclic import DracoCyclic
 from phalanx.coding.draco_repetition import DracoRepetition
 from phalanx.coding.latency import (
@@ -15,6 +16,7 @@ from phalanx.coding.latency import (
     optimal_time,
 )
 from phalanx.coding.row_bytes import pack_rows, unpack_rows
+from phalanx.coding.shuffle_plan import RowCache, ShufflePlan
 
 __all__ = [
     "Code",

@@ -1,6 +1,5 @@
 """Coded matrix products: any k of n workers are enough, whichever lag or die."""
 
-import warnings
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -9,10 +8,10 @@ from typing import NamedTuple, get_args
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import pad
 
 from phalanx.coding.columns import blocks as column_blocks
 from phalanx.coding.groups import name
+from phalanx.coding.matrix_shards import encode_dense, encode_sparse
 from phalanx.coding.parity import Parity, systematic_generator, worst_condition
 from phalanx.errors import DecodeError
 
@@ -24,7 +23,8 @@ class Product(NamedTuple):
 
     Attributes:
         value: `(rows,)` or `(rows, columns)`, the product.
-        suspects: `(workers,)` bool, the workers whose results arrived and are not finite.
+        suspects: `(workers,)` bool, the workers whose results arrived and cannot be: they are not
+            finite, or of another shape or dtype.
         condition: condition number of the equations that were solved; 1 if none had to be.
     """
 
@@ -45,10 +45,9 @@ class CodedMatmul:
     any `num_blocks` finite results arrive; else a `DecodeError`. Erasures are survived; a finite
     result that is wrong is not noticed.
 
-    Cost, with b = rows / k: each worker holds and multiplies b rows. Encoding takes n - k products
-    of one row with the whole matrix's k blocks, 2 (n - k) times the matrix's numbers in operations.
-    Decoding takes 2 k b operations for each missing block and column. A matrix whose rows are no
-    multiple of k is copied once, to pad it.
+    Cost: each worker holds and multiplies one k-th of the rows. Encoding takes 2 (n - k) operations
+    for each number of the matrix, once. Decoding takes 2 k operations for each number that is
+    missing. A matrix whose rows are no multiple of k is copied once, to pad it.
 
     A sparse matrix (CSR) stays sparse with the first k workers. A weighted sum of k blocks has up
     to k times the entries of one block: the other workers hold it sparse if that takes less memory
@@ -121,9 +120,9 @@ class CodedMatmul:
                 f"{tuple(matrix.shape)} of {matrix.dtype}"
             )
         if matrix.layout == torch.strided:
-            shards = self._encode_dense(matrix)
+            shards = encode_dense(self.weights, matrix)
         else:
-            shards = self._encode_sparse(matrix)
+            shards = encode_sparse(self.weights, matrix)
         return CodedMatrix(self, shards, matrix.shape[0])
 
     def decode(
@@ -161,30 +160,6 @@ class CodedMatmul:
             value[solution.missing, columns] = (solution.weights.to(heard) @ heard).to(value.dtype)
         whole = value.reshape(-1, *results.shape[2:])[:num_rows]
         return Product(whole, (arrived.cpu() & ~usable).to(results.device), solution.condition)
-
-    def _encode_dense(self, matrix: Tensor) -> tuple[Tensor, ...]:
-        block = -(-len(matrix) // self.num_blocks)
-        if rest := block * self.num_blocks - len(matrix):
-            matrix = pad(matrix, (0, 0, 0, rest))
-        blocks = matrix.reshape(self.num_blocks, block, -1)
-        working = torch.promote_types(matrix.dtype, torch.float32)
-        parity = self.weights[self.num_blocks :].to(matrix.device, working)
-        sums = (parity @ blocks.flatten(start_dim=1).to(working)).to(matrix.dtype)
-        return (*blocks, *sums.reshape(-1, *blocks.shape[1:]))
-
-    def _encode_sparse(self, matrix: Tensor) -> tuple[Tensor, ...]:
-        entries = matrix.to_sparse_coo().coalesce()
-        rows, columns = entries.indices()
-        block = -(-matrix.shape[0] // self.num_blocks)
-        number, row = rows // block, rows % block
-        shards = []
-        for weights in self.weights.to(matrix.device):
-            factor = weights[number]
-            kept = factor.nonzero().flatten()
-            values = factor[kept] * entries.values()[kept]
-            places = torch.stack([row[kept], columns[kept]])
-            shards.append(_sparse(places, values, (block, matrix.shape[1]), matrix.dtype))
-        return tuple(shards)
 
     def _error(self, usable: Tensor) -> DecodeError:
         missing = (~usable).nonzero().flatten().tolist()
@@ -231,21 +206,26 @@ class CodedMatrix:
                 one failed.
             ValueError: if `x` does not fit the matrix.
         """
-        results, arrived = self.table(x), torch.zeros(self.code.num_workers, dtype=torch.bool)
+        results = self.table(x)
+        arrived = torch.zeros(self.code.num_workers, dtype=torch.bool)
+        suspects = arrived.clone()
         pending = {executor.submit(_times, shard, x): i for i, shard in enumerate(self.shards)}
         failure: BaseException | None = None
         try:
             while pending and not self.code.can_decode(arrived):
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     worker = pending.pop(future)
-                    failure = failure or future.exception()
-                    if future.exception() is None and self.fits(future.result(), x):
+                    if (error := future.exception()) is not None:
+                        failure = failure or error
+                    elif self.fits(future.result(), x):
                         results[worker], arrived[worker] = future.result(), True
+                    else:
+                        suspects[worker] = True
         finally:
             for future in pending:
                 future.cancel()
         try:
-            return self.decode(results, arrived)
+            return self.decode(results, arrived)._replace(suspects=suspects)
         except DecodeError as error:
             raise error from failure
 
@@ -300,15 +280,3 @@ def _solution(code: CodedMatmul, usable: tuple[bool, ...]) -> _Solution:
 def _times(shard: Tensor, x: Tensor) -> Tensor:
     """A worker's task."""
     return shard @ x
-
-
-def _sparse(places: Tensor, values: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Entries as a CSR matrix, those at one place added up; dense where that takes less memory."""
-    entries = torch.sparse_coo_tensor(places, values, shape, check_invariants=True).coalesce()
-    entries = entries.to(dtype)
-    stored = entries._nnz() * (8 + dtype.itemsize) + 8 * (shape[0] + 1)
-    if stored >= shape[0] * shape[1] * dtype.itemsize:
-        return entries.to_dense()
-    with warnings.catch_warnings():  # that CSR is in beta, once in each process
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
-        return entries.to_sparse_csr()

@@ -1,86 +1,18 @@
 """Coded shuffling: workers that cache rows are sent several rows in one packet."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
-from torch.utils.data import Sampler
 
 from phalanx.coding.packing import Wanted, pack
+from phalanx.coding.shuffle_plan import RowCache, ShufflePlan
 from phalanx.randomness import generator
-
-
-class ShufflePlan(NamedTuple):
-    """What is sent so that every worker holds its rows of an epoch.
-
-    Attributes:
-        epoch: which.
-        packets: `(packets, members)` int32: the rows whose exclusive or is sent, by the member of
-            the packet's group that each is for; -1 for members that it holds nothing for.
-        first: `(packets,)` int32, the worker that is the first member of the packet's group.
-    """
-
-    epoch: int
-    packets: Int[Tensor, "packets members"]
-    first: Int[Tensor, " packets"]
-
-    @property
-    def num_packets(self) -> int:
-        """Rows that are sent."""
-        return len(self.packets)
-
-    @property
-    def num_needed(self) -> int:
-        """Rows that workers need and do not hold: what is sent without coding."""
-        return int((self.packets >= 0).sum())
-
-    @property
-    def gain(self) -> float:
-        """Rows that would be sent without coding over those that are; 1 if none are."""
-        return self.num_needed / self.num_packets if self.num_packets else 1.0
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the plan itself, which workers need beside the packets."""
-        return self.packets.nbytes + self.first.nbytes
-
-    def of(self, worker: int) -> tuple[Int[Tensor, " mine"], Int[Tensor, "mine members"]]:
-        """The packets that hold a row for a worker, and the rows in them, its own in column 0."""
-        member, width = (worker - self.first).long(), self.packets.shape[1]
-        inside = (member >= 0) & (member < width)
-        own = self.packets.gather(1, member.clamp(0, width - 1).unsqueeze(1))
-        mine = (inside & (own.squeeze(1) >= 0)).nonzero().flatten()
-        others = self.packets[mine].scatter(1, member[mine].unsqueeze(1), -1)
-        return mine, torch.cat([own[mine], others], dim=1).long()
-
-
-class RowCache(NamedTuple):
-    """What a worker holds.
-
-    Attributes:
-        rows: `(held,)` int64, which rows, in increasing order.
-        content: `(held, bytes)` uint8, their bytes.
-    """
-
-    rows: Int[Tensor, " held"]
-    content: UInt8[Tensor, "held bytes"]
-
-    def read(self, rows: Int[Tensor, " wanted"]) -> UInt8[Tensor, "wanted bytes"]:
-        """The bytes of some of the rows.
-
-        Raises:
-            ValueError: if one is not held.
-        """
-        places = torch.searchsorted(self.rows, rows).clamp(max=max(len(self.rows) - 1, 0))
-        if len(rows) and (not len(self.rows) or not self.rows[places].equal(rows)):
-            raise ValueError("rows must be held by the cache, got some that are not")
-        return self.content[places]
 
 
 @dataclass(frozen=True)
@@ -311,42 +243,3 @@ def _exclusive_or(table: Tensor, width: int, read: Callable[[Tensor], Tensor]) -
         there = column >= 0
         combined[there] ^= read(column[there].long())
     return combined
-
-
-class CodedShuffleSampler(Sampler[int]):
-    """A worker's rows of an epoch in random order, for a `DataLoader`; as `DistributedSampler`.
-
-    It needs no caches and no plan: everybody who knows the seed knows the shares.
-
-    >>> from phalanx.coding import CodedShuffle, CodedShuffleSampler
-    >>> sampler = CodedShuffleSampler(CodedShuffle(num_workers=4, num_rows=40), worker=1)
-    >>> sampler.set_epoch(3)
-    >>> sorted(sampler) == sampler.shuffle.share(1, 3).tolist()
-    True
-    """
-
-    def __init__(self, shuffle: CodedShuffle, worker: int) -> None:
-        """Starts at epoch 0.
-
-        Args:
-            shuffle: deals the rows out.
-            worker: whose.
-
-        Raises:
-            ValueError: if there is no such worker.
-        """
-        if not 0 <= worker < shuffle.num_workers:
-            raise ValueError(f"worker must be from 0 to {shuffle.num_workers - 1}, got {worker}")
-        self.shuffle, self.worker, self._epoch = shuffle, worker, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose rows come next."""
-        self._epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        share = self.shuffle.share(self.worker, self._epoch)
-        source = generator(self.shuffle.seed, "order", self._epoch, self.worker)
-        return iter(share[torch.randperm(len(share), generator=source)].tolist())
-
-    def __len__(self) -> int:
-        return len(self.shuffle.share(self.worker, self._epoch))

@@ -103,6 +103,7 @@ class RayMatmulSession(ActorSession):
         """
         number = self._number(matrix)
         results, arrived = matrix.table(x), torch.zeros(len(self.actors), dtype=torch.bool)
+        suspects = arrived.clone()
         self._round += 1
         operand = self.ray.put(Parcel.pack(x))
         delays = [0.0] * len(self.actors) if delays_s is None else delays_s.tolist()
@@ -118,11 +119,15 @@ class RayMatmulSession(ActorSession):
                 break
             worker = pending.pop(done[0])
             result = self._result(worker, done[0])
-            if result is not None and matrix.fits(result, x):
+            if result is None:
+                continue
+            if matrix.fits(result, x):
                 results[worker], arrived[worker] = result, True
+            else:
+                suspects[worker] = True
         for worker in pending.values():
             self.actors[worker].cancel.remote(self._round)
-        product = matrix.decode(results, arrived)
+        product = matrix.decode(results, arrived)._replace(suspects=suspects)
         return TimedProduct(product, arrived, time.monotonic() - began)
 
     def _number(self, matrix: CodedMatrix) -> int:
