@@ -37,7 +37,7 @@ POLICIES = [kind() for kind in concrete(training, WaitingPolicy) if kind is not 
     UntilDecodable(covers_pairs),
     FirstOf([WaitFor(7), UntilDecodable(covers_pairs), AdaptiveDeadline(first_s=1.3)]),
 ]
-every_policy = pytest.mark.parametrize("policy", POLICIES, ids=repr)
+every_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda one: type(one).__name__)
 
 
 def delays(rounds=20, workers=12, seed=0):
