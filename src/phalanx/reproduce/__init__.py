@@ -1,12 +1,16 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
 from phalanx.reproduce.base import Finding, Findings, Plot, Recipe, Table
+from phalanx.reproduce.coded_computation import CodedComputation
+from phalanx.reproduce.coded_shuffling import CodedShuffling
 from phalanx.reproduce.draco import Draco
 from phalanx.reproduce.learning_from_history import LearningFromHistory
 from phalanx.reproduce.resampling import ResamplingAndBucketing
 from phalanx.reproduce.run import recipes, reproduce
 
 __all__ = [
+    "CodedComputation",
+    "CodedShuffling",
     "Draco",
     "Finding",
     "Findings",
