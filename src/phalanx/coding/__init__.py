@@ -1,7 +1,38 @@
-"""Gradient codes: redundant work that lets the server decode exact gradients and name the liars."""
+"""Gradient codes: redundant work that undoes lies exactly, and outlasts workers that are late."""
 
+from phalanx.coding.approximate_code import ApproximateCode
 from phalanx.coding.base import Code, Decoded
+from phalanx.coding.bernoulli_gradient_code import BernoulliGradientCode
+from phalanx.coding.block_stragglers import BlockStragglers
+from phalanx.coding.cyclic_repetition import CyclicRepetition
 from phalanx.coding.draco_cyclic import DracoCyclic
 from phalanx.coding.draco_repetition import DracoRepetition
+from phalanx.coding.erasure_head import ErasureHead
+from phalanx.coding.fractional_repetition import FractionalRepetition
+from phalanx.coding.greedy_stragglers import GreedyStragglers
+from phalanx.coding.linear_code import LinearCode
+from phalanx.coding.random_stragglers import RandomStragglers
+from phalanx.coding.regularized_bernoulli_gradient_code import RegularizedBernoulliGradientCode
+from phalanx.coding.spectral_stragglers import SpectralStragglers
+from phalanx.coding.stochastic_block_code import StochasticBlockCode
+from phalanx.coding.stragglers import Stragglers
 
-__all__ = ["Code", "Decoded", "DracoCyclic", "DracoRepetition"]
+__all__ = [
+    "ApproximateCode",
+    "BernoulliGradientCode",
+    "BlockStragglers",
+    "Code",
+    "CyclicRepetition",
+    "Decoded",
+    "DracoCyclic",
+    "DracoRepetition",
+    "ErasureHead",
+    "FractionalRepetition",
+    "GreedyStragglers",
+    "LinearCode",
+    "RandomStragglers",
+    "RegularizedBernoulliGradientCode",
+    "SpectralStragglers",
+    "StochasticBlockCode",
+    "Stragglers",
+]

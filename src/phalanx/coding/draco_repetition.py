@@ -17,6 +17,7 @@ from phalanx.coding.base import Code, Decoded
 from phalanx.coding.columns import blocks as column_blocks
 from phalanx.coding.groups import (
     check_bound,
+    check_gradients,
     check_messages,
     check_partitions,
     consecutive_groups,
@@ -58,8 +59,9 @@ class DracoRepetition(Code):
     >>> import torch
     >>> from phalanx.coding import DracoRepetition
     >>> code = DracoRepetition(num_workers=3, num_byzantine=1)
-    >>> code.decode(torch.tensor([[6.0], [-100.0], [6.0]]))
-    Decoded(gradient=tensor([2.]), suspects=tensor([False,  True, False]), residual=0.0)
+    >>> decoded = code.decode(torch.tensor([[6.0], [-100.0], [6.0]]))
+    >>> decoded.gradient, decoded.suspects
+    (tensor([2.]), tensor([False,  True, False]))
     """
 
     num_byzantine: int = 3
@@ -97,18 +99,22 @@ class DracoRepetition(Code):
             held[group.start : group.stop, list(owned)] = True
         return held
 
+    def can_decode(self, arrived: Bool[Tensor, " workers"]) -> bool:
+        """Whether a message of each group is there."""
+        return all(bool(arrived[group.start : group.stop].any()) for group in self.groups)
+
+    @property
+    def min_workers(self) -> int:
+        """All but one less than the smallest group has."""
+        return self.num_workers - min(map(len, self.groups)) + 1
+
     def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
         """The plain sum of the worker's gradients, in order, so that replicas agree to the bit.
 
         Raises:
             ValueError: if there is not one gradient for each partition that the worker owns.
         """
-        owned = int(self.assignment[worker].sum())
-        if len(gradients) != owned:
-            raise ValueError(
-                f"gradients must have one row for each of the {owned} partitions of worker "
-                f"{worker}, got {len(gradients)}"
-            )
+        check_gradients(len(gradients), int(self.assignment[worker].sum()), worker)
         total = gradients[0].clone()
         for gradient in gradients[1:]:
             total += gradient

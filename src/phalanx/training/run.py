@@ -226,6 +226,7 @@ class _Loop:
             "suspects": suspects,
             "missing": {str(worker): why for worker, why in collected.missing.items()},
             "residual": decoded.residual,
+            "error": decoded.error,
         }
         if evaluate:
             entry |= self._evaluation()
