@@ -130,10 +130,10 @@ def check_arrived(num_arrived: int, num_workers: int) -> None:
         )
 
 
-def check_load(load: int, num_workers: int) -> None:
-    """Raises ValueError unless `1 <= load <= num_workers`."""
+def check_load(argument: str, load: int, num_workers: int) -> None:
+    """Raises ValueError, which names the argument, unless `1 <= load <= num_workers`."""
     if not 1 <= load <= num_workers:
-        raise ValueError(f"load must be from 1 to num_workers = {num_workers}, got {load}")
+        raise ValueError(f"{argument} must be from 1 to num_workers = {num_workers}, got {load}")
 
 
 def draw_assignment(

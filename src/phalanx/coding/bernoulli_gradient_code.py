@@ -42,7 +42,7 @@ class BernoulliGradientCode(ApproximateCode):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_load(self.expected_load, self.num_workers)
+        check_load("expected_load", self.expected_load, self.num_workers)
 
     @cached_property
     def assignment(self) -> Bool[Tensor, "workers partitions"]:

@@ -49,7 +49,7 @@ class ErasureHead(ApproximateCode):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_load(self.copies, self.num_workers)
+        check_load("copies", self.copies, self.num_workers)
 
     @cached_property
     def groups(self) -> tuple[range, ...]:

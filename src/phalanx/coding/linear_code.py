@@ -160,7 +160,7 @@ def relative_error(share: Float[Tensor, " partitions"]) -> float:
     By the Cauchy-Schwarz inequality; below the rounding of the algebra it is 0.
     """
     error = float((share - 1).square().mean().sqrt())
-    return error if error > 1e-8 else 0.0
+    return error if error > 1e-10 else 0.0
 
 
 def _first_alike(weights: Tensor) -> list[int]:
