@@ -65,10 +65,16 @@ def not_finite(
     """Which of the rows that are asked for hold NaN or infinity. Cost: one pass over them."""
     found = torch.zeros(len(messages), dtype=torch.bool)
     for row in asked.nonzero().flatten().tolist():
-        if messages.shape[1]:
-            low, high = torch.aminmax(messages[row])
-            found[row] = not bool(low.isfinite() & high.isfinite())
+        found[row] = not is_finite(messages[row])
     return found
+
+
+def is_finite(row: Float[Tensor, " width"]) -> bool:
+    """Whether all numbers are finite: NaN shows in the extremes, and nothing is written."""
+    if not len(row):
+        return True
+    low, high = torch.aminmax(row)
+    return bool(low.isfinite() & high.isfinite())
 
 
 def runs(rows: Sequence[int]) -> list[slice]:

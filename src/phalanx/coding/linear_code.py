@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from phalanx.coding.base import Code, Decoded
-from phalanx.coding.columns import add_weighted_sums, not_finite, weighted_sum
+from phalanx.coding.columns import add_weighted_sums, is_finite, not_finite, weighted_sum
 from phalanx.coding.groups import check_gradients, check_messages, check_partitions, name
 from phalanx.errors import DecodeError
 
@@ -104,11 +104,11 @@ class LinearCode(Code):
         gradient, solution = self._mean(messages, here)
         # What is not finite shows in the sum, so that only rows outside of it are read for it.
         unread = here & (solution.coefficients == 0)
-        sound = bool(gradient.isfinite().all())
+        sound = is_finite(gradient)
         broken = not_finite(messages, unread if sound else here)
         if not sound:
             gradient, solution = self._mean(messages, here & ~broken)
-            if not gradient.isfinite().all():
+            if not is_finite(gradient):
                 raise DecodeError(
                     f"the messages are finite, but their sum overflows {messages.dtype}",
                     workers=(here & ~broken).nonzero().flatten().tolist(),
