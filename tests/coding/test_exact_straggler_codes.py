@@ -11,16 +11,32 @@ from phalanx.errors import DecodeError
 
 DIM = 40
 SHAPES = [(n, s) for n in range(1, 10) for s in range(n)]
-CYCLIC = [CyclicRepetition(n, s, group_length=n) for n, s in SHAPES] + [
+CIRCLES = [
+    CyclicRepetition(n, s, group_length=n, construction=construction)
+    for construction in ("centered", "random")
+    for n, s in SHAPES
+]
+CYCLIC = [
+    *CIRCLES,
     CyclicRepetition(9, 2, group_length=5),
     CyclicRepetition(9, 1, group_length=2),
     CyclicRepetition(10, 3, group_length=4),
 ]
-RANDOM = [CyclicRepetition(n, s, construction="random", group_length=n) for n, s in SHAPES]
-every_cyclic = pytest.mark.parametrize("code", CYCLIC + RANDOM, ids=repr)
-every_fractional = pytest.mark.parametrize(
-    "code", [FractionalRepetition(n, s) for n, s in SHAPES], ids=repr
-)
+
+
+def of_each(codes):
+    """A test for each code; of more than seven workers in the slow run only."""
+    return pytest.mark.parametrize(
+        "code",
+        [
+            pytest.param(code, id=repr(code), marks=[pytest.mark.slow] * (code.num_workers > 7))
+            for code in codes
+        ],
+    )
+
+
+every_cyclic = of_each(CYCLIC)
+every_fractional = of_each([FractionalRepetition(n, s) for n, s in SHAPES])
 
 
 def rows(number, seed=0, dtype=torch.float32):
@@ -50,7 +66,7 @@ def test_any_s_may_be_missing_from_the_cyclic_code(code, dtype):
         assert decoded.error == 0
 
 
-@pytest.mark.parametrize("code", [code for code in CYCLIC + RANDOM if len(code.groups) == 1])
+@of_each(CIRCLES)
 def test_one_more_missing_than_s_is_an_error(code):
     messages = code.encode_all([rows(code.num_workers)])
     number = code.num_stragglers + 1

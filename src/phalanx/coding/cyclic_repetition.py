@@ -83,6 +83,8 @@ class CyclicRepetition(LinearCode):
     @cached_property
     def groups(self) -> tuple[range, ...]:
         """The circles: ranges of workers, which hold the partitions of the same numbers."""
+        if self.group_length == self.num_workers:
+            return (range(self.num_workers),)
         longest = self.group_length or max(13, self.num_stragglers + 2)
         lengths = circle_lengths(self.num_workers, self.num_stragglers + 1, longest)
         return consecutive_groups(lengths)

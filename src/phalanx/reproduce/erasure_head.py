@@ -1,5 +1,7 @@
 """ErasureHead: loss against time, when the server stops waiting before everybody has finished."""
 
+import csv
+import gzip
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -271,9 +273,6 @@ class ErasureHeads(Recipe):
 
 def _access(path: Path) -> Splits:
     """Who was granted access to what: ten columns of categories, hashed where there are many."""
-    import csv
-    import gzip
-
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         header = next(csv.reader(file))
     columns = [column for column in header if column != _LABEL]
