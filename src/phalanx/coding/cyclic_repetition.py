@@ -33,9 +33,10 @@ class CyclicRepetition(LinearCode):
     missing; otherwise a `DecodeError`. It believes what arrives: against liars take `DracoCyclic`.
 
     The default weights are those of `DracoCyclic`, read as a code against erasures: deterministic,
-    and the better conditioned. Rounding is amplified most by workers that are missing side by side:
-    on one circle of 15 workers with s = 2 up to 9-fold, and 80-fold by the best of 20 random codes.
-    Longer circles amplify more, hence `group_length`.
+    and on circles as short as the default ones the better conditioned. Rounding is amplified most
+    by workers that are missing side by side: on one circle of 15 workers with s = 2 up to 9-fold,
+    and 80-fold by the best of 20 random codes. Longer circles amplify more, hence `group_length`;
+    on one circle of 45 with s = 10 neither is of use in float32, and random codes are less bad.
 
     Cost: encoding s + 1 vector additions; decoding one pass over the messages, and algebra on
     `group_length` x `group_length` matrices, once for each set of workers that arrives.
