@@ -26,11 +26,12 @@ class TooManyByzantineError(PhalanxError):
 
 
 class DecodeError(TooManyByzantineError):
-    """The messages that arrived do not determine the gradient: more faults than the code survives.
+    """The messages that arrived do not determine the result: more faults than the code survives.
 
     Attributes:
         workers: ids of the workers known to be missing or lying, or of the group that failed.
-        bound: how many liars the code survives (`num_byzantine`).
+        bound: how many liars the code survives (`num_byzantine`); how many missing messages, for a
+            code against erasures alone.
     """
 
 

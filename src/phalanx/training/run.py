@@ -255,6 +255,7 @@ class _Loop:
             "residual": decoded.residual,
             "suspicion": [round(value, 4) for value in self.standing.suspicion.tolist()],
             "excluded": self.standing.out,
+            "error": decoded.error,
         }
         if evaluate:
             entry |= self._evaluation()
