@@ -72,6 +72,22 @@ def test_classes_of_ones_own_are_given_by_import_path(phalanx, tmp_path):
     assert phalanx("train", "--resume", "a", "--steps", 3)[0] == 0
 
 
+def test_momentum_and_data_of_the_workers_are_options(phalanx, tmp_path):
+    words = "--rule CoordinateMedian --worker_momentum.beta 0.5 --shards LongTailedShards"
+    words += " --shards.keep 0.8 --shards.shards SortedShards --steps 2 --out a"
+    code, _, err = phalanx("train", *words.split())
+    assert (code, err) == (0, "")
+    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert result["worker_momentum"] == "WorkerMomentum(beta=0.5, form='average')"
+    assert result["shards"] == "LongTailedShards(keep=0.8, shards=SortedShards())"
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "LongTailedShards(keep=0.8" in page
+    assert "WorkerMomentum(beta=0.5" in page
+    assert phalanx("train", "--resume", "a", "--steps", 3)[0] == 0
+    assert phalanx("train", "--config", "a/config.yaml", "--steps", 3, "--out", "b")[0] == 0
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
 def test_a_run_beyond_its_bound_says_how_to_go_on(phalanx, tmp_path):
     drill = "--byzantine SleeperWorkers --byzantine.workers [0,1,2,3] --byzantine.from_step 9"
     code, _, err = phalanx("train", *EXAMPLE, *drill.split(), "--out", "a")
@@ -113,6 +129,7 @@ def test_list_names_every_public_algorithm(phalanx, room):
     headers = re.findall(r"^\W*name\W+what it does", phalanx("list")[1], re.M)
     assert len(headers) == 6  # tables: one a room
     helpers = {"Splits", "Collected", "Evaluation", "Inbox", "Job", "Memory", "Run", "Aggregate"}
+    helpers |= {"Holdings", "WorkerMomentum"}
     for name in (
         set(room.__all__)
         - helpers

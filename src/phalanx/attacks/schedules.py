@@ -29,6 +29,15 @@ class Schedule(ABC):
             ValueError: if the schedule does not fit `num_workers`.
         """
 
+    def permanent(self, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
+        """Which workers are bad for good: from some step on, in every step. By default nobody.
+
+        Args:
+            num_workers: how many workers there are.
+            seed: the run's seed.
+        """
+        return torch.zeros(num_workers, dtype=torch.bool)
+
 
 @dataclass(frozen=True)
 class FixedWorkers(Schedule):
@@ -46,6 +55,10 @@ class FixedWorkers(Schedule):
 
     def byzantine(self, step: int, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
         """The same workers whatever the step and the seed."""
+        return _mask(self.workers, num_workers)
+
+    def permanent(self, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
+        """All of them."""
         return _mask(self.workers, num_workers)
 
 
@@ -100,11 +113,14 @@ class SleeperWorkers(Schedule):
 
     def byzantine(self, step: int, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
         """Nobody before `from_step`, the sleepers from then on."""
-        if self.workers is not None:
-            sleepers = _mask(self.workers, num_workers)
-        else:
-            sleepers = _drawn(self.num_byzantine, num_workers, generator(seed, "sleepers"))
+        sleepers = self.permanent(num_workers, seed)
         return sleepers if step >= self.from_step else torch.zeros_like(sleepers)
+
+    def permanent(self, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
+        """The sleepers."""
+        if self.workers is not None:
+            return _mask(self.workers, num_workers)
+        return _drawn(self.num_byzantine, num_workers, generator(seed, "sleepers"))
 
 
 @dataclass(frozen=True)
@@ -146,6 +162,10 @@ class Phases(Schedule):
         if phase < 0:
             return torch.zeros(num_workers, dtype=torch.bool)
         return self.parts[phase].byzantine(step, num_workers, seed)
+
+    def permanent(self, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
+        """Those that are bad for good in the last phase, which does not end."""
+        return self.parts[-1].permanent(num_workers, seed)
 
 
 def _check_ids(workers: list[int]) -> None:

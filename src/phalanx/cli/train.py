@@ -13,10 +13,10 @@ from phalanx.aggregation import Aggregator
 from phalanx.attacks import Attack, Schedule
 from phalanx.cli.console import console, round_progress
 from phalanx.coding import Code
-from phalanx.data import DataSource, Digits
+from phalanx.data import DataSource, Digits, Shards
 from phalanx.models import MLP
 from phalanx.randomness import seeded
-from phalanx.training import Engine, Local
+from phalanx.training import Engine, Local, WorkerMomentum
 
 MakeModel = Callable[[tuple[int, ...], int], nn.Module]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -33,6 +33,8 @@ def train(
     num_workers: int = 15,
     attack: Attack | None = None,
     byzantine: Schedule | None = None,
+    worker_momentum: WorkerMomentum | None = None,
+    shards: Shards | None = None,
     data: DataSource = Digits(),  # noqa: B008 - frozen
     model: MakeModel = MLP,
     optimizer: MakeOptimizer = lambda parameters: SGD(parameters, lr=0.1, momentum=0.9),
@@ -61,6 +63,8 @@ def train(
         attack: A drill: what bad workers do.
         byzantine: A drill: who is bad when; as many as the code or rule survives, drawn anew every
             round, if not given.
+        worker_momentum: Workers send the momentum of their messages; not if not given.
+        shards: Workers have data of their own, dealt out so; under a rule only.
         data: What to train and test on.
         model: A class that is called with the shape of an input and the number of classes.
         optimizer: Any torch optimizer, by name.
@@ -95,6 +99,8 @@ def train(
                 num_workers=num_workers,
                 attack=attack,
                 byzantine=byzantine,
+                worker_momentum=worker_momentum,
+                shards=shards,
                 engine=engine,
                 optimizer=optimizer,
                 steps=steps,

@@ -205,6 +205,8 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "folder": str(record.folder),
         "decoder": result.get("decoder"),
         "attack": result.get("attack") or ("none" if record.result else None),
+        "worker momentum": result.get("worker_momentum"),
+        "data of the workers": result.get("shards"),
         "workers": result.get("num_workers"),
         "partitions of a batch": result.get("num_partitions"),
         "gradients computed per partition": _number(result.get("redundancy")),

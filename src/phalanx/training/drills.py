@@ -126,12 +126,12 @@ class Drill:
                 forged = self.cast[worker].carry_out(plan, own, seen)
                 inbox.put(worker, forged, inbox.losses[worker].item())
 
-    def remember(self) -> Memory:
-        """What the next round is to know."""
+    def remember(self, momenta: Float[Tensor, "workers width"] | None = None) -> Memory:
+        """What the next round is to know; `momenta` of all workers, if they have any."""
         attack = self._job.attack
         kept = attack.rounds_behind if attack is not None else 0
         past = (*self._past, self._parameters)[-kept:] if kept else ()
-        return Memory(past, self._plans)
+        return Memory(past, self._plans, momenta)
 
     def _view(self, inbox: Inbox) -> View:
         workers = [

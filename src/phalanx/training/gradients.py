@@ -119,11 +119,7 @@ class PartitionGradients:
     ) -> tuple[Tensor, Tensor]:
         """The samples of the partitions, one partition after the other, asked for at once."""
         job = self.job
-        size, number = len(job.dataset), job.code.num_partitions  # type: ignore[arg-type]
-        samples = [
-            partition_samples(size, job.batch_size, number, job.seed, step, partition)
-            for partition in partitions
-        ]
+        samples = [self._samples(step, partition) for partition in partitions]
         if type(job.dataset) is TensorDataset:
             inputs, targets = fetch(job.dataset, torch.cat(samples))
         else:
@@ -133,6 +129,14 @@ class PartitionGradients:
                     batches.append(fetch(job.dataset, own))
             inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
         return inputs.to(device), targets.to(device)
+
+    def _samples(self, step: int, partition: int) -> Tensor:
+        job = self.job
+        number = job.code.num_partitions
+        if job.shards is not None:
+            return job.shards.batch(step, partition, job.batch_size // number, job.seed)
+        size = len(job.dataset)  # type: ignore[arg-type]
+        return partition_samples(size, job.batch_size, number, job.seed, step, partition)
 
     def _loss(
         self,

@@ -8,6 +8,8 @@ from torch.utils.data import Dataset
 
 from phalanx.attacks import Attack, Schedule
 from phalanx.coding import Code
+from phalanx.training.holdings import Holdings
+from phalanx.training.worker_momentum import WorkerMomentum
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,6 +41,13 @@ class Job:
 
     schedule: Schedule | None = None
     """Who is bad when; None for nobody."""
+
+    worker_momentum: WorkerMomentum | None = None
+    """What workers remember of their messages, and send; None for nothing."""
+
+    shards: Holdings | None = None
+    """Which samples each worker holds, one partition being its own; None if every sample may fall
+    to everybody."""
 
     def byzantine(self, step: int) -> list[int]:
         """Ids of the workers that are bad in a round."""

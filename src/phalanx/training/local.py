@@ -74,10 +74,15 @@ class LocalSession(Session):
             if drill.deviates(worker):
                 computed = own_message(self._gradients, worker, *drill.task(worker), role.attack)
                 inbox.put(worker, *computed)
+        momenta = None
+        if self._job.worker_momentum is not None:
+            momenta = self._job.worker_momentum.update(inbox.messages, memory.momenta)
+            # Forged on a copy: what is remembered stays true.
+            inbox.messages = momenta.clone() if drill.cast else momenta
         for worker in self._excluded:
             inbox.refuse(worker, "excluded")
         drill.stage(inbox, drill.cast, self._engine.deadline_s)
-        return inbox.collected(compute_s, drill.remember())
+        return inbox.collected(compute_s, drill.remember(momenta))
 
     def exclude(self, workers: Iterable[int]) -> None:
         """See `Session.exclude`; what they alone would compute is computed, and not used."""

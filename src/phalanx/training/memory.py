@@ -1,4 +1,4 @@
-"""What is remembered for the bad workers of a drill, from round to round."""
+"""What is remembered for workers, the bad ones of a drill among them, from round to round."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from phalanx.attacks import State
 
 @dataclass(frozen=True)
 class Memory:
-    """The state of a drill between rounds: empty before the first, checkpointed with the run."""
+    """The state of workers between rounds: empty before the first, checkpointed with the run."""
 
     past: tuple[Tensor, ...] = ()
     """Parameters of the last rounds, `(dim,)` each, oldest first: as many as the attack's slowest
@@ -17,3 +17,8 @@ class Memory:
 
     plans: dict[int, State] = field(default_factory=dict)
     """What the plans of attacks remember, by rank (see `Attack.plans`)."""
+
+    momenta: Tensor | None = None
+    """The momentum of every worker, `(workers, width)`: what it would have sent last, were it
+    honest; NaN for a worker that is not known to have one. None before the first round, and where
+    workers send none."""

@@ -35,7 +35,8 @@ class Ray(Engine):
     erasure: it is named in `Collected.missing`, the round goes on without it, and it comes back;
     started anew if it died or hung, with its next task if it was slow. No worker is given a second
     task before it is done with the first. What is trained lies with the server: it writes the
-    checkpoints, and Ctrl-C reaches it alone.
+    checkpoints, and Ctrl-C reaches it alone. Workers keep their momentum, if they have one, and the
+    server the last that it saw of each: a worker that is started anew goes on with that.
 
     In a drill, bad workers forge, and sleep, in their own processes; only attacks that read the
     honest messages are staged by the server. A silent worker of a drill says that it sends nothing,
@@ -142,14 +143,15 @@ class RaySession(Session):
         began = time.monotonic()
         inbox = self._cleared(parameters)
         drill = Drill(self._job, step, parameters, memory, aggregate)
-        pending = self._hand_out(drill, inbox)
+        pending = self._hand_out(drill, inbox, memory)
+        momenta = self._known(memory)
         while pending:
             left = max(0.0, began + self._engine.deadline_s - time.monotonic())
             done, _ = self._ray.wait(list(pending), num_returns=1, timeout=left)
             if not done:
                 break
             for task in done:
-                pending.pop(task).receive(inbox)
+                pending.pop(task).receive(inbox, momenta)
         for seat in pending.values():
             inbox.refuse(seat.worker, "late")
         compute_s = time.monotonic() - began
@@ -157,7 +159,8 @@ class RaySession(Session):
         if honest:  # else there is nothing to read
             readers = [worker for worker, role in drill.cast.items() if role.attack.omniscient]
             drill.stage(inbox, readers, self._engine.deadline_s)
-        return inbox.collected(compute_s, drill.remember())
+        kept = drill.remember(momenta.messages if momenta is not None else None)
+        return inbox.collected(compute_s, kept)
 
     def exclude(self, workers: Iterable[int]) -> None:
         """See `Session.exclude`; their processes are stopped."""
@@ -173,7 +176,16 @@ class RaySession(Session):
             self._ray.shutdown()
             self._owns_ray = False
 
-    def _hand_out(self, drill: Drill, inbox: Inbox) -> "dict[Any, _Seat]":
+    def _known(self, memory: Memory) -> Inbox | None:
+        """A new table of momenta: those known so far, until this round's are put in."""
+        if self._job.worker_momentum is None:
+            return None
+        assert self._inbox is not None
+        if memory.momenta is None:
+            return Inbox(torch.full_like(self._inbox.messages, torch.nan))
+        return Inbox(memory.momenta.clone())
+
+    def _hand_out(self, drill: Drill, inbox: Inbox, memory: Memory) -> "dict[Any, _Seat]":
         """Gives each worker that can take it its task; the tasks, and whose they are."""
         lent: dict[int, Any] = {}  # by round: that of a worker that is to be behind is another
         # Attacks that read the honest messages are staged here: their workers send honest ones.
@@ -187,7 +199,9 @@ class RaySession(Session):
                 step, parameters = drill.task(seat.worker)
                 if step not in lent:
                     lent[step] = self._ray.put(Parcel.pack(parameters))
-                tasks[seat.send(step, lent[step], carried.get(seat.worker))] = seat
+                momentum = None if memory.momenta is None else memory.momenta[seat.worker]
+                role = carried.get(seat.worker)
+                tasks[seat.send(step, lent[step], role, momentum)] = seat
             else:
                 inbox.refuse(seat.worker, reason)
         return tasks
@@ -215,6 +229,7 @@ class _Seat:
         self._ray, self._engine, self.worker, self._job = ray, engine, worker, job
         self.pid: int | None = None  # known once the worker is ready
         self._task: Any = None  # the task that it is at, if any
+        self._fresh = True  # whether its process has had no task yet
         self._sent = 0.0
         self._excluded = False
         self._actor: Any
@@ -235,14 +250,19 @@ class _Seat:
             return "starting"
         return "busy"
 
-    def send(self, step: int, parameters: Any, role: Role | None) -> Any:
-        """Gives the worker its task of a round; returns the reference to the reply."""
+    def send(self, step: int, parameters: Any, role: Role | None, momentum: Tensor | None) -> Any:
+        """Gives the worker its task of a round; returns the reference to the reply.
+
+        The momentum is that which the server knows: sent along to a process that has none yet.
+        """
         self._sent = time.monotonic()
-        self._task = self._actor.compute.remote(step, parameters, role)
+        known = None if momentum is None or not self._fresh else Parcel.pack(momentum)
+        self._fresh = False
+        self._task = self._actor.compute.remote(step, parameters, role, known)
         return self._task
 
-    def receive(self, inbox: Inbox) -> None:
-        """Takes in the reply that came, or the reason why there is none."""
+    def receive(self, inbox: Inbox, momenta: Inbox | None) -> None:
+        """Takes in the reply that came, and its momentum, or the reason why there is none."""
         task, self._task = self._task, None
         errors = self._ray.exceptions
         try:
@@ -253,6 +273,9 @@ class _Seat:
         except errors.RayError as error:
             inbox.refuse(self.worker, _failure(error))
         else:
+            momentum = reply.momentum or reply.message
+            if momenta is not None and momentum is not None:
+                momenta.put(self.worker, momentum.unpack())
             if reply.message is None:
                 inbox.refuse(self.worker, "silent")
             else:
@@ -271,6 +294,7 @@ class _Seat:
     def _start(self) -> None:
         engine = self._engine
         self.pid = self._task = None
+        self._fresh = True
         self._actor = (
             self._ray.remote(_Actor)
             .options(
@@ -316,9 +340,11 @@ class _Actor:
         self._worker = Worker(worker, job, chunk_size, threads, device)
         return os.getpid()
 
-    def compute(self, step: int, parameters: Parcel, role: Role | None) -> Reply:
+    def compute(
+        self, step: int, parameters: Parcel, role: Role | None, momentum: Parcel | None
+    ) -> Reply:
         """See `Worker.compute`."""
-        return self._worker.compute(step, parameters, role)
+        return self._worker.compute(step, parameters, role, momentum)
 
 
 def _failure(error: Exception) -> str:

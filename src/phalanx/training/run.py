@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from os import cpu_count
@@ -26,16 +26,19 @@ import phalanx
 from phalanx.aggregation import Aggregator, Mean
 from phalanx.attacks import Attack, RandomWorkers, Rule, Schedule
 from phalanx.coding import Code
+from phalanx.data import Shards
 from phalanx.docstrings import source
 from phalanx.errors import TooManyByzantineError
-from phalanx.training.decoding import Decoder, RuleDecoder, decoder
+from phalanx.training.decoding import Decoder, RuleDecoder, Uncoded, decoder
 from phalanx.training.engine import Engine, Session
 from phalanx.training.evaluation import Evaluation, evaluate, with_statistics
+from phalanx.training.holdings import deal
 from phalanx.training.job import Job, Loss
 from phalanx.training.local import Local
 from phalanx.training.memory import Memory
 from phalanx.training.reputation import Reputation, Standing
 from phalanx.training.run_folder import RunFolder
+from phalanx.training.worker_momentum import WorkerMomentum
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 _MALFORMED = ("wrong shape", "wrong type")
@@ -73,6 +76,8 @@ def train(
     num_workers: int = 15,
     attack: Attack | None = None,
     byzantine: Schedule | None = None,
+    worker_momentum: WorkerMomentum | None = None,
+    shards: Shards | None = None,
     engine: Engine | None = None,
     optimizer: MakeOptimizer = default_optimizer,
     loss: Loss = cross_entropy,
@@ -104,6 +109,10 @@ def train(
         attack: a drill: what bad workers do.
         byzantine: a drill: who is bad when; by default as many as the code or rule survives, drawn
             afresh every round.
+        worker_momentum: what workers remember of their messages, and send; nothing by default.
+        shards: how the data are dealt out to workers that have data of their own; by default every
+            sample may fall to every worker. Under a rule only. Workers that are bad for good hold
+            random samples of all classes.
         engine: where the workers run; in this process by default.
         optimizer: makes the optimizer from the parameters.
         loss: mean loss of a batch from the model's output and the targets.
@@ -144,7 +153,9 @@ def train(
         byzantine = RandomWorkers(_survived(code or rule))
     if batch_size is None:
         batch_size = _SAMPLES * decoding.code.num_partitions
-    job = Job(model, loss, dataset, decoding.code, batch_size, seed, attack, byzantine)
+    job = Job(
+        model, loss, dataset, decoding.code, batch_size, seed, attack, byzantine, worker_momentum
+    )
     counts = {
         "steps": steps,
         "evaluate_every": evaluate_every,
@@ -152,8 +163,10 @@ def train(
     }
     if exclude_after is not None:
         counts["exclude_after"] = exclude_after
-    _check(job, test, counts)
+    _check(job, test, counts, shards)
     reputation = _reputation(decoding, exclude_after)
+    if shards is not None:
+        job = replace(job, shards=deal(shards, dataset, job.code.num_workers, byzantine, seed))
     if out is None and resume:
         raise ValueError("resume needs out, the folder of the run, got None")
     folder = RunFolder(Path(out), resume=resume) if out is not None else None
@@ -213,11 +226,13 @@ class _Loop:
         began = time.perf_counter()
         decoding = self.decoding.excluding(len(self.standing.out))
         collected = session.round(step, self._flat(), self.drill, self._rule(decoding, step))
-        self.drill = collected.memory
+        self._require_momenta(collected.memory)
         messages_in = time.perf_counter()
-        decoded, self.memory = decoding.decode(collected.messages, collected.arrived, self.memory)
+        decoded, memory = decoding.decode(collected.messages, collected.arrived, self.memory)
         decoded_in = time.perf_counter()
         self._open_folder()
+        # From here on the round is done: what it leaves is remembered together, or not at all.
+        self.memory, self.drill = memory, collected.memory
         self._step(decoded.gradient)
         malformed = [worker for worker, why in collected.missing.items() if why in _MALFORMED]
         suspects = sorted({*decoded.suspects.nonzero().flatten().tolist(), *malformed})
@@ -272,7 +287,11 @@ class _Loop:
                 "parameters": self._flat(),
                 "optimizer": self.optimizer.state_dict(),
                 "memory": list(self.memory),
-                "drill": {"past": list(self.drill.past), "plans": self.drill.plans},
+                "drill": {
+                    "past": list(self.drill.past),
+                    "plans": self.drill.plans,
+                    "momenta": self.drill.momenta,
+                },
                 "standing": list(self.standing),
             }
             self.folder.save_checkpoint(step, content)
@@ -292,7 +311,11 @@ class _Loop:
                 value.copy_(part)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.memory = tuple(saved["memory"])
-        self.drill = Memory(tuple(saved["drill"]["past"]), saved["drill"]["plans"])
+        drill = saved["drill"]
+        momenta = drill.get("momenta")
+        if momenta is not None:
+            momenta = momenta.to(self.parameters[0].device)
+        self.drill = Memory(tuple(drill["past"]), drill["plans"], momenta)
         self.standing = Standing(*saved["standing"])
         self._first = saved["step"]
         return self._first
@@ -318,7 +341,9 @@ class _Loop:
             "num_partitions": code.num_partitions,
             "redundancy": code.redundancy,
             "decoder": repr(self._method()),
-            "attack": repr(self.job.attack) if self.job.attack is not None else None,
+            "attack": _shown(self.job.attack),
+            "worker_momentum": _shown(self.job.worker_momentum),
+            "shards": _shown(self._split()),
             "stopped": stopped,
             "excluded": self.standing.out,
             "methods": [text for text in methods if text],
@@ -340,8 +365,16 @@ class _Loop:
         byzantine = self.job.byzantine(step)
         return partial(decoding.aggregate, state=self.memory, byzantine=byzantine)
 
+    def _split(self) -> Shards | None:
+        return self.job.shards.split if self.job.shards is not None else None
+
+    def _require_momenta(self, memory: Memory) -> None:
+        if self.job.worker_momentum is not None and memory.momenta is None:
+            raise ValueError("engine must know worker_momentum, got one that remembers none")
+
     def _parts_of_method(self) -> list[object]:
-        return [self._method(), *([self.job.attack] if self.job.attack is not None else [])]
+        parts = [self._method(), self.job.worker_momentum, self._split(), self.job.attack]
+        return [part for part in parts if part is not None]
 
     def _evaluation(self) -> dict[str, float | None]:
         if self.test is None:
@@ -428,7 +461,16 @@ def _reputation(decoding: Decoder, exclude_after: int | None) -> Reputation:
     return Reputation(exclude_after, decoding.num_tolerated)
 
 
-def _check(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[str, int]) -> None:
+def _shown(part: object | None) -> str | None:
+    return repr(part) if part is not None else None
+
+
+def _check(
+    job: Job,
+    test: Dataset[tuple[Tensor, ...]] | None,
+    counts: dict[str, int],
+    shards: Shards | None,
+) -> None:
     """Raises ValueError with everything that does not fit together, not only the first of it."""
     problems = []
     trained = _trained(job.model)
@@ -449,9 +491,19 @@ def _check(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[str,
             "dataset must have a length and items by number, which "
             f"{type(job.dataset).__name__} has not"
         )
-    elif len(job.dataset) < batch_size:
+    elif shards is None and len(job.dataset) < batch_size:
         problems.append(
             f"dataset must fill one batch of {batch_size} samples, got {len(job.dataset)}"
+        )
+    if job.worker_momentum is not None and job.code.at(1) != job.code.at(0):
+        problems.append(
+            "worker_momentum needs a code that is the same in every round, or replicas remember "
+            f"different messages, got {job.code}"
+        )
+    if shards is not None and not isinstance(job.code, Uncoded):
+        problems.append(
+            "shards needs a rule instead of a code: a code has several workers compute the same "
+            f"samples, which a worker with data of its own does not have, got {job.code}"
         )
     if test is not None and len(test) == 0:  # type: ignore[arg-type]
         problems.append("test must have at least 1 sample, got 0")

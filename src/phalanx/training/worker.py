@@ -23,10 +23,13 @@ class Reply(NamedTuple):
     Attributes:
         message: its message, packed; None if it sends nothing.
         loss: the mean loss that it claims over its partitions.
+        momentum: the momentum of a bad worker of a drill, which forges its message; None where it
+            is the message, or there is none.
     """
 
     message: Parcel | None
     loss: float
+    momentum: Parcel | None = None
 
 
 def pack_job(job: Job) -> Job:
@@ -39,6 +42,8 @@ def pack_job(job: Job) -> Job:
 
 class Worker:
     """Computes the partitions that the round's assignment gives it and sends one message.
+
+    It keeps its momentum, if workers have one, from task to task.
 
     Cost: memory for the gradients that it owns, `(owned, dim)`.
     """
@@ -65,25 +70,41 @@ class Worker:
             job = replace(job, dataset=job.dataset.unpack())
         self._worker, self._device = worker, device
         self._gradients = PartitionGradients(job, chunk_size, device)
+        self._momentum: Tensor | None = None
 
-    def compute(self, step: int, parameters: Parcel, role: Role | None = None) -> Reply:
+    def compute(
+        self,
+        step: int,
+        parameters: Parcel,
+        role: Role | None = None,
+        momentum: Parcel | None = None,
+    ) -> Reply:
         """The message of one round.
 
         Args:
             step: the round that is computed; an earlier one than `role.step` if it is to be behind.
             parameters: that round's parameters, `(dim,)`.
             role: what to do if bad: other than an attack that reads the honest messages.
+            momentum: what the server knows of this worker's, for a process that starts; None to go
+                on with its own.
         """
+        if momentum is not None:
+            self._momentum = momentum.unpack().to(self._device, copy=True)
         # A copy: the parcel is lent, and a model may write to its parameters.
         values = parameters.unpack().to(self._device, copy=True)
         attack = role.attack if role is not None else None
         message, loss = own_message(self._gradients, self._worker, step, values, attack)
+        kept = None
+        if self._gradients.job.worker_momentum is not None:
+            message = self._gradients.job.worker_momentum.update(message, self._momentum)
+            self._momentum = message
+            kept = Parcel.pack(message) if role is not None else None
         if role is not None:
             time.sleep(role.attack.delay_s)
             if not role.attack.sends:
-                return Reply(None, loss)
+                return Reply(None, loss, kept)
             message = role.forge(message)
-        return Reply(Parcel.pack(message), loss)
+        return Reply(Parcel.pack(message), loss, kept)
 
 
 def own_message(
