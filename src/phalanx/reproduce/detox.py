@@ -199,10 +199,15 @@ class Detox(Recipe):
         ]
         for size, buckets in ((0, some), (1, fewer), (0, None), (1, None)):
             code = self._code(many, size, buckets)
-            name = f"DETOX of {code.group_size}, {buckets or code.num_partitions} buckets, limit"
-            cases.append(Case(name, code, _CONSTANT, many))
+            many_or_few = "a bucket each" if buckets is None else f"{buckets} buckets"
+            title = f"DETOX of {code.group_size}, {many_or_few}, limit"
+            cases.append(Case(title, code, _CONSTANT, many))
         quiet = self._code(1, 0, some)
-        return [*cases, Case("one liar, none", quiet), Case("one liar", quiet, _CONSTANT, 1)]
+        return [
+            *cases,
+            Case("DETOX, one liar", quiet, _CONSTANT, 1),
+            Case("DETOX, none", quiet),
+        ]
 
     def _paper_cases(self) -> list[Case]:
         """The paper's rules with DETOX, as in its official code, and without."""
@@ -244,9 +249,8 @@ class Detox(Recipe):
         )
 
     def _unmoved(self, records: dict[str, RunRecord]) -> Finding:
-        (_, row) = compare(
-            [records["one liar, none"], records["one liar"]], records["one liar, none"]
-        )
+        quiet = records["DETOX, none"]
+        (_, row) = compare([quiet, records["DETOX, one liar"]], quiet)
         same = row.weight_difference == 0
         return Finding(
             "As long as the honest are a majority in every group, lies change nothing.",
