@@ -41,7 +41,7 @@ from phalanx.attacks import (
 )
 from phalanx.coding import Code, Detox, DracoCyclic, DracoRepetition
 from phalanx.errors import DecodeError, TooManyByzantineError
-from phalanx.training import Local, WorkerMomentum
+from phalanx.training import Local
 
 EXACT_CODES = [code for code in concrete(coding, Code) if code.exact]
 RULES = concrete(aggregation, Aggregator)
@@ -332,10 +332,6 @@ def test_losses_that_liars_claim_are_left_out(trained):
         ({"attack": Silence()}, "does not say how many liars"),
         ({"byzantine": RandomWorkers()}, "needs attack"),
         ({"attack": Silence(), "byzantine": FixedWorkers([20])}, r"below num_workers, got \[20\]"),
-        (
-            {"code": Detox(), "worker_momentum": WorkerMomentum()},
-            "worker_momentum needs a code that is the same in every round",
-        ),
         ({"rule": Krum(8)}, "num_byzantine must be below num_workers / 2, got 8 of 15"),
         ({"model": nn.Linear(6, 4).requires_grad_(False)}, "parameters that require gradients"),
         ({"model": nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4).double())}, "one dtype"),

@@ -1,8 +1,10 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
-from phalanx.reproduce.base import Finding, Findings, Plot, Recipe, Table
+from phalanx.reproduce.base import Finding, Findings, Recipe
 from phalanx.reproduce.detox import Detox
 from phalanx.reproduce.draco import Draco
+from phalanx.reproduce.learning_from_history import LearningFromHistory
+from phalanx.reproduce.resampling import ResamplingAndBucketing
 from phalanx.reproduce.run import recipes, reproduce
 
 __all__ = [
@@ -10,9 +12,9 @@ __all__ = [
     "Draco",
     "Finding",
     "Findings",
-    "Plot",
+    "LearningFromHistory",
     "Recipe",
-    "Table",
+    "ResamplingAndBucketing",
     "recipes",
     "reproduce",
 ]

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import ClassVar
 
-import numpy as np
 import torch
 
 from phalanx.aggregation import (
@@ -21,20 +20,19 @@ from phalanx.aggregation import (
 )
 from phalanx.attacks import ALittleIsEnough, Constant, RandomWorkers
 from phalanx.coding import Detox as DetoxCode
-from phalanx.data import DataSource, Digits, JpegArchive, NpzFile
+from phalanx.data import Digits, Splits
 from phalanx.models import MLP, ResNet18
-from phalanx.reporting import Row, RunRecord, compare, plot_accuracy
+from phalanx.reporting import Plot, Row, RunRecord, Table, compare, plot_accuracy
 from phalanx.reporting.wording import count, listed, percent
 from phalanx.reproduce.base import (
     NOT_QUOTED,
     Finding,
     Findings,
-    Plot,
     Progress,
     Recipe,
-    Table,
 )
 from phalanx.reproduce.training_runs import Case, Experiment, fresh, training_table
+from phalanx.reproduce.trials import device_for, images
 
 _REFERENCE = "mean, no attack"
 _CONSTANT = Constant(-100.0)
@@ -44,6 +42,7 @@ _PUBLISHED = {  # ResNet-18 on CIFAR-10: test accuracy in percent with DETOX, an
     "Bulyan": (76.8, 42.6),
     "median": (86.2, 43.7),
 }
+_FILES = ("cifar10.npz", "cifar10_full_jpeg.npz")
 _COUNTED = 1000  # rounds in which corrupted groups are counted
 _NOTES = (
     "All runs see the same samples in every round. With DETOX a group has those of its members "
@@ -116,16 +115,17 @@ class Detox(Recipe):
         steps = self.steps or (1000 if full else 300)
         digits = self._on_digits(steps)
         records = digits.run(self._cases(), out / "runs", progress)
-        images = self._on_images(data) if full and data is not None else None
-        if images is None:
+        splits, origin, given = images(data if full else None, _FILES, "CIFAR-10")
+        if not given:
             paper, setting = digits.run(self._paper_cases(), out / "runs", progress), "digits, MLP"
         else:
             cases = [Case(_REFERENCE, Mean()), *self._paper_cases()]
-            paper, setting = images.run(cases, out / "images", progress), "images, ResNet-18"
+            experiment = self._on_images(splits)
+            paper, setting = experiment.run(cases, out / "images", progress), "images, ResNet-18"
         rows = _rows(records)
-        others = _rows(paper if images else {_REFERENCE: records[_REFERENCE]} | paper)
-        table = training_table(rows | (others if images is None else {}))
-        apart = () if images is None else (replace(training_table(others), title="Images"),)
+        others = _rows(paper if given else {_REFERENCE: records[_REFERENCE]} | paper)
+        table = training_table(rows if given else rows | others)
+        apart = (replace(training_table(others), title="Images"),) if given else ()
         return Findings(
             answer=self._answer(others, rows, setting),
             findings=(
@@ -142,7 +142,7 @@ class Detox(Recipe):
                 _plot("a little is enough", list(paper.values())),
                 _plot("constant, many liars", [records[_REFERENCE], *_of(records, ", limit")]),
             ),
-            notes=(f"The paper's rules were run on: {setting}.", *_NOTES),
+            notes=(f"Data of the paper's rules: {origin}.", *_NOTES),
             settings={
                 "workers": self.num_workers,
                 "liars": f"{self.few_liars} and {self.many_liars}",
@@ -163,13 +163,11 @@ class Detox(Recipe):
             steps,
         )
 
-    def _on_images(self, data: Path) -> Experiment:
-        splits = _images(data).load()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    def _on_images(self, splits: Splits) -> Experiment:
         network = fresh(partial(ResNet18, width=self.image_width), splits)
         return Experiment(
             splits,
-            network.to(device),
+            network.to(device_for(full=True)),
             partial(torch.optim.SGD, lr=0.05, momentum=0.9),
             self.num_workers,
             self.samples_per_image_worker * self.num_workers,
@@ -351,12 +349,6 @@ class Detox(Recipe):
             ("setting", "groups", "expected", "counted", "at most", "buckets here"),
             tuple(rows),
         )
-
-
-def _images(data: Path) -> DataSource:
-    path = data / "cifar10.npz" if data.is_dir() else data
-    with np.load(path) as archive:
-        return JpegArchive(path) if "jpeg_header" in archive else NpzFile(path)
 
 
 def _rows(records: dict[str, RunRecord]) -> dict[str, Row]:

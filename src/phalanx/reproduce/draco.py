@@ -14,18 +14,18 @@ from phalanx.attacks import Constant, ReverseGradient
 from phalanx.coding import Code, DracoCyclic, DracoRepetition
 from phalanx.data import Digits, NpzFile, Splits
 from phalanx.models import LeNet
-from phalanx.reporting import SAME_WEIGHTS, Row, RunRecord, compare, plot_accuracy
+from phalanx.reporting import (
+    SAME_WEIGHTS,
+    Plot,
+    Row,
+    RunRecord,
+    Table,
+    compare,
+    plot_accuracy,
+)
 from phalanx.reporting.detection import total
 from phalanx.reporting.wording import count, difference, listed, percent
-from phalanx.reproduce.base import (
-    NOT_QUOTED,
-    Finding,
-    Findings,
-    Plot,
-    Progress,
-    Recipe,
-    Table,
-)
+from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
 from phalanx.reproduce.draco_rounds import RoundTime, Timed, plot_rounds, time_rounds
 from phalanx.reproduce.training_runs import Case, Experiment, fresh, training_table
 

@@ -14,9 +14,9 @@ from phalanx.coding import Code
 from phalanx.data import Splits
 from phalanx.errors import TooManyByzantineError
 from phalanx.randomness import seeded
-from phalanx.reporting import Row, RunRecord, load_run
+from phalanx.reporting import Row, RunRecord, Table, load_run
 from phalanx.reporting.wording import difference, percent
-from phalanx.reproduce.base import Progress, Table
+from phalanx.reproduce.base import Progress
 from phalanx.training import train
 from phalanx.training.run import MakeOptimizer
 

@@ -28,7 +28,7 @@ class Collected(NamedTuple):
         missing: why there is no message: "silent", "late", "dead", "busy" (still at an earlier
             round), "starting", "excluded", "wrong shape", "wrong type" or "failed: ...", by worker.
         compute_s: seconds until the messages stood ready.
-        memory: of the drill, for the next round.
+        memory: of workers and drill, for the next round.
     """
 
     messages: Float[Tensor, "workers width"]
@@ -55,7 +55,7 @@ class Session(ABC):
         Args:
             step: the round, counted from 0.
             parameters: the round's.
-            memory: of the drill: `Collected.memory` of the round before.
+            memory: of workers and drill: `Collected.memory` of the round before.
             aggregate: the server's rule as it stands in this round, for attacks that know it; None
                 if it has none, or there is no drill.
         """

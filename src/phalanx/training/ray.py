@@ -383,7 +383,8 @@ def _store_bytes(job: Job) -> int:
     parameters = [value for value in job.model.parameters() if value.requires_grad]
     dim = sum(value.numel() for value in parameters)
     size = max((value.element_size() for value in parameters), default=0)
-    held = 2 * dim + job.code.num_workers * job.code.width(dim)
+    tables = 1 if job.worker_momentum is None else 2  # who forges, sends its momentum along
+    held = 2 * dim + tables * job.code.num_workers * job.code.width(dim)
     tensors = job.dataset.tensors if isinstance(job.dataset, TensorDataset) else ()
     return _STORE_BYTES + 2 * held * size + sum(tensor.nbytes for tensor in tensors)
 

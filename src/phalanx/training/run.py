@@ -451,6 +451,10 @@ def _survived(method: Code | Aggregator | None) -> int:
     return int(found)
 
 
+def _shown(part: object | None) -> str | None:
+    return repr(part) if part is not None else None
+
+
 def _reputation(decoding: Decoder, exclude_after: int | None) -> Reputation:
     if exclude_after is None:
         return Reputation()
@@ -460,10 +464,6 @@ def _reputation(decoding: Decoder, exclude_after: int | None) -> Reputation:
             "that survives none"
         )
     return Reputation(exclude_after, decoding.num_tolerated)
-
-
-def _shown(part: object | None) -> str | None:
-    return repr(part) if part is not None else None
 
 
 def _check(
@@ -496,15 +496,15 @@ def _check(
         problems.append(
             f"dataset must fill one batch of {batch_size} samples, got {len(job.dataset)}"
         )
-    if job.worker_momentum is not None and job.code.at(1) != job.code.at(0):
-        problems.append(
-            "worker_momentum needs a code that is the same in every round, or replicas remember "
-            f"different messages, got {job.code}"
-        )
     if shards is not None and not isinstance(job.code, Uncoded):
         problems.append(
             "shards needs a rule instead of a code: a code has several workers compute the same "
             f"samples, which a worker with data of its own does not have, got {job.code}"
+        )
+    if job.worker_momentum is not None and job.code.at(1) is not job.code:
+        problems.append(
+            "worker_momentum needs workers that compute the same partitions in every round, for "
+            f"replicas to agree, got {job.code}, which is drawn anew"
         )
     if test is not None and len(test) == 0:  # type: ignore[arg-type]
         problems.append("test must have at least 1 sample, got 0")
