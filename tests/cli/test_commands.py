@@ -129,7 +129,7 @@ def test_list_names_every_public_algorithm(phalanx, room):
     headers = re.findall(r"^\W*name\W+what it does", phalanx("list")[1], re.M)
     assert len(headers) == 6  # tables: one a room
     helpers = {"Splits", "Collected", "Evaluation", "Inbox", "Job", "Memory", "Run", "Aggregate"}
-    helpers |= {"Holdings", "WorkerMomentum"}
+    helpers |= {"Holdings", "WorkerMomentum", "Reputation", "Standing"}
     for name in (
         set(room.__all__)
         - helpers

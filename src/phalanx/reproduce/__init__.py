@@ -3,6 +3,7 @@
 from phalanx.reproduce.base import Finding, Findings, Recipe
 from phalanx.reproduce.coded_computation import CodedComputation
 from phalanx.reproduce.coded_shuffling import CodedShuffling
+from phalanx.reproduce.detox import Detox
 from phalanx.reproduce.draco import Draco
 from phalanx.reproduce.erasure_head import ErasureHeads
 from phalanx.reproduce.learning_from_history import LearningFromHistory
@@ -13,6 +14,7 @@ from phalanx.reproduce.stochastic_block_code import StochasticBlockCodes
 __all__ = [
     "CodedComputation",
     "CodedShuffling",
+    "Detox",
     "Draco",
     "ErasureHeads",
     "Finding",
