@@ -21,6 +21,7 @@ from phalanx.aggregation.monna import MoNNA
 from phalanx.aggregation.multi_krum import MultiKrum
 from phalanx.aggregation.nearest_neighbor_mixing import NearestNeighborMixing
 from phalanx.aggregation.norm_clipping import NormClipping
+from phalanx.aggregation.passes import Shard
 from phalanx.aggregation.pipeline import Chain, Pipeline, PreAggregation
 from phalanx.aggregation.resampling import Resampling
 from phalanx.aggregation.sign_majority import SignMajority
@@ -55,6 +56,7 @@ __all__ = [
     "Pipeline",
     "PreAggregation",
     "Resampling",
+    "Shard",
     "SignMajority",
     "SmallestMaximumEigenvalueAveraging",
     "TrimmedMean",

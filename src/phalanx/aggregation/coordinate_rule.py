@@ -12,6 +12,7 @@ from phalanx.aggregation.base import Aggregator, State, require_tolerated
 from phalanx.aggregation.mixtures import Mixtures, judge_by_distance
 from phalanx.aggregation.passes import (
     Reducer,
+    Shard,
     column_blocks,
     distances_to,
     finite_rows,
@@ -47,14 +48,17 @@ class CoordinateRule(Aggregator):
     ) -> tuple[Aggregate, State]:
         """One round on mixtures of messages, formed block by block."""
         value = mixtures.reduce(self.reducer(len(mixtures.mixing), num_byzantine))
-        distances = self.distances(mixtures.rows, value)
+        distances = self.distances(mixtures.rows, value, mixtures.shard)
         return judge_by_distance(value, distances, mixtures.finite), state
 
     def distances(
-        self, rows: Float[Tensor, "workers dim"], value: Float[Tensor, " dim"]
+        self,
+        rows: Float[Tensor, "workers dim"],
+        value: Float[Tensor, " dim"],
+        shard: Shard | None = None,
     ) -> Float[Tensor, " workers"]:
         """How far every message is from the aggregate, which makes its score; float64."""
-        return distances_to(rows, value)
+        return distances_to(rows, value, shard)
 
     def _stream(self, rows: Tensor) -> tuple[Tensor, Bool[Tensor, " workers"]]:
         bound = self.num_tolerated(len(rows))

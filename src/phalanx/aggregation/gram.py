@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from phalanx.aggregation.passes import finite_rows, working_dtype
+from phalanx.aggregation.passes import Shard, finite_rows, whole, working_dtype
 
 _BLOCK = 2048  # columns of one product: short enough for float32 sums, long enough for the kernel
 _BLOCKS_IN_PLACE = 64  # products per call where the messages are read as they lie
@@ -133,7 +133,9 @@ def partial_gram(
 
 
 def measure(
-    rows: Float[Tensor, "workers dim"], points: Float[Tensor, "points dim"] | None = None
+    rows: Float[Tensor, "workers dim"],
+    points: Float[Tensor, "points dim"] | None = None,
+    shard: Shard | None = None,
 ) -> tuple[Geometry, Bool[Tensor, " workers"]]:
     """The geometry of the finite rows and of points, if given, and which rows are finite.
 
@@ -143,25 +145,32 @@ def measure(
     sample) names a better one for another pass. Rows that are not finite show on the diagonal, and
     only rows that do are looked at; products beyond the range of float32 make a float64 pass.
 
+    Of a shard of the columns it gives the geometry of the whole messages: Gram matrices add up, and
+    all that is decided here is decided on their sums.
+
     Cost: one pass, as a rule; at most five, under attack. Messages with a common offset far above
     their spread must be centred block by block, which makes the pass about twice as long.
 
     Float32 products rely on torch's default, `torch.set_float32_matmul_precision("highest")`: the
     lower settings (TF32, bfloat16) leave too few digits.
     """
+    shard = shard or whole(rows)
     finite = torch.ones(len(rows), dtype=torch.bool)
-    dtype = torch.float64 if rows.numel() <= _SMALL else working_dtype(rows.dtype)
-    reference = _reference(partial_gram(_sample(rows), dtype=torch.float64).cpu(), finite, None)
+    small = len(rows) * shard.dim <= _SMALL
+    dtype = torch.float64 if small else working_dtype(rows.dtype)
+    sampled = shard.add_up(partial_gram(_sample(rows), dtype=torch.float64))
+    reference = _reference(sampled.cpu(), finite, None)
     for _ in range(_MAX_PASSES):
-        gram = partial_gram(rows, reference, dtype, points).cpu()
+        gram = shard.add_up(partial_gram(rows, reference, dtype, points)).cpu()
         messages = gram[: len(rows), : len(rows)]
         norms = gram.diagonal()
-        odd = ~torch.isfinite(norms[: len(rows)])
-        finite &= finite_rows(rows, odd & finite)
+        odd = finite & ~torch.isfinite(norms[: len(rows)])
+        if odd.any():
+            finite &= ~shard.anywhere(~finite_rows(rows, odd))
         if reference is not None and not finite[reference]:
             reference = None
         elif dtype != torch.float64 and (
-            _out_of_range(norms[: len(rows)][finite], rows.shape[1])
+            _out_of_range(norms[: len(rows)][finite], shard.dim)
             or not torch.isfinite(norms[len(rows) :]).all()
         ):
             dtype = torch.float64

@@ -11,9 +11,11 @@ from phalanx.aggregation.aggregate import Aggregate, far_out
 from phalanx.aggregation.gram import Geometry, measure
 from phalanx.aggregation.passes import (
     Reducer,
+    Shard,
     column_blocks,
     finite_rows,
     weighted_sum,
+    whole,
     working_dtype,
 )
 
@@ -29,6 +31,8 @@ class Mixtures(NamedTuple):
         geometry: how the mixtures lie to one another, and to the origin and the centre if these
             were asked for. All zeros if nobody asked for it.
         centre: `(dim,)`, the last point of the geometry, or None.
+        shard: what the columns of the rows are of the whole messages, whose geometry this is; None
+            if they are all of them.
     """
 
     rows: Float[Tensor, "workers dim"]
@@ -36,6 +40,7 @@ class Mixtures(NamedTuple):
     mixing: Float[Tensor, "mixtures workers"]
     geometry: Geometry
     centre: Float[Tensor, " dim"] | None = None
+    shard: Shard | None = None
 
     def mixed(
         self, matrix: Float[Tensor, "outputs mixtures"], *, from_origin: bool = False
@@ -105,6 +110,7 @@ def gather(
     *,
     origin: bool = False,
     centre: Float[Tensor, " dim"] | None = None,
+    shard: Shard | None = None,
 ) -> Mixtures:
     """The finite messages, measured in one pass, along with the origin and a centre if wanted."""
     points = []
@@ -113,15 +119,17 @@ def gather(
     if centre is not None:
         centre = centre.to(rows)
         points.append(centre[None])
-    geometry, finite = measure(rows, _joined(points))
-    return Mixtures(rows, finite, _plain(finite), geometry, centre)
+    geometry, finite = measure(rows, _joined(points), shard)
+    return Mixtures(rows, finite, _plain(finite), geometry, centre, shard)
 
 
-def gather_unmeasured(rows: Float[Tensor, "workers dim"]) -> Mixtures:
+def gather_unmeasured(rows: Float[Tensor, "workers dim"], shard: Shard | None = None) -> Mixtures:
     """The finite messages, for rules and mixtures that ask for no distances."""
-    finite = finite_rows(rows, torch.ones(len(rows), dtype=torch.bool))
+    odd = ~finite_rows(rows, torch.ones(len(rows), dtype=torch.bool))
+    finite = ~(shard or whole(rows)).anywhere(odd)
     mixing = _plain(finite)
-    return Mixtures(rows, finite, mixing, Geometry(mixing.new_zeros(len(mixing), len(mixing))))
+    unknown = Geometry(mixing.new_zeros(len(mixing), len(mixing)))
+    return Mixtures(rows, finite, mixing, unknown, shard=shard)
 
 
 def judge_by_distance(
