@@ -3,5 +3,6 @@
 from phalanx.coding.base import Code, Decoded
 from phalanx.coding.draco_cyclic import DracoCyclic
 from phalanx.coding.draco_repetition import DracoRepetition
+from phalanx.coding.majority import equal_majority
 
-__all__ = ["Code", "Decoded", "DracoCyclic", "DracoRepetition"]
+__all__ = ["Code", "Decoded", "DracoCyclic", "DracoRepetition", "equal_majority"]

@@ -1,16 +1,13 @@
 """DRACO with the repetition code: groups of workers do the same work, and each group votes."""
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from phalanx.coding.base import Code, Decoded
@@ -22,11 +19,10 @@ from phalanx.coding.groups import (
     consecutive_groups,
     name,
 )
+from phalanx.coding.majority import equal_majority
 from phalanx.errors import DecodeError
 
-_COMPARED = 65_536  # words at a time: the leader's block is read from the cache, not again
 _COLUMNS = 32_768  # columns of a group whose distances are added up at a time
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -156,7 +152,7 @@ class DracoRepetition(Code):
         for group in self.groups:
             voters = [worker for worker in group if here[worker]]
             if self.tolerance == 0:
-                party, spread = _equal_majority(messages, voters, generator), 0.0
+                party, spread = equal_majority(messages, voters, generator), 0.0
             else:
                 party, spread = _close_majority(messages, voters, self.tolerance)
             if not party:
@@ -197,48 +193,6 @@ class DracoRepetition(Code):
             workers=list(group),
             bound=self.num_byzantine,
         )
-
-
-def _equal_majority(messages: Tensor, voters: list[int], generator: torch.Generator) -> list[int]:
-    """The voters of the strict majority that agree to the bit; empty if there is none."""
-    majority, undecided = len(voters) // 2 + 1, list(voters)
-    while len(undecided) >= majority:
-        leader = undecided[int(torch.randint(len(undecided), (), generator=generator))]
-        party = _equal_to(messages, leader, undecided)
-        if len(party) >= majority:
-            return party
-        undecided = [voter for voter in undecided if voter not in party]
-    return []
-
-
-def _equal_to(messages: Tensor, leader: int, voters: list[int]) -> list[int]:
-    """Those of the voters that sent the leader's bits; one pass, which the unequal leave early."""
-    bits = messages.view(_INTEGERS[messages.element_size()])  # tells 0 from -0, and NaN from NaN
-    # On the CPU NumPy compares three times as fast as torch, and lets go of the GIL meanwhile.
-    rows: Any = bits if bits.is_cuda else _words(bits.numpy())
-    equal: Callable[[Any, Any], bool] = torch.equal if bits.is_cuda else np.array_equal
-    party = set(voters)
-
-    def compare(columns: slice) -> None:
-        ours = rows[leader, columns]
-        for voter in party - {leader}:
-            if not equal(rows[voter, columns], ours):
-                party.discard(voter)
-
-    pieces = list(column_blocks(rows.shape[1], _COMPARED))
-    if len(pieces) > 1 and not bits.is_cuda:
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(compare, pieces))
-    else:
-        for columns in pieces:
-            compare(columns)
-    return sorted(party)
-
-
-def _words(table: NDArray[Any]) -> NDArray[Any]:
-    """The rows as 64-bit words, of which there are fewer to compare, where they come out even."""
-    dense = table.shape[1] > 0 and table.strides[1] == table.itemsize
-    return table.view(np.uint64) if dense and table[0].nbytes % 8 == 0 else table
 
 
 def _close_majority(
