@@ -1,8 +1,8 @@
 """Robust rules: one vector from the messages of workers some of whom lie."""
 
-from phalanx.aggregation.aggregate import Aggregate
+from phalanx.aggregation.aggregate import Aggregate, far_out
 from phalanx.aggregation.arc import ARC
-from phalanx.aggregation.base import Aggregator
+from phalanx.aggregation.base import Aggregator, State, require_tolerated
 from phalanx.aggregation.bucketing import Bucketing
 from phalanx.aggregation.bulyan import Bulyan
 from phalanx.aggregation.caf import CAF
@@ -59,6 +59,9 @@ __all__ = [
     "Shard",
     "SignMajority",
     "SmallestMaximumEigenvalueAveraging",
+    "State",
     "TrimmedMean",
     "Verdict",
+    "far_out",
+    "require_tolerated",
 ]
