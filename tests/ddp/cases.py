@@ -172,14 +172,14 @@ def with_liars(rule, dim, liars, bound):
     return own, answer.scores, outvoted
 
 
-def die(rank, how):
-    """Rounds until a rank is lost: one of them kills or stops itself after the first."""
-    from phalanx.aggregation import CoordinateMedian
-
+def die(rule, rank, how):
+    """Steps until a rank is lost, once DDP has settled on its buckets."""
+    model = DistributedDataParallel(Net(), bucket_cap_mb=0.002)
+    aggregate(model, rule)
     for step in range(50):
-        if dist.get_rank() == rank and step == 1:
+        if dist.get_rank() == rank and step == 3:
             os.kill(os.getpid(), how)
-        robust_all_reduce(torch.ones(100_000), CoordinateMedian())
+        loss_of(model, rank, step, 0, "all").backward()
 
 
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP

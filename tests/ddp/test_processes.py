@@ -233,9 +233,13 @@ def seven(tmp_path_factory):
         yield started
 
 
-# Exchanges: two of messages, one of digests, two of sums over columns, two of the aggregate.
-@pytest.mark.parametrize("at", [3, 4, 5, 6])
-@pytest.mark.parametrize("rule", [Krum(2), TrimmedMean(2)], ids=repr)
+# Exchanges: two of messages, one of digests, one of Gram matrices (or two: of who is finite, and of
+# scores), two of the aggregate.
+@pytest.mark.parametrize(
+    ("rule", "at"),
+    [*((Krum(2), at) for at in (3, 4, 5)), *((TrimmedMean(2), at) for at in (3, 4, 5, 6))],
+    ids=repr,
+)
 @pytest.mark.parametrize("to", [range(7), [0, 6]], ids=["all", "some"])
 def test_a_rank_that_lies_while_aggregating_is_outvoted(seven, rule, at, to):
     liars = {1: (at, list(to)), 5: (at, list(to))}
@@ -262,7 +266,7 @@ def test_a_rank_that_sends_different_messages_stops_everybody(seven, rule):
         assert one.workers == [1]
 
 
-@pytest.mark.parametrize("at", [3, 6])
+@pytest.mark.parametrize("at", [3, 5])
 def test_a_group_without_a_majority_stops_everybody(seven, at):
     everybody = list(range(7))
     liars = {0: (at, everybody), 1: (at, everybody)}  # who tell different lies
@@ -272,10 +276,11 @@ def test_a_group_without_a_majority_stops_everybody(seven, at):
     seven(cases.with_liars, Krum(2), 1000, {}, 1)
 
 
+@pytest.mark.parametrize("rule", [CoordinateMedian(), CenteredClipping()], ids=repr)
 @pytest.mark.parametrize("how", [cases.KILL, cases.STOP], ids=["killed", "stopped"])
-def test_the_others_do_not_hang_when_a_rank_is_lost(tmp_path, how):
+def test_the_others_do_not_hang_when_a_rank_is_lost(tmp_path, rule, how):
     with Ranks(3, tmp_path, timeout_s=4.0) as three:
-        three.start(cases.die, 2, how)
+        three.start(cases.die, rule, 2, how)
         for rank in (0, 1):
             error = three.answer(rank, timeout_s=30.0)
             assert isinstance(error, RankLostError), error

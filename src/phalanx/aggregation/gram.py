@@ -154,12 +154,13 @@ def measure(
     Float32 products rely on torch's default, `torch.set_float32_matmul_precision("highest")`: the
     lower settings (TF32, bfloat16) leave too few digits.
     """
-    shard = shard or whole(rows)
-    finite = torch.ones(len(rows), dtype=torch.bool)
+    reference, finite = None, torch.ones(len(rows), dtype=torch.bool)
+    if shard is None:  # else a look at a sample would cost as much as it may save: a meeting of all
+        shard = whole(rows)
+        sampled = partial_gram(_sample(rows), dtype=torch.float64).cpu()
+        reference = _reference(sampled, finite, None)
     small = len(rows) * shard.dim <= _SMALL
     dtype = torch.float64 if small else working_dtype(rows.dtype)
-    sampled = shard.add_up(partial_gram(_sample(rows), dtype=torch.float64))
-    reference = _reference(sampled.cpu(), finite, None)
     for _ in range(_MAX_PASSES):
         gram = shard.add_up(partial_gram(rows, reference, dtype, points)).cpu()
         messages = gram[: len(rows), : len(rows)]

@@ -107,7 +107,7 @@ class GradientAggregation:
         if unfit := [name for name, part in memory.items() if sizes.get(name) != part.numel()]:
             raise ValueError(f"state must be that of the model's parameters, got {unfit}")
         if memory and self._memory is None:
-            raise ValueError(f"state must be empty of memory for {type(self.rule).__name__}")
+            raise ValueError(f"state must hold no memory for {type(self.rule).__name__}")
         self.num_steps = int(state["num_steps"])
         self.times_suspected = times.clone()
         if self._memory is not None:

@@ -49,6 +49,7 @@ class ClippedAllReduce:
         self._bound = rule.num_tolerated(peers.size)
         self._pieces: list[_Piece] = []
         self._squared: list[Tensor] = []
+        self._buffers: list[Tensor] = []
 
     def post(
         self, flat: Float[Tensor, " length"], memory: Float[Tensor, " length"] | None = None
@@ -109,20 +110,35 @@ class ClippedAllReduce:
     def _combine(self, weights: Float[Tensor, " ranks"]) -> Float[Tensor, " ranks"]:
         """Puts the aggregate into the pieces; tells how far every message is from it."""
         own, rest = weights[self.peers.rank].item(), 1 - weights.sum().item()
-        sums, works = [], []
-        for flat, _ in self._pieces:
-            wide = torch.float64 if flat.dtype == torch.float64 else torch.float32
-            # A message without weight may hold anything, NaN included.
-            sums.append(flat.to(wide) * own if own else torch.zeros_like(flat, dtype=wide))
-            works.append(dist.all_reduce(sums[-1], group=self.peers.group, async_op=True))
+        self._reserve()
+        works = []
+        for (flat, _), total in zip(self._pieces, self._buffers, strict=True):
+            if own:
+                torch.mul(flat.to(total.dtype), own, out=total)
+            else:  # a message without weight may hold anything, NaN included
+                total.zero_()
+            works.append(dist.all_reduce(total, group=self.peers.group, async_op=True))
         distances = []
-        for (flat, centre), total, work in zip(self._pieces, sums, works, strict=True):
+        for (flat, centre), total, work in zip(self._pieces, self._buffers, works, strict=True):
             with naming():
                 work.wait()
             total.add_(centre, alpha=rest)
             distances.append(squared_distance(flat, total))
             flat.copy_(total)
         return self.peers.gather(torch.stack(distances).sum()).sqrt().cpu()
+
+    def _reserve(self) -> None:
+        """Buffers for the sums, which are the last round's unless the pieces have changed."""
+        wide = [
+            torch.float64 if flat.dtype == torch.float64 else torch.float32
+            for flat, _ in self._pieces
+        ]
+        wanted = [(flat.shape, dtype) for (flat, _), dtype in zip(self._pieces, wide, strict=True)]
+        if wanted != [(buffer.shape, buffer.dtype) for buffer in self._buffers]:
+            self._buffers = [
+                torch.empty_like(flat, dtype=dtype)
+                for (flat, _), dtype in zip(self._pieces, wide, strict=True)
+            ]
 
 
 def squared_distance(

@@ -2,7 +2,6 @@
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.aggregation import Aggregate, Aggregator, CenteredClipping, Pipeline, State
@@ -44,7 +43,7 @@ def choose(
 
 
 def robust_all_reduce(
-    tensor: Float[Tensor, " dim"],
+    tensor: Tensor,
     rule: Aggregator,
     state: State | None = None,
     group: dist.ProcessGroup | None = None,
@@ -59,7 +58,8 @@ def robust_all_reduce(
     Centred clipping in one step lets every rank clip its own vector and all-reduces.
 
     Args:
-        tensor: this rank's vector, which is not changed; float16, bfloat16, float32 or float64.
+        tensor: this rank's vector, `(dim,)`, which is not changed; float16, bfloat16, float32 or
+            float64.
         rule: how to aggregate; a rank is a worker.
         state: what the rule remembers, from the round before; None before the first.
         group: the ranks that take part; None: all.

@@ -34,7 +34,11 @@ class ParameterMemory:
 
     def replace(self, buckets: Mapping[tuple[str, ...], tuple[Tensor, Sequence[int]]]) -> None:
         """Keeps copies of these buckets, by the names and sizes of their parameters."""
-        self._buckets = {names: flat.clone() for names, (flat, _) in buckets.items()}
+        kept = {names: self._buckets.get(names) for names in buckets}
+        self._buckets = {
+            names: flat.clone() if (old := kept[names]) is None else old.copy_(flat)
+            for names, (flat, _) in buckets.items()
+        }
         for names, (_, sizes) in buckets.items():
             parts = self._buckets[names].split(list(sizes))
             self._parts |= dict(zip(names, parts, strict=True))

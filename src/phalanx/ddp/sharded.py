@@ -93,6 +93,10 @@ class ShardedAllReduce:
         Args:
             flat: this rank's, to be left alone until `finish` has filled it with the aggregate.
             memory: the piece's part of what the rule remembers.
+
+        Raises:
+            ValueError: if the pieces are longer, or more, than was said.
+            RankLostError: if a rank is gone.
         """
         if self._rows is None:
             self._rows = flat.new_empty(self.peers.size, self._capacity, dtype=self._dtype)
@@ -100,6 +104,11 @@ class ShardedAllReduce:
         own = bounds[self._group_of[self.peers.rank]]
         start = self._pieces[-1].columns.stop if self._pieces else 0
         columns = slice(start, start + own.stop - own.start)
+        if columns.stop > self._capacity:
+            raise ValueError(
+                f"length must be at least that of all pieces, got {columns.stop} columns of a "
+                f"shard where {self._capacity} were reserved"
+            )
         landing = self._rows[:, columns]
         if flat.dtype != self._dtype:
             landing = torch.empty_like(landing, dtype=flat.dtype)
