@@ -16,6 +16,7 @@ from phalanx.aggregation.gram import Geometry
 from phalanx.aggregation.krum import Krum
 from phalanx.aggregation.masses import normalized, present
 from phalanx.aggregation.mixtures import Mixtures, gather, gather_unmeasured
+from phalanx.aggregation.passes import Shard
 from phalanx.randomness import generator
 
 
@@ -176,10 +177,32 @@ class Pipeline(Aggregator):
         masses: Float[Tensor, " workers"] | None = None,
     ) -> tuple[Aggregate, State]:
         """One round on stacked messages: the answer, and the next state."""
-        round_, memory = state[0], state[1:]
-        mixtures, num_byzantine = self._mixed(rows, masses, int(round_), memory)
-        answer, memory = self.rule.combine(mixtures, num_byzantine, memory)
-        return answer, (round_ + 1, *memory)
+        return self._round(rows, state, masses)
+
+    def update_shard(
+        self, rows: Float[Tensor, "workers columns"], state: State, shard: Shard
+    ) -> tuple[Aggregate, State]:
+        """One round where every process holds a shard of the columns of all messages.
+
+        All of them together do what `update` does on the whole messages: each gets its own columns
+        of the aggregate, and the same verdict as the others. A rule by itself goes as
+        `Pipeline((), rule)`.
+
+        Args:
+            rows: the columns at hand, of the messages of all workers.
+            state: the number of the round, and the same columns of what the rule remembers.
+            shard: what these columns are of the whole.
+
+        Raises:
+            ValueError: if the rule takes messages as a whole, and does not say how they are mixed.
+            TooManyByzantineError: if more messages are not finite than the rule survives, wherever
+                that is; on all shards alike.
+        """
+        if type(self.rule).combine is Aggregator.combine:
+            raise ValueError(
+                f"rule must implement combine to work on shards, got {type(self.rule).__name__}"
+            )
+        return self._round(rows, state, shard=shard)
 
     def told(self, num_byzantine: int) -> "Pipeline":
         """The pipeline with another `num_byzantine` in all parts."""
@@ -198,17 +221,30 @@ class Pipeline(Aggregator):
         mixtures, num_byzantine = self._mixed(rows, masses, step=0, memory=())
         return self.rule.reduce(mixtures, num_byzantine)
 
+    def _round(
+        self, rows: Tensor, state: State, masses: Tensor | None = None, shard: Shard | None = None
+    ) -> tuple[Aggregate, State]:
+        step, memory = state[0], state[1:]
+        mixtures, num_byzantine = self._mixed(rows, masses, int(step), memory, shard)
+        answer, memory = self.rule.combine(mixtures, num_byzantine, memory)
+        return answer, (step + 1, *memory)
+
     def _mixed(
-        self, rows: Tensor, masses: Tensor | None, step: int, memory: State
+        self,
+        rows: Tensor,
+        masses: Tensor | None,
+        step: int,
+        memory: State,
+        shard: Shard | None = None,
     ) -> tuple[Mixtures, int]:
         """What the parts make of the messages, and how many mixtures may contain lies."""
         bound = self.num_tolerated(int(present(masses, len(rows)).sum()))
         if self.rule.needs_geometry or any(part.needs_geometry for part in self.before):
             centre = memory[0] if self.rule.needs_geometry and memory else None
             origin = any(part.from_origin for part in self.before)
-            mixtures = gather(rows, masses, origin=origin, centre=centre)
+            mixtures = gather(rows, masses, origin=origin, centre=centre, shard=shard)
         else:
-            mixtures = gather_unmeasured(rows, masses)
+            mixtures = gather_unmeasured(rows, masses, shard)
         num_byzantine = require_tolerated(mixtures.finite, bound, masses)
         for position, part in enumerate(self.before):
             random = generator(self.seed, "mixing", position, step)

@@ -31,6 +31,7 @@ from phalanx.coding.shuffle_plan import RowCache, ShufflePlan
 from phalanx.coding.spectral_stragglers import SpectralStragglers
 from phalanx.coding.stochastic_block_code import StochasticBlockCode
 from phalanx.coding.stragglers import Stragglers
+from phalanx.coding.voting import Party, vote
 
 __all__ = [
     "ApproximateCode",
@@ -51,6 +52,7 @@ __all__ = [
     "FractionalRepetition",
     "GreedyStragglers",
     "LinearCode",
+    "Party",
     "Product",
     "RandomStragglers",
     "RegularizedBernoulliGradientCode",
@@ -67,4 +69,5 @@ __all__ = [
     "optimal_time",
     "pack_rows",
     "unpack_rows",
+    "vote",
 ]
