@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.special import digamma
 from torch import Tensor
 
 
@@ -83,8 +82,8 @@ class ShiftedExponential(DelayModel):
         `shift_s + mean_s (H_n - H_{n - rank})`, where H_n is the n-th harmonic number.
         """
         _check_rank(rank, num_workers)
-        waited = digamma(num_workers + 1) - digamma(num_workers - rank + 1)
-        return float(self.shift_s + self.mean_s * waited)
+        waited = math.fsum(1 / left for left in range(num_workers - rank + 1, num_workers + 1))
+        return self.shift_s + self.mean_s * waited
 
 
 @dataclass(frozen=True)
