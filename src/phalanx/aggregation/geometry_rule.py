@@ -43,6 +43,11 @@ class GeometryRule(Aggregator):
 
     needs_geometry: ClassVar[bool] = True
 
+    @property
+    def needs_distances_only(self) -> bool:
+        """True, unless it measures from a centre that it remembers."""
+        return not self.init(0)
+
     @abstractmethod
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """Weights, scores and suspects among the finite messages.

@@ -128,6 +128,12 @@ class Pipeline(Aggregator):
         """Liars survived (f), as the parts say; None if none of them does."""
         return next(iter(self._declared()), None)
 
+    @property
+    def needs_distances_only(self) -> bool:
+        """Whether that holds for the rule, and no part shrinks messages towards the origin."""
+        shrinks = any(part.from_origin for part in self.before)
+        return self.rule.needs_distances_only and not shrinks
+
     def init(
         self, dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> State:
@@ -168,17 +174,23 @@ class Pipeline(Aggregator):
         """The aggregate alone; a coordinate-wise rule takes no pass for scores."""
         if not isinstance(self.rule, CoordinateRule):
             return self.judge(rows).value
-        mixtures, num_byzantine = self._mixed(rows, step=0, memory=())
+        mixtures, num_byzantine = self._mixed(*self._gathered(rows, memory=()), step=0)
         return mixtures.reduce(self.rule.reducer(len(mixtures.mixing), num_byzantine))
 
-    def _round(self, rows: Tensor, state: State) -> tuple[Aggregate, State]:
+    def combine(
+        self, mixtures: Mixtures, num_byzantine: int, state: State
+    ) -> tuple[Aggregate, State]:
+        """One round on messages that are measured already."""
         step, memory = state[0], state[1:]
-        mixtures, num_byzantine = self._mixed(rows, int(step), memory)
+        mixtures, num_byzantine = self._mixed(mixtures, num_byzantine, int(step))
         answer, memory = self.rule.combine(mixtures, num_byzantine, memory)
         return answer, (step + 1, *memory)
 
-    def _mixed(self, rows: Tensor, step: int, memory: State) -> tuple[Mixtures, int]:
-        """What the parts make of the messages, and how many mixtures may contain lies."""
+    def _round(self, rows: Tensor, state: State) -> tuple[Aggregate, State]:
+        return self.combine(*self._gathered(rows, state[1:]), state)
+
+    def _gathered(self, rows: Tensor, memory: State) -> tuple[Mixtures, int]:
+        """The finite messages, and how many of them may be lies."""
         bound = self.num_tolerated(len(rows))
         if self.rule.needs_geometry or any(part.needs_geometry for part in self.before):
             centre = memory[0] if self.rule.needs_geometry and memory else None
@@ -186,7 +198,10 @@ class Pipeline(Aggregator):
             mixtures = gather(rows, origin=origin, centre=centre)
         else:
             mixtures = gather_unmeasured(rows)
-        num_byzantine = require_tolerated(mixtures.finite, bound)
+        return mixtures, require_tolerated(mixtures.finite, bound)
+
+    def _mixed(self, mixtures: Mixtures, num_byzantine: int, step: int) -> tuple[Mixtures, int]:
+        """What the parts make of the messages, and how many mixtures may contain lies."""
         for position, part in enumerate(self.before):
             random = generator(self.seed, "mixing", position, step)
             matrix = part.mix(mixtures.geometry, num_byzantine, random)
