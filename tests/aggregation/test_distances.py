@@ -7,9 +7,9 @@ from laws import concrete
 from phalanx import aggregation
 from phalanx.aggregation import (
     ARC,
+    CAF,
     Aggregator,
     Bucketing,
-    CAF,
     CenteredClipping,
     CoordinateMedian,
     GeometricMedian,

@@ -7,19 +7,39 @@ from phalanx.privacy.secure_aggregation.entropy import repeatable
 from phalanx.privacy.secure_aggregation.model_server import ModelServerView
 from phalanx.privacy.secure_aggregation.protocol import Transcript, run_round
 from phalanx.privacy.secure_aggregation.secure_aggregation import SecureAggregation
+from phalanx.privacy.secure_aggregation.serving_dealer import Dealer
+from phalanx.privacy.secure_aggregation.serving_model_server import ModelServer
+from phalanx.privacy.secure_aggregation.serving_worker_server import WorkerServer
 from phalanx.privacy.secure_aggregation.setup import SecureSetup
+from phalanx.privacy.secure_aggregation.transport import (
+    NotNowError,
+    Peer,
+    RoundOverError,
+    fresh_keys,
+)
+from phalanx.privacy.secure_aggregation.uploader import Uploader
+from phalanx.privacy.secure_aggregation.wire import MalformedMessageError
 from phalanx.privacy.secure_aggregation.worker_server import WorkerServerView
 
 __all__ = [
+    "Dealer",
+    "MalformedMessageError",
+    "ModelServer",
     "ModelServerView",
+    "NotNowError",
+    "Peer",
     "RoundLedger",
+    "RoundOverError",
     "SecureAggregation",
     "SecureClient",
     "SecureSetup",
     "Shares",
     "Transcript",
+    "Uploader",
+    "WorkerServer",
     "WorkerServerView",
     "deal",
+    "fresh_keys",
     "gaussian_epsilon",
     "repeatable",
     "run_round",

@@ -63,8 +63,7 @@ class SecureClient:
             )
         if self.clip_norm is not None and not 0 < self.clip_norm < self.setup.max_norm:
             raise ValueError(
-                f"clip_norm must be above 0 and below {self.setup.max_norm:g}, "
-                f"got {self.clip_norm}"
+                f"clip_norm must be above 0 and below {self.setup.max_norm:g}, got {self.clip_norm}"
             )
         if not self.noise_std >= 0:
             raise ValueError(f"noise_std must be at least 0, got {self.noise_std}")

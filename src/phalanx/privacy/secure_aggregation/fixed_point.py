@@ -1,6 +1,5 @@
 """From real numbers to whole ones modulo 2^64, and back."""
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -26,14 +25,14 @@ def encode(message: Float[Tensor, " dim"], setup: SecureSetup) -> Int64[Tensor, 
     return encode_unchecked(message, setup)
 
 
-def encode_unchecked(message: Float[Tensor, "*shape"], setup: SecureSetup) -> Int64[Tensor, "*shape"]:
+def encode_unchecked(
+    message: Float[Tensor, "*shape"], setup: SecureSetup
+) -> Int64[Tensor, "*shape"]:
     """The nearest multiples of the unit, modulo 2^64: what a client sends that checks nothing."""
     return (message.double() / setup.unit).clamp(-_FAR, _FAR).round().long()
 
 
-def decode(
-    total: Int64[Tensor, " dim"], count: int, setup: SecureSetup
-) -> Float[Tensor, " dim"]:
+def decode(total: Int64[Tensor, " dim"], count: int, setup: SecureSetup) -> Float[Tensor, " dim"]:
     """The mean, in float64, from the sum of `count` messages."""
     return total.double() * (setup.unit / count)
 

@@ -49,6 +49,18 @@ class WorkerServerDeal(NamedTuple):
     weighted: Int64[Tensor, " dim"]
 
 
+class DealRequest(NamedTuple):
+    """Server to dealer: its part of the correlated randomness is wanted."""
+
+    round: int
+
+
+class Receipt(NamedTuple):
+    """Server to worker: its share is here."""
+
+    round: int
+
+
 class Roll(NamedTuple):
     """Server to server: whose shares are here, and who sent something malformed.
 
@@ -64,7 +76,7 @@ class MaskedShares(NamedTuple):
     """Server to server: its shares of the messages less the masks, worker by worker."""
 
     round: int
-    values: Int64[Tensor, "present dim"]
+    rows: Int64[Tensor, "present dim"]
 
 
 class DistanceShares(NamedTuple):
@@ -72,12 +84,12 @@ class DistanceShares(NamedTuple):
 
     Attributes:
         pairs: squared distances of all pairs of messages.
-        sums: random sums of the messages less those of the first of them.
+        differences: random sums of the other messages less those of the first.
     """
 
     round: int
     pairs: Int64[Tensor, " pairs"]
-    sums: Int64[Tensor, "others sums"]
+    differences: Int64[Tensor, "others sums"]
 
 
 class WeightedShare(NamedTuple):
@@ -87,14 +99,14 @@ class WeightedShare(NamedTuple):
         offsets: weights less the random weights of the deal, which hide them.
         values: the share.
         shift: bits that the weights have after the point.
-        count: what the sum is divided by.
+        divisor: what the sum is divided by.
     """
 
     round: int
     offsets: Int64[Tensor, " workers"]
     values: Int64[Tensor, " dim"]
     shift: int
-    count: int
+    divisor: int
 
 
 class SumRequest(NamedTuple):
@@ -115,6 +127,8 @@ Message = (
     | VectorShare
     | ModelServerDeal
     | WorkerServerDeal
+    | DealRequest
+    | Receipt
     | Roll
     | MaskedShares
     | DistanceShares

@@ -91,7 +91,7 @@ class ModelServerView:
         """Opens the masked messages; its shares of what the worker server is to learn."""
         deal, masks = learnt(self.deal), learnt(self.masks)
         rows = list(self.workers)
-        masked = own.values + other.values
+        masked = own.rows + other.rows
         # With x = e + a: <x, y> = <e, e'> + <e, a'> + <a, e'> + <a, a'>. Distances add <x, y> and
         # <y, x>, so twice <e, a'> does for both; only this server adds <e, e'>.
         shares = products(masked, masked + 2 * masks[rows])
@@ -104,7 +104,7 @@ class ModelServerView:
         """Puts the shares of the weighted sum together."""
         deal, masks = learnt(self.deal), learnt(self.masks)
         total = answer.values + answer.offsets @ masks + weighted_share(deal.seed, self.setup)
-        aggregate = decode(total >> answer.shift, answer.count, self.setup)
+        aggregate = decode(total >> answer.shift, answer.divisor, self.setup)
         return replace(self, answer=answer, aggregate=aggregate)
 
     def open_sum(self, roll: Roll, answer: SumShare) -> "ModelServerView":

@@ -1,6 +1,5 @@
 """A round of the protocol, all parties in one process."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import Tensor

@@ -39,9 +39,7 @@ _WIDTH = 1 << 14  # columns whose signs are in memory at a time
 _NOISE_BITS = NORM_BITS + 3  # uniform on [-4 L, 4 L)
 
 
-def signed_sums(
-    seed: bytes, rows: Int64[Tensor, "rows dim"]
-) -> Int64[Tensor, "rows sums"]:
+def signed_sums(seed: bytes, rows: Int64[Tensor, "rows dim"]) -> Int64[Tensor, "rows sums"]:
     """Sums of every row with the signs that this seed stands for, modulo 2^64."""
     total = rows.new_zeros(len(rows), NUM_SUMS)
     for start in range(0, rows.shape[1], _WIDTH):
@@ -63,5 +61,5 @@ def in_range(sums: Int64[Tensor, "rows sums"]) -> Bool[Tensor, " rows"]:
     Differences are taken modulo 2^64, so that it does not matter what was subtracted from all.
     """
     apart = (sums - row for row in sums)  # not by abs(): -2^63 is its own absolute value
-    near = torch.stack([((-_LIMIT < one) & (one < _LIMIT)).all(dim=1) for one in apart])
+    near = torch.stack([((one > -_LIMIT) & (one < _LIMIT)).all(dim=1) for one in apart])
     return 2 * near.sum(dim=1) > len(sums)

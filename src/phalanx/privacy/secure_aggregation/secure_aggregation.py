@@ -97,7 +97,7 @@ class SecureAggregation(Aggregator):
 
     def run(self, rows: Float[Tensor, "workers dim"], state: State) -> Transcript:
         """One round with everything that the servers see."""
-        setup = SecureSetup(*rows.shape, self.fraction_bits)
+        setup = SecureSetup(len(rows), rows.shape[1], self.fraction_bits)
         self.num_tolerated(len(rows))
         entropy = repeatable(self.seed, "secure aggregation", int(state[0]))
         views = received(setup, int(state[0]), rows, entropy)

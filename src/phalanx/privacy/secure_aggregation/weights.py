@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -11,7 +10,7 @@ WEIGHT_BITS = 24
 
 
 class WholeWeights(NamedTuple):
-    """Weights that are `values / 2^shift / count`.
+    """Weights that are `values / 2^shift / divisor`.
 
     Equal weights are ones and zeros, so that nothing is rounded; others have 24 bits after the
     point, and sum to exactly 2^24.
@@ -19,7 +18,7 @@ class WholeWeights(NamedTuple):
 
     values: Int64[Tensor, " workers"]
     shift: int
-    count: int
+    divisor: int
 
 
 def whole(weights: Float[Tensor, " workers"]) -> WholeWeights:
@@ -28,7 +27,7 @@ def whole(weights: Float[Tensor, " workers"]) -> WholeWeights:
     >>> import torch
     >>> from phalanx.privacy.secure_aggregation.weights import whole
     >>> whole(torch.tensor([0.5, 0.0, 0.5], dtype=torch.float64))
-    WholeWeights(values=tensor([1, 0, 1]), shift=0, count=2)
+    WholeWeights(values=tensor([1, 0, 1]), shift=0, divisor=2)
     """
     largest = weights.max()
     chosen = weights != 0

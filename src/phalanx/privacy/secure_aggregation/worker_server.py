@@ -80,9 +80,16 @@ class WorkerServerView:
         return replace(self, marked=self.marked | {worker})
 
     def call(self, roll: Roll) -> tuple["WorkerServerView", Roll]:
-        """Decides who is in the round: whose shares reached both servers, both well-formed."""
+        """Decides who is in the round: whose shares reached both servers, both well-formed.
+
+        Raises:
+            DecodeError: if that is nobody.
+        """
         marked = self.marked | set(roll.marked)
         workers = tuple(sorted(set(roll.workers) & set(self.vectors) - marked))
+        if not workers:
+            absent = list(range(self.setup.num_workers))
+            raise DecodeError("no worker's shares reached both servers", workers=absent, bound=0)
         view = replace(self, workers=workers, marked=marked)
         return view, Roll(self.round, workers, tuple(sorted(marked)))
 
@@ -92,7 +99,7 @@ class WorkerServerView:
         """Opens the masked messages, and gives its shares of them for the other to do the same."""
         masks = mask_shares(deal.seed, self.setup)
         own = self.shares() - masks[list(self.workers)]
-        view = replace(self, deal=deal, masks=masks, masked=own + other.values)
+        view = replace(self, deal=deal, masks=masks, masked=own + other.rows)
         return view, MaskedShares(self.round, own)
 
     def weigh(
@@ -114,7 +121,6 @@ class WorkerServerView:
         """Its share of the plain sum.
 
         Raises:
-            DecodeError: if nobody is in the round.
             TooManyByzantineError: if anybody is marked; the plain sum survives nobody.
         """
         view = replace(self, squared_distances=torch.zeros(2 * (len(self.workers),)).double())
@@ -124,8 +130,6 @@ class WorkerServerView:
 
     def shares(self) -> Int64[Tensor, "present dim"]:
         """Its shares of the messages of those who are in the round."""
-        if not self.workers:
-            return torch.empty(0, self.setup.dim, dtype=torch.int64)
         return torch.stack([self.vectors[worker] for worker in self.workers])
 
     def _opened(self, shares: DistanceShares) -> "WorkerServerView":
@@ -134,7 +138,7 @@ class WorkerServerView:
         own = 2 * products(masked, masks[rows]) + deal.products[rows][:, rows]
         squared = square(decode_squares(pairs(own) + shares.pairs, self.setup), len(rows))
         sums = torch.zeros_like(deal.sums[rows])
-        sums[1:] = deal.sums[rows[1:]] - deal.sums[rows[:1]] + shares.sums
+        sums[1:] = deal.sums[rows[1:]] - deal.sums[rows[:1]] + shares.differences
         return replace(self, squared_distances=squared, sums=sums)
 
     def _judged(
@@ -155,8 +159,6 @@ class WorkerServerView:
         """How many bad workers the rule survives among those who sent anything."""
         heard = set(self.workers) | set(bad)
         absent = [who for who in range(self.setup.num_workers) if who not in heard]
-        if not self.workers:
-            raise DecodeError("no worker's shares reached both servers", workers=absent, bound=0)
         try:
             bound = rule.num_tolerated(len(heard))
         except ValueError as error:
@@ -184,5 +186,4 @@ class WorkerServerView:
             # Noise below one unit makes it the same sum, rounded at random and without bias.
             dither = expand(entropy(SEED_BYTES), "dither", self.setup.dim)
             values += dither & ((1 << weights.shift) - 1)
-        return WeightedShare(self.round, offsets, values, weights.shift, weights.count)
-
+        return WeightedShare(self.round, offsets, values, weights.shift, weights.divisor)
