@@ -1,6 +1,7 @@
 """Training on data that nobody else may see."""
 
 from phalanx.privacy.local_noise import gaussian_epsilon
+from phalanx.privacy.secure_aggregation import credentials
 from phalanx.privacy.secure_aggregation.client import SecureClient, Shares
 from phalanx.privacy.secure_aggregation.dealer import RoundLedger, deal
 from phalanx.privacy.secure_aggregation.entropy import repeatable
@@ -11,6 +12,7 @@ from phalanx.privacy.secure_aggregation.serving_dealer import Dealer
 from phalanx.privacy.secure_aggregation.serving_model_server import ModelServer
 from phalanx.privacy.secure_aggregation.serving_worker_server import WorkerServer
 from phalanx.privacy.secure_aggregation.setup import SecureSetup
+from phalanx.privacy.secure_aggregation.traffic import Traffic, traffic
 from phalanx.privacy.secure_aggregation.transport import (
     NotNowError,
     Peer,
@@ -34,13 +36,16 @@ __all__ = [
     "SecureClient",
     "SecureSetup",
     "Shares",
+    "Traffic",
     "Transcript",
     "Uploader",
     "WorkerServer",
     "WorkerServerView",
+    "credentials",
     "deal",
     "fresh_keys",
     "gaussian_epsilon",
     "repeatable",
     "run_round",
+    "traffic",
 ]

@@ -3,6 +3,7 @@
 from phalanx.reproduce.base import Finding, Findings, Plot, Recipe, Table
 from phalanx.reproduce.draco import Draco
 from phalanx.reproduce.run import recipes, reproduce
+from phalanx.reproduce.secure_aggregation import SecureAggregationRecipe
 
 __all__ = [
     "Draco",
@@ -10,6 +11,7 @@ __all__ = [
     "Findings",
     "Plot",
     "Recipe",
+    "SecureAggregationRecipe",
     "Table",
     "recipes",
     "reproduce",

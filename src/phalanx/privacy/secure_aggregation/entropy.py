@@ -40,16 +40,15 @@ def expand(seed: bytes, label: str, *shape: int) -> Int64[Tensor, "*shape"]:
     """
     stream = hashlib.shake_128(seed + label.encode()).digest(8 * math.prod(shape))
     words = np.frombuffer(bytearray(stream), dtype="<i8").astype(np.int64, copy=False)
-    tensor: Tensor = torch.from_numpy(words)
-    return tensor.reshape(shape)
+    return torch.as_tensor(words).reshape(shape)
 
 
 def expand_signs(seed: bytes, label: str, rows: int, dim: int) -> Int64[Tensor, "rows dim"]:
     """-1, 0 and 1, with probabilities 1/4, 1/2 and 1/4."""
     stream = hashlib.shake_128(seed + label.encode()).digest(-(-2 * rows * dim // 8))
     bits = np.unpackbits(np.frombuffer(stream, dtype=np.uint8), count=2 * rows * dim)
-    added, taken = torch.from_numpy(bits.astype(np.int8)).reshape(2, rows, dim)
-    return (added - taken).long()
+    added, taken = bits.astype(np.int8).reshape(2, rows, dim)
+    return torch.as_tensor(added - taken).long()
 
 
 def normal(entropy: Entropy, count: int) -> Float[Tensor, " count"]:

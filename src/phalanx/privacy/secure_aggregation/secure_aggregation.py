@@ -63,6 +63,11 @@ class SecureAggregation(Aggregator):
         require_distances_only(self.rule)
         SecureSetup(fraction_bits=self.fraction_bits)
 
+    @property
+    def num_byzantine(self) -> int | None:
+        """Liars survived (f), as the rule says; None if it does not."""
+        return getattr(self.rule, "num_byzantine", None)
+
     def init(
         self, dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> State:
