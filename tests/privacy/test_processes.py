@@ -77,6 +77,7 @@ def served(start, tmp_path, role, secrets, *options):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_processes_give_what_the_rule_gives_in_the_clear(start, tmp_path):
     keys = fresh_keys(SETUP)
     dealing, dealer = served(start, tmp_path, "dealer", {"accepts": keys["dealer"]})
@@ -123,7 +124,7 @@ def test_processes_give_what_the_rule_gives_in_the_clear(start, tmp_path):
     assert dealing.poll() is None
 
 
-def test_bad_files_of_keys_are_refused_in_one_line(start, tmp_path):
+def test_bad_files_of_keys_are_refused_in_one_line(tmp_path, capsys):
     from phalanx.cli import main
 
     for content, reason in (("{", "JSON"), ("[]", "accepts"), ('{"accepts": {"a": 1}}', "accepts")):
@@ -131,4 +132,5 @@ def test_bad_files_of_keys_are_refused_in_one_line(start, tmp_path):
         file.write_text(content)
         with pytest.raises(SystemExit) as ended:
             main(["serve", "dealer", str(file)])
-        assert ended.value.code == 2, reason
+        assert ended.value.code == 2
+        assert reason in capsys.readouterr().err

@@ -13,7 +13,7 @@ from phalanx.privacy import Dealer, Peer, SecureSetup, WorkerServer, credentials
 
 def serve(
     role: Literal["dealer", "worker-server"],
-    keys: Path,
+    secrets: Path,
     setup: SecureSetup,
     rule: Aggregator = MultiKrum(num_byzantine=1),  # noqa: B008 - frozen
     address: str = "localhost:0",
@@ -33,9 +33,8 @@ def serve(
 
     Args:
         role: Which of the two.
-        keys: A JSON file with this party's secrets: "accepts" is a table of names and keys, and a
-            worker server also has its own key at the "dealer"; `phalanx.privacy.fresh_keys` makes
-            them.
+        secrets: A JSON file: "accepts" is a table of names and keys; a worker server also has its
+            own key at the "dealer". `phalanx.privacy.fresh_keys` makes them.
         setup: The sizes that everybody agreed on.
         rule: What runs on the distances, at the worker server.
         address: Where to listen; port 0 takes any.
@@ -46,23 +45,21 @@ def serve(
         plain: Do not encrypt, whatever the address.
         timeout_s: How long the worker server waits for others.
     """
-    secrets = _secrets(keys, role)
+    known = _known(secrets)
     security: dict[str, Any] = {
         "credentials": credentials.of_server(certificate, private_key),
         "plain": plain,
     }
     if role == "dealer":
-        with closing(Dealer(setup, secrets["accepts"], address, **security)) as running:
+        with closing(Dealer(setup, known["accepts"], address, **security)) as running:
             _say(running.address)
             while True:
                 time.sleep(60.0)
     peer = None
     if dealer is not None:
-        peer = Peer(dealer, secrets["dealer"], credentials.of_client(authority), plain)
+        peer = Peer(dealer, known["dealer"], credentials.of_client(authority), plain)
     with closing(
-        WorkerServer(
-            setup, rule, secrets["accepts"], peer, address, timeout_s=timeout_s, **security
-        )
+        WorkerServer(setup, rule, known["accepts"], peer, address, timeout_s=timeout_s, **security)
     ) as server:
         _say(server.address)
         server.serve()
@@ -72,15 +69,16 @@ def _say(address: str) -> None:
     console.print(f"listening on {address}", soft_wrap=True)
 
 
-def _secrets(keys: Path, role: str) -> dict[str, Any]:
+def _known(secrets: Path) -> dict[str, Any]:
     """The party's file of keys, as far as the role needs it."""
     try:
-        found = json.loads(keys.read_text(encoding="utf-8"))
+        found: Any = json.loads(secrets.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"keys must be a JSON file, got {keys}: {error}") from error
-    accepts = found.get("accepts") if isinstance(found, dict) else None
-    if not isinstance(accepts, dict) or not all(isinstance(key, str) for key in accepts.values()):
-        raise ValueError(f'keys must hold a table "accepts" of names and keys, {keys} does not')
-    if role == "worker-server" and not isinstance(found.setdefault("dealer", ""), str):
-        raise ValueError(f'keys must hold the key at the "dealer" as a string, {keys} does not')
-    return found
+        raise ValueError(f"secrets must be a JSON file, got {secrets}: {error}") from error
+    table = found.get("accepts") if isinstance(found, dict) else None
+    if not isinstance(table, dict) or not all(isinstance(key, str) for key in table.values()):
+        raise ValueError(f'secrets must hold a table "accepts", names with keys; got {secrets}')
+    own = found.get("dealer", "")
+    if not isinstance(own, str):
+        raise ValueError(f'secrets must hold the key at the "dealer" as a string; got {secrets}')
+    return {"accepts": table, "dealer": own}

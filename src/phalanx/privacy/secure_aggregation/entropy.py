@@ -48,7 +48,8 @@ def expand_signs(seed: bytes, label: str, rows: int, dim: int) -> Int64[Tensor, 
     stream = hashlib.shake_128(seed + label.encode()).digest(-(-2 * rows * dim // 8))
     bits = np.unpackbits(np.frombuffer(stream, dtype=np.uint8), count=2 * rows * dim)
     added, taken = bits.astype(np.int8).reshape(2, rows, dim)
-    return torch.as_tensor(added - taken).long()
+    signs: Tensor = torch.from_numpy((added - taken).astype(np.int64))
+    return signs
 
 
 def normal(entropy: Entropy, count: int) -> Float[Tensor, " count"]:
