@@ -45,7 +45,7 @@ MISTAKES = {
     "report nope": "nope is no run folder",
     "list --room foo": "room must be one of 'all'",
     "frobnicate": "invalid choice: 'frobnicate'",
-    "": "demo,train,report,reproduce,list",
+    "": "demo,train,report,reproduce,serve",
 }
 
 

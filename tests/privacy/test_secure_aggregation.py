@@ -170,6 +170,15 @@ def test_behaves_like_a_rule():
         SecureAggregation(Krum(2)).num_tolerated(4)
 
 
+@pytest.mark.parametrize("dim", [0, 1, 3])
+@pytest.mark.parametrize("num_workers", [1, 2, 5])
+@pytest.mark.parametrize("rule", [MultiKrum(0), GeometricMedian(), Mean()], ids=repr)
+def test_works_at_the_smallest_sizes(rule, num_workers, dim):
+    rows = gradients(0, num_workers, dim)
+    value = SecureAggregation(rule)(rows)
+    torch.testing.assert_close(value, rule(rows), rtol=0, atol=2 * 2**-16)
+
+
 @pytest.mark.parametrize(
     "rule",
     [CoordinateMedian(), TrimmedMean(), Bulyan(), CenteredClipping(), ARC() >> Krum()],

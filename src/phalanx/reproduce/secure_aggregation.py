@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,6 +53,26 @@ class _Exact:
     """Draws in which the secure rule gave weight to the same workers."""
     error: float
     """Largest difference to the clear aggregate, in units of the fixed point."""
+
+
+class _Round(NamedTuple):
+    """What a round costs: seconds, and bytes against the messages as float32."""
+
+    workers: int
+    numbers: int
+    seconds: float
+    ratio: float
+    upload: float
+    between_servers: float
+    from_dealer: float
+
+
+class _Run(NamedTuple):
+    """How training ended; the gap is the relative weight difference to the clear rule's run."""
+
+    title: str
+    accuracy: float
+    gap: float
 
 
 @dataclass(frozen=True)
@@ -184,7 +204,7 @@ class SecureAggregationRecipe(Recipe):
             "partly" if answer.dropped[0] else "no",
         )
 
-    def _timed(self, num_workers: int, dim: int, progress: Progress) -> tuple[float, ...]:
+    def _timed(self, num_workers: int, dim: int, progress: Progress) -> _Round:
         progress(f"timing {num_workers} workers with {dim} numbers")
         rows = torch.randn(num_workers, dim, generator=generator("secure", "time"))
         rows /= math.sqrt(dim)
@@ -195,19 +215,22 @@ class SecureAggregationRecipe(Recipe):
             ratios.append(secure_s / clear_s)
             seconds.append(secure_s)
         moved = traffic(SecureSetup(num_workers, dim))
-        sent = (
+        return _Round(
+            num_workers,
+            dim,
+            median(seconds[1:]),
+            median(ratios[1:]),
             moved.upload / (4 * dim),
             moved.between_servers / (4 * dim * num_workers),
             moved.from_dealer / (4 * dim),
         )
-        return num_workers, dim, median(seconds[1:]), median(ratios[1:]), *sent
 
-    def _trained(self, out: Path, steps: int, progress: Progress) -> list[tuple[str, float, float]]:
-        """Title, test accuracy and largest relative weight difference to the clear rule's run."""
+    def _trained(self, out: Path, steps: int, progress: Progress) -> list[_Run]:
+        """Every rule in the clear, then secure."""
         splits = Digits().load()
         with seeded(0, "secure aggregation"):
             model = MLP(splits.input_shape, splits.num_classes)
-        found = []
+        found: list[_Run] = []
         for name, rule in (
             ("Krum", Krum(self.num_byzantine)),
             ("Multi-Krum", MultiKrum(self.num_byzantine)),
@@ -233,7 +256,7 @@ class SecureAggregationRecipe(Recipe):
                 )
                 records.append(load_run(folder))
             found += [
-                (row.title, row.test_accuracy or 0.0, row.relative_difference or 0.0)
+                _Run(row.title, row.test_accuracy or 0.0, row.relative_difference or 0.0)
                 for row in compare(records, records[0])
             ]
         return found
@@ -272,9 +295,9 @@ def _exactness(exact: list[_Exact]) -> tuple[Finding, ...]:
     )
 
 
-def _overhead(times: list[tuple[float, ...]]) -> Finding:
-    ratios = [row[3] for row in times]
-    uploads = [row[4] for row in times]
+def _overhead(times: list[_Round]) -> Finding:
+    ratios = [row.ratio for row in times]
+    uploads = [row.upload for row in times]
     return Finding(
         "Security costs little: servers do the work, workers send no more than they need to.",
         NOT_QUOTED,
@@ -284,11 +307,12 @@ def _overhead(times: list[tuple[float, ...]]) -> Finding:
     )
 
 
-def _training(runs: list[tuple[str, float, float]]) -> tuple[Finding, ...]:
+def _training(runs: list[_Run]) -> tuple[Finding, ...]:
     pairs = list(zip(runs[::2], runs[1::2], strict=True))
-    worst = max(abs(clear[1] - secure[1]) for clear, secure in pairs)
+    worst = max(abs(clear.accuracy - secure.accuracy) for clear, secure in pairs)
     listed = "; ".join(
-        f"{clear[0]} {percent(clear[1])}, secure {percent(secure[1])}" for clear, secure in pairs
+        f"{clear.title} {percent(clear.accuracy)}, secure {percent(secure.accuracy)}"
+        for clear, secure in pairs
     )
     return (
         Finding(
@@ -300,18 +324,16 @@ def _training(runs: list[tuple[str, float, float]]) -> tuple[Finding, ...]:
     )
 
 
-def _answer(
-    exact: list[_Exact], times: list[tuple[float, ...]], runs: list[tuple[str, float, float]]
-) -> str:
+def _answer(exact: list[_Exact], times: list[_Round], runs: list[_Run]) -> str:
     same, draws = sum(one.same for one in exact), sum(one.draws for one in exact)
     kept = "always" if same == draws else f"in {same} of {draws} draws"
-    secure = next(row for row in runs if row[0] == "secure Multi-Krum")
-    ratios = [row[3] for row in times]
+    accuracies = {run.title: percent(run.accuracy) for run in runs}
+    ratios = [row.ratio for row in times]
     return (
         f"Two servers that see no message chose {kept} as the rules in the clear do, and training "
-        f"with secure Multi-Krum under attack ended at {percent(secure[1])} test accuracy (in the "
-        f"clear {percent(runs[2][1])}); a round took {min(ratios):.0f} to {max(ratios):.0f} times "
-        "as long."
+        f"with secure Multi-Krum under attack ended at {accuracies['secure Multi-Krum']} test "
+        f"accuracy (in the clear {accuracies['Multi-Krum']}); a round took {min(ratios):.0f} to "
+        f"{max(ratios):.0f} times as long."
     )
 
 
@@ -324,7 +346,7 @@ def _exact_table(exact: list[_Exact]) -> Table:
     )
 
 
-def _time_table(times: list[tuple[float, ...]]) -> Table:
+def _time_table(times: list[_Round]) -> Table:
     return Table(
         "A round",
         "Multi-Krum; medians. Bytes against the messages as float32.",
@@ -341,10 +363,10 @@ def _time_table(times: list[tuple[float, ...]]) -> Table:
     )
 
 
-def _training_table(runs: list[tuple[str, float, float]]) -> Table:
+def _training_table(runs: list[_Run]) -> Table:
     return Table(
         "Training",
         "Digits; liars reverse their gradient tenfold, but not against the mean.",
         ("run", "test accuracy", "relative difference to the clear rule's weights"),
-        tuple((title, percent(accuracy), difference(gap)) for title, accuracy, gap in runs),
+        tuple((run.title, percent(run.accuracy), difference(run.gap)) for run in runs),
     )

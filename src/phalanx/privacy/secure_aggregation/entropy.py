@@ -48,12 +48,11 @@ def expand_signs(seed: bytes, label: str, rows: int, dim: int) -> Int64[Tensor, 
     stream = hashlib.shake_128(seed + label.encode()).digest(-(-2 * rows * dim // 8))
     bits = np.unpackbits(np.frombuffer(stream, dtype=np.uint8), count=2 * rows * dim)
     added, taken = bits.astype(np.int8).reshape(2, rows, dim)
-    signs: Tensor = torch.from_numpy((added - taken).astype(np.int64))
-    return signs
+    return torch.from_numpy((added - taken).astype(np.int64))
 
 
 def normal(entropy: Entropy, count: int) -> Float[Tensor, " count"]:
     """Standard normal numbers in float64, by the method of Box and Muller."""
     words = expand(entropy(SEED_BYTES), "normal", 2, count)
-    radius, angle = (words.bitwise_and(2**53 - 1).double() + 0.5) / 2**53
-    return (-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()
+    uniform = (words.bitwise_and(2**53 - 1).double() + 0.5) / 2**53
+    return (-2 * uniform[0].log()).sqrt() * (2 * math.pi * uniform[1]).cos()
