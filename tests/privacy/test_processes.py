@@ -20,17 +20,18 @@ ROUNDS = 2
 CLIENT = """
 import json, os, sys, torch
 from phalanx.privacy import Peer, SecureClient, SecureSetup, Uploader
+from phalanx.privacy.secure_aggregation.transport import Line
 task = json.load(sys.stdin)
 torch.set_num_threads(1)
 setup = SecureSetup(*task["setup"])
 peers = [Peer(*peer) for peer in task["peers"]]
-uploader = Uploader(SecureClient(setup, task["worker"]), *peers)
+client = SecureClient(setup, task["worker"])
+uploader = Uploader(client, *peers)
 for round in range(task["rounds"]):
     generator = torch.Generator().manual_seed(1000 * round + task["worker"])
     message = torch.randn(setup.dim, generator=generator) / setup.dim**0.5
     if task["how"] == "dies" and round == 1:
-        shares = uploader._client.share(message, round)
-        uploader._worker_server.ask(shares.for_worker_server, 10.0)
+        Line(setup, peers[1]).ask(client.share(message, round).for_worker_server, 10.0)
         os._exit(9)
     uploader.send(message * (-50 if task["how"] == "lies" else 1), round, 60.0)
 """

@@ -8,7 +8,14 @@ from typing import Any, Literal
 
 from phalanx.aggregation import Aggregator, MultiKrum
 from phalanx.cli.console import console
-from phalanx.privacy import Dealer, Peer, SecureSetup, WorkerServer, credentials
+from phalanx.privacy import (
+    Dealer,
+    Peer,
+    SecureSetup,
+    WorkerServer,
+    channel_credentials,
+    server_credentials,
+)
 
 
 def serve(
@@ -47,7 +54,7 @@ def serve(
     """
     known = _known(secrets)
     security: dict[str, Any] = {
-        "credentials": credentials.of_server(certificate, private_key),
+        "credentials": server_credentials(certificate, private_key),
         "plain": plain,
     }
     if role == "dealer":
@@ -57,7 +64,7 @@ def serve(
                 time.sleep(60.0)
     peer = None
     if dealer is not None:
-        peer = Peer(dealer, known["dealer"], credentials.of_client(authority), plain)
+        peer = Peer(dealer, known["dealer"], channel_credentials(authority), plain)
     with closing(
         WorkerServer(setup, rule, known["accepts"], peer, address, timeout_s=timeout_s, **security)
     ) as server:

@@ -1,8 +1,11 @@
 """Training on data that nobody else may see."""
 
 from phalanx.privacy.local_noise import gaussian_epsilon
-from phalanx.privacy.secure_aggregation import credentials
 from phalanx.privacy.secure_aggregation.client import SecureClient, Shares
+from phalanx.privacy.secure_aggregation.credentials import (
+    channel_credentials,
+    server_credentials,
+)
 from phalanx.privacy.secure_aggregation.dealer import RoundLedger, deal
 from phalanx.privacy.secure_aggregation.entropy import repeatable
 from phalanx.privacy.secure_aggregation.model_server import ModelServerView
@@ -41,11 +44,12 @@ __all__ = [
     "Uploader",
     "WorkerServer",
     "WorkerServerView",
-    "credentials",
+    "channel_credentials",
     "deal",
     "fresh_keys",
     "gaussian_epsilon",
     "repeatable",
     "run_round",
+    "server_credentials",
     "traffic",
 ]

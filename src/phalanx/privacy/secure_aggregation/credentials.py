@@ -6,7 +6,7 @@ from typing import Any
 from phalanx.privacy.secure_aggregation.transport import import_grpc
 
 
-def of_server(certificate: Path | None, private_key: Path | None) -> Any:
+def server_credentials(certificate: Path | None, private_key: Path | None) -> Any:
     """What a server shows to those who connect; None without files: not encrypted.
 
     Raises:
@@ -20,7 +20,7 @@ def of_server(certificate: Path | None, private_key: Path | None) -> Any:
     return import_grpc().ssl_server_credentials([pair])
 
 
-def of_client(authority: Path | None) -> Any:
+def channel_credentials(authority: Path | None) -> Any:
     """How a server's certificate is checked: by who signed it; None without a file."""
     if authority is None:
         return None

@@ -36,8 +36,8 @@ class SecureAggregation(Aggregator):
     rule's weights are equal (Krum, Multi-Krum, MDA, MoNNA, mixing before Krum) the aggregate is
     exactly that of the rounded messages; weights that differ add at most one more unit, unbiased.
     Scores and suspects: those of the rule.
-    Cost: see `phalanx.privacy`'s page; about 24 n d pseudo-random bytes and 3 n^2 d + 128 n d
-    multiply-adds.
+    Cost: of all parties together, 48 n d pseudo-random bytes, which take most of the time, and
+    3 n^2 d + 128 n d multiply-adds.
     Source: He, Karimireddy, Jaggi, "Secure Byzantine-Robust Machine Learning", arXiv 2006.04747,
     2020. The range check is not from there.
 
