@@ -170,6 +170,11 @@ def test_behaves_like_a_rule():
         SecureAggregation(Krum(2)).num_tolerated(4)
 
 
+def test_sample_weights_are_refused():
+    with pytest.raises(ValueError, match="weights must be None"):
+        SecureAggregation(Krum(1))(gradients(), weights=range(1, N + 1))
+
+
 @pytest.mark.parametrize("dim", [0, 1, 3])
 @pytest.mark.parametrize("num_workers", [1, 2, 5])
 @pytest.mark.parametrize("rule", [MultiKrum(0), GeometricMedian(), Mean()], ids=repr)

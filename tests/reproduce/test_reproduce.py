@@ -8,14 +8,13 @@ import torch
 
 import phalanx.reproduce as room
 from laws import concrete
+from phalanx.reporting import Plot, Table
 from phalanx.reproduce import (
     Draco,
     Finding,
     Findings,
-    Plot,
     Recipe,
     SecureAggregationRecipe,
-    Table,
     recipes,
     reproduce,
 )

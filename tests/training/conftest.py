@@ -25,3 +25,21 @@ def make_model():
             return nn.Sequential(nn.Linear(6, 12), *extra, nn.ReLU(), nn.Linear(12, 4))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One Ray for all tests: engines use a connection that stands, and leave it standing."""
+    ray = pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            object_store_memory=2**28,
+        )
+    yield ray
+    ray.shutdown()

@@ -8,6 +8,9 @@ from torch import Tensor
 
 _WIDTH = 1 << 14
 
+BLOCK = 1 << 13
+"""Columns that a reducer is given at once: its copy of some ten rows of them fits the cache."""
+
 Reducer = Callable[[Tensor], Tensor]
 """From a block `(rows, width)`, which it must not change, to `(width,)`."""
 

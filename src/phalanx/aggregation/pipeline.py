@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, overload
+from typing import ClassVar, overload
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from phalanx.aggregation.base import Aggregator, State, require_tolerated
 from phalanx.aggregation.coordinate_rule import CoordinateRule
 from phalanx.aggregation.gram import Geometry
 from phalanx.aggregation.krum import Krum
-from phalanx.aggregation.messages import as_rows
+from phalanx.aggregation.masses import normalized, present
 from phalanx.aggregation.mixtures import Mixtures, gather, gather_unmeasured
 from phalanx.randomness import generator
 
@@ -49,6 +49,18 @@ class PreAggregation(ABC):
     def outcome(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
         """How many mixtures come out, and how many of them may contain lies."""
         return num_messages, num_byzantine
+
+    def mass(
+        self, matrix: Float[Tensor, "mixtures messages"], masses: Float[Tensor, " messages"]
+    ) -> Float[Tensor, " mixtures"]:
+        """How much every mixture counts: what the messages in it count, each dealt out in full.
+
+        Args:
+            matrix: what `mix` gave.
+            masses: how much each message counts.
+        """
+        dealt = matrix.sum(dim=0)
+        return matrix @ (masses / dealt.where(dealt > 0, 1.0))
 
     @overload
     def __rshift__(self, then: "PreAggregation | Chain") -> "Chain": ...
@@ -93,6 +105,9 @@ class Pipeline(Aggregator):
     parts that give it must agree. What parts draw at random depends on `seed` and the number of the
     round, which is part of the state: a run that is resumed draws the same. Calling the rule is the
     first round.
+
+    With sample weights, a mixture is the mean of its messages by their weights, and carries on what
+    these count. Which messages are mixed does not depend on the weights.
 
     Scores: of a worker, the average over the mixtures that it went into; the distance of the
     message to the aggregate where the rule is coordinate-wise. Suspects: who went into suspected
@@ -153,14 +168,21 @@ class Pipeline(Aggregator):
         bound = self.rule.num_tolerated(num_mixtures)
         return max(f for f in range(bound + 1) if self._outcome(num_workers, f)[1] <= bound)
 
-    def judge(self, rows: Float[Tensor, "workers dim"]) -> Aggregate:
+    def judge(
+        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
+    ) -> Aggregate:
         """The aggregate of stacked messages, and the verdict on every worker."""
         fresh = self.init(rows.shape[1], dtype=rows.dtype, device=rows.device)
-        return self._round(rows, fresh)[0]
+        return self.step(rows, fresh, masses)[0]
 
-    def update(self, gradients: Any, state: State) -> tuple[Aggregate, State]:
-        """One round: the aggregate of the messages given the state, and the next state."""
-        return self._round(as_rows(gradients)[0], state)
+    def step(
+        self,
+        rows: Float[Tensor, "workers dim"],
+        state: State,
+        masses: Float[Tensor, " workers"] | None = None,
+    ) -> tuple[Aggregate, State]:
+        """One round on stacked messages: the answer, and the next state."""
+        return self.combine(*self._gathered(rows, masses, state[1:]), state)
 
     def told(self, num_byzantine: int) -> "Pipeline":
         """The pipeline with another `num_byzantine` in all parts."""
@@ -170,35 +192,34 @@ class Pipeline(Aggregator):
         ]
         return replace(self, before=before, rule=self.rule.told(num_byzantine))
 
-    def merge(self, rows: Float[Tensor, "workers dim"]) -> Float[Tensor, " dim"]:
+    def merge(
+        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
+    ) -> Float[Tensor, " dim"]:
         """The aggregate alone; a coordinate-wise rule takes no pass for scores."""
         if not isinstance(self.rule, CoordinateRule):
-            return self.judge(rows).value
-        mixtures, num_byzantine = self._mixed(*self._gathered(rows, memory=()), step=0)
-        return mixtures.reduce(self.rule.reducer(len(mixtures.mixing), num_byzantine))
+            return self.judge(rows, masses).value
+        mixtures, num_byzantine = self._mixed(*self._gathered(rows, masses, memory=()), step=0)
+        return self.rule.reduce(mixtures, num_byzantine)
 
     def combine(
         self, mixtures: Mixtures, num_byzantine: int, state: State
     ) -> tuple[Aggregate, State]:
         """One round on messages that are measured already."""
-        step, memory = state[0], state[1:]
-        mixtures, num_byzantine = self._mixed(mixtures, num_byzantine, int(step))
+        round_, memory = state[0], state[1:]
+        mixtures, num_byzantine = self._mixed(mixtures, num_byzantine, int(round_))
         answer, memory = self.rule.combine(mixtures, num_byzantine, memory)
-        return answer, (step + 1, *memory)
+        return answer, (round_ + 1, *memory)
 
-    def _round(self, rows: Tensor, state: State) -> tuple[Aggregate, State]:
-        return self.combine(*self._gathered(rows, state[1:]), state)
-
-    def _gathered(self, rows: Tensor, memory: State) -> tuple[Mixtures, int]:
-        """The finite messages, and how many of them may be lies."""
-        bound = self.num_tolerated(len(rows))
+    def _gathered(self, rows: Tensor, masses: Tensor | None, memory: State) -> tuple[Mixtures, int]:
+        """The messages that take part, and how many of them may be lies."""
+        bound = self.num_tolerated(int(present(masses, len(rows)).sum()))
         if self.rule.needs_geometry or any(part.needs_geometry for part in self.before):
             centre = memory[0] if self.rule.needs_geometry and memory else None
             origin = any(part.from_origin for part in self.before)
-            mixtures = gather(rows, origin=origin, centre=centre)
+            mixtures = gather(rows, masses, origin=origin, centre=centre)
         else:
-            mixtures = gather_unmeasured(rows)
-        return mixtures, require_tolerated(mixtures.finite, bound)
+            mixtures = gather_unmeasured(rows, masses)
+        return mixtures, require_tolerated(mixtures.finite, bound, masses)
 
     def _mixed(self, mixtures: Mixtures, num_byzantine: int, step: int) -> tuple[Mixtures, int]:
         """What the parts make of the messages, and how many mixtures may contain lies."""
@@ -206,7 +227,9 @@ class Pipeline(Aggregator):
             random = generator(self.seed, "mixing", position, step)
             matrix = part.mix(mixtures.geometry, num_byzantine, random)
             _, num_byzantine = part.outcome(len(mixtures.mixing), num_byzantine)
-            mixtures = mixtures.mixed(matrix, from_origin=part.from_origin)
+            mass = mixtures.geometry.mass
+            carried = None if mass is None else normalized(part.mass(matrix, mass))
+            mixtures = mixtures.mixed(matrix, carried, from_origin=part.from_origin)
         return mixtures, num_byzantine
 
     def _declared(self) -> set[int]:

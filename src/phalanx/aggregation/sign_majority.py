@@ -53,6 +53,16 @@ class SignMajority(CoordinateRule):
 
         return vote
 
+    def weighted_reducer(self, mass: Float[Tensor, " rows"], num_byzantine: int) -> Reducer:
+        """The sign that has more mass; 0 if neither has, to rounding."""
+        tie = 1e-9 * mass.sum().item()
+
+        def vote(block: Float[Tensor, "rows width"]) -> Float[Tensor, " width"]:
+            votes = mass.to(block.device) @ block.sign().double()
+            return votes.sign().where(votes.abs() > tie, 0.0).to(block.dtype)
+
+        return vote
+
     def distances(
         self, rows: Float[Tensor, "workers dim"], value: Float[Tensor, " dim"]
     ) -> Float[Tensor, " workers"]:

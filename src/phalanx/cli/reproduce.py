@@ -16,7 +16,8 @@ def reproduce(
     Example: phalanx reproduce draco --data mnist.npz
 
     Args:
-        recipe: The paper's method: `draco` or `secure-aggregation`.
+        recipe: The paper's method: `draco`, `learning-from-history`, `resampling` or
+            `secure-aggregation`.
         full: More rounds, data and repeats; minutes become up to an hour.
         data: The recipe's data; if not given, what the environment variable PHALANX_DATA names, or
             else data that needs no download.

@@ -15,6 +15,7 @@ from phalanx.coding.frequency_band import Band, CyclicAlgebra, cyclic_algebra
 from phalanx.coding.groups import (
     check_bound,
     check_messages,
+    check_owned,
     check_partitions,
     consecutive_groups,
     name,
@@ -138,11 +139,7 @@ class DracoCyclic(Code):
             ValueError: if there is not one gradient for each partition that the worker owns.
         """
         owned = self.assignment[worker]
-        if len(gradients) != int(owned.sum()):
-            raise ValueError(
-                f"gradients must have one row for each of the {int(owned.sum())} partitions of "
-                f"worker {worker}, got {len(gradients)}"
-            )
+        check_owned(len(gradients), int(owned.sum()), worker)
         return self._combine(self.weights[worker, owned][None], gradients)[0]
 
     def encode_all(

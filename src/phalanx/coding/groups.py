@@ -11,6 +11,12 @@ def consecutive_groups(lengths: Sequence[int]) -> tuple[range, ...]:
     return tuple(range(end - length, end) for end, length in zip(ends, lengths, strict=True))
 
 
+def group_lengths(num_workers: int, size: int) -> list[int]:
+    """Lengths of groups of `size`, as many as there can be; the last takes those left over."""
+    number = num_workers // size
+    return [size] * (number - 1) + [num_workers - size * (number - 1)]
+
+
 def check_bound(num_workers: int, num_byzantine: int) -> None:
     """Raises ValueError unless `num_workers >= 2 num_byzantine + 1`."""
     if num_byzantine < 0:
@@ -36,6 +42,15 @@ def check_partitions(seen: int, num_partitions: int, *, complete: bool = True) -
     if seen > num_partitions or (complete and seen < num_partitions):
         raise ValueError(
             f"blocks must hold the gradients of {num_partitions} partitions, got {seen}"
+        )
+
+
+def check_owned(given: int, owned: int, worker: int) -> None:
+    """Raises ValueError unless a worker gives one gradient for each partition that it owns."""
+    if given != owned:
+        raise ValueError(
+            f"gradients must have one row for each of the {owned} partitions of worker {worker}, "
+            f"got {given}"
         )
 
 

@@ -1,7 +1,9 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
-from phalanx.reproduce.base import Finding, Findings, Plot, Recipe, Table
+from phalanx.reproduce.base import Finding, Findings, Recipe
 from phalanx.reproduce.draco import Draco
+from phalanx.reproduce.learning_from_history import LearningFromHistory
+from phalanx.reproduce.resampling import ResamplingAndBucketing
 from phalanx.reproduce.run import recipes, reproduce
 from phalanx.reproduce.secure_aggregation import SecureAggregationRecipe
 
@@ -9,10 +11,10 @@ __all__ = [
     "Draco",
     "Finding",
     "Findings",
-    "Plot",
+    "LearningFromHistory",
     "Recipe",
+    "ResamplingAndBucketing",
     "SecureAggregationRecipe",
-    "Table",
     "recipes",
     "reproduce",
 ]

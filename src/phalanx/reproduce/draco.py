@@ -19,18 +19,19 @@ from phalanx.data import Digits, NpzFile, Splits
 from phalanx.errors import TooManyByzantineError
 from phalanx.models import LeNet
 from phalanx.randomness import derive_seed
-from phalanx.reporting import SAME_WEIGHTS, Row, RunRecord, compare, load_run, plot_accuracy
+from phalanx.reporting import (
+    SAME_WEIGHTS,
+    Plot,
+    Row,
+    RunRecord,
+    Table,
+    compare,
+    load_run,
+    plot_accuracy,
+)
 from phalanx.reporting.detection import total
 from phalanx.reporting.wording import count, difference, listed, percent
-from phalanx.reproduce.base import (
-    NOT_QUOTED,
-    Finding,
-    Findings,
-    Plot,
-    Progress,
-    Recipe,
-    Table,
-)
+from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
 from phalanx.reproduce.draco_rounds import RoundTime, Timed, plot_rounds, time_rounds
 from phalanx.training import train
 

@@ -7,6 +7,7 @@ from phalanx.training.job import Job
 from phalanx.training.local import Local
 from phalanx.training.memory import Memory
 from phalanx.training.ray import Ray
+from phalanx.training.reputation import Reputation, Standing, rounds_until_excluded
 from phalanx.training.run import Run, train
 from phalanx.training.worker_momentum import WorkerMomentum
 
@@ -20,9 +21,12 @@ __all__ = [
     "Local",
     "Memory",
     "Ray",
+    "Reputation",
     "Run",
     "Session",
+    "Standing",
     "WorkerMomentum",
     "evaluate",
+    "rounds_until_excluded",
     "train",
 ]

@@ -1,7 +1,6 @@
 """A robust rule behind the protocol, as a rule like any other."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,7 +8,6 @@ from torch import Tensor
 
 from phalanx.aggregation import Aggregate, Aggregator, MultiKrum
 from phalanx.aggregation.distances import require_distances_only
-from phalanx.aggregation.messages import as_rows
 from phalanx.privacy.secure_aggregation.client import split
 from phalanx.privacy.secure_aggregation.entropy import Entropy, repeatable
 from phalanx.privacy.secure_aggregation.model_server import ModelServerView
@@ -87,14 +85,26 @@ class SecureAggregation(Aggregator):
         rule = self.rule.told(num_byzantine)
         return SecureAggregation(rule, self.fraction_bits, self.seed)
 
-    def judge(self, rows: Float[Tensor, "workers dim"]) -> Aggregate:
+    def judge(
+        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
+    ) -> Aggregate:
         """The aggregate of stacked messages, and the verdict on every worker."""
         fresh = self.init(rows.shape[1], dtype=rows.dtype, device=rows.device)
-        return self.update(rows, fresh)[0]
+        return self.step(rows, fresh, masses)[0]
 
-    def update(self, gradients: Any, state: State) -> tuple[Aggregate, State]:
-        """One round: the aggregate of the messages given the state, and the next state."""
-        rows, _ = as_rows(gradients)
+    def step(
+        self,
+        rows: Float[Tensor, "workers dim"],
+        state: State,
+        masses: Float[Tensor, " workers"] | None = None,
+    ) -> tuple[Aggregate, State]:
+        """One round on stacked messages: the answer, and the next state.
+
+        Raises:
+            ValueError: if there are sample weights: the protocol has no place for them.
+        """
+        if masses is not None:
+            raise ValueError("weights must be None: secure aggregation counts every worker alike")
         transcript = self.run(rows, state)
         answer = transcript.aggregate()
         answer = answer._replace(value=answer.value.to(rows))
