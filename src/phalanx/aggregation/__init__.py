@@ -9,7 +9,7 @@ from phalanx.aggregation.caf import CAF
 from phalanx.aggregation.centered_clipping import CenteredClipping
 from phalanx.aggregation.coordinate_median import CoordinateMedian
 from phalanx.aggregation.coordinate_rule import CoordinateRule
-from phalanx.aggregation.distances import weigh_distances
+from phalanx.aggregation.distances import require_distances_only, weigh_distances
 from phalanx.aggregation.geometric_median import GeometricMedian
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
@@ -60,5 +60,6 @@ __all__ = [
     "SmallestMaximumEigenvalueAveraging",
     "TrimmedMean",
     "Verdict",
+    "require_distances_only",
     "weigh_distances",
 ]

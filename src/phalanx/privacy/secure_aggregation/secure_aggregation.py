@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.aggregation import Aggregate, Aggregator, MultiKrum
-from phalanx.aggregation.distances import require_distances_only
+from phalanx.aggregation import Aggregate, Aggregator, MultiKrum, require_distances_only
 from phalanx.privacy.secure_aggregation.client import split
 from phalanx.privacy.secure_aggregation.entropy import Entropy, repeatable
 from phalanx.privacy.secure_aggregation.model_server import ModelServerView

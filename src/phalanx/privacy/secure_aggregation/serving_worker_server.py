@@ -5,8 +5,7 @@ import threading
 import time
 from typing import Any
 
-from phalanx.aggregation import Aggregate, Aggregator, Mean
-from phalanx.aggregation.distances import require_distances_only
+from phalanx.aggregation import Aggregate, Aggregator, Mean, require_distances_only
 from phalanx.errors import ServerLostError
 from phalanx.privacy.secure_aggregation.dealer import RoundLedger
 from phalanx.privacy.secure_aggregation.entropy import Entropy, from_system
