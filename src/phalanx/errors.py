@@ -52,6 +52,14 @@ class RankLostError(PhalanxError):
         return partial(type(self), str(self), ranks=self.ranks), ()
 
 
+class ReusedRandomnessError(PhalanxError):
+    """Randomness that hides messages was about to be used a second time, which would show them."""
+
+
+class ServerLostError(PhalanxError):
+    """A server of a protocol died, does not answer in time, or answers what it must not."""
+
+
 def _rebuild(
     kind: type[TooManyByzantineError], message: str, workers: list[int], bound: int
 ) -> TooManyByzantineError:

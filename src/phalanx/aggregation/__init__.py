@@ -9,6 +9,7 @@ from phalanx.aggregation.caf import CAF
 from phalanx.aggregation.centered_clipping import CenteredClipping
 from phalanx.aggregation.coordinate_median import CoordinateMedian
 from phalanx.aggregation.coordinate_rule import CoordinateRule
+from phalanx.aggregation.distances import require_distances_only, weigh_distances
 from phalanx.aggregation.geometric_median import GeometricMedian
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
@@ -63,5 +64,7 @@ __all__ = [
     "TrimmedMean",
     "Verdict",
     "far_out",
+    "require_distances_only",
     "require_tolerated",
+    "weigh_distances",
 ]

@@ -144,6 +144,12 @@ class Pipeline(Aggregator):
         """Liars survived (f), as the parts say; None if none of them does."""
         return next(iter(self._declared()), None)
 
+    @property
+    def needs_distances_only(self) -> bool:
+        """Whether that holds for the rule, and no part shrinks messages towards the origin."""
+        shrinks = any(part.from_origin for part in self.before)
+        return self.rule.needs_distances_only and not shrinks
+
     def init(
         self, dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> State:
@@ -177,7 +183,7 @@ class Pipeline(Aggregator):
         masses: Float[Tensor, " workers"] | None = None,
     ) -> tuple[Aggregate, State]:
         """One round on stacked messages: the answer, and the next state."""
-        return self._round(rows, state, masses)
+        return self.combine(*self._gathered(rows, masses, state[1:]), state)
 
     def update_shard(
         self, rows: Float[Tensor, "workers columns"], state: State, shard: Shard
@@ -202,7 +208,7 @@ class Pipeline(Aggregator):
             raise ValueError(
                 f"rule must implement combine to work on shards, got {type(self.rule).__name__}"
             )
-        return self._round(rows, state, shard=shard)
+        return self.combine(*self._gathered(rows, None, state[1:], shard), state)
 
     def told(self, num_byzantine: int) -> "Pipeline":
         """The pipeline with another `num_byzantine` in all parts."""
@@ -218,26 +224,22 @@ class Pipeline(Aggregator):
         """The aggregate alone; a coordinate-wise rule takes no pass for scores."""
         if not isinstance(self.rule, CoordinateRule):
             return self.judge(rows, masses).value
-        mixtures, num_byzantine = self._mixed(rows, masses, step=0, memory=())
+        mixtures, num_byzantine = self._mixed(*self._gathered(rows, masses, memory=()), step=0)
         return self.rule.reduce(mixtures, num_byzantine)
 
-    def _round(
-        self, rows: Tensor, state: State, masses: Tensor | None = None, shard: Shard | None = None
+    def combine(
+        self, mixtures: Mixtures, num_byzantine: int, state: State
     ) -> tuple[Aggregate, State]:
-        step, memory = state[0], state[1:]
-        mixtures, num_byzantine = self._mixed(rows, masses, int(step), memory, shard)
+        """One round on messages that are measured already."""
+        round_, memory = state[0], state[1:]
+        mixtures, num_byzantine = self._mixed(mixtures, num_byzantine, int(round_))
         answer, memory = self.rule.combine(mixtures, num_byzantine, memory)
-        return answer, (step + 1, *memory)
+        return answer, (round_ + 1, *memory)
 
-    def _mixed(
-        self,
-        rows: Tensor,
-        masses: Tensor | None,
-        step: int,
-        memory: State,
-        shard: Shard | None = None,
+    def _gathered(
+        self, rows: Tensor, masses: Tensor | None, memory: State, shard: Shard | None = None
     ) -> tuple[Mixtures, int]:
-        """What the parts make of the messages, and how many mixtures may contain lies."""
+        """The messages that take part, and how many of them may be lies."""
         bound = self.num_tolerated(int(present(masses, len(rows)).sum()))
         if self.rule.needs_geometry or any(part.needs_geometry for part in self.before):
             centre = memory[0] if self.rule.needs_geometry and memory else None
@@ -245,7 +247,10 @@ class Pipeline(Aggregator):
             mixtures = gather(rows, masses, origin=origin, centre=centre, shard=shard)
         else:
             mixtures = gather_unmeasured(rows, masses, shard)
-        num_byzantine = require_tolerated(mixtures.finite, bound, masses)
+        return mixtures, require_tolerated(mixtures.finite, bound, masses)
+
+    def _mixed(self, mixtures: Mixtures, num_byzantine: int, step: int) -> tuple[Mixtures, int]:
+        """What the parts make of the messages, and how many mixtures may contain lies."""
         for position, part in enumerate(self.before):
             random = generator(self.seed, "mixing", position, step)
             matrix = part.mix(mixtures.geometry, num_byzantine, random)

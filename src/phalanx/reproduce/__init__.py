@@ -9,6 +9,7 @@ from phalanx.reproduce.erasure_head import ErasureHeads
 from phalanx.reproduce.learning_from_history import LearningFromHistory
 from phalanx.reproduce.resampling import ResamplingAndBucketing
 from phalanx.reproduce.run import recipes, reproduce
+from phalanx.reproduce.secure_aggregation import SecureAggregationRecipe
 from phalanx.reproduce.stochastic_block_code import StochasticBlockCodes
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "LearningFromHistory",
     "Recipe",
     "ResamplingAndBucketing",
+    "SecureAggregationRecipe",
     "StochasticBlockCodes",
     "recipes",
     "reproduce",
