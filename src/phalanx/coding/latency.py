@@ -9,8 +9,6 @@ Learning Using Codes", IEEE Transactions on Information Theory 2018, on coded co
 
 import math
 
-from scipy.special import digamma, lambertw
-
 
 def expected_time_uncoded(num_workers: int, rate: float = 1.0) -> float:
     """Mean time without redundancy: each worker has its part, and the slowest decides.
@@ -32,8 +30,8 @@ def expected_time_mds(num_workers: int, num_blocks: int, rate: float = 1.0) -> f
     0.2994
     """
     _check(num_workers, num_blocks, rate)
-    waited = digamma(num_workers + 1) - digamma(num_workers - num_blocks + 1)
-    return float(1 + waited / rate) / num_blocks
+    waited = harmonic(num_workers) - harmonic(num_workers - num_blocks)
+    return (1 + waited / rate) / num_blocks
 
 
 def expected_time_repetition(num_workers: int, num_blocks: int, rate: float = 1.0) -> float:
@@ -51,7 +49,7 @@ def expected_time_repetition(num_workers: int, num_blocks: int, rate: float = 1.
     if num_workers % num_blocks:
         raise ValueError(f"num_blocks must divide num_workers = {num_workers}, got {num_blocks}")
     replicas = num_workers // num_blocks
-    return float(1 + (digamma(num_blocks + 1) - digamma(1)) / (replicas * rate)) / num_blocks
+    return (1 + harmonic(num_blocks) / (replicas * rate)) / num_blocks
 
 
 def optimal_num_blocks(num_workers: int, rate: float = 1.0) -> int:
@@ -88,7 +86,21 @@ def optimal_time(rate: float = 1.0) -> float:
     return -_lower_lambert(rate) / rate
 
 
+def harmonic(number: int) -> float:
+    """1 + 1 / 2 + ... + 1 / number.
+
+    >>> round(harmonic(4), 4)
+    2.0833
+    """
+    # Imported where it is used: scipy would make every command wait, `--help` too.
+    from scipy.special import digamma
+
+    return float(digamma(number + 1) - digamma(1))
+
+
 def _lower_lambert(rate: float) -> float:
+    from scipy.special import lambertw
+
     _check(1, 1, rate)
     return float(lambertw(-math.exp(-rate - 1), k=-1).real)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.special import digamma
 from torch import Tensor
+
+from phalanx.coding import harmonic
 
 
 def _check_rank(rank: int, num_workers: int) -> None:
@@ -83,8 +84,8 @@ class ShiftedExponential(DelayModel):
         `shift_s + mean_s (H_n - H_{n - rank})`, where H_n is the n-th harmonic number.
         """
         _check_rank(rank, num_workers)
-        waited = digamma(num_workers + 1) - digamma(num_workers - rank + 1)
-        return float(self.shift_s + self.mean_s * waited)
+        waited = harmonic(num_workers) - harmonic(num_workers - rank)
+        return self.shift_s + self.mean_s * waited
 
 
 @dataclass(frozen=True)
