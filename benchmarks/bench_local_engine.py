@@ -13,14 +13,13 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import TensorDataset
 
 import phalanx
 from measurement import write_measurement
-from peer import load_byzfl
+from peer import Federation, load_byzfl
 from phalanx.aggregation import GeometricMedian
 from phalanx.attacks import FixedWorkers, SignFlip
 from side_by_side import environment, side_by_side
@@ -45,56 +44,19 @@ def samples() -> TensorDataset:
 def peer_loop(
     peer: Any, model: str, dataset: TensorDataset, num_workers: int, num_byzantine: int
 ) -> Callable[[int], None]:
-    """Its classes, called as its own experiment runner calls them (distributed SGD)."""
-    share = len(dataset) // num_workers
-    loaders = [
-        DataLoader(
-            Subset(dataset, range(i * share, (i + 1) * share)), batch_size=SAMPLES, shuffle=True
-        )
-        for i in range(num_workers - num_byzantine)
-    ]
-    optimizer = {"learning_rate": 0.01, "weight_decay": 0.0, "learning_rate_decay": 0.5}
-    server = peer.Server(
-        {
-            "model_name": model,
-            "device": "cpu",
-            "optimizer_name": "SGD",
-            "milestones": [10**9],
-            "aggregator_info": {"name": "GeometricMedian", "parameters": {"nu": 0.1, "T": 3}},
-            "pre_agg_list": [],
-            "test_loader": loaders[0],
-            **optimizer,
-        }
+    """Distributed SGD against sign flipping, through the peer's geometric median."""
+    federation = Federation(
+        peer,
+        model,
+        dataset,
+        num_workers,
+        num_byzantine,
+        samples=SAMPLES,
+        learning_rate=0.01,
+        aggregator={"name": "GeometricMedian", "parameters": {"nu": 0.1, "T": 3}},
+        attack={"name": "SignFlipping", "f": num_byzantine, "parameters": {}},
     )
-    clients = [
-        peer.Client(
-            {
-                "model_name": model,
-                "device": "cpu",
-                "loss_name": "NLLLoss",
-                "LabelFlipping": False,
-                "nb_labels": 10,
-                "momentum": 0.9,
-                "training_dataloader": loader,
-                "store_per_client_metrics": False,
-            }
-        )
-        for loader in loaders
-    ]
-    attack = {"name": "SignFlipping", "f": num_byzantine, "parameters": {}}
-    liars = peer.ByzantineClient(attack)
-
-    def rounds(number: int) -> None:
-        for _ in range(number):
-            losses = np.array([client.compute_gradients() for client in clients])
-            losses.mean()
-            honest = [client.get_flat_gradients_with_momentum() for client in clients]
-            server.update_model_with_gradients(honest + liars.apply_attack(honest))
-            weights = server.get_dict_parameters()
-            for client in clients:
-                client.set_model_state(weights)
-
-    return rounds
+    return federation.rounds
 
 
 def our_loop(

@@ -1,6 +1,7 @@
 """The errors that a caller would act on. Bad arguments are plain `ValueError`s."""
 
 from collections.abc import Sequence
+from functools import partial
 
 
 class PhalanxError(Exception):
@@ -33,6 +34,22 @@ class DecodeError(TooManyByzantineError):
         bound: how many liars the code survives (`num_byzantine`); how many missing messages, for a
             code against erasures alone.
     """
+
+
+class RankLostError(PhalanxError):
+    """A rank of a process group is gone, or silent for longer than the group's timeout.
+
+    Attributes:
+        ranks: those of which it is known; whoever stops because another one did is named as well.
+    """
+
+    def __init__(self, message: str, *, ranks: Sequence[int]) -> None:
+        super().__init__(message)
+        self.ranks = list(ranks)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles with its keyword argument, so that it crosses process borders whole."""
+        return partial(type(self), str(self), ranks=self.ranks), ()
 
 
 def _rebuild(

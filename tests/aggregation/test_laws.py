@@ -18,9 +18,11 @@ from phalanx.aggregation import (
     Bulyan,
     CenteredClipping,
     CoordinateMedian,
+    CoordinateRule,
     GeometricMedian,
     Krum,
     Mean,
+    MeanAroundMedian,
     MoNNA,
     NearestNeighborMixing,
     NormClipping,
@@ -280,6 +282,50 @@ def test_a_finite_lie_is_not_dropped_and_does_not_matter(rule, size, scale, dtyp
     close(with_bound(rule, 2)(gradients), answer.value)
 
 
+@all_rules
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_dtype_stands_every_kind_of_message(rule, dtype):
+    """Poison, the largest numbers, all equal, and the smallest shapes; the answer is finite."""
+    rule, plain = with_bound(rule, 2), messages(12, 7, dtype=dtype)
+    before = plain.clone()
+    for value in (torch.nan, torch.inf, -torch.inf, torch.finfo(dtype).max, -1e4, 0.0):
+        gradients = plain.clone()
+        gradients[3], gradients[8, -1] = value, value
+        given = gradients.clone()
+        if not np.isfinite(value) and isinstance(rule, Mean):
+            with pytest.raises(TooManyByzantineError):
+                rule(gradients)
+            continue
+        answer = rule.explain(gradients)
+        assert torch.isfinite(answer.value).all()
+        assert answer.value.dtype == dtype
+        assert answer.dropped.sum() == (0 if np.isfinite(value) else 2)
+        assert torch.equal(gradients.nan_to_num(), given.nan_to_num())
+    for shape in ((12, 1), (12, 0), (1, 7), (1, 1), (1, 0)):
+        few = plain[: shape[0], : shape[1]]
+        alone = with_bound(rule, 0 if shape[0] == 1 else 2).explain(few)
+        assert alone.value.shape == shape[1:]
+        assert torch.isfinite(alone.value).all()
+    equal = plain[:1].expand(12, -1)
+    if not parts(rule) & {SignMajority}:
+        unit = torch.finfo(dtype).eps
+        torch.testing.assert_close(rule(equal), plain[0], rtol=4 * unit, atol=4 * unit)
+    assert torch.equal(plain, before)
+    with pytest.raises(ValueError, match="gradients must have shape"):
+        rule(torch.empty(0, 7, dtype=dtype))
+
+
+@without(*SHRINKS)
+@all_sizes
+def test_a_common_offset_does_not_drown_the_spread(rule, size):
+    """A thousand times the spread: judged as in float64, and the value to the digits left."""
+    gradients = (messages(*size) + 1e3 * messages(1, size[1], seed=5)).contiguous()
+    rounded, exact = rule.explain(gradients), rule.explain(gradients.double())
+    assert (rounded.value - exact.value).norm() < 1e-6 * gradients[0].norm()
+    assert torch.equal(rounded.suspects, exact.suspects)
+    torch.testing.assert_close(rounded.scores, exact.scores, rtol=1e-3, atol=0)
+
+
 @without(Mean, *DRAWS)
 def test_num_byzantine_is_checked(rule):
     with pytest.raises(ValueError, match="num_byzantine must be at least 0, got -1"):
@@ -329,3 +375,168 @@ def test_robust_as_published(rule, seed, num_byzantine, dim, lie, spread):
         honest = gradients[list(chosen)]
         variance = (honest - honest.mean(dim=0)).square().sum(dim=1).mean()
         assert (value - honest.mean(dim=0)).square().sum() <= bound * variance * (1 + 1e-9)
+
+
+SHARES = [3.0, 1.0, 2.0, 0.5, 5.0, 1.0, 0.25, 1.5, 2.0, 1.0, 4.0, 0.75]
+
+
+@all_rules
+@all_sizes
+@pytest.mark.parametrize("share", [0.1])
+def test_equal_weights_are_no_weights_to_the_bit(rule, size, share):
+    gradients = messages(*size)
+    one, other = rule.explain(gradients), rule.explain(gradients, weights=[share] * size[0])
+    for field, same in zip(one, other, strict=True):
+        assert (field is None and same is None) or torch.equal(field, same)
+    assert torch.equal(rule(gradients, weights=np.full(size[0], share)), one.value)
+    again, _ = rule.update(gradients, rule.init(size[1]), weights=torch.full((size[0],), share))
+    assert torch.equal(again.value, one.value)
+
+
+@all_rules
+def test_only_the_ratios_of_weights_matter(rule):
+    gradients = messages(12, 300)
+    value = rule(gradients, weights=SHARES)
+    for scale in (64, 1e-30, 1e300):
+        close(rule(gradients, weights=[scale * share for share in SHARES]), value)
+    close(rule.explain(gradients, SHARES).value, value)
+    close(rule.update(gradients, rule.init(300), SHARES)[0].value, value)
+
+
+@without(Krum)
+def test_weights_count(rule):
+    gradients = messages(12, 300)
+    assert (rule(gradients, weights=SHARES) - rule(gradients)).norm() > 1e-2
+
+
+@without(MoNNA, Bulyan, *DRAWS)
+def test_weights_follow_their_workers(rule):
+    gradients = messages(12, 300)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    shares = torch.tensor(SHARES)
+    one = rule.explain(gradients, weights=shares)
+    other = rule.explain(gradients[order], weights=shares[order])
+    close(other.value, one.value)
+    close(other.scores, one.scores[order])
+
+
+@all_rules
+@all_sizes
+@pytest.mark.parametrize(("left", "alike"), [(1e30, True), (torch.nan, False)])
+def test_who_has_no_weight_takes_no_part(rule, size, left, alike):
+    gradients = messages(*size)
+    gradients[[4, 7]] *= left
+    rest = torch.tensor([worker not in (4, 7) for worker in range(size[0])])
+    shares = torch.ones(size[0]) if alike else messages(size[0], 1, seed=3)[:, 0].exp()
+    answer = rule.explain(gradients, weights=shares * rest)
+    alone = rule.explain(gradients[rest], weights=shares[rest])
+    close(answer.value, alone.value)
+    close(answer.scores[rest], alone.scores)
+    close(rule(gradients, weights=shares * rest), alone.value)
+    for mark in (answer.scores, answer.dropped, answer.suspects):
+        assert not mark[~rest].any()
+    if answer.weights is not None:
+        close(answer.weights[rest], alone.weights)
+        assert not answer.weights[~rest].any()
+
+
+@robust_rules
+@all_sizes
+def test_who_is_dropped_takes_its_weight_along(rule, size):
+    rule = with_bound(rule, 2)
+    gradients, shares = messages(*size), messages(size[0], 1, seed=3)[:, 0].exp()
+    gradients[3, -1], shares[3] = torch.nan, 1e6
+    shares[5], gradients[5] = 0.0, torch.inf  # takes no part, so it does not count as dropped
+    rest = torch.tensor([worker not in (3, 5) for worker in range(size[0])])
+    answer = rule.explain(gradients, weights=shares)
+    close(answer.value, with_bound(rule, 1)(gradients[rest], weights=shares[rest]))
+    assert answer.dropped.nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        (Mean(), Mean()),
+        (CoordinateMedian(), CoordinateMedian()),
+        (GeometricMedian(), GeometricMedian()),
+        (CenteredClipping(0.5, 3), CenteredClipping(0.5, 3)),
+        (CenteredClipping(), CenteredClipping()),
+        (SignMajority(), SignMajority()),
+        (TrimmedMean(2), TrimmedMean(6)),
+        (MeanAroundMedian(2), MeanAroundMedian(6)),
+        (NormClipping() >> Mean(), NormClipping() >> Mean()),
+        (NormClipping() >> TrimmedMean(2), NormClipping() >> TrimmedMean(6)),
+    ],
+    ids=repr,
+)
+@given(seed=st.integers(0, 2**32 - 1), dim=st.sampled_from([1, 3, 40]), whole=st.booleans())
+def test_whole_weights_are_repeated_messages(rule, told, seed, dim, whole):
+    """Three messages for a worker on average, so that three times as many lies make the same."""
+    gradients = messages(8, dim, seed, torch.float64)
+    gradients = gradients.round() if whole else gradients  # many values are equal
+    draws = torch.Generator().manual_seed(seed)
+    counts = torch.randint(1, 5, (8,), generator=draws)
+    counts[torch.randperm(8, generator=draws)[0]] += 24 - int(counts.sum())
+    if counts.min() < 1:
+        return
+    repeated = gradients.repeat_interleave(counts, dim=0)
+    close(rule(gradients, weights=counts), told(repeated), 1e-6)
+
+
+@all_rules
+def test_mixtures_keep_to_the_weights_of_their_workers(rule):
+    """No worker pulls where it did not, and the weights of two alike are as their shares."""
+    answer = rule.explain(messages(12, 300), weights=SHARES)
+    if answer.weights is not None:
+        assert (answer.weights >= 0).all()
+        if not parts(rule) & set(SHRINKS):
+            assert answer.weights.sum().item() == pytest.approx(1.0)
+        close(answer.value.double(), answer.weights @ messages(12, 300).double())
+
+
+@all_rules
+@pytest.mark.parametrize(
+    ("weights", "names"),
+    [
+        ([1.0] * 11, "one number for each of 12 workers, got shape \\(11,\\)"),
+        ([[1.0]] * 12, "one number for each of 12 workers, got shape \\(12, 1\\)"),
+        ([1.0] * 11 + [-2.0], "finite and at least 0, got -2.0 for worker 11"),
+        ([1.0, torch.nan] * 6, "finite and at least 0, got nan for worker 1"),
+        ([1.0] * 11 + [torch.inf], "finite and at least 0, got inf for worker 11"),
+        ([0.0] * 12, "not all be 0"),
+        (["a"] * 12, "numbers, got"),
+    ],
+)
+def test_unfit_weights_are_refused(rule, weights, names):
+    gradients = messages(12, 5)
+    for ask in (
+        rule,
+        rule.explain,
+        lambda *given, **more: rule.update(*given, rule.init(5), **more),
+    ):
+        with pytest.raises(ValueError, match=f"weights must (be )?{names}"):
+            ask(gradients, weights=weights)
+
+
+def test_rules_that_give_weights_no_meaning_say_so():
+    class Largest(CoordinateRule):
+        def num_tolerated(self, num_workers):
+            return 0
+
+        def reducer(self, num_rows, num_byzantine):
+            return lambda block: block.max(dim=0).values
+
+    gradients = messages(5, 3)
+    assert torch.equal(Largest()(gradients, weights=[2] * 5), gradients.max(dim=0).values)
+    with pytest.raises(ValueError, match="weights must be None for Largest, got"):
+        Largest()(gradients, weights=[1, 2, 3, 4, 5])
+
+
+def test_lies_of_little_weight_do_not_matter_to_rules_that_count_mass():
+    """Nine of twelve lie, who stand for one sample each; three honest ones for a hundred."""
+    honest = messages(3, 300)
+    gradients = torch.cat([torch.full((9, 300), 1e6), honest])
+    shares = [1.0] * 9 + [100.0] * 3
+    for rule in (CoordinateMedian(), GeometricMedian(), TrimmedMean(1), MeanAroundMedian(1)):
+        assert rule(gradients, weights=shares).abs().max() <= honest.abs().max() * (1 + 1e-5)
+    assert CenteredClipping()(gradients, weights=shares).norm() < honest.norm()

@@ -107,11 +107,11 @@ class Middle(Aggregator):
     def num_tolerated(self, num_workers):
         return (num_workers - 1) // 2
 
-    def judge(self, rows):
-        return CoordinateMedian().judge(rows)
+    def judge(self, rows, masses=None):
+        return CoordinateMedian().judge(rows, masses)
 
-    def update(self, gradients, state):
-        return self.explain(gradients), (state[0] + 1,)
+    def step(self, rows, state, masses=None):
+        return self.judge(rows, masses), (state[0] + 1,)
 
 
 def test_any_rule_will_do():

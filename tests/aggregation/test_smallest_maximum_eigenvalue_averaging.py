@@ -17,11 +17,13 @@ def spread(rows):
     seed=st.integers(0, 2**32 - 1),
     num_workers=st.integers(2, 11),
     dim=st.sampled_from([1, 3, 30]),
-    lie=st.sampled_from([0.0, 3.0, 1e5]),
+    lie=st.sampled_from([0.0, 3.0, 1e5, 1e12]),
+    whole=st.booleans(),
 )
-def test_no_other_subset_spreads_less(seed, num_workers, dim, lie):
+def test_no_other_subset_spreads_less(seed, num_workers, dim, lie, whole):
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(num_workers, dim, generator=generator, dtype=torch.float64)
+    rows = rows.round() if whole else rows  # many subsets spread alike, or not at all
     num_byzantine = (num_workers - 1) // 2
     rows[:num_byzantine] += lie
     answer = SmallestMaximumEigenvalueAveraging(num_byzantine).explain(rows)
@@ -69,3 +71,21 @@ def test_what_is_never_looked_at_is_not_better(dim, seed):
     offsets = rows[inside] - rows[inside].mean(dim=1, keepdim=True)
     best = torch.linalg.matrix_norm(offsets, 2).square().min() / 8
     assert spread(kept) <= best * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("dim", [30, 3_000])
+def test_where_nobody_stands_out_among_many_no_exchange_is_better(dim):
+    """148,995 subsets, so that all but a few are judged by inertia alone."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(45, dim, generator=generator, dtype=torch.float64)
+    left_out = SmallestMaximumEigenvalueAveraging(4).explain(rows).suspects
+    least = spread_of_gram(rows[~left_out])
+    for out, back in itertools.product((~left_out).nonzero(), left_out.nonzero()):
+        other = ~left_out
+        other[out], other[back] = False, True
+        assert spread_of_gram(rows[other]) >= least * (1 - 1e-9)
+
+
+def spread_of_gram(rows):
+    offsets = rows - rows.mean(dim=0)
+    return torch.linalg.eigvalsh(offsets @ offsets.T)[-1]

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from phalanx.aggregation.sorting_network import OrderStatistics, comparators
+from phalanx.aggregation.sorting_network import OrderStatistics, comparators, trimming
 
 
 @pytest.mark.parametrize("num_rows", range(1, 13))
@@ -31,3 +31,29 @@ def test_leaves_out_what_nobody_asks_for():
     assert len(comparators(45, (22,))) < len(comparators(45, tuple(range(45))))
     assert len(comparators(2, (0, 1))) == 1
     assert comparators(1, (0,)) == ()
+
+
+@pytest.mark.parametrize("num_rows", range(1, 15))
+def test_trims_all_zeros_and_ones(num_rows):
+    """The 0-1 principle holds for selection too; the middle may lie in any order."""
+    block = torch.tensor(list(itertools.product([0.0, 1.0], repeat=num_rows))).T.contiguous()
+    exact = block.sort(dim=0).values
+    for trimmed in range((num_rows + 1) // 2):
+        ranks = tuple(range(trimmed, num_rows - trimmed))
+        found = torch.stack(OrderStatistics(num_rows, ranks, in_order=False)(block))
+        assert torch.equal(found.sort(dim=0).values, exact[list(ranks)])
+
+
+@pytest.mark.parametrize(("num_rows", "trimmed"), [(45, 4), (45, 1), (61, 7), (128, 2), (200, 5)])
+def test_trims_many(num_rows, trimmed):
+    block = torch.randn(num_rows, 50, generator=torch.Generator().manual_seed(0))
+    ordered = OrderStatistics(num_rows, tuple(range(trimmed, num_rows - trimmed)), in_order=False)
+    exact = block.sort(dim=0).values[trimmed : num_rows - trimmed]
+    assert torch.equal(torch.stack(ordered(block)).sort(dim=0).values, exact)
+    torch.testing.assert_close(ordered.mean(ordered.ranks), exact.mean(dim=0))
+
+
+def test_trimming_takes_less_than_sorting():
+    for num_rows, trimmed in ((15, 3), (45, 4), (100, 10)):
+        ranks = tuple(range(trimmed, num_rows - trimmed))
+        assert len(trimming(num_rows, trimmed)[0]) < 0.8 * len(comparators(num_rows, ranks))

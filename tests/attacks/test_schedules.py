@@ -4,7 +4,12 @@ import sys
 import pytest
 import torch
 
-from phalanx.attacks import FixedWorkers, Phases, RandomWorkers, SleeperWorkers
+from laws import concrete
+from phalanx import attacks
+from phalanx.attacks import FixedWorkers, Phases, RandomWorkers, Schedule, SleeperWorkers
+
+SCHEDULES = [kind() for kind in concrete(attacks, Schedule)]
+SCHEDULES += [Phases([RandomWorkers(2), SleeperWorkers([3])], [0, 5]), RandomWorkers(0)]
 
 
 def ids(mask):
@@ -67,6 +72,13 @@ def test_phases_follow_one_another_and_see_the_step_of_the_run():
         drawn = RandomWorkers(2).byzantine(step, 8, 0)
         assert phases.byzantine(step, 8, 0).equal(drawn)
     assert [ids(phases.byzantine(step, 8, 0)) for step in (6, 8, 9, 99)] == [[], [], [0], [0]]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_the_bad_for_good_are_in_the_end_bad_in_every_step(schedule):
+    steps = torch.stack([schedule.byzantine(step, 9, 4) for step in range(20, 60)])
+    always = steps.all(dim=0)
+    assert schedule.permanent(9, 4).equal(always)
 
 
 @pytest.mark.parametrize(

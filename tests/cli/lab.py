@@ -33,3 +33,11 @@ class MyModel(nn.Sequential):
 @dataclass(frozen=True)
 class MyAttack(ReverseGradient):
     """A reversed gradient, under another name."""
+
+
+@dataclass(frozen=True)
+class MyBrokenRule(Mean):
+    """A rule with a mistake."""
+
+    def judge(self, rows):
+        raise ArithmeticError("seven is not eight")

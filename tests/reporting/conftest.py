@@ -21,6 +21,8 @@ def make_run(tmp_path):
         accuracy: float | None = 0.964,
         loss: float | None = 0.5,
         residual: float | None = None,
+        suspicion: dict[int, float] | None = None,
+        excluded: dict[int, int] | None = None,
         weights: dict[str, torch.Tensor] | None = None,
         attack: str | None = None,
         stopped: str | None = None,
@@ -41,6 +43,8 @@ def make_run(tmp_path):
                 "suspects": list(suspects),
                 "missing": missing or {},
                 "residual": residual,
+                "suspicion": [(suspicion or {}).get(worker, 0.0) for worker in range(9)],
+                "excluded": [worker for worker, at in (excluded or {}).items() if step + 1 >= at],
                 "test_accuracy": accuracy if step == rounds - 1 else None,
                 "test_loss": None,
             }

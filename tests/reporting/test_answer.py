@@ -165,3 +165,10 @@ def test_rows_and_runs_must_match(make_run):
         answer([record], [])
     with pytest.raises(ValueError, match="got 0 rows for 0 runs"):
         answer([], [])
+
+
+def test_who_was_excluded_is_said_with_when(make_run):
+    one = say(make_run("a", excluded={3: 2}, **NAMED))
+    assert one.endswith("; worker 3 (after 2 rounds) was excluded.")
+    two = say(make_run("b", excluded={7: 3, 3: 1}, **NAMED))
+    assert two.endswith("; workers 3 (after 1 round) and 7 (after 3) were excluded.")

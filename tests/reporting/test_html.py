@@ -8,7 +8,15 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from phalanx.reporting import answer, compare, load_run, plot_accuracy, plot_workers, write_report
+from phalanx.reporting import (
+    answer,
+    compare,
+    load_run,
+    plot_accuracy,
+    plot_suspicion,
+    plot_workers,
+    write_report,
+)
 from phalanx.reporting.plots import worker_states
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -163,3 +171,25 @@ def test_plots_draw_on_the_axes_given(runs):
     assert [line.get_ydata()[-1] for line in axes.lines] == [0.964, 0.1, 0.964, 0.964]
     assert axes.get_xlabel() == "rounds completed"
     assert axes.get_ylabel() == "test accuracy (%)"
+
+
+def test_suspicion_is_a_map_of_workers_by_rounds_with_a_mark_at_every_exclusion(make_run, tmp_path):
+    folder = make_run("a", suspicion={2: 0.25, 5: 0.75}, excluded={5: 3})
+    record = load_run(folder)
+    ax = Figure().subplots()
+    plot_suspicion(record, ax)
+    (image,) = ax.images
+    assert image.get_array()[:, 0].tolist() == [0, 0, 0.25, 0, 0, 0.75, 0, 0, 0]
+    assert image.get_array().shape == (9, 4)
+    assert ax.lines[0].get_xydata().tolist() == [[3, 5]]
+    write_report([record], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert all(link.startswith(("#", "data:image/png")) for link in page.loaded)
+    assert "highest at the end 0.75, of worker 5; excluded: 5." in text
+    assert "worker 5 (after 3 rounds)" in text
+
+
+def test_no_map_where_nobody_is_under_suspicion(make_run, tmp_path):
+    write_report([load_run(make_run("a"))], tmp_path / "report.html")
+    assert "Suspicion" not in (tmp_path / "report.html").read_text()

@@ -8,7 +8,8 @@ import torch
 
 import phalanx.reproduce as room
 from laws import concrete
-from phalanx.reproduce import Draco, Finding, Findings, Plot, Recipe, Table, recipes, reproduce
+from phalanx.reporting import Plot, Table
+from phalanx.reproduce import Draco, Finding, Findings, Recipe, recipes, reproduce
 from phalanx.reproduce.run import Reproduction
 
 TINY = Draco(

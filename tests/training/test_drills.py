@@ -25,9 +25,9 @@ from phalanx.attacks import (
     SignFlip,
     StaleGradient,
 )
-from phalanx.coding import DracoRepetition
+from phalanx.coding import Detox, DracoRepetition
 from phalanx.training import Job, Local, Ray
-from phalanx.training.decoding import RuleDecoder, Uncoded
+from phalanx.training.decoding import CodeDecoder, RuleDecoder, Uncoded
 from phalanx.training.drills import roles
 from phalanx.training.memory import Memory
 from phalanx.training.parcel import Parcel
@@ -171,14 +171,27 @@ def test_attacks_are_told_the_rule_and_no_code():
     assert without.messages[[3, 5]].equal(attack(honest, 2))
 
 
+def test_attacks_that_know_detox_find_the_lie_that_wins_a_group():
+    code = Detox(9, num_byzantine=2, num_corrupted=1)
+    decoder, bad = CodeDecoder(code), list(code.groups[0][:2])
+    rows = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    honest = code.encode_all([rows])[[worker for worker in range(9) if worker not in bad]]
+    lie = torch.full((2, 4), 9.0)
+    found = decoder.aggregate(torch.cat([honest, lie]), decoder.init(4), bad)
+    expected = CoordinateMedian()(torch.stack([lie[0], rows[1], rows[2]]))
+    assert found.equal(expected)
+    one_is_missing = torch.cat([honest[1:], lie])
+    assert decoder.aggregate(one_is_missing, decoder.init(4), bad).equal(one_is_missing.mean(dim=0))
+
+
 def test_what_a_rule_cannot_take_is_left_to_the_decoder_to_report():
     decoder = RuleDecoder(CoordinateMedian(2), 7)
     messages = torch.arange(8.0).reshape(4, 2)
-    assert decoder.aggregate(messages, ()).equal(messages.mean(dim=0))
+    assert decoder.aggregate(messages, (), []).equal(messages.mean(dim=0))
     broken = torch.full((7, 2), torch.nan)
-    assert decoder.aggregate(broken, ()).isnan().all()
+    assert decoder.aggregate(broken, (), []).isnan().all()
     fit = torch.randn(7, 2)
-    assert decoder.aggregate(fit, ()).equal(CoordinateMedian(2)(fit))
+    assert decoder.aggregate(fit, (), []).equal(CoordinateMedian(2)(fit))
 
 
 def trained(rule, attack, **options):

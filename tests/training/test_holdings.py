@@ -11,16 +11,14 @@ from torch.utils.data import Dataset, TensorDataset
 
 import phalanx
 from laws import concrete
-from phalanx import attacks, data
+from phalanx import data
 from phalanx.aggregation import CoordinateMedian, Mean
 from phalanx.attacks import (
     FixedWorkers,
     LabelFlip,
     Mimic,
     Mixed,
-    Phases,
     RandomWorkers,
-    Schedule,
     SignFlip,
     SleeperWorkers,
     StaleGradient,
@@ -29,9 +27,6 @@ from phalanx.coding import DracoRepetition
 from phalanx.data import DirichletShards, IidShards, Shards, SortedShards
 from phalanx.training import Holdings, Local, Ray, WorkerMomentum
 from phalanx.training.holdings import deal
-
-SCHEDULES = [kind() for kind in concrete(attacks, Schedule)]
-SCHEDULES += [Phases([RandomWorkers(2), SleeperWorkers([3])], [0, 5]), RandomWorkers(0)]
 
 
 def some_data(num_samples=300, classes=5):
@@ -65,13 +60,6 @@ def trained(dataset=None, **options):
     defaults = {"steps": 12, "num_workers": 7, "batch_size": 70, "evaluate_every": 100}
     options = {**defaults, "shards": SortedShards(), **options}
     return phalanx.train(model, dataset or some_data(), **options)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_the_bad_for_good_are_in_the_end_bad_in_every_step(schedule):
-    steps = torch.stack([schedule.byzantine(step, 9, 4) for step in range(20, 60)])
-    always = steps.all(dim=0)
-    assert schedule.permanent(9, 4).equal(always)
 
 
 @given(

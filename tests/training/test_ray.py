@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, TensorDataset
 
+from phalanx.aggregation import CenteredClipping
 from phalanx.attacks import (
     ALittleIsEnough,
     Delay,
@@ -25,7 +26,7 @@ from phalanx.attacks import (
     Silence,
     WrongShape,
 )
-from phalanx.coding import DracoCyclic, DracoRepetition
+from phalanx.coding import Detox, DracoCyclic, DracoRepetition
 from phalanx.errors import DecodeError
 from phalanx.training import Job, Local, Ray, train
 from phalanx.training.batches import partition_samples
@@ -75,8 +76,11 @@ def rounds_until_all_are_back(session, job, first, seconds=60):
 FORGERS = Mixed(attacks=[GaussianNoise(), ALittleIsEnough(z=1.0), ReverseGradient()])
 
 
+BITWISE = [DracoRepetition(3, 1), Uncoded(5), Detox(7, 2, outer=CenteredClipping())]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("code", [DracoRepetition(3, 1), Uncoded(5)], ids=["repetition", "uncoded"])
+@pytest.mark.parametrize("code", BITWISE, ids=["repetition", "uncoded", "detox"])
 def test_the_same_seed_gives_the_bits_of_one_process(cluster, code):
     job = a_job(code, attack=FORGERS, schedule=RandomWorkers(2))
     parameters = parameters_of(job)

@@ -14,7 +14,14 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 import phalanx
 from laws import concrete
 from phalanx import aggregation, attacks, coding
-from phalanx.aggregation import Aggregator, CoordinateMedian, GeometricMedian, Krum, Mean
+from phalanx.aggregation import (
+    Aggregator,
+    CenteredClipping,
+    CoordinateMedian,
+    GeometricMedian,
+    Krum,
+    Mean,
+)
 from phalanx.attacks import (
     Attack,
     Constant,
@@ -32,11 +39,21 @@ from phalanx.attacks import (
     StaleGradient,
     WrongShape,
 )
-from phalanx.coding import Code, DracoCyclic, DracoRepetition
+from phalanx.coding import (
+    Code,
+    CyclicRepetition,
+    Detox,
+    DracoCyclic,
+    DracoRepetition,
+    ErasureHead,
+    FractionalRepetition,
+)
 from phalanx.errors import DecodeError, TooManyByzantineError
 from phalanx.training import Local
 
-CODES = concrete(coding, Code)
+AGAINST_LIARS = [kind for kind in concrete(coding, Code) if hasattr(kind(), "num_byzantine")]
+AGAINST_STRAGGLERS = [kind for kind in concrete(coding, Code) if kind not in AGAINST_LIARS]
+EXACT_CODES = [code for code in AGAINST_LIARS if code.exact]
 RULES = concrete(aggregation, Aggregator)
 ATTACKS = concrete(attacks, Attack)
 named = {"ids": lambda kind: kind.__name__}
@@ -97,7 +114,7 @@ def test_the_mean_of_one_partition_a_worker_is_plain_sgd(blobs, make_model, trai
 
 
 @pytest.mark.parametrize("attack", ATTACKS, **named)
-@pytest.mark.parametrize("code", CODES, **named)
+@pytest.mark.parametrize("code", EXACT_CODES, **named)
 def test_codes_end_with_the_weights_of_the_run_without_liars(trained, code, attack):
     reference = trained()
     run = trained(
@@ -112,6 +129,30 @@ def test_codes_end_with_the_weights_of_the_run_without_liars(trained, code, atta
         assert found == set(entry["byzantine"])
         # Nobody is behind in the first round.
         assert len(found) == (0 if attack is StaleGradient and entry["step"] == 0 else 3)
+
+
+@pytest.mark.parametrize("code", [FractionalRepetition(), CyclicRepetition()], ids=repr)
+@pytest.mark.parametrize("attack", [Silence(), NotFinite()], ids=repr)
+def test_exact_codes_end_with_the_weights_of_the_run_without_stragglers(trained, code, attack):
+    run = trained(code=code, attack=attack, byzantine=RandomWorkers(2))
+    assert_same_weights(run, trained())
+    assert all(entry["error"] == 0 for entry in run.rounds)
+    assert all(len(entry["missing"]) + len(entry["suspects"]) == 2 for entry in run.rounds)
+
+
+@pytest.mark.parametrize("code", AGAINST_STRAGGLERS, **named)
+def test_codes_against_stragglers_learn_without_two_workers(trained, code):
+    run = trained(code=code(num_workers=15), attack=Silence(), byzantine=RandomWorkers(2))
+    assert run.result["test_accuracy"] > 0.9
+    assert all(0 <= entry["error"] < 0.9 for entry in run.rounds)
+
+
+def test_the_error_that_missing_messages_leave_is_written_down(trained):
+    run = trained(
+        code=ErasureHead(15, copies=3), attack=Silence(), byzantine=FixedWorkers([0, 1, 2])
+    )
+    # Twelve of fifteen partitions are covered, and count 15 / 12 times.
+    assert all(entry["error"] == pytest.approx(0.5) for entry in run.rounds)
 
 
 @pytest.mark.filterwarnings("ignore:.*num_byzantine")
@@ -150,6 +191,25 @@ def test_repetition_is_bitwise_its_own_run_without_liars(trained):
     code = DracoRepetition(15, 3)
     liars = trained(code=code, attack=Mixed(), steps=60)
     assert weights(liars).equal(weights(trained(code=code, steps=60)))
+
+
+def test_groups_that_liars_never_win_end_with_the_bits_of_the_run_without_liars(trained):
+    code = Detox(15, num_byzantine=1, outer=CenteredClipping())
+    liars = trained(code=code, attack=Mixed(), steps=40)
+    assert weights(liars).equal(weights(trained(code=code, steps=40)))
+    assert all(set(entry["byzantine"]) <= set(entry["suspects"]) for entry in liars.rounds)
+    assert liars.result["test_accuracy"] > 0.9
+
+
+def test_detox_learns_where_liars_win_a_group_now_and_then(trained):
+    code = Detox(15, num_byzantine=3, num_buckets=5)
+    run = trained(code=code, attack=ReverseGradient(), steps=60)
+    won = [
+        sum(len(set(group) & set(entry["byzantine"])) > 1 for group in code.at(step).groups)
+        for step, entry in enumerate(run.rounds)
+    ]
+    assert max(won) == 1
+    assert run.result["test_accuracy"] > 0.9
 
 
 @pytest.mark.parametrize("code", [DracoCyclic(9, 2), DracoRepetition(9, 2)], ids=repr)

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import phalanx
+from phalanx.aggregation import CenteredClipping
 from phalanx.attacks import Mixed
-from phalanx.coding import DracoCyclic, DracoRepetition
+from phalanx.coding import Detox, DracoCyclic, DracoRepetition
 from phalanx.reporting import load_run
 
 OPTIMIZERS = {
@@ -80,7 +81,7 @@ def test_the_folder_holds_what_the_readers_need(trained, make_model):
     assert measured == [4, 9, 14]
     assert set(run.rounds[0]) == {
         *("step", "loss", "seconds", "compute_seconds", "decode_seconds"),
-        *("byzantine", "suspects", "missing", "residual"),
+        *("byzantine", "suspects", "missing", "residual", "error", "suspicion", "excluded"),
     }
     assert run.result["num_workers"] == 9
     assert run.result["redundancy"] == 3.0
@@ -111,6 +112,14 @@ def test_a_run_resumed_from_python_ends_with_the_bits_of_one_that_never_stopped(
     for one, other in zip(whole.rounds, resumed.rounds, strict=True):
         assert one["loss"] == other["loss"]
         assert one["suspects"] == other["suspects"]
+
+
+def test_groups_and_memory_of_detox_resume_to_the_same_bits(trained):
+    options = {"code": Detox(9, 1, outer=CenteredClipping()), "steps": 9}
+    whole = trained("whole", **options)
+    with pytest.raises(Killed):
+        trained("killed", on_round=killed_at(5), **options)
+    assert bits(trained("killed", resume=True, **options)) == bits(whole)
 
 
 def test_random_layers_and_batch_norm_resume_to_the_same_bits(trained, make_model):

@@ -30,7 +30,7 @@ from phalanx.attacks import (
     StaleGradient,
     WrongShape,
 )
-from phalanx.coding import DracoCyclic, DracoRepetition
+from phalanx.coding import Detox, DracoCyclic, DracoRepetition
 from phalanx.errors import TooManyByzantineError
 from phalanx.training import Job, Local, Memory, Ray, Session, WorkerMomentum
 from phalanx.training.decoding import Uncoded
@@ -252,6 +252,9 @@ class Forgetful(Session):
     def round(self, step, parameters, memory=NOTHING, aggregate=None):
         return self.inner.round(step, parameters, memory, aggregate)._replace(memory=NOTHING)
 
+    def exclude(self, workers):
+        self.inner.exclude(workers)
+
 
 class ForgetfulEngine(Engine):
     def start(self, job):
@@ -262,6 +265,12 @@ def test_engines_without_momentum_run_without_and_say_so_with():
     trained(engine=ForgetfulEngine(), worker_momentum=None, steps=2)
     with pytest.raises(ValueError, match="engine must know worker_momentum"):
         trained(engine=ForgetfulEngine())
+
+
+def test_replicas_that_change_from_round_to_round_have_no_common_momentum():
+    with pytest.raises(ValueError, match="worker_momentum needs workers that compute the same"):
+        trained(code=Detox(6, 1))
+    trained(code=Detox(6, 1, regroup=False), steps=2)
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Robust rules: one vector from the messages of workers some of whom lie."""
 
-from phalanx.aggregation.aggregate import Aggregate
+from phalanx.aggregation.aggregate import Aggregate, far_out
 from phalanx.aggregation.arc import ARC
-from phalanx.aggregation.base import Aggregator
+from phalanx.aggregation.base import Aggregator, State, require_tolerated
 from phalanx.aggregation.bucketing import Bucketing
 from phalanx.aggregation.bulyan import Bulyan
 from phalanx.aggregation.caf import CAF
@@ -21,6 +21,7 @@ from phalanx.aggregation.monna import MoNNA
 from phalanx.aggregation.multi_krum import MultiKrum
 from phalanx.aggregation.nearest_neighbor_mixing import NearestNeighborMixing
 from phalanx.aggregation.norm_clipping import NormClipping
+from phalanx.aggregation.passes import Shard
 from phalanx.aggregation.pipeline import Chain, Pipeline, PreAggregation
 from phalanx.aggregation.resampling import Resampling
 from phalanx.aggregation.sign_majority import SignMajority
@@ -55,8 +56,12 @@ __all__ = [
     "Pipeline",
     "PreAggregation",
     "Resampling",
+    "Shard",
     "SignMajority",
     "SmallestMaximumEigenvalueAveraging",
+    "State",
     "TrimmedMean",
     "Verdict",
+    "far_out",
+    "require_tolerated",
 ]

@@ -20,6 +20,9 @@ class Aggregate(NamedTuple):
         suspects: `(workers,)` bool; the workers that the rule holds to be lying: the dropped ones
             and those that it left out.
 
+    A worker whose sample weight is 0 is not judged: its score is 0, and it is neither dropped nor a
+    suspect.
+
     `value` lies on the device of the messages, the rest in main memory.
     """
 
@@ -28,6 +31,14 @@ class Aggregate(NamedTuple):
     scores: Float[Tensor, " workers"]
     dropped: Bool[Tensor, " workers"]
     suspects: Bool[Tensor, " workers"]
+
+    def only(self, present: Bool[Tensor, " workers"]) -> "Aggregate":
+        """The answer without a verdict on the workers that are not `present`."""
+        return self._replace(
+            scores=self.scores.where(present, 0.0),
+            dropped=self.dropped & present,
+            suspects=self.suspects & present,
+        )
 
 
 def far_out(distances: Float[Tensor, " workers"]) -> Bool[Tensor, " workers"]:

@@ -16,7 +16,11 @@ from phalanx.aggregation.base import (
     require_tolerated,
 )
 from phalanx.aggregation.krum import krum_scores
-from phalanx.aggregation.mean_around_median import mean_around_median
+from phalanx.aggregation.masses import normalized, present
+from phalanx.aggregation.mean_around_median import (
+    mean_around_median,
+    mean_around_weighted_median,
+)
 from phalanx.aggregation.mixtures import Mixtures, gather
 
 
@@ -63,11 +67,13 @@ class Bulyan(Aggregator):
             )
         return self.num_byzantine
 
-    def judge(self, rows: Float[Tensor, "workers dim"]) -> Aggregate:
+    def judge(
+        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
+    ) -> Aggregate:
         """The aggregate of stacked messages, and the verdict on every worker."""
-        bound = self.num_tolerated(len(rows))
-        mixtures = gather(rows)
-        return self.combine(mixtures, require_tolerated(mixtures.finite, bound), ())[0]
+        bound = self.num_tolerated(int(present(masses, len(rows)).sum()))
+        mixtures = gather(rows, masses)
+        return self.combine(mixtures, require_tolerated(mixtures.finite, bound, masses), ())[0]
 
     def combine(
         self, mixtures: Mixtures, num_byzantine: int, state: State
@@ -79,7 +85,14 @@ class Bulyan(Aggregator):
         suspects = torch.ones(len(squared), dtype=torch.bool)
         suspects[chosen] = False
         among = mixtures._replace(mixing=mixtures.mixing[chosen])
-        value = among.reduce(mean_around_median(num_chosen, num_chosen - 2 * num_byzantine))
+        num_kept = num_chosen - 2 * num_byzantine
+        mass = mixtures.geometry.mass
+        mass = None if mass is None else normalized(mass[chosen])
+        value = among.reduce(
+            mean_around_median(num_chosen, num_kept)
+            if mass is None
+            else mean_around_weighted_median(mass, float(num_kept))
+        )
         scores = krum_scores(squared, num_byzantine, "paper")
         return Aggregate(value, None, *mixtures.per_worker(scores, suspects)), state
 

@@ -1,6 +1,7 @@
 """Steps from the last aggregate, none longer than a radius."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -8,6 +9,7 @@ from phalanx.aggregation.aggregate import far_out
 from phalanx.aggregation.base import State, minority, require_not_negative
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
+from phalanx.aggregation.masses import middle
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class CenteredClipping(GeometryRule):
     >>> answer.value
     tensor([2.6667, 1.3322])
     """
+
+    weighs_masses: ClassVar[bool] = True
 
     radius: float | None = None
     """How far a single message may pull (tau); None: the median distance to the messages."""
@@ -68,13 +72,14 @@ class CenteredClipping(GeometryRule):
 
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """Weights by clipped steps from the last point of the geometry, which is the centre."""
-        gram, norms = geometry.reached_gram(), geometry.gram.diagonal()
+        gram, norms, masses = geometry.reached_gram(), geometry.gram.diagonal(), geometry.masses
         place = torch.zeros_like(norms)
         place[-1] = 1.0
         distances = _distances(gram, norms, place)
         for _ in range(self.iterations):
-            radius = distances.median() if self.radius is None else self.radius
-            shares = torch.where(distances <= radius, 1.0, radius / distances) / len(distances)
+            radius = middle(distances, masses) if self.radius is None else self.radius
+            factors = torch.where(distances <= radius, 1.0, radius / distances)
+            shares = factors * masses / len(masses)
             place = place * (1 - shares.sum())
             place[:-1] += shares
             distances = _distances(gram, norms, place)

@@ -8,6 +8,7 @@ from torch import Tensor
 from phalanx.aggregation.base import minority, require_not_negative
 from phalanx.aggregation.coordinate_rule import CoordinateRule, Reducer
 from phalanx.aggregation.sorting_network import OrderStatistics
+from phalanx.aggregation.weighted_order import weighted_order
 
 
 @dataclass(frozen=True)
@@ -52,3 +53,7 @@ class CoordinateMedian(CoordinateRule):
             return values[0] if len(values) == 1 else values[0] / 2 + values[1] / 2
 
         return middle
+
+    def weighted_reducer(self, mass: Float[Tensor, " rows"], num_byzantine: int) -> Reducer:
+        """The value with half of the mass on either side."""
+        return lambda block: weighted_order(block, mass).median()

@@ -1,6 +1,7 @@
 """The point with the smallest sum of distances to the messages."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -8,6 +9,7 @@ from phalanx.aggregation.aggregate import far_out
 from phalanx.aggregation.base import minority, require_not_negative
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
+from phalanx.aggregation.masses import middle
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class GeometricMedian(GeometryRule):
     >>> GeometricMedian()(torch.tensor([[1.0, 5.0], [1.0, 5.0], [900.0, -900.0]]))
     tensor([1., 5.])
     """
+
+    weighs_masses: ClassVar[bool] = True
 
     num_byzantine: int | None = None
     """Unusable messages that are survived (f); None: as many as are fewer than half."""
@@ -63,11 +67,13 @@ class GeometricMedian(GeometryRule):
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """Weights by Weiszfeld steps."""
         squared = geometry.squared_distances()
-        spreads = squared.sort(dim=1).values[:, len(squared) // 2]
+        masses = geometry.masses
+        spreads = middle(squared, masses, beyond=True)
         centre = spreads.argmin()
         typical = spreads[centre]
-        around = squared[centre] <= typical
-        weights = around / around.sum(dtype=torch.float64)
+        # Not to the bit, or rounding decides who of several equally near ones it starts from.
+        around = masses.where(squared[centre] <= typical * (1 + 1e-9), 0.0)
+        weights = around / around.sum()
         if typical in (0, torch.inf):  # more than half coincide, which settles it, or overflow
             distances = squared[centre].sqrt()
             return Verdict(weights, distances, far_out(distances))
@@ -76,7 +82,8 @@ class GeometricMedian(GeometryRule):
         for _ in range(self.max_iterations):
             pulls = gram @ weights
             near = (norms - 2 * pulls + weights @ pulls).clamp(min=self.smoothing**2 * typical)
-            before, weights = weights, near.rsqrt() / near.rsqrt().sum()
+            pull = masses * near.rsqrt()
+            before, weights = weights, pull / pull.sum()
             step = weights - before
             if step @ gram @ step <= self.tolerance**2 * typical:
                 break

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from phalanx.aggregation.aggregate import Aggregate
 from phalanx.aggregation.base import Aggregator, State, require_tolerated
 from phalanx.aggregation.gram import Geometry
-from phalanx.aggregation.messages import as_rows
+from phalanx.aggregation.masses import present
 from phalanx.aggregation.mixtures import Mixtures, gather
 
 
@@ -43,6 +43,10 @@ class GeometryRule(Aggregator):
 
     needs_geometry: ClassVar[bool] = True
 
+    weighs_masses: ClassVar[bool] = False
+    """Whether `weigh` heeds the masses of the messages. Otherwise the rule selects messages without
+    regard to them, and its weights are then multiplied by them."""
+
     @abstractmethod
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """Weights, scores and suspects among the finite messages.
@@ -52,24 +56,35 @@ class GeometryRule(Aggregator):
             num_byzantine: how many of them may still be lies.
         """
 
-    def judge(self, rows: Float[Tensor, "workers dim"]) -> Aggregate:
+    def judge(
+        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
+    ) -> Aggregate:
         """The aggregate of stacked messages, and the verdict on every worker."""
         fresh = self.init(rows.shape[1], dtype=rows.dtype, device=rows.device)
-        return self._round(rows, fresh)[0]
+        return self.step(rows, fresh, masses)[0]
 
-    def update(self, gradients: Any, state: State) -> tuple[Aggregate, State]:
-        """One round: the aggregate of the messages given the state, and the next state."""
-        return self._round(as_rows(gradients)[0], state)
+    def step(
+        self,
+        rows: Float[Tensor, "workers dim"],
+        state: State,
+        masses: Float[Tensor, " workers"] | None = None,
+    ) -> tuple[Aggregate, State]:
+        """One round on stacked messages: the answer, and the next state."""
+        bound = self.num_tolerated(int(present(masses, len(rows)).sum()))
+        mixtures = gather(rows, masses, centre=state[0] if state else None)
+        return self.combine(mixtures, require_tolerated(mixtures.finite, bound, masses), state)
 
     def combine(
         self, mixtures: Mixtures, num_byzantine: int, state: State
     ) -> tuple[Aggregate, State]:
         """One round on mixtures of messages, which are never formed."""
         known = mixtures.geometry.with_points(1 if state else 0)
-        answer = mixtures.weighted(*self.weigh(known, num_byzantine))
+        answer = self.answer(mixtures, self.weigh(known, num_byzantine))
         return answer, (answer.value,) if state else ()
 
-    def _round(self, rows: Tensor, state: State) -> tuple[Aggregate, State]:
-        bound = self.num_tolerated(len(rows))
-        mixtures = gather(rows, centre=state[0] if state else None)
-        return self.combine(mixtures, require_tolerated(mixtures.finite, bound), state)
+    def answer(self, mixtures: Mixtures, verdict: Verdict) -> Aggregate:
+        """The answer in terms of the workers, each weighed by its mass."""
+        weights = verdict.weights
+        if not self.weighs_masses:
+            weights = mixtures.geometry.by_mass(weights)
+        return mixtures.weighted(weights, verdict.scores, verdict.suspects)

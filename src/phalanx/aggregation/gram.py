@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from phalanx.aggregation.passes import finite_rows, working_dtype
+from phalanx.aggregation.passes import Shard, column_blocks, finite_rows, whole, working_dtype
 
-_BLOCK = 2048  # columns of one product: short enough for float32 sums, long enough for the kernel
-_BLOCKS_IN_PLACE = 64  # products per call where the messages are read as they lie
-_BLOCKS_COPIED = 8  # products per call where a block is first converted or centred
+_BLOCK = 4096  # columns of one product: short enough for float32 sums, long enough for the kernel
+_BLOCKS = 32  # products per call where there is no cache to fit
+_LANES = 8  # the rows of a product come in as many, or its kernels take a slow way for the rest
 _SMALL = 1 << 16  # numbers below which float64 costs nothing that anybody would notice
 _MAX_PASSES = 5
 
@@ -29,15 +29,31 @@ class Geometry(NamedTuple):
             the range of float64 has infinities and NaN in its own row and column only.
         num_points: rows at the end that are no messages, but points that were measured along:
             the origin if something clips, then the centre if the rule has one.
+        mass: `(messages,)` float64, how much each message counts, 1 on average; None if all count
+            alike.
     """
 
     gram: Float[Tensor, "rows rows"]
     num_points: int = 0
+    mass: Float[Tensor, " messages"] | None = None
 
     @property
     def num_messages(self) -> int:
         """Rows that are messages, or mixtures of them."""
         return len(self.gram) - self.num_points
+
+    @property
+    def masses(self) -> Float[Tensor, " messages"]:
+        """How much each message counts: ones if all count alike."""
+        alike = self.gram.new_ones(self.num_messages)
+        return alike if self.mass is None else self.mass
+
+    def by_mass(self, weights: Float[Tensor, " messages"]) -> Float[Tensor, " messages"]:
+        """Weights of messages times their masses, with the same sum."""
+        if self.mass is None:
+            return weights
+        weighed = weights * self.mass
+        return weighed / weighed.sum() * weights.sum()
 
     def squared_distances(self) -> Float[Tensor, "rows rows"]:
         """Squared distance of every pair; infinite where it is beyond the range of float64."""
@@ -60,15 +76,27 @@ class Geometry(NamedTuple):
         """The messages and the last few points alone."""
         kept = torch.ones(len(self.gram), dtype=torch.bool)
         kept[self.num_messages : len(kept) - num_points] = False
-        return Geometry(self.gram[kept][:, kept], num_points)
+        return self._replace(gram=self.gram[kept][:, kept], num_points=num_points)
+
+    def among(
+        self, kept: Bool[Tensor, " messages"], mass: Float[Tensor, " kept"] | None
+    ) -> "Geometry":
+        """Some of the messages, with these masses, and all points."""
+        kept = torch.cat([kept, kept.new_ones(self.num_points)])
+        return self._replace(gram=self.gram[kept][:, kept], mass=mass)
 
     def mixed(
-        self, matrix: Float[Tensor, "mixtures messages"], *, from_origin: bool = False
+        self,
+        matrix: Float[Tensor, "mixtures messages"],
+        mass: Float[Tensor, " mixtures"] | None = None,
+        *,
+        from_origin: bool = False,
     ) -> "Geometry":
         """How mixtures of the messages lie to one another, and to the points as they were.
 
         Args:
             matrix: the weights of the messages in every mixture; rows sum to one.
+            mass: how much each mixture counts, as in the attributes.
             from_origin: rows need not sum to one: what they lack belongs to the first point.
         """
         whole = torch.eye(len(matrix) + self.num_points, len(self.gram), dtype=torch.float64)
@@ -80,7 +108,7 @@ class Geometry(NamedTuple):
         gram = whole @ self.reached_gram() @ whole.T
         lost = (whole[:, ~self.reached()] != 0).any(dim=1)
         gram[lost], gram[:, lost] = torch.inf, torch.inf
-        return Geometry(gram, self.num_points)
+        return Geometry(gram, self.num_points, mass)
 
 
 def partial_gram(
@@ -96,7 +124,7 @@ def partial_gram(
 
     Args:
         rows: the messages, or a shard of their columns.
-        reference: the row to subtract from all; the origin if None, which saves a copy.
+        reference: the row to subtract from all; the origin if None.
         dtype: what the products are calculated in; float64, or by default float32 for float32 and
             narrower. Sums over blocks are float64 always.
         points: further rows, in the dtype and on the device of the messages, that come last in the
@@ -106,34 +134,32 @@ def partial_gram(
         float64, on the device of the rows. A row that is not finite, or whose products overflow,
         shows as a diagonal entry that is not finite, and spoils only its own row and column.
 
-    Cost: `workers^2 columns` multiply-adds; one pass over memory; a buffer of 16 384 columns where
-    the rows have to be centred or converted.
+    Cost: `workers^2 columns` multiply-adds; one pass over memory; a buffer of 4 096 columns a
+    thread. The copies cost less than the long strides between the rows would.
     """
     dtype = dtype or working_dtype(rows.dtype)
     num_workers, num_columns = rows.shape
     size = num_workers + (0 if points is None else len(points))
     total = torch.zeros(size, size, dtype=torch.float64, device=rows.device)
-    in_place = reference is None and rows.dtype == dtype
-    width = _BLOCK * (_BLOCKS_IN_PLACE if in_place else _BLOCKS_COPIED)
-    buffer = rows.new_empty(num_workers, 0 if in_place else min(width, num_columns), dtype=dtype)
-    for start in range(0, num_columns, width):
-        columns = rows[:, start : start + width]
-        further = None if points is None else points[:, start : start + width].to(dtype)
-        if further is not None and reference is not None:
-            further = further - columns[reference].to(dtype)
-        if not in_place:
-            columns = _centred(columns, reference, buffer[:, : columns.shape[1]])
-        total[:num_workers, :num_workers] += _products(columns, columns)
-        if further is not None:
-            across = _products(columns, further)
-            total[:num_workers, num_workers:] += across
-            total[num_workers:, :num_workers] += across.T
-            total[num_workers:, num_workers:] += _products(further, further)
+    pieces = list(column_blocks(num_columns, _BLOCK))
+    at_once = torch.get_num_threads() if rows.device.type == "cpu" else _BLOCKS
+    height, width = -(-size // _LANES) * _LANES, min(_BLOCK, num_columns)
+    blocks = rows.new_zeros(min(at_once, len(pieces)), height, width, dtype=dtype)
+    for first in range(0, len(pieces), at_once):
+        batch = pieces[first : first + at_once]
+        for block, columns in zip(blocks, batch, strict=False):
+            _fill(block[:size], [part[:, columns] for part in (rows, points) if part is not None])
+            if reference is not None:
+                block[:size] -= block[reference].clone()
+        used = blocks[: len(batch)]
+        total += torch.bmm(used, used.mT)[:, :size, :size].sum(dim=0, dtype=torch.float64)
     return total
 
 
 def measure(
-    rows: Float[Tensor, "workers dim"], points: Float[Tensor, "points dim"] | None = None
+    rows: Float[Tensor, "workers dim"],
+    points: Float[Tensor, "points dim"] | None = None,
+    shard: Shard | None = None,
 ) -> tuple[Geometry, Bool[Tensor, " workers"]]:
     """The geometry of the finite rows and of points, if given, and which rows are finite.
 
@@ -143,25 +169,32 @@ def measure(
     sample) names a better one for another pass. Rows that are not finite show on the diagonal, and
     only rows that do are looked at; products beyond the range of float32 make a float64 pass.
 
-    Cost: one pass, as a rule; at most five, under attack. Messages with a common offset far above
-    their spread must be centred block by block, which makes the pass about twice as long.
+    Of a shard of the columns it gives the geometry of the whole messages: Gram matrices add up, and
+    all that is decided here is decided on their sums.
+
+    Cost: one pass, as a rule; at most five, under attack.
 
     Float32 products rely on torch's default, `torch.set_float32_matmul_precision("highest")`: the
     lower settings (TF32, bfloat16) leave too few digits.
     """
-    finite = torch.ones(len(rows), dtype=torch.bool)
-    dtype = torch.float64 if rows.numel() <= _SMALL else working_dtype(rows.dtype)
-    reference = _reference(partial_gram(_sample(rows), dtype=torch.float64).cpu(), finite, None)
+    reference, finite = None, torch.ones(len(rows), dtype=torch.bool)
+    if shard is None:  # else a look at a sample would cost as much as it may save: a meeting of all
+        shard = whole(rows)
+        sampled = partial_gram(_sample(rows), dtype=torch.float64).cpu()
+        reference = _reference(sampled, finite, None)
+    small = len(rows) * shard.dim <= _SMALL
+    dtype = torch.float64 if small else working_dtype(rows.dtype)
     for _ in range(_MAX_PASSES):
-        gram = partial_gram(rows, reference, dtype, points).cpu()
+        gram = shard.add_up(partial_gram(rows, reference, dtype, points)).cpu()
         messages = gram[: len(rows), : len(rows)]
         norms = gram.diagonal()
-        odd = ~torch.isfinite(norms[: len(rows)])
-        finite &= finite_rows(rows, odd & finite)
+        odd = finite & ~torch.isfinite(norms[: len(rows)])
+        if odd.any():
+            finite &= ~shard.anywhere(~finite_rows(rows, odd))
         if reference is not None and not finite[reference]:
             reference = None
         elif dtype != torch.float64 and (
-            _out_of_range(norms[: len(rows)][finite], rows.shape[1])
+            _out_of_range(norms[: len(rows)][finite], shard.dim)
             or not torch.isfinite(norms[len(rows) :]).all()
         ):
             dtype = torch.float64
@@ -174,28 +207,12 @@ def measure(
     return Geometry(gram[kept][:, kept], num_points), finite
 
 
-def _products(one: Tensor, other: Tensor) -> Tensor:
-    """Inner products of all rows with all others, summed in float64 over short blocks."""
-    num_columns = one.shape[1]
-    total = torch.zeros(len(one), len(other), dtype=torch.float64, device=one.device)
-    whole = num_columns // _BLOCK * _BLOCK
-    if whole:
-        left, right = (
-            rows[:, :whole].view(len(rows), -1, _BLOCK).transpose(0, 1) for rows in (one, other)
-        )
-        total += torch.bmm(left, right.mT).sum(dim=0, dtype=torch.float64)
-    if whole < num_columns:
-        total += one[:, whole:] @ other[:, whole:].T
-    return total
-
-
-def _centred(columns: Tensor, reference: int | None, out: Tensor) -> Tensor:
-    if reference is None:
-        return out.copy_(columns)
-    if columns.dtype == out.dtype:
-        return torch.sub(columns, columns[reference], out=out)
-    out.copy_(columns)
-    return out.sub_(columns[reference].to(out.dtype))
+def _fill(block: Tensor, parts: list[Tensor]) -> None:
+    """Copies rows from several tensors below one another into a block that may be wider."""
+    width = parts[0].shape[1]
+    for place, part in zip(block.split([len(part) for part in parts]), parts, strict=True):
+        place[:, :width].copy_(part)
+    block[:, width:] = 0
 
 
 def _sample(rows: Tensor, pieces: int = 16, width: int = 256) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from phalanx.aggregation.aggregate import Aggregate
 from phalanx.aggregation.base import Aggregator, State, require_tolerated
+from phalanx.aggregation.masses import present
 from phalanx.aggregation.mixtures import Mixtures
 from phalanx.aggregation.passes import column_blocks, finite_rows, weighted_sum
 
@@ -31,29 +32,44 @@ class Mean(Aggregator):
         """0."""
         return 0
 
-    def merge(self, rows: Float[Tensor, "workers dim"]) -> Float[Tensor, " dim"]:
+    def merge(
+        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
+    ) -> Float[Tensor, " dim"]:
         """The aggregate alone."""
-        value = rows.mean(dim=0)
+        shares = _shares(masses, len(rows))
+        alike = bool((shares == shares[0]).all())
+        value = rows.mean(dim=0) if alike else weighted_sum(rows, shares)
         if torch.isfinite(value.sum()):
             return value
-        require_tolerated(finite_rows(rows, torch.ones(len(rows), dtype=torch.bool)), bound=0)
+        require_tolerated(finite_rows(rows, present(masses, len(rows))), 0, masses)
         for columns in column_blocks(len(value)):  # the sum overflowed, which the mean need not
-            value[columns] = rows[:, columns].double().div(len(rows)).sum(dim=0)
+            value[columns] = weighted_sum(rows[:, columns].double(), shares).to(value.dtype)
         return value
 
-    def judge(self, rows: Float[Tensor, "workers dim"]) -> Aggregate:
+    def judge(
+        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
+    ) -> Aggregate:
         """The aggregate of stacked messages, and the verdict on every worker."""
-        value = self.merge(rows)
+        weights = _shares(masses, len(rows))
         nobody = torch.zeros(len(rows), dtype=torch.bool)
-        weights = torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)
+        value = self.merge(rows, masses)
         return Aggregate(value, weights, torch.zeros_like(weights), nobody, nobody.clone())
 
     def combine(
         self, mixtures: Mixtures, num_byzantine: int, state: State
     ) -> tuple[Aggregate, State]:
         """The mean of mixtures of messages, which are never formed."""
-        weights = mixtures.mixing.mean(dim=0)
+        geometry = mixtures.geometry
+        weights = (geometry.masses / geometry.num_messages) @ mixtures.mixing
         value = weighted_sum(mixtures.rows, weights)
         scores = torch.zeros_like(weights)
         scores[~mixtures.finite] = torch.inf
         return Aggregate(value, weights, scores, ~mixtures.finite, ~mixtures.finite), state
+
+
+def _shares(masses: Tensor | None, num_workers: int) -> Tensor:
+    """What part of the mean every worker is."""
+    if masses is None:
+        return torch.full((num_workers,), 1 / num_workers, dtype=torch.float64)
+    shares = masses / masses.max()
+    return shares / shares.sum()

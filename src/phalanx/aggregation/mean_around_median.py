@@ -9,7 +9,7 @@ from torch import Tensor
 from phalanx.aggregation.base import require_majority, require_not_negative
 from phalanx.aggregation.coordinate_rule import CoordinateRule, Reducer
 from phalanx.aggregation.sorting_network import OrderStatistics
-from phalanx.aggregation.trimmed_mean import mean_of
+from phalanx.aggregation.weighted_order import WeightedOrder, weighted_order
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ class MeanAroundMedian(CoordinateRule):
         """The mean of the values nearest to the median."""
         return mean_around_median(num_rows, num_rows - num_byzantine)
 
+    def weighted_reducer(self, mass: Float[Tensor, " rows"], num_byzantine: int) -> Reducer:
+        """The mean of the mass nearest to the weighted median; the farthest f of it is left out."""
+        return mean_around_weighted_median(mass, float(len(mass) - num_byzantine))
+
 
 def mean_around_median(num_rows: int, num_kept: int) -> Reducer:
     """The mean of the `num_kept` values of a column that are nearest to its median.
@@ -62,11 +66,23 @@ def mean_around_median(num_rows: int, num_kept: int) -> Reducer:
     def around(block: Float[Tensor, "rows width"]) -> Float[Tensor, " width"]:
         values = ordered(block)
         median = values[(num_rows - 1) // 2] / 2 + values[num_rows // 2] / 2
-        kept = values[:num_kept]
         for rank in range(num_rows - num_kept):
             below, above = values[rank], values[rank + num_kept]
             pays = above - median < median - below
-            kept[rank % num_kept] = torch.where(pays, above, kept[rank % num_kept])
-        return mean_of(kept)
+            place = values[rank % num_kept]
+            torch.where(pays, above, place, out=place)
+        return ordered.mean(range(num_kept))
+
+    return around
+
+
+def mean_around_weighted_median(mass: Float[Tensor, " rows"], kept: float) -> Reducer:
+    """The mean of so much of the mass in a column as lies nearest to its weighted median."""
+
+    def around(block: Float[Tensor, "rows width"]) -> Float[Tensor, " width"]:
+        ordered = weighted_order(block, mass)
+        nearest = (ordered.values - ordered.median()).abs().argsort(dim=0, stable=True)
+        from_median = WeightedOrder(*(part.gather(0, nearest) for part in ordered))
+        return from_median.mean_between(0.0, kept)
 
     return around

@@ -9,11 +9,15 @@ from torch import Tensor
 
 from phalanx.aggregation.aggregate import Aggregate, far_out
 from phalanx.aggregation.gram import Geometry, measure
+from phalanx.aggregation.masses import normalized, present
 from phalanx.aggregation.passes import (
+    BLOCK,
     Reducer,
+    Shard,
     column_blocks,
     finite_rows,
     weighted_sum,
+    whole,
     working_dtype,
 )
 
@@ -23,12 +27,14 @@ class Mixtures(NamedTuple):
 
     Attributes:
         rows: the messages of all workers, `(workers, dim)`.
-        finite: `(workers,)` bool; the messages that take part.
+        finite: `(workers,)` bool; the messages that take part: finite, of a weight above 0.
         mixing: `(mixtures, workers)` float64; the mixtures are `mixing @ rows`, zero where a
             worker takes no part.
         geometry: how the mixtures lie to one another, and to the origin and the centre if these
-            were asked for. All zeros if nobody asked for it.
+            were asked for, and how much each counts. All zeros if nobody asked how they lie.
         centre: `(dim,)`, the last point of the geometry, or None.
+        shard: what the columns of the rows are of the whole messages, whose geometry this is; None
+            if they are all of them.
     """
 
     rows: Float[Tensor, "workers dim"]
@@ -36,14 +42,23 @@ class Mixtures(NamedTuple):
     mixing: Float[Tensor, "mixtures workers"]
     geometry: Geometry
     centre: Float[Tensor, " dim"] | None = None
+    shard: Shard | None = None
 
     def mixed(
-        self, matrix: Float[Tensor, "outputs mixtures"], *, from_origin: bool = False
+        self,
+        matrix: Float[Tensor, "outputs mixtures"],
+        mass: Float[Tensor, " outputs"] | None = None,
+        *,
+        from_origin: bool = False,
     ) -> "Mixtures":
-        """Mixtures of these mixtures; see `Geometry.mixed`."""
+        """Mixtures of these mixtures, each counted by its mass; see `Geometry.mixed`."""
+        if self.geometry.mass is not None:
+            weighed = matrix * self.geometry.mass
+            sums = weighed.sum(dim=1, keepdim=True)
+            matrix = weighed / sums.where(sums > 0, 1.0) * matrix.sum(dim=1, keepdim=True)
         return self._replace(
             mixing=matrix @ self.mixing,
-            geometry=self.geometry.mixed(matrix, from_origin=from_origin),
+            geometry=self.geometry.mixed(matrix, mass, from_origin=from_origin),
         )
 
     def values(self) -> Float[Tensor, "mixtures dim"]:
@@ -68,7 +83,7 @@ class Mixtures(NamedTuple):
         chosen = self.finite.nonzero().flatten()
         chosen = (chosen[mixing.argmax(dim=1)] if plain else chosen).to(self.rows.device)
         mixing = mixing.to(self.rows.device, dtype)
-        for columns in column_blocks(self.rows.shape[1]):
+        for columns in column_blocks(self.rows.shape[1], BLOCK):
             block = self.rows[chosen, columns].to(dtype)
             yield columns, block if plain else mixing @ block
 
@@ -102,26 +117,38 @@ class Mixtures(NamedTuple):
 
 def gather(
     rows: Float[Tensor, "workers dim"],
+    masses: Float[Tensor, " workers"] | None = None,
     *,
     origin: bool = False,
     centre: Float[Tensor, " dim"] | None = None,
+    shard: Shard | None = None,
 ) -> Mixtures:
-    """The finite messages, measured in one pass, along with the origin and a centre if wanted."""
+    """The finite messages of some mass, measured in one pass, with the origin or a centre."""
     points = []
     if origin:
         points.append(rows.new_zeros(1, 1).expand(1, rows.shape[1]))
     if centre is not None:
         centre = centre.to(rows)
         points.append(centre[None])
-    geometry, finite = measure(rows, _joined(points))
-    return Mixtures(rows, finite, _plain(finite), geometry, centre)
+    geometry, finite = measure(rows, _joined(points), shard)
+    kept = finite & present(masses, len(rows))
+    if masses is not None:
+        geometry = geometry.among(kept[finite], normalized(masses[kept]))
+    return Mixtures(rows, kept, _plain(kept), geometry, centre, shard)
 
 
-def gather_unmeasured(rows: Float[Tensor, "workers dim"]) -> Mixtures:
-    """The finite messages, for rules and mixtures that ask for no distances."""
-    finite = finite_rows(rows, torch.ones(len(rows), dtype=torch.bool))
-    mixing = _plain(finite)
-    return Mixtures(rows, finite, mixing, Geometry(mixing.new_zeros(len(mixing), len(mixing))))
+def gather_unmeasured(
+    rows: Float[Tensor, "workers dim"],
+    masses: Float[Tensor, " workers"] | None = None,
+    shard: Shard | None = None,
+) -> Mixtures:
+    """The finite messages of some mass, for who asks for no distances."""
+    here = present(masses, len(rows))
+    kept = here & ~(shard or whole(rows)).anywhere(here & ~finite_rows(rows, here))
+    mixing = _plain(kept)
+    mass = None if masses is None else normalized(masses[kept])
+    nowhere = mixing.new_zeros(len(mixing), len(mixing))
+    return Mixtures(rows, kept, mixing, Geometry(nowhere, mass=mass), shard=shard)
 
 
 def judge_by_distance(

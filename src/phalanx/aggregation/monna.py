@@ -63,7 +63,8 @@ class MoNNA(GeometryRule):
 
         Raises:
             ValueError: if there is no such worker.
-            TooManyByzantineError: if the message of the reference is not finite.
+            TooManyByzantineError: if the message of the reference is not finite, or its sample
+                weight is 0.
         """
         if self.reference >= len(mixtures.finite):
             raise ValueError(
@@ -72,7 +73,8 @@ class MoNNA(GeometryRule):
             )
         if not mixtures.finite[self.reference]:
             raise TooManyByzantineError(
-                f"the message of the reference, worker {self.reference}, is not finite",
+                f"the message of the reference, worker {self.reference}, is not finite, "
+                "or its sample weight is 0",
                 workers=[self.reference],
                 bound=0,
             )
@@ -80,7 +82,7 @@ class MoNNA(GeometryRule):
         if len(mixtures.mixing) != mixtures.finite.sum():
             position = int(mixtures.mixing[:, self.reference].argmax())
         known = mixtures.geometry.with_points(0)
-        return mixtures.weighted(*nearest_to(position, known, num_byzantine)), state
+        return self.answer(mixtures, nearest_to(position, known, num_byzantine)), state
 
 
 def nearest_to(row: int, geometry: Geometry, num_byzantine: int) -> Verdict:

@@ -46,6 +46,12 @@ class NearestNeighborMixing(PreAggregation):
         require_majority(num_byzantine, num_messages)
         return num_messages, num_byzantine
 
+    def mass(
+        self, matrix: Float[Tensor, "mixtures messages"], masses: Float[Tensor, " messages"]
+    ) -> Float[Tensor, " mixtures"]:
+        """A mixture counts as much as the message that it replaces."""
+        return masses
+
     def mix(
         self, geometry: Geometry, num_byzantine: int, random: torch.Generator
     ) -> Float[Tensor, "mixtures messages"]:

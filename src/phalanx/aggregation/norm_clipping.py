@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.aggregation.gram import Geometry
+from phalanx.aggregation.masses import middle
 from phalanx.aggregation.pipeline import PreAggregation
 
 
@@ -41,7 +42,8 @@ class NormClipping(PreAggregation):
     ) -> Float[Tensor, "mixtures messages"]:
         """A diagonal matrix of factors of at most 1."""
         norms = norms_of(geometry)
-        return shortened(norms, float(norms.median()) if self.radius is None else self.radius)
+        typical = middle(norms, geometry.masses).item()
+        return shortened(norms, typical if self.radius is None else self.radius)
 
 
 def norms_of(geometry: Geometry) -> Float[Tensor, " messages"]:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, overload
+from typing import ClassVar, overload
 
 import torch
 from jaxtyping import Float
@@ -14,8 +14,9 @@ from phalanx.aggregation.base import Aggregator, State, require_tolerated
 from phalanx.aggregation.coordinate_rule import CoordinateRule
 from phalanx.aggregation.gram import Geometry
 from phalanx.aggregation.krum import Krum
-from phalanx.aggregation.messages import as_rows
+from phalanx.aggregation.masses import normalized, present
 from phalanx.aggregation.mixtures import Mixtures, gather, gather_unmeasured
+from phalanx.aggregation.passes import Shard
 from phalanx.randomness import generator
 
 
@@ -49,6 +50,18 @@ class PreAggregation(ABC):
     def outcome(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
         """How many mixtures come out, and how many of them may contain lies."""
         return num_messages, num_byzantine
+
+    def mass(
+        self, matrix: Float[Tensor, "mixtures messages"], masses: Float[Tensor, " messages"]
+    ) -> Float[Tensor, " mixtures"]:
+        """How much every mixture counts: what the messages in it count, each dealt out in full.
+
+        Args:
+            matrix: what `mix` gave.
+            masses: how much each message counts.
+        """
+        dealt = matrix.sum(dim=0)
+        return matrix @ (masses / dealt.where(dealt > 0, 1.0))
 
     @overload
     def __rshift__(self, then: "PreAggregation | Chain") -> "Chain": ...
@@ -93,6 +106,9 @@ class Pipeline(Aggregator):
     parts that give it must agree. What parts draw at random depends on `seed` and the number of the
     round, which is part of the state: a run that is resumed draws the same. Calling the rule is the
     first round.
+
+    With sample weights, a mixture is the mean of its messages by their weights, and carries on what
+    these count. Which messages are mixed does not depend on the weights.
 
     Scores: of a worker, the average over the mixtures that it went into; the distance of the
     message to the aggregate where the rule is coordinate-wise. Suspects: who went into suspected
@@ -147,14 +163,46 @@ class Pipeline(Aggregator):
         bound = self.rule.num_tolerated(num_mixtures)
         return max(f for f in range(bound + 1) if self._outcome(num_workers, f)[1] <= bound)
 
-    def judge(self, rows: Float[Tensor, "workers dim"]) -> Aggregate:
+    def judge(
+        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
+    ) -> Aggregate:
         """The aggregate of stacked messages, and the verdict on every worker."""
         fresh = self.init(rows.shape[1], dtype=rows.dtype, device=rows.device)
-        return self._round(rows, fresh)[0]
+        return self.step(rows, fresh, masses)[0]
 
-    def update(self, gradients: Any, state: State) -> tuple[Aggregate, State]:
-        """One round: the aggregate of the messages given the state, and the next state."""
-        return self._round(as_rows(gradients)[0], state)
+    def step(
+        self,
+        rows: Float[Tensor, "workers dim"],
+        state: State,
+        masses: Float[Tensor, " workers"] | None = None,
+    ) -> tuple[Aggregate, State]:
+        """One round on stacked messages: the answer, and the next state."""
+        return self._round(rows, state, masses)
+
+    def update_shard(
+        self, rows: Float[Tensor, "workers columns"], state: State, shard: Shard
+    ) -> tuple[Aggregate, State]:
+        """One round where every process holds a shard of the columns of all messages.
+
+        All of them together do what `update` does on the whole messages: each gets its own columns
+        of the aggregate, and the same verdict as the others. A rule by itself goes as
+        `Pipeline((), rule)`.
+
+        Args:
+            rows: the columns at hand, of the messages of all workers.
+            state: the number of the round, and the same columns of what the rule remembers.
+            shard: what these columns are of the whole.
+
+        Raises:
+            ValueError: if the rule takes messages as a whole, and does not say how they are mixed.
+            TooManyByzantineError: if more messages are not finite than the rule survives, wherever
+                that is; on all shards alike.
+        """
+        if type(self.rule).combine is Aggregator.combine:
+            raise ValueError(
+                f"rule must implement combine to work on shards, got {type(self.rule).__name__}"
+            )
+        return self._round(rows, state, shard=shard)
 
     def told(self, num_byzantine: int) -> "Pipeline":
         """The pipeline with another `num_byzantine` in all parts."""
@@ -164,34 +212,47 @@ class Pipeline(Aggregator):
         ]
         return replace(self, before=before, rule=self.rule.told(num_byzantine))
 
-    def merge(self, rows: Float[Tensor, "workers dim"]) -> Float[Tensor, " dim"]:
+    def merge(
+        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
+    ) -> Float[Tensor, " dim"]:
         """The aggregate alone; a coordinate-wise rule takes no pass for scores."""
         if not isinstance(self.rule, CoordinateRule):
-            return self.judge(rows).value
-        mixtures, num_byzantine = self._mixed(rows, step=0, memory=())
-        return mixtures.reduce(self.rule.reducer(len(mixtures.mixing), num_byzantine))
+            return self.judge(rows, masses).value
+        mixtures, num_byzantine = self._mixed(rows, masses, step=0, memory=())
+        return self.rule.reduce(mixtures, num_byzantine)
 
-    def _round(self, rows: Tensor, state: State) -> tuple[Aggregate, State]:
+    def _round(
+        self, rows: Tensor, state: State, masses: Tensor | None = None, shard: Shard | None = None
+    ) -> tuple[Aggregate, State]:
         step, memory = state[0], state[1:]
-        mixtures, num_byzantine = self._mixed(rows, int(step), memory)
+        mixtures, num_byzantine = self._mixed(rows, masses, int(step), memory, shard)
         answer, memory = self.rule.combine(mixtures, num_byzantine, memory)
         return answer, (step + 1, *memory)
 
-    def _mixed(self, rows: Tensor, step: int, memory: State) -> tuple[Mixtures, int]:
+    def _mixed(
+        self,
+        rows: Tensor,
+        masses: Tensor | None,
+        step: int,
+        memory: State,
+        shard: Shard | None = None,
+    ) -> tuple[Mixtures, int]:
         """What the parts make of the messages, and how many mixtures may contain lies."""
-        bound = self.num_tolerated(len(rows))
+        bound = self.num_tolerated(int(present(masses, len(rows)).sum()))
         if self.rule.needs_geometry or any(part.needs_geometry for part in self.before):
             centre = memory[0] if self.rule.needs_geometry and memory else None
             origin = any(part.from_origin for part in self.before)
-            mixtures = gather(rows, origin=origin, centre=centre)
+            mixtures = gather(rows, masses, origin=origin, centre=centre, shard=shard)
         else:
-            mixtures = gather_unmeasured(rows)
-        num_byzantine = require_tolerated(mixtures.finite, bound)
+            mixtures = gather_unmeasured(rows, masses, shard)
+        num_byzantine = require_tolerated(mixtures.finite, bound, masses)
         for position, part in enumerate(self.before):
             random = generator(self.seed, "mixing", position, step)
             matrix = part.mix(mixtures.geometry, num_byzantine, random)
             _, num_byzantine = part.outcome(len(mixtures.mixing), num_byzantine)
-            mixtures = mixtures.mixed(matrix, from_origin=part.from_origin)
+            mass = mixtures.geometry.mass
+            carried = None if mass is None else normalized(part.mass(matrix, mass))
+            mixtures = mixtures.mixed(matrix, carried, from_origin=part.from_origin)
         return mixtures, num_byzantine
 
     def _declared(self) -> set[int]:

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.aggregation.base import require_majority, require_not_negative
 from phalanx.aggregation.coordinate_rule import CoordinateRule, Reducer
 from phalanx.aggregation.sorting_network import OrderStatistics
+from phalanx.aggregation.weighted_order import weighted_order
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,16 @@ class TrimmedMean(CoordinateRule):
 
     def reducer(self, num_rows: int, num_byzantine: int) -> Reducer:
         """The mean of the middle values, never a total less the extremes: these may be huge."""
-        ordered = OrderStatistics(num_rows, tuple(range(num_byzantine, num_rows - num_byzantine)))
+        ranks = tuple(range(num_byzantine, num_rows - num_byzantine))
+        ordered = OrderStatistics(num_rows, ranks, in_order=False)
 
         def middle(block: Float[Tensor, "rows width"]) -> Float[Tensor, " width"]:
-            return mean_of(ordered(block))
+            ordered(block)
+            return ordered.mean(ranks)
 
         return middle
 
-
-def mean_of(values: list[Float[Tensor, " width"]]) -> Float[Tensor, " width"]:
-    """The mean, which does not overflow where the sum would."""
-    total = torch.zeros_like(values[0])
-    for value in values:
-        total.add_(value, alpha=1 / len(values))
-    return total
+    def weighted_reducer(self, mass: Float[Tensor, " rows"], num_byzantine: int) -> Reducer:
+        """The mean of the mass in the middle; as much is cut off at either end as f rows have."""
+        start, stop = float(num_byzantine), mass.sum().item() - num_byzantine
+        return lambda block: weighted_order(block, mass).mean_between(start, stop)

@@ -14,8 +14,8 @@ class OptimalALittleIsEnough(PlannedAttack):
     """`ALittleIsEnough` with the shift, up or down, that moves this round's aggregate farthest.
 
     The bad workers know the rule, and try shifts on it: the largest distance between the
-    aggregate and the honest mean wins. Where they know no rule (none is given, or a code decodes),
-    they take it to be the plain mean.
+    aggregate and the honest mean wins. Where they know no rule (none is given, or an exact code
+    decodes), they take it to be the plain mean.
 
     Cost: `2 * evaluations + 1` aggregations a round, and a copy of all messages.
     Source: Shejwalkar, Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks

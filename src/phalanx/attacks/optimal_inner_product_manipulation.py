@@ -17,8 +17,8 @@ class OptimalInnerProductManipulation(PlannedAttack):
     """`InnerProductManipulation` with the `epsilon` that moves this round's aggregate farthest.
 
     The bad workers know the rule, and try factors on it: the largest distance between the
-    aggregate and the honest mean wins. Where they know no rule (none is given, or a code decodes),
-    they take it to be the plain mean.
+    aggregate and the honest mean wins. Where they know no rule (none is given, or an exact code
+    decodes), they take it to be the plain mean.
 
     Cost: `2 * evaluations + 1` aggregations a round, and a copy of all messages.
     Source: Xie, Koyejo, Gupta, "Fall of Empires", UAI 2019, with the line search of Allouah et al.,

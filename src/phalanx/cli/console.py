@@ -11,9 +11,8 @@ console = Console(highlight=False)
 complaints = Console(stderr=True, highlight=False)
 
 
-@contextmanager
-def round_progress(steps: int, title: str = "") -> Iterator[Callable[[Any], None]]:
-    """A bar that one call a round moves on; it shows the loss, and who was named last."""
+def progress_bar() -> Progress:
+    """A bar with the time left and a note; none where there is no terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -21,9 +20,19 @@ def round_progress(steps: int, title: str = "") -> Iterator[Callable[[Any], None
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    return Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        speed_estimate_period=3600,
+    )
+
+
+@contextmanager
+def round_progress(steps: int, title: str = "") -> Iterator[Callable[[Any], None]]:
+    """A bar that one call a round moves on; it shows the loss, and who was named last."""
+    with progress_bar() as bar:
         task = bar.add_task(title, total=steps, note="")
 
         def advance(entry: dict[str, Any]) -> None:

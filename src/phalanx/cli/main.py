@@ -1,5 +1,6 @@
 """The `phalanx` command."""
 
+import inspect
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 from rich.logging import RichHandler
 
+from phalanx.cli.compare import compare
 from phalanx.cli.console import complaints
 from phalanx.cli.demo import demo
 from phalanx.cli.listing import list_algorithms
@@ -20,6 +22,7 @@ from phalanx.errors import PhalanxError
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
+    "compare": compare,
     "report": report,
     "reproduce": reproduce,
     "list": list_algorithms,
@@ -35,12 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = config.command
     if command == "train" and not (config.train.out or config.train.resume):
         config.train.out = str(default_out())
+    if command == "compare" and not config.compare.out:
+        config.compare.out = str(default_out().with_name("compare-" + default_out().name))
     try:
         chosen = vars(parser.instantiate(config)[command])
     except ValueError as error:  # what a class has against its arguments
         parser.error(str(error))
     chosen.pop("config", None)
-    if command == "train":
+    if "_config" in inspect.signature(COMMANDS[command]).parameters:
         chosen["_config"] = _resolved(parser, config)
     try:
         COMMANDS[command](**chosen)
@@ -70,10 +75,12 @@ def _resumed(arguments: list[str]) -> list[str]:
 
 def _resolved(parser: Parser, config: Any) -> str:
     """The resolved options as YAML: the file that repeats the run."""
-    saved = config.train.clone()
-    saved.out = saved.resume = None
+    saved = config[config.command].clone()
+    for name in ("out", "resume"):
+        if name in saved:
+            saved[name] = None
     saved.pop("config", None)
-    text: str = parser.subcommands["train"].dump(saved, skip_unset=False)
+    text: str = parser.subcommands[config.command].dump(saved, skip_unset=False)
     return text
 
 
@@ -83,5 +90,9 @@ def _leave(message: str, code: int, chosen: dict[str, Any]) -> None:
     folder = chosen.get("resume") or chosen.get("out")
     if folder is not None and (folder / "checkpoints").is_dir():
         command = f"phalanx train --resume {folder}"
-        complaints.print(f"Go on with: {command}", soft_wrap=True, markup=False)
+    elif folder is not None and (folder / "cells").is_dir():
+        command = f"phalanx compare --config {folder / 'config.yaml'} --out {folder}"
+    else:
+        sys.exit(code)
+    complaints.print(f"Go on with: {command}", soft_wrap=True, markup=False)
     sys.exit(code)

@@ -42,6 +42,7 @@ def train(
     steps: int = 200,
     batch_size: int | None = None,
     seed: int = 0,
+    exclude_after: int | None = None,
     device: str = "cpu",
     evaluate_every: int = 20,
     checkpoint_every: int = 20,
@@ -71,6 +72,8 @@ def train(
         steps: Rounds in all.
         batch_size: Samples a round, over all partitions; 16 a partition if not given.
         seed: Of everything random: weights, order, drills.
+        exclude_after: Exclude a worker for good once it was suspected in so many rounds more than
+            its messages were held good; nobody if not given.
         device: Where the server keeps the model: cpu, cuda, cuda:1, ...
         evaluate_every: Rounds between evaluations on the test set.
         checkpoint_every: Rounds between checkpoints.
@@ -103,6 +106,7 @@ def train(
                 steps=steps,
                 batch_size=batch_size,
                 seed=seed,
+                exclude_after=exclude_after,
                 test=splits.test,
                 out=folder,
                 resume=resume is not None,

@@ -3,11 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+State = tuple[Tensor, ...]
+"""What a code remembers between rounds; empty for a code without memory."""
 
 
 class Decoded(NamedTuple):
@@ -18,19 +21,29 @@ class Decoded(NamedTuple):
         suspects: `(workers,)` bool, the workers whose messages arrived and are wrong.
         residual: the largest relative disagreement among the messages that were trusted: 0 where
             they agree to the bit; what remains below the decoder's tolerance otherwise.
+        error: what messages that are missing may have cost: the distance between `gradient` and the
+            mean is at most `error` times the root mean square of the norms of the partitions'
+            gradients. 0 from codes that are exact; rules that are no codes estimate none.
     """
 
     gradient: Float[Tensor, " dim"]
     suspects: Bool[Tensor, " workers"]
     residual: float
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
 class Code(ABC):
     """A gradient code: an assignment of partitions to workers, an encoder and a decoder.
 
-    The code holds hyper-parameters only and never changes.
+    The code holds hyper-parameters only and never changes. One that is drawn anew every round also
+    overrides `at`, and one that remembers something overrides `init` and `update`; the number of
+    partitions is the same in all rounds.
     """
+
+    exact: ClassVar[bool] = True
+    """Whether lies within the bound leave the decoded gradient as it is, up to rounding. Attacks
+    that know the server's rule search for a lie against codes that are not exact."""
 
     num_workers: int = 15
     """Workers (n in the papers)."""
@@ -39,6 +52,13 @@ class Code(ABC):
     @abstractmethod
     def assignment(self) -> Bool[Tensor, "workers partitions"]:
         """Which worker computes the gradient of which partition."""
+
+    def at(self, step: int) -> "Code":
+        """The code of one round, counted from 0: who computes what, and sends what, in it.
+
+        The code itself, unless it is drawn anew every round.
+        """
+        return self
 
     def width(self, dim: int) -> int:
         """Numbers in a message about `dim` parameters: as many, unless the code says otherwise."""
@@ -85,6 +105,39 @@ class Code(ABC):
         Raises:
             DecodeError: if more is wrong than the code survives.
         """
+
+    def can_decode(self, arrived: Bool[Tensor, " workers"]) -> bool:
+        """Whether the messages of these workers suffice, if none of them lies.
+
+        An engine need not wait for more; one that fears liars does. By default all are needed.
+        """
+        return bool(arrived.all())
+
+    @property
+    def min_workers(self) -> int:
+        """The number of workers of whom any so many suffice, if none of them lies."""
+        return self.num_workers
+
+    def init(
+        self, dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> State:
+        """The state before the first round: `dim` parameters of this dtype and device."""
+        return ()
+
+    def update(
+        self,
+        messages: Float[Tensor, "workers width"],
+        arrived: Bool[Tensor, " workers"] | None,
+        state: State,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Decoded, State]:
+        """Decodes one round given the state; also the next state. See `decode`.
+
+        A code that is drawn anew counts the rounds in its state: messages are those of `at(step)`
+        in the `step`-th call from `init` on.
+        """
+        return self.decode(messages, arrived, generator=generator), state
 
     @property
     def num_partitions(self) -> int:

@@ -1,16 +1,13 @@
 """DRACO with the repetition code: groups of workers do the same work, and each group votes."""
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from phalanx.coding.base import Code, Decoded
@@ -18,15 +15,14 @@ from phalanx.coding.columns import blocks as column_blocks
 from phalanx.coding.groups import (
     check_bound,
     check_messages,
+    check_owned,
     check_partitions,
     consecutive_groups,
+    group_lengths,
     name,
 )
+from phalanx.coding.voting import vote
 from phalanx.errors import DecodeError
-
-_COMPARED = 65_536  # words at a time: the leader's block is read from the cache, not again
-_COLUMNS = 32_768  # columns of a group whose distances are added up at a time
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -58,8 +54,9 @@ class DracoRepetition(Code):
     >>> import torch
     >>> from phalanx.coding import DracoRepetition
     >>> code = DracoRepetition(num_workers=3, num_byzantine=1)
-    >>> code.decode(torch.tensor([[6.0], [-100.0], [6.0]]))
-    Decoded(gradient=tensor([2.]), suspects=tensor([False,  True, False]), residual=0.0)
+    >>> decoded = code.decode(torch.tensor([[6.0], [-100.0], [6.0]]))
+    >>> decoded.gradient, decoded.suspects
+    (tensor([2.]), tensor([False,  True, False]))
     """
 
     num_byzantine: int = 3
@@ -83,9 +80,7 @@ class DracoRepetition(Code):
     @cached_property
     def groups(self) -> tuple[range, ...]:
         """The workers of each group."""
-        size = 2 * self.num_byzantine + 1
-        number = self.num_workers // size
-        return consecutive_groups([size] * (number - 1) + [self.num_workers - size * (number - 1)])
+        return consecutive_groups(group_lengths(self.num_workers, 2 * self.num_byzantine + 1))
 
     @cached_property
     def assignment(self) -> Bool[Tensor, "workers partitions"]:
@@ -97,18 +92,22 @@ class DracoRepetition(Code):
             held[group.start : group.stop, list(owned)] = True
         return held
 
+    def can_decode(self, arrived: Bool[Tensor, " workers"]) -> bool:
+        """Whether a message of each group is there."""
+        return all(bool(arrived[group.start : group.stop].any()) for group in self.groups)
+
+    @property
+    def min_workers(self) -> int:
+        """All but one less than the smallest group has."""
+        return self.num_workers - min(map(len, self.groups)) + 1
+
     def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
         """The plain sum of the worker's gradients, in order, so that replicas agree to the bit.
 
         Raises:
             ValueError: if there is not one gradient for each partition that the worker owns.
         """
-        owned = int(self.assignment[worker].sum())
-        if len(gradients) != owned:
-            raise ValueError(
-                f"gradients must have one row for each of the {owned} partitions of worker "
-                f"{worker}, got {len(gradients)}"
-            )
+        check_owned(len(gradients), int(self.assignment[worker].sum()), worker)
         total = gradients[0].clone()
         for gradient in gradients[1:]:
             total += gradient
@@ -155,15 +154,12 @@ class DracoRepetition(Code):
         here = arrived.cpu()
         for group in self.groups:
             voters = [worker for worker in group if here[worker]]
-            if self.tolerance == 0:
-                party, spread = _equal_majority(messages, voters, generator), 0.0
-            else:
-                party, spread = _close_majority(messages, voters, self.tolerance)
-            if not party:
+            party = vote(messages, voters, self.tolerance, generator)
+            if not party.members:
                 raise self._error(group, voters, "no strict majority of their messages agrees")
-            winners.append(party[0])
-            agreed += party
-            residual = max(residual, spread)
+            winners.append(party.members[0])
+            agreed += party.members
+            residual = max(residual, party.spread)
         gradient = self._mean(messages, winners)
         suspects = here.clone()
         suspects[agreed] = False
@@ -197,74 +193,3 @@ class DracoRepetition(Code):
             workers=list(group),
             bound=self.num_byzantine,
         )
-
-
-def _equal_majority(messages: Tensor, voters: list[int], generator: torch.Generator) -> list[int]:
-    """The voters of the strict majority that agree to the bit; empty if there is none."""
-    majority, undecided = len(voters) // 2 + 1, list(voters)
-    while len(undecided) >= majority:
-        leader = undecided[int(torch.randint(len(undecided), (), generator=generator))]
-        party = _equal_to(messages, leader, undecided)
-        if len(party) >= majority:
-            return party
-        undecided = [voter for voter in undecided if voter not in party]
-    return []
-
-
-def _equal_to(messages: Tensor, leader: int, voters: list[int]) -> list[int]:
-    """Those of the voters that sent the leader's bits; one pass, which the unequal leave early."""
-    bits = messages.view(_INTEGERS[messages.element_size()])  # tells 0 from -0, and NaN from NaN
-    # On the CPU NumPy compares three times as fast as torch, and lets go of the GIL meanwhile.
-    rows: Any = bits if bits.is_cuda else _words(bits.numpy())
-    equal: Callable[[Any, Any], bool] = torch.equal if bits.is_cuda else np.array_equal
-    party = set(voters)
-
-    def compare(columns: slice) -> None:
-        ours = rows[leader, columns]
-        for voter in party - {leader}:
-            if not equal(rows[voter, columns], ours):
-                party.discard(voter)
-
-    pieces = list(column_blocks(rows.shape[1], _COMPARED))
-    if len(pieces) > 1 and not bits.is_cuda:
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(compare, pieces))
-    else:
-        for columns in pieces:
-            compare(columns)
-    return sorted(party)
-
-
-def _words(table: NDArray[Any]) -> NDArray[Any]:
-    """The rows as 64-bit words, of which there are fewer to compare, where they come out even."""
-    dense = table.shape[1] > 0 and table.strides[1] == table.itemsize
-    return table.view(np.uint64) if dense and table[0].nbytes % 8 == 0 else table
-
-
-def _close_majority(
-    messages: Tensor, voters: list[int], tolerance: float
-) -> tuple[list[int], float]:
-    """The largest party around one voter within `tolerance`, that voter first, and its spread.
-
-    The party is empty if it is no strict majority.
-    """
-    finite = [voter for voter in voters if messages[voter].isfinite().all()]
-    majority = len(voters) // 2 + 1
-    if len(finite) < majority:
-        return [], 0.0
-    distances = torch.zeros(len(finite), len(finite), dtype=torch.float64)
-    norms = torch.zeros(len(finite), dtype=torch.float64)
-    for columns in column_blocks(messages.shape[1], _COLUMNS):
-        rows = messages[finite, columns].double()
-        norms += rows.square().sum(dim=1).cpu()
-        # Differences, not a Gram matrix: its cancellation loses the digits that replicas differ in.
-        distances += torch.stack([(rows - row).square().sum(dim=1) for row in rows]).cpu()
-    longer = torch.maximum(norms[:, None], norms[None, :])
-    relative = (distances / longer.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
-    near = relative <= tolerance
-    center = int(near.sum(dim=1).argmax())
-    if int(near[center].sum()) < majority:
-        return [], 0.0
-    others = [voter for voter, same in zip(finite, near[center].tolist(), strict=True) if same]
-    party = [finite[center], *(voter for voter in others if voter != finite[center])]
-    return party, relative[center][near[center]].max().item()

@@ -4,11 +4,13 @@ from phalanx.reporting.answer import answer
 from phalanx.reporting.comparison import SAME_WEIGHTS, Row, compare
 from phalanx.reporting.detection import Detection, detection
 from phalanx.reporting.html import write_report
+from phalanx.reporting.page import Plot, Table, drawn, markdown_table, render_page
 from phalanx.reporting.plots import (
     plot_accuracy,
     plot_loss,
     plot_residual,
     plot_seconds,
+    plot_suspicion,
     plot_workers,
 )
 from phalanx.reporting.record import RunRecord, load_run
@@ -17,17 +19,23 @@ from phalanx.reporting.table import terminal_table
 __all__ = [
     "SAME_WEIGHTS",
     "Detection",
+    "Plot",
     "Row",
     "RunRecord",
+    "Table",
     "answer",
     "compare",
     "detection",
+    "drawn",
     "load_run",
+    "markdown_table",
     "plot_accuracy",
     "plot_loss",
     "plot_residual",
     "plot_seconds",
+    "plot_suspicion",
     "plot_workers",
+    "render_page",
     "terminal_table",
     "write_report",
 ]

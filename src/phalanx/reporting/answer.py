@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from phalanx.reporting.comparison import SAME_WEIGHTS, Row, is_honest
 from phalanx.reporting.detection import detection, liars, total
-from phalanx.reporting.record import RunRecord, byzantine, suspects
+from phalanx.reporting.record import RunRecord, byzantine, excluded, suspects
 from phalanx.reporting.wording import count, difference, excerpt, listed, percent, score
 
 NOTABLE_FALL = 0.01
@@ -33,7 +33,7 @@ def _one(record: RunRecord) -> str:
         error = record.error and f" by an error (“{excerpt(record.error)}”)"
         how = f"was stopped{error}" if error else "is not finished"
         outcome = f"The run {how} after {rounds}{at and f', last measured {at}'}"
-    clauses = [outcome, _loss(record), _liars(record)]
+    clauses = [outcome, _loss(record), _liars(record), _excluded(record)]
     return "; ".join(clause for clause in clauses if clause) + "."
 
 
@@ -60,6 +60,18 @@ def _liars(record: RunRecord) -> str:
     if found.precision is not None:
         scores.insert(0, f"precision {score(found.precision)}")
     return f"{_who(record, lying, 'lied')} and {verdict} ({', '.join(scores)})"
+
+
+def _excluded(record: RunRecord) -> str:
+    """For example "workers 3 (after 10 rounds) and 7 (after 12) were excluded"."""
+    since = sorted(excluded(record).items(), key=lambda pair: (pair[1], pair[0]))
+    if not since:
+        return ""
+    (first, rounds), *others = since
+    parts = [f"{first} (after {count(rounds, 'round')})"]
+    parts += [f"{worker} (after {later})" for worker, later in others]
+    noun, verb = ("workers", "were") if others else ("worker", "was")
+    return f"{noun} {listed(parts)} {verb} excluded"
 
 
 def _who(record: RunRecord, groups: list[set[int]], verb: str = "were") -> str:

@@ -1,46 +1,29 @@
 """The report: one HTML file that needs nothing else."""
 
-import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from phalanx import __version__
+from phalanx.files import whole
 from phalanx.reporting.answer import answer
 from phalanx.reporting.comparison import Row, compare, with_reference
 from phalanx.reporting.detection import detection
+from phalanx.reporting.page import Plot, drawn, render_page
 from phalanx.reporting.plots import (
     plot_accuracy,
     plot_loss,
     plot_residual,
     plot_seconds,
+    plot_suspicion,
     plot_workers,
 )
-from phalanx.reporting.record import RunRecord, missing, worker_ids
-from phalanx.reporting.svg import inline_svg
+from phalanx.reporting.record import RunRecord, excluded, missing, worker_ids
 from phalanx.reporting.table import MEANINGS, cells
 from phalanx.reporting.wording import count, duration, listed, percent
 
 _SIZE = (5.6, 3.0)  # inches
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure of the report."""
-
-    title: str
-    """What it shows, as a heading."""
-    caption: str
-    """How to read it."""
-    svg: Markup
-    """The `<svg>` element."""
 
 
 def write_report(
@@ -67,40 +50,33 @@ def write_report(
         raise ValueError("records must hold at least one run, got none")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name(path.name + ".partial")
-    partial_path.write_text(_render(records, reference, title), encoding="utf-8")
-    os.replace(partial_path, path)
-
-
-def page_style() -> Markup:
-    """The style sheet of every page that the package writes."""
-    return Markup(files("phalanx.reporting").joinpath("style.css").read_text(encoding="utf-8"))
+    page = _render(records, reference, title)
+    with whole(path) as beside:
+        beside.write_text(page, encoding="utf-8")
 
 
 def _render(records: Sequence[RunRecord], reference: RunRecord | None, title: str | None) -> str:
     rows = compare(records, reference)
     records = with_reference(records, reference)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    pages = files("phalanx.reporting")
-    template = environment.from_string(pages.joinpath("report.html.j2").read_text(encoding="utf-8"))
     headers, lines = cells(rows)
     default_title = records[0].title if len(records) == 1 else f"{len(records)} runs side by side"
-    return template.render(
+    folders = "folder" if len(records) == 1 else "folders"
+    return render_page(
+        "phalanx.reporting",
+        "report.html.j2",
         title=title or default_title,
-        style=page_style(),
+        kind="Phalanx " + ("run report" if len(records) == 1 else "comparison"),
         answer=answer(records, rows),
+        origin=f" from the run {folders} named above",
         rows=list(zip(rows, lines, strict=True)),
         headers=headers,
         meanings={name: MEANINGS[name] for name in headers if name in MEANINGS},
-        plots=_plots(records, rows),
+        plots=drawn(_plots(records, rows)),
         records=records,
         facts=_facts,
         repeat=_repeat,
         environments=_environments(records),
         methods=_methods(records),
-        version=__version__,
     )
 
 
@@ -109,60 +85,61 @@ def _plots(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Plot]:
     plots = []
     if any(record.series("test_accuracy") for record in records):
         ends = listed([f"{row.title} {percent(row.test_accuracy)}" for row in rows])
-        svg = inline_svg(
-            partial(plot_accuracy, records),
-            name="accuracy",
-            alt=f"Test accuracy over rounds. Last values: {ends}.",
-            size=_SIZE,
-        )
-        plots.append(Plot("Test accuracy", "On the whole test set. Higher is better.", svg))
+        alt = f"Test accuracy over rounds. Last values: {ends}."
+        caption = "On the whole test set. Higher is better."
+        plots.append(Plot("Test accuracy", caption, alt, partial(plot_accuracy, records), _SIZE))
     if any(value > 0 for record in records for _, value in record.series("loss")):
-        svg = inline_svg(
-            partial(plot_loss, records),
-            name="loss",
-            alt=f"Training loss over rounds. Last values: {_last(records, 'loss')}.",
-            size=_SIZE,
-        )
-        plots.append(Plot("Training loss", "Lower is better; what is not finite is left out.", svg))
+        alt = f"Training loss over rounds. Last values: {_last(records, 'loss')}."
+        caption = "Lower is better; what is not finite is left out."
+        plots.append(Plot("Training loss", caption, alt, partial(plot_loss, records), _SIZE))
     if any(row.round_seconds is not None for row in rows):
         spent = listed([f"{row.title} {duration(row.round_seconds)}" for row in rows])
-        svg = inline_svg(
-            partial(plot_seconds, rows),
-            name="seconds",
-            alt=f"Median time a round, split into computing, decoding and the rest: {spent}.",
-            size=(_SIZE[0], 1.1 + 0.32 * max(len(rows), 2)),
-        )
+        alt = f"Median time a round, split into computing, decoding and the rest: {spent}."
         caption = "Medians. The rest is moving messages, staging attacks, the step and evaluation."
-        plots.append(Plot("Time a round", caption, svg))
+        size = (_SIZE[0], 1.1 + 0.32 * max(len(rows), 2))
+        plots.append(Plot("Time a round", caption, alt, partial(plot_seconds, rows), size))
     if any(value > 0 for record in records for _, value in record.series("residual")):
-        svg = inline_svg(
-            partial(plot_residual, records),
-            name="residual",
-            alt=f"Decoding residual over rounds. Last values: {_last(records, 'residual')}.",
-            size=_SIZE,
-        )
+        alt = f"Decoding residual over rounds. Last values: {_last(records, 'residual')}."
         caption = "The largest relative disagreement among the messages that the decoder trusted."
-        plots.append(Plot("Decoding residual", caption, svg))
-    return plots + [
-        _worker_plot(index, record)
-        for index, record in enumerate(records)
-        if any(worker_ids(entry) for entry in record.rounds)
-    ]
+        draw = partial(plot_residual, records)
+        plots.append(Plot("Decoding residual", caption, alt, draw, _SIZE))
+    for record in records:
+        if any(worker_ids(entry) for entry in record.rounds):
+            plots.append(_worker_plot(record))
+        if any(any(entry.get("suspicion") or ()) for entry in record.rounds):
+            plots.append(_suspicion_plot(record))
+    return plots
 
 
-def _worker_plot(index: int, record: RunRecord) -> Plot:
+def _suspicion_plot(record: RunRecord) -> Plot:
+    last = record.rounds[-1].get("suspicion") or [0.0]
+    out = sorted(excluded(record))
+    alt = (
+        f"Suspicion of workers over rounds of {record.title}: highest at the end "
+        f"{max(last):.2f}, of worker {last.index(max(last))}; excluded: "
+        f"{', '.join(map(str, out)) or 'nobody'}."
+    )
+    caption = (
+        "The share of the last rounds, about ten, in which a worker was suspected; a cross marks "
+        "its exclusion."
+    )
+    draw = partial(plot_suspicion, record)
+    return Plot(f"Suspicion: {record.title}", caption, alt, draw, _worker_size(record))
+
+
+def _worker_size(record: RunRecord) -> tuple[float, float]:
+    return _SIZE[0], 1.2 + 0.12 * min(max(record.num_workers, 6), 60)
+
+
+def _worker_plot(record: RunRecord) -> Plot:
     found = detection(record.rounds)
     alt = (
         f"Workers by rounds of {record.title}: {count(found.lies, 'lie')}, {found.caught} of them"
         f" named; honest workers named {count(found.false_alarms, 'time')}."
     )
-    svg = inline_svg(
-        partial(plot_workers, record),
-        name=f"workers{index}",
-        alt=alt,
-        size=(_SIZE[0], 1.2 + 0.12 * min(max(record.num_workers, 6), 60)),
-    )
-    return Plot(f"Who was bad and who was named: {record.title}", "One row a worker.", svg)
+    title = f"Who was bad and who was named: {record.title}"
+    draw = partial(plot_workers, record)
+    return Plot(title, "One row a worker.", alt, draw, _worker_size(record))
 
 
 def _last(records: Sequence[RunRecord], metric: str) -> str:
@@ -186,6 +163,7 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "parameters": _number(result.get("num_parameters")),
         "final test loss": _number(result.get("test_loss")),
         "messages that never entered decoding": _missing(record),
+        "excluded": _excluded(record),
     }
     return {name: str(value) for name, value in facts.items() if value is not None}
 
@@ -201,6 +179,14 @@ def _missing(record: RunRecord) -> str | None:
     parts = [
         f"worker {worker} {why} ({count(times, 'round')})"
         for (why, worker), times in sorted(reasons.items())
+    ]
+    return "; ".join(parts) or None
+
+
+def _excluded(record: RunRecord) -> str | None:
+    parts = [
+        f"worker {worker} (after {count(rounds, 'round')})"
+        for worker, rounds in sorted(excluded(record).items())
     ]
     return "; ".join(parts) or None
 

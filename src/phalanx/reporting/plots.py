@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from phalanx.reporting.comparison import Row
-from phalanx.reporting.record import RunRecord, byzantine, missing, suspects, worker_ids
+from phalanx.reporting.record import RunRecord, byzantine, excluded, missing, suspects, worker_ids
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colour-blind safe (Okabe and Ito, 2008), and readable on white and on near-black."""
@@ -64,14 +64,18 @@ def plot_workers(record: RunRecord, ax: Axes) -> None:
         interpolation="none",
         extent=(first, last, len(grid) - 0.5, -0.5),
     )
+    _label_workers(ax)
+    shown = sorted({int(state) for state in np.unique(grid)} | {0})
+    handles = [Patch(facecolor=WORKER_STATES[i][1], label=WORKER_STATES[i][0]) for i in shown]
+    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(shown))
+
+
+def _label_workers(ax: Axes) -> None:
     ax.set_xlabel("round")
     ax.set_ylabel("worker")
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
     ax.grid(False)
-    shown = sorted({int(state) for state in np.unique(grid)} | {0})
-    handles = [Patch(facecolor=WORKER_STATES[i][1], label=WORKER_STATES[i][0]) for i in shown]
-    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(shown))
 
 
 def worker_states(record: RunRecord) -> np.ndarray[Any, np.dtype[np.int8]]:
@@ -88,6 +92,32 @@ def worker_states(record: RunRecord) -> np.ndarray[Any, np.dtype[np.int8]]:
         column[list(named - bad)] = 4
         column[list(missing(entry))] = 1
     return grid
+
+
+def plot_suspicion(record: RunRecord, ax: Axes) -> None:
+    """How suspicious every worker is: one row a worker, one column a round, darker is more.
+
+    A mark stands where a worker was excluded.
+    """
+    rounds = [entry for entry in record.rounds if entry.get("suspicion")]
+    grid = np.array([entry["suspicion"] for entry in rounds]).T
+    first, last = rounds[0]["step"] + 0.5, rounds[-1]["step"] + 1.5
+    shades = LinearSegmentedColormap.from_list("suspicion", ["#8C959F30", COLOURS[1]])
+    image = ax.imshow(
+        grid,
+        cmap=shades,
+        vmin=0.0,
+        vmax=1.0,
+        aspect="auto",
+        interpolation="none",
+        extent=(first, last, len(grid) - 0.5, -0.5),
+    )
+    since = excluded(record)
+    ax.plot(list(since.values()), list(since), linestyle="none", marker="x", color=COLOURS[0])
+    ax.set_xlim(first, last)
+    _label_workers(ax)
+    bar = ax.figure.colorbar(image, ax=ax, pad=0.02)
+    bar.set_label("suspicion")
 
 
 def plot_seconds(rows: Sequence[Row], ax: Axes) -> None:

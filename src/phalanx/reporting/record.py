@@ -75,6 +75,15 @@ def missing(entry: dict[str, Any]) -> dict[int, str]:
     return {int(worker): str(why) for worker, why in (entry.get("missing") or {}).items()}
 
 
+def excluded(record: RunRecord) -> dict[int, int]:
+    """After how many rounds each worker was excluded; those that were not are left out."""
+    since: dict[int, int] = {}
+    for entry in record.rounds:
+        for worker in entry.get("excluded") or ():
+            since.setdefault(int(worker), entry["step"] + 1)
+    return since
+
+
 def worker_ids(entry: dict[str, Any]) -> set[int]:
     """All workers that a round mentions."""
     return byzantine(entry) | suspects(entry) | set(missing(entry))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from matplotlib.axes import Axes
+from phalanx.reporting import Plot, Table
 
 Progress = Callable[[str], None]
 """Is told in a few words what is being measured now."""
@@ -27,34 +27,6 @@ class Finding:
     """What was measured here."""
     same: Literal["yes", "no", "partly", "—"]
     """Whether ours bears the claim out; a dash where there is nothing to compare with."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Figures behind the findings."""
-
-    title: str
-    """What it shows, as a heading."""
-    caption: str
-    """How to read it."""
-    headers: tuple[str, ...]
-    """Names of the columns; the first column names the row."""
-    rows: tuple[tuple[str | float | int | None, ...], ...]
-    """One tuple a row, as long as `headers`; None where nothing was measured."""
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure of the page."""
-
-    title: str
-    """What it shows, as a heading."""
-    caption: str
-    """How to read it."""
-    alt: str
-    """The text that stands for the picture where it cannot be seen."""
-    draw: Callable[[Axes], None]
-    """Draws it on the axes."""
 
 
 @dataclass(frozen=True)

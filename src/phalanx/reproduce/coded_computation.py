@@ -25,17 +25,10 @@ from phalanx.coding import (
 )
 from phalanx.data import Digits
 from phalanx.randomness import generator
+from phalanx.reporting import Plot, Table
 from phalanx.reporting.plots import COLOURS
 from phalanx.reporting.wording import count, percent
-from phalanx.reproduce.base import (
-    NOT_QUOTED,
-    Finding,
-    Findings,
-    Plot,
-    Progress,
-    Recipe,
-    Table,
-)
+from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
 from phalanx.training import RayMatmul, ShiftedExponential, WaitFor, virtual_clock
 
 _TOLERANCE = 0.02  # a simulated mean may be so far off the law

@@ -2,21 +2,14 @@
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
-from phalanx import __version__
-from phalanx.reporting.html import page_style
-from phalanx.reporting.svg import inline_svg
+from phalanx.reporting import drawn, markdown_table, render_page
 from phalanx.reproduce.base import Findings, Progress, Recipe
 from phalanx.training.run import environment
 
-_SIZE = (5.6, 3.2)  # inches
 _DATA = "PHALANX_DATA"
 _COLUMNS = ("claim", "the paper's figure", "ours", "same?")
 
@@ -92,13 +85,6 @@ def reproduce(
     return done
 
 
-def cell(value: str | float | int | None) -> str:
-    """A table's value as text: four digits, a dash for what was not measured."""
-    if value is None:
-        return "—"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _silent(message: str) -> None:
     """Tells nobody."""
 
@@ -123,39 +109,26 @@ def _markdown(done: Reproduction, facts: dict[str, Any]) -> str:
     found = done.findings
     lines = [f"# {done.recipe.name}", "", done.recipe.paper, "", f"**{found.answer}**", ""]
     rows = [(one.claim, one.paper, one.ours, one.same) for one in found.findings]
-    lines += _markdown_table(_COLUMNS, rows)
+    lines += markdown_table(_COLUMNS, rows)
     for table in found.tables:
         lines += [f"## {table.title}", "", table.caption, ""]
-        cells = [tuple(cell(value) for value in row) for row in table.rows]
-        lines += _markdown_table(table.headers, cells)
+        lines += markdown_table(table.headers, table.rows)
     lines += [f"- {note}" for note in found.notes]
-    lines += ["", "| what | value |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in (found.settings | facts).items()]
-    return "\n".join(lines) + "\n"
-
-
-def _markdown_table(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    lines = [headers, ("---",) * len(headers), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
+    lines += ["", *markdown_table(("what", "value"), list((found.settings | facts).items()))]
+    return "\n".join(lines)
 
 
 def _html(done: Reproduction, facts: dict[str, Any]) -> str:
-    engine = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    engine.filters["cell"] = cell
-    page = files("phalanx.reproduce").joinpath("findings.html.j2").read_text(encoding="utf-8")
-    plots = [
-        (plot, inline_svg(plot.draw, name=f"plot{index}", alt=plot.alt, size=_SIZE))
-        for index, plot in enumerate(done.findings.plots)
-    ]
-    return engine.from_string(page).render(
-        name=done.recipe.name,
+    return render_page(
+        "phalanx.reproduce",
+        "findings.html.j2",
+        title=f"Reproduce {done.recipe.name}",
+        kind="Phalanx reproduces",
+        answer=done.findings.answer,
+        origin="",
         paper=done.recipe.paper,
         found=done.findings,
         columns=_COLUMNS,
-        plots=plots,
+        plots=drawn(done.findings.plots),
         facts=done.findings.settings | facts,
-        style=page_style(),
-        version=__version__,
     )

@@ -17,6 +17,7 @@ from phalanx.training.memory import Memory
 from phalanx.training.ray import Ray
 from phalanx.training.ray_matmul import RayMatmul, RayMatmulSession, TimedProduct
 from phalanx.training.ray_shuffle import RayShuffle, RayShuffleSession, Traffic
+from phalanx.training.reputation import Reputation, Standing, rounds_until_excluded
 from phalanx.training.run import Run, train
 from phalanx.training.virtual_clock import Rounds, virtual_clock
 from phalanx.training.waiting import (
@@ -52,10 +53,12 @@ __all__ = [
     "RayShuffle",
     "RayShuffleSession",
     "RecordedTrace",
+    "Reputation",
     "Rounds",
     "Run",
     "Session",
     "ShiftedExponential",
+    "Standing",
     "TimedProduct",
     "Traffic",
     "UntilDecodable",
@@ -64,6 +67,7 @@ __all__ = [
     "WaitingPolicy",
     "WorkerMomentum",
     "evaluate",
+    "rounds_until_excluded",
     "train",
     "virtual_clock",
 ]

@@ -1,9 +1,10 @@
 """Decoding, whether by a gradient code or by a robust rule over one partition a worker."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +25,11 @@ class Decoder(ABC):
     def code(self) -> Code:
         """Who computes what, and what they send."""
 
+    @property
+    @abstractmethod
+    def num_tolerated(self) -> int:
+        """How many liars are survived."""
+
     @abstractmethod
     def init(self, dim: int) -> State:
         """What is remembered before the first round; empty for a decoder without memory."""
@@ -31,6 +37,22 @@ class Decoder(ABC):
     @abstractmethod
     def decode(self, messages: Tensor, arrived: Tensor, state: State) -> tuple[Decoded, State]:
         """The gradient of a round, who lied, and the next state."""
+
+    @abstractmethod
+    def aggregate(self, messages: Tensor, state: State, byzantine: Sequence[int]) -> Tensor:
+        """What would become of other messages in the same round, for attacks that try theirs.
+
+        The mean if they are too few or too broken: `decode` will then say so.
+
+        Args:
+            messages: `(workers, width)`, those of the honest workers first, by id.
+            state: what is remembered before the round.
+            byzantine: whose messages come last.
+        """
+
+    def excluding(self, number: int) -> "Decoder":
+        """The decoder that is left once so many liars are excluded; itself by default."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -44,18 +66,37 @@ class CodeDecoder(Decoder):
         """The code itself."""
         return self.decodes
 
+    @property
+    def num_tolerated(self) -> int:
+        """What the code says; none if it says nothing."""
+        return getattr(self.decodes, "num_byzantine", 0)
+
     def init(self, dim: int) -> State:
-        """Codes remember nothing."""
-        return ()
+        """What the code remembers."""
+        return self.code.init(dim)
 
     def decode(self, messages: Tensor, arrived: Tensor, state: State) -> tuple[Decoded, State]:
-        """See `Code.decode`."""
-        return self.code.decode(messages, arrived), state
+        """See `Code.update`."""
+        return self.code.update(messages, arrived, state)
+
+    def aggregate(self, messages: Tensor, state: State, byzantine: Sequence[int]) -> Tensor:
+        """See `Decoder.aggregate`; a table with rows missing has none in its place."""
+        honest = [worker for worker in range(self.code.num_workers) if worker not in byzantine]
+        if len(messages) != self.code.num_workers:
+            return messages.mean(dim=0)
+        table = torch.empty_like(messages)
+        table[[*honest, *byzantine]] = messages
+        try:
+            return self.code.update(table, None, state)[0].gradient
+        except TooManyByzantineError:
+            return messages.mean(dim=0)
 
 
 @dataclass(frozen=True)
 class Uncoded(Code):
     """No redundancy: worker i sends the gradient of partition i; the mean, if all arrive."""
+
+    exact: ClassVar[bool] = False
 
     @cached_property
     def assignment(self) -> Bool[Tensor, "workers partitions"]:
@@ -104,6 +145,11 @@ class RuleDecoder(Decoder):
         """One partition a worker."""
         return Uncoded(self.num_workers)
 
+    @property
+    def num_tolerated(self) -> int:
+        """What the rule says."""
+        return self.rule.num_tolerated(self.num_workers)
+
     def init(self, dim: int) -> State:
         """What the rule remembers."""
         return self.rule.init(dim)
@@ -144,11 +190,15 @@ class RuleDecoder(Decoder):
         suspects[workers[aggregate.suspects]] = True
         return Decoded(aggregate.value, suspects, 0.0), state
 
-    def aggregate(self, messages: Tensor, state: State) -> Tensor:
-        """What the rule would make of other messages, `(workers, dim)`, in the same round.
+    def excluding(self, number: int) -> "RuleDecoder":
+        """With a rule that has so many liars fewer to survive, if it says how many."""
+        bound = getattr(self.rule, "num_byzantine", None)
+        if number == 0 or bound is None:
+            return self
+        return replace(self, rule=self.rule.told(max(bound - number, 0)))
 
-        The mean if they are too few or too broken for the rule: `decode` will then say so.
-        """
+    def aggregate(self, messages: Tensor, state: State, byzantine: Sequence[int]) -> Tensor:
+        """See `Decoder.aggregate`; to a rule all workers are alike."""
         try:
             return self.rule.update(messages, state)[0].value
         except (ValueError, TooManyByzantineError):

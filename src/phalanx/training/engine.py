@@ -1,6 +1,7 @@
 """What an engine does: it moves messages. Everything else is the same on all of them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, TypeVar
@@ -25,9 +26,9 @@ class Collected(NamedTuple):
         arrived: `(workers,)` bool, whose message arrived in time and in shape.
         losses: `(workers,)`, mean loss that each worker claims over its partitions; NaN if unknown.
         missing: why there is no message: "silent", "late", "dead", "busy" (still at an earlier
-            round), "starting", "wrong shape", "wrong type" or "failed: ...", by worker.
+            round), "starting", "excluded", "wrong shape", "wrong type" or "failed: ...", by worker.
         compute_s: seconds until the messages stood ready.
-        memory: of the drill, for the next round.
+        memory: of workers and drill, for the next round.
     """
 
     messages: Float[Tensor, "workers width"]
@@ -54,10 +55,19 @@ class Session(ABC):
         Args:
             step: the round, counted from 0.
             parameters: the round's.
-            memory: of the drill: `Collected.memory` of the round before.
+            memory: of workers and drill: `Collected.memory` of the round before.
             aggregate: the server's rule as it stands in this round, for attacks that know it; None
                 if it has none, or there is no drill.
         """
+
+    def exclude(self, workers: Iterable[int]) -> None:
+        """Gives these workers no more tasks: from now on they are missing as "excluded".
+
+        Raises:
+            NotImplementedError: if there are any, and the engine cannot do without them.
+        """
+        if found := list(workers):
+            raise NotImplementedError(f"{type(self).__name__} cannot exclude workers {found}")
 
     def close(self) -> None:  # noqa: B027 - most engines have nothing to stop
         """Stops the workers."""

@@ -1,7 +1,7 @@
 """The engine of one process: no server, no ports; every gradient is computed once."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +50,7 @@ class LocalSession(Session):
     def __init__(self, engine: Local, job: Job) -> None:
         self._engine, self._job = engine, job
         self._gradients = PartitionGradients(job, engine.chunk_size)
-        self._assignment = job.code.assignment
+        self._excluded: set[int] = set()
 
     def round(
         self,
@@ -62,11 +62,12 @@ class LocalSession(Session):
         """Computes every partition once, encodes all messages, then stages the drill."""
         began = time.perf_counter()
         losses: list[Tensor] = []
-        messages = self._job.code.encode_all(self._stream(step, parameters, losses))
+        code = self._job.code.at(step)
+        messages = code.encode_all(self._stream(step, parameters, losses))
         compute_s = time.perf_counter() - began
         inbox = Inbox(messages)
         claimed = torch.cat(losses).double().cpu()
-        for worker, owned in enumerate(self._assignment):
+        for worker, owned in enumerate(code.assignment):
             inbox.put(worker, messages[worker], claimed[owned].mean().item())
         drill = Drill(self._job, step, parameters, memory, aggregate)
         for worker, role in drill.cast.items():
@@ -78,11 +79,17 @@ class LocalSession(Session):
             momenta = self._job.worker_momentum.update(inbox.messages, memory.momenta)
             # Forged on a copy: what is remembered stays true.
             inbox.messages = momenta.clone() if drill.cast else momenta
+        for worker in self._excluded:
+            inbox.refuse(worker, "excluded")
         drill.stage(inbox, drill.cast, self._engine.deadline_s)
         return inbox.collected(compute_s, drill.remember(momenta))
 
+    def exclude(self, workers: Iterable[int]) -> None:
+        """See `Session.exclude`; what they alone would compute is computed, and not used."""
+        self._excluded.update(workers)
+
     def _stream(self, step: int, parameters: Tensor, losses: list[Tensor]) -> Iterator[Tensor]:
-        partitions = range(self._assignment.shape[1])
+        partitions = range(self._job.code.num_partitions)
         for gradients, block_losses in self._gradients.blocks(step, partitions, parameters):
             losses.append(block_losses)
             yield gradients

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import ModuleType
@@ -159,6 +160,11 @@ class RaySession(Session):
         kept = drill.remember(momenta.messages if momenta is not None else None)
         return inbox.collected(compute_s, kept)
 
+    def exclude(self, workers: Iterable[int]) -> None:
+        """See `Session.exclude`; their processes are stopped."""
+        for worker in workers:
+            self._seats[worker].exclude()
+
     def close(self) -> None:
         """Stops the workers, and Ray if it was started for them."""
         for seat in self._seats:
@@ -223,12 +229,15 @@ class _Seat:
         self._task: Any = None  # the task that it is at, if any
         self._fresh = True  # whether its process has had no task yet
         self._sent = 0.0
+        self._excluded = False
         self._actor: Any
         self.ready: Any
         self._start()
 
     def obstacle(self) -> str | None:
         """Why the worker gets no task now; None if it can. Restarts it if it hangs."""
+        if self._excluded:
+            return "excluded"
         if self.pid is None:
             return self._obstacle_at_start()
         if self._task is None or self._done(self._task):
@@ -269,6 +278,12 @@ class _Seat:
                 inbox.refuse(self.worker, "silent")
             else:
                 inbox.put(self.worker, reply.message.unpack(), reply.loss)
+
+    def exclude(self) -> None:
+        """Ends the worker for good."""
+        if not self._excluded:
+            self._excluded, self.pid = True, None
+            self.stop()
 
     def stop(self) -> None:
         """Kills the process, whatever it is at."""
@@ -342,6 +357,7 @@ def _store_bytes(job: Job) -> int:
     parameters = [value for value in job.model.parameters() if value.requires_grad]
     dim = sum(value.numel() for value in parameters)
     size = max((value.element_size() for value in parameters), default=0)
-    held = 2 * dim + job.code.num_workers * job.code.width(dim)
+    tables = 1 if job.worker_momentum is None else 2  # who forges, sends its momentum along
+    held = 2 * dim + tables * job.code.num_workers * job.code.width(dim)
     tensors = job.dataset.tensors if isinstance(job.dataset, TensorDataset) else ()
     return STORE_BYTES + 2 * held * size + sum(tensor.nbytes for tensor in tensors)

@@ -36,6 +36,7 @@ from phalanx.training.holdings import deal
 from phalanx.training.job import Job, Loss
 from phalanx.training.local import Local
 from phalanx.training.memory import Memory
+from phalanx.training.reputation import Reputation, Standing
 from phalanx.training.run_folder import RunFolder
 from phalanx.training.worker_momentum import WorkerMomentum
 
@@ -83,6 +84,7 @@ def train(
     steps: int = 200,
     batch_size: int | None = None,
     seed: int = 0,
+    exclude_after: int | None = None,
     test: Dataset[tuple[Tensor, ...]] | None = None,
     out: Path | str | None = None,
     resume: bool = False,
@@ -118,6 +120,9 @@ def train(
         batch_size: samples a round over all partitions; a multiple of their number. 16 a partition
             by default.
         seed: of everything random.
+        exclude_after: excludes a worker for good once it was suspected in so many rounds more than
+            its messages were held good, see `Reputation`; no more workers than the code or rule
+            survives. By default nobody is excluded.
         test: data to evaluate on.
         out: a folder for metrics, checkpoints and weights; nothing is written if None. It is made
             once the first round has been decoded: arguments that do not fit leave nothing behind.
@@ -156,7 +161,10 @@ def train(
         "evaluate_every": evaluate_every,
         "checkpoint_every": checkpoint_every,
     }
+    if exclude_after is not None:
+        counts["exclude_after"] = exclude_after
     _check(job, test, counts, shards)
+    reputation = _reputation(decoding, exclude_after)
     if shards is not None:
         job = replace(job, shards=deal(shards, dataset, job.code.num_workers, byzantine, seed))
     if out is None and resume:
@@ -164,11 +172,12 @@ def train(
     folder = RunFolder(Path(out), resume=resume) if out is not None else None
     made = optimizer(_trained(model))
     _check_optimizer(made)
-    loop = _Loop(job, decoding, made, test, folder, title, config)
+    loop = _Loop(job, decoding, reputation, made, test, folder, title, config)
     first = loop.restore() if resume else 0
     if first > steps:
         raise ValueError(f"steps must be at least the {first} rounds that are done, got {steps}")
     with (engine or Local()).start(job) as session, _graceful() as interrupted:
+        session.exclude(loop.standing.out)
         for step in range(first, steps):
             last = step + 1 == steps
             try:
@@ -195,6 +204,7 @@ class _Loop:
         self,
         job: Job,
         decoding: Decoder,
+        reputation: Reputation,
         optimizer: Optimizer,
         test: Dataset[tuple[Tensor, ...]] | None,
         folder: RunFolder | None,
@@ -206,6 +216,7 @@ class _Loop:
         self.parameters = _trained(job.model)
         self.memory = decoding.init(sum(value.numel() for value in self.parameters))
         self.drill = Memory()
+        self.reputation, self.standing = reputation, reputation.init(job.code.num_workers)
         self.rounds: list[dict[str, Any]] = []
         self._first = 0  # the round that begins this part of the run
         self._open = False
@@ -213,10 +224,11 @@ class _Loop:
     def round(self, session: Session, step: int, *, evaluate: bool) -> dict[str, Any]:
         """One round, from the broadcast of the weights to the step of the optimizer."""
         began = time.perf_counter()
-        collected = session.round(step, self._flat(), self.drill, self._rule())
+        decoding = self.decoding.excluding(len(self.standing.out))
+        collected = session.round(step, self._flat(), self.drill, self._rule(decoding, step))
         self._require_momenta(collected.memory)
         messages_in = time.perf_counter()
-        decoded, memory = self.decoding.decode(collected.messages, collected.arrived, self.memory)
+        decoded, memory = decoding.decode(collected.messages, collected.arrived, self.memory)
         decoded_in = time.perf_counter()
         self._open_folder()
         # From here on the round is done: what it leaves is remembered together, or not at all.
@@ -224,6 +236,8 @@ class _Loop:
         self._step(decoded.gradient)
         malformed = [worker for worker, why in collected.missing.items() if why in _MALFORMED]
         suspects = sorted({*decoded.suspects.nonzero().flatten().tolist(), *malformed})
+        self.standing = self.reputation.update(self.standing, suspects, collected.arrived)
+        session.exclude(self.standing.out)
         trusted = [
             value
             for worker, value in enumerate(collected.losses.tolist())
@@ -239,6 +253,9 @@ class _Loop:
             "suspects": suspects,
             "missing": {str(worker): why for worker, why in collected.missing.items()},
             "residual": decoded.residual,
+            "suspicion": [round(value, 4) for value in self.standing.suspicion.tolist()],
+            "excluded": self.standing.out,
+            "error": decoded.error,
         }
         if evaluate:
             entry |= self._evaluation()
@@ -276,6 +293,7 @@ class _Loop:
                     "plans": self.drill.plans,
                     "momenta": self.drill.momenta,
                 },
+                "standing": list(self.standing),
             }
             self.folder.save_checkpoint(step, content)
 
@@ -299,6 +317,8 @@ class _Loop:
         if momenta is not None:
             momenta = momenta.to(self.parameters[0].device)
         self.drill = Memory(tuple(drill["past"]), drill["plans"], momenta)
+        if "standing" in saved:  # not in checkpoints of before there was any
+            self.standing = Standing(*saved["standing"])
         self._first = saved["step"]
         return self._first
 
@@ -327,6 +347,7 @@ class _Loop:
             "worker_momentum": _shown(self.job.worker_momentum),
             "shards": _shown(self._split()),
             "stopped": stopped,
+            "excluded": self.standing.out,
             "methods": [text for text in methods if text],
         }
         if self.folder is not None:
@@ -339,11 +360,12 @@ class _Loop:
             return self.decoding.rule
         return self.decoding.code
 
-    def _rule(self) -> Rule | None:
-        """The rule as it stands, for attacks of a drill that know it; None under a code."""
-        if self.job.attack is None or not isinstance(self.decoding, RuleDecoder):
+    def _rule(self, decoding: Decoder, step: int) -> Rule | None:
+        """The decoder as a rule, for attacks of a drill that know it; None under an exact code."""
+        if self.job.attack is None or decoding.code.exact:
             return None
-        return partial(self.decoding.aggregate, state=self.memory)
+        byzantine = self.job.byzantine(step)
+        return partial(decoding.aggregate, state=self.memory, byzantine=byzantine)
 
     def _split(self) -> Shards | None:
         return self.job.shards.split if self.job.shards is not None else None
@@ -434,6 +456,17 @@ def _shown(part: object | None) -> str | None:
     return repr(part) if part is not None else None
 
 
+def _reputation(decoding: Decoder, exclude_after: int | None) -> Reputation:
+    if exclude_after is None:
+        return Reputation()
+    if decoding.num_tolerated == 0:
+        raise ValueError(
+            f"exclude_after needs a code or rule that survives liars, got {exclude_after} with one "
+            "that survives none"
+        )
+    return Reputation(exclude_after, decoding.num_tolerated)
+
+
 def _check(
     job: Job,
     test: Dataset[tuple[Tensor, ...]] | None,
@@ -468,6 +501,11 @@ def _check(
         problems.append(
             "shards needs a rule instead of a code: a code has several workers compute the same "
             f"samples, which a worker with data of its own does not have, got {job.code}"
+        )
+    if job.worker_momentum is not None and job.code.at(1) is not job.code:
+        problems.append(
+            "worker_momentum needs workers that compute the same partitions in every round, for "
+            f"replicas to agree, got {job.code}, which is drawn anew"
         )
     if test is not None and len(test) == 0:  # type: ignore[arg-type]
         problems.append("test must have at least 1 sample, got 0")

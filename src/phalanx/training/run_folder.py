@@ -4,8 +4,6 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,8 +12,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from phalanx.files import clear_halves, whole
+
 _KEPT = 2  # checkpoints: the newest, and one in case the disk failed under it
-_BESIDE = ".{name}.{process}.part"
 
 
 class RunFolder:
@@ -46,8 +45,7 @@ class RunFolder:
         """Makes the folder, or clears what a run that ended or was killed left of its end."""
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.path / "checkpoints"):
-            for stray in folder.glob(_BESIDE.format(name="*", process="*")):
-                stray.unlink()  # half a file: a kill came while it was written
+            clear_halves(folder)
         (self.path / "result.json").unlink(missing_ok=True)  # true again only when the run ends
 
     def append(self, entry: dict[str, Any]) -> None:
@@ -72,7 +70,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a file of text."""
-        with _whole(self.path / name) as beside:
+        with whole(self.path / name) as beside:
             beside.write_text(text, encoding="utf-8")
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
@@ -89,7 +87,7 @@ class RunFolder:
         if self._metrics.exists():  # a checkpoint must not outlive the rounds before it
             with self._metrics.open("rb") as file:
                 os.fsync(file.fileno())
-        with _whole(self.path / "checkpoints" / f"step-{step:09d}.pt") as beside:
+        with whole(self.path / "checkpoints" / f"step-{step:09d}.pt") as beside:
             torch.save({"step": step, **content}, beside)
         for old in self.checkpoints()[:-_KEPT]:
             old.unlink()
@@ -117,21 +115,8 @@ class RunFolder:
             name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, value in tensors.items()
         }
-        with _whole(self.path / "model.safetensors") as beside:
+        with whole(self.path / "model.safetensors") as beside:
             beside.write_bytes(save(copies))
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which then takes the place of `path` at once, and on the disk."""
-    beside = path.with_name(_BESIDE.format(name=path.name, process=os.getpid()))
-    try:
-        yield beside
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _finite(value: Any) -> Any:

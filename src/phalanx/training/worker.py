@@ -41,7 +41,7 @@ def pack_job(job: Job) -> Job:
 
 
 class Worker:
-    """Computes the partitions of its row of the assignment, encodes them and sends one message.
+    """Computes the partitions that the round's assignment gives it and sends one message.
 
     It keeps its momentum, if workers have one, from task to task.
 
@@ -128,6 +128,7 @@ def own_message(
         gradients = PartitionGradients(
             job.relabelled(attack), gradients.chunk_size, parameters.device
         )
-    owned = job.code.assignment[worker].nonzero().flatten().tolist()
+    code = job.code.at(step)
+    owned = code.assignment[worker].nonzero().flatten().tolist()
     rows, losses = zip(*gradients.blocks(step, owned, parameters), strict=True)
-    return job.code.encode(worker, torch.cat(rows)), torch.cat(losses).double().cpu().mean().item()
+    return code.encode(worker, torch.cat(rows)), torch.cat(losses).double().cpu().mean().item()
