@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.coding import harmonic
+
 
 def _check_rank(rank: int, num_workers: int) -> None:
     """Raises ValueError unless that many of the workers can have arrived."""
@@ -82,7 +84,7 @@ class ShiftedExponential(DelayModel):
         `shift_s + mean_s (H_n - H_{n - rank})`, where H_n is the n-th harmonic number.
         """
         _check_rank(rank, num_workers)
-        waited = math.fsum(1 / left for left in range(num_workers - rank + 1, num_workers + 1))
+        waited = harmonic(num_workers) - harmonic(num_workers - rank)
         return self.shift_s + self.mean_s * waited
 
 
