@@ -257,7 +257,19 @@ def test_one_at_a_time_and_not_for_ever(stack):
             list(answer)
         assert error.value.code() == grpc.StatusCode.CANCELLED
         stop.set()
-    assert lab.lines(5)[1].ask(share, 5.0) == Receipt(0)
+    assert heard_at_last(lab.lines(5)[1], share) == Receipt(0)
+
+
+def heard_at_last(line, share):
+    """The answer to a message, once the server has noticed that the call before it is over."""
+    until = time.monotonic() + 5.0
+    while True:
+        try:
+            return line.ask(share, 5.0)
+        except NotNowError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def test_too_few_workers_end_the_round_and_not_the_servers(stack):
