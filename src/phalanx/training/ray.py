@@ -351,16 +351,13 @@ class _Seat:
         engine = self._engine
         self.pid = self._task = None
         self._fresh = True
-        self._actor = (
-            self._ray.remote(_Actor)
-            .options(
-                num_cpus=engine.cpus_per_worker,
-                num_gpus=engine.gpus_per_worker,
-                scheduling_strategy="SPREAD",  # else Ray fills up one machine first
-                concurrency_groups={_SIGNALS: 1},  # a thread that listens while another computes
-            )
-            .remote()
+        kind = self._ray.remote(
+            num_cpus=engine.cpus_per_worker,
+            num_gpus=engine.gpus_per_worker,
+            scheduling_strategy="SPREAD",  # else Ray fills up one machine first
+            concurrency_groups={_SIGNALS: 1},  # a thread that listens while another computes
         )
+        self._actor = kind(_Actor).remote()
         device = "cuda" if engine.gpus_per_worker > 0 else "cpu"
         self.ready = self._actor.prepare.remote(
             self.worker, self._job, engine.chunk_size, engine.threads_per_worker, device
