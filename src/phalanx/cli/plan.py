@@ -76,16 +76,16 @@ def plan(
 
 
 def _table(outlooks: Sequence[Outlook]) -> Table:
-    table = Table(box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("code", style="bold", no_wrap=True)
-    for header in ("copies", "wait for", "round", "error", "bias", "rounds", "time"):
+    for header in ("copies", "wait for", "s/round", "error", "bias", "rounds", "time"):
         table.add_column(header, justify="right", no_wrap=True)
     for one in outlooks:
         table.add_row(
             one.code,
             f"{one.redundancy:.3g}",
             _wait_for(one),
-            f"{one.round_s:.3g} s",
+            f"{one.round_s:.3g}",
             f"{one.error:.2g}",
             f"{one.bias:.2g}" + ("" if one.reaches else " !"),
             f"x {one.rounds:.3g}",
