@@ -185,10 +185,13 @@ class _Candidate(NamedTuple):
     @property
     def policy(self) -> WaitingPolicy:
         """Waits for so many workers, or until the code is exact, if that is earlier."""
-        if self.wait_for is None:
-            return UntilDecodable(self.code.can_decode)
-        exact = replace(self.code, max_error=0.0)
-        return FirstOf([WaitFor(self.wait_for), UntilDecodable(exact.can_decode)])
+        exact = self.code
+        if isinstance(exact, ErasureHead):
+            exact = replace(exact, max_error=0.0)
+        until_exact = UntilDecodable(exact.can_decode)
+        return (
+            until_exact if self.wait_for is None else FirstOf([WaitFor(self.wait_for), until_exact])
+        )
 
 
 def _share(code: LinearCode, arrived: Tensor) -> Tensor:
