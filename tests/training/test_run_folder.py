@@ -80,7 +80,7 @@ def test_the_folder_holds_what_the_readers_need(trained, make_model):
     measured = [entry["step"] for entry in run.rounds if "test_accuracy" in entry]
     assert measured == [4, 9, 14]
     assert set(run.rounds[0]) == {
-        *("step", "loss", "seconds", "compute_seconds", "decode_seconds"),
+        *("step", "loss", "seconds", "compute_seconds", "virtual_seconds", "decode_seconds"),
         *("byzantine", "suspects", "missing", "residual", "error", "suspicion", "excluded"),
     }
     assert run.result["num_workers"] == 9

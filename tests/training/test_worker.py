@@ -103,3 +103,18 @@ def test_a_model_that_writes_to_its_parameters_does_not_reach_the_parcel():
     parcel = Parcel.pack(torch.zeros(15))
     Worker(0, pack_job(job), 1, torch.get_num_threads(), "cpu").compute(0, parcel)
     assert not parcel.unpack().any()
+
+
+def test_a_task_that_nobody_waits_for_is_dropped_between_partitions():
+    job = a_job()
+    parameters = Parcel.pack(
+        torch.cat([value.detach().reshape(-1) for value in job.model.parameters()])
+    )
+    worker = Worker(0, pack_job(job), 1, 1, "cpu")
+    whole = worker.compute(0, parameters)
+    for partitions in range(int(job.code.assignment[0].sum()) + 1):
+        answers = iter([False] * partitions + [True])
+        assert worker.compute(0, parameters, is_over=lambda: next(answers)).message is None  # noqa: B023
+        assert not list(answers)
+    again = worker.compute(0, parameters, is_over=lambda: False)
+    assert again.message.unpack().equal(whole.message.unpack())

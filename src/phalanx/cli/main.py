@@ -14,6 +14,7 @@ from phalanx.cli.console import complaints
 from phalanx.cli.demo import demo
 from phalanx.cli.listing import list_algorithms
 from phalanx.cli.parser import Parser, build
+from phalanx.cli.plan import plan
 from phalanx.cli.report import report
 from phalanx.cli.reproduce import reproduce
 from phalanx.cli.serve import serve
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
     "compare": compare,
+    "plan": plan,
     "report": report,
     "reproduce": reproduce,
     "serve": serve,

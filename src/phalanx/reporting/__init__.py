@@ -3,6 +3,7 @@
 from phalanx.reporting.answer import answer
 from phalanx.reporting.comparison import SAME_WEIGHTS, Row, compare
 from phalanx.reporting.detection import Detection, detection
+from phalanx.reporting.frontier import plot_frontier, write_frontier
 from phalanx.reporting.html import write_report
 from phalanx.reporting.page import Plot, Table, drawn, markdown_table, render_page
 from phalanx.reporting.plots import (
@@ -30,6 +31,7 @@ __all__ = [
     "load_run",
     "markdown_table",
     "plot_accuracy",
+    "plot_frontier",
     "plot_loss",
     "plot_residual",
     "plot_seconds",
@@ -37,5 +39,6 @@ __all__ = [
     "plot_workers",
     "render_page",
     "terminal_table",
+    "write_frontier",
     "write_report",
 ]

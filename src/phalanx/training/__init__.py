@@ -14,6 +14,7 @@ from phalanx.training.holdings import Holdings
 from phalanx.training.job import Job
 from phalanx.training.local import Local
 from phalanx.training.memory import Memory
+from phalanx.training.planner import Outlook, Planner, write_plan
 from phalanx.training.ray import Ray
 from phalanx.training.ray_matmul import RayMatmul, RayMatmulSession, TimedProduct
 from phalanx.training.ray_shuffle import RayShuffle, RayShuffleSession, Traffic
@@ -46,7 +47,9 @@ __all__ = [
     "Job",
     "Local",
     "Memory",
+    "Outlook",
     "Pareto",
+    "Planner",
     "Ray",
     "RayMatmul",
     "RayMatmulSession",
@@ -70,4 +73,5 @@ __all__ = [
     "rounds_until_excluded",
     "train",
     "virtual_clock",
+    "write_plan",
 ]

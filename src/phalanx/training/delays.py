@@ -3,7 +3,9 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.coding import harmonic
+from phalanx.randomness import generator
+
+_BLOCK = 256  # rounds of a run that are drawn at once
 
 
 def _check_rank(rank: int, num_workers: int) -> None:
@@ -46,6 +51,25 @@ class DelayModel(ABC):
             num_workers: how many workers.
             generator: source of randomness, on the CPU; None draws from torch's global one.
         """
+
+    def at(self, step: int, num_workers: int, seed: int) -> Float[Tensor, " workers"]:
+        """The delays of one round of a run: the same in whatever order rounds are asked for.
+
+        They are drawn 256 rounds at a time, so where rounds depend on each other (`Bursty`), the
+        dependence is broken once in 256 rounds.
+
+        Args:
+            step: the round, counted from 0.
+            num_workers: how many workers.
+            seed: of the run.
+        """
+        block, row = divmod(step, _BLOCK)
+        return _drawn(self, block, num_workers, seed)[row]
+
+
+@lru_cache(maxsize=4)
+def _drawn(model: DelayModel, block: int, num_workers: int, seed: int) -> Tensor:
+    return model.draw(_BLOCK, num_workers, generator(seed, "delays", block))
 
 
 @dataclass(frozen=True)
@@ -225,13 +249,25 @@ class RecordedTrace(DelayModel):
             FileNotFoundError: if there is no such file.
             ValueError: if it holds anything but times, or fewer columns than workers.
         """
-        found = np.loadtxt(self.path, delimiter=",", ndmin=2, dtype=np.float64)
-        if not found.size or not (found >= 0).all():
-            raise ValueError(f"{self.path} must hold seconds of at least 0, and at least one round")
+        return self._rounds(np.arange(num_rounds), num_workers)
+
+    def at(self, step: int, num_workers: int, seed: int) -> Float[Tensor, " workers"]:
+        """Round `step` of the file; see `DelayModel.at`."""
+        return self._rounds(np.array([step]), num_workers)[0]
+
+    def _rounds(self, steps: np.ndarray[Any, np.dtype[np.int64]], num_workers: int) -> Tensor:
+        found = self._found
         if found.shape[1] < num_workers:
             raise ValueError(
                 f"{self.path} must hold a column for each of {num_workers} workers, got "
                 f"{found.shape[1]}"
             )
-        rounds = np.arange(num_rounds) % len(found)
-        return torch.from_numpy(found[rounds, :num_workers])
+        return torch.from_numpy(found[steps % len(found), :num_workers])
+
+    @cached_property
+    def _found(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """The file, read once."""
+        found = np.loadtxt(self.path, delimiter=",", ndmin=2, dtype=np.float64)
+        if not found.size or not (found >= 0).all():
+            raise ValueError(f"{self.path} must hold seconds of at least 0, and at least one round")
+        return found

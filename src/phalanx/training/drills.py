@@ -99,13 +99,15 @@ class Drill:
         """Whether a bad worker computes anything else than it would if it were honest."""
         return self.cast[worker].attack.relabels or self.task(worker)[0] != self._step
 
-    def stage(self, inbox: Inbox, members: Iterable[int], deadline_s: float | None) -> None:
+    def stage(self, inbox: Inbox, members: Iterable[int]) -> dict[int, float]:
         """Replaces the honest messages of bad workers by what they send.
 
         Args:
             inbox: the round's messages, honest ones of `members` among them.
             members: the bad workers that are staged here, and not where they run.
-            deadline_s: delays beyond it are late; None for no deadline.
+
+        Returns:
+            Seconds by which each of these messages is held back.
         """
         ranks = {worker: rank for rank, worker in enumerate(self.cast) if inbox.arrived[worker]}
         ranks = {worker: ranks[worker] for worker in members if worker in ranks}
@@ -119,19 +121,27 @@ class Drill:
         for worker, plan in plans.items():
             if not plan.sends:
                 inbox.refuse(worker, "silent")
-            elif deadline_s is not None and plan.delay_s > deadline_s:
-                inbox.refuse(worker, "late")
             else:
                 own, seen = inbox.messages[worker].clone(), honest if plan.omniscient else None
                 forged = self.cast[worker].carry_out(plan, own, seen)
                 inbox.put(worker, forged, inbox.losses[worker].item())
+        return {worker: plan.delay_s for worker, plan in plans.items()}
 
-    def remember(self, momenta: Float[Tensor, "workers width"] | None = None) -> Memory:
-        """What the next round is to know; `momenta` of all workers, if they have any."""
+    def remember(
+        self,
+        momenta: Float[Tensor, "workers width"] | None = None,
+        waiting: tuple[float, ...] = (),
+    ) -> Memory:
+        """What the next round is to know.
+
+        Args:
+            momenta: of all workers, if they have any.
+            waiting: what the waiting policy remembers, if there is one and it does.
+        """
         attack = self._job.attack
         kept = attack.rounds_behind if attack is not None else 0
         past = (*self._past, self._parameters)[-kept:] if kept else ()
-        return Memory(past, self._plans, momenta)
+        return Memory(past, self._plans, momenta, waiting)
 
     def _view(self, inbox: Inbox) -> View:
         workers = [

@@ -28,7 +28,8 @@ class Collected(NamedTuple):
         missing: why there is no message: "silent", "late", "dead", "busy" (still at an earlier
             round), "starting", "excluded", "wrong shape", "wrong type" or "failed: ...", by worker.
         compute_s: seconds until the messages stood ready.
-        memory: of workers and drill, for the next round.
+        memory: of workers, drill and waiting, for the next round.
+        virtual_s: seconds that the round took on the engine's virtual clock; None if it has none.
     """
 
     messages: Float[Tensor, "workers width"]
@@ -37,6 +38,7 @@ class Collected(NamedTuple):
     missing: dict[int, str]
     compute_s: float
     memory: Memory = Memory()
+    virtual_s: float | None = None
 
 
 class Session(ABC):
@@ -55,7 +57,7 @@ class Session(ABC):
         Args:
             step: the round, counted from 0.
             parameters: the round's.
-            memory: of workers and drill: `Collected.memory` of the round before.
+            memory: of workers, drill and waiting: `Collected.memory` of the round before.
             aggregate: the server's rule as it stands in this round, for attacks that know it; None
                 if it has none, or there is no drill.
         """
@@ -130,10 +132,27 @@ class Inbox:
         self.arrived[worker] = False
         self.missing[worker] = reason
 
-    def collected(self, compute_s: float, memory: Memory) -> Collected:
+    def usable(self, worker: int) -> bool:
+        """Whether a worker's message is here, and finite: decoders take others for missing."""
+        return bool(self.arrived[worker]) and bool(self.messages[worker].isfinite().all())
+
+    def arrivals(self, answers: Float[Tensor, " workers"]) -> Float[Tensor, " workers"]:
+        """What a waiting policy is told: when each usable message came, and infinity for others.
+
+        Args:
+            answers: when each worker answered, whatever it sent, in seconds.
+        """
+        usable = torch.tensor([self.usable(worker) for worker in range(len(answers))])
+        return torch.where(usable, answers, torch.inf)
+
+    def collected(
+        self, compute_s: float, memory: Memory, virtual_s: float | None = None
+    ) -> Collected:
         """The round's outcome."""
         missing = dict(sorted(self.missing.items()))
-        return Collected(self.messages, self.arrived, self.losses, missing, compute_s, memory)
+        return Collected(
+            self.messages, self.arrived, self.losses, missing, compute_s, memory, virtual_s
+        )
 
     def _refusal(self, message: object) -> str | None:
         if not isinstance(message, Tensor) or message.dtype != self.messages.dtype:

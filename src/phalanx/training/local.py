@@ -1,5 +1,6 @@
 """The engine of one process: no server, no ports; every gradient is computed once."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,17 +10,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.attacks import Rule
+from phalanx.training.delays import DelayModel
 from phalanx.training.drills import Drill
 from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.gradients import PartitionGradients
 from phalanx.training.job import Job
 from phalanx.training.memory import Memory
+from phalanx.training.waiting import WaitingPolicy
 from phalanx.training.worker import own_message
 
 
 @dataclass(frozen=True)
 class Local(Engine):
     """All workers in this process, vectorised; redundant work is counted, not repeated.
+
+    Who is late is decided on a virtual clock, which nobody waits for. So a laptop can ask what a
+    thousand workers would do: `Collected.virtual_s` and `virtual_seconds` in the metrics say how
+    long their rounds take. Late work is cancelled there, as on Ray: every worker begins every
+    round. Delays follow from the run's seed and the round, so a run that resumes sees the same.
+
+    In a drill, bad workers that read the honest messages read those that will be late, too.
 
     Cost: memory for the messages, `(workers, width)`, and for `chunk_size` gradients.
     """
@@ -30,14 +40,31 @@ class Local(Engine):
     MiB; 1 for convolutions on CPUs, which are faster so."""
 
     deadline_s: float | None = None
-    """Seconds after which a message is late. The clock is virtual: computing takes no time on it,
-    and only the delays of a drill count. By default nothing is ever late."""
+    """Seconds after which a message is late, whatever the policy says. The clock is virtual:
+    computing takes no time on it, and only delays and `seconds_per_partition` count. By default
+    nothing is ever late."""
+
+    policy: WaitingPolicy | None = None
+    """When a round is over; what arrives later is late. By default when all have answered."""
+
+    delays: DelayModel | None = None
+    """How long each worker takes on the virtual clock; the attack `Delay` comes on top. Infinity is
+    a worker that is dead in that round. By default nobody takes any time."""
+
+    seconds_per_partition: float = 0.0
+    """Seconds on the virtual clock for each partition that a worker computes, on top of its delay:
+    what redundant work costs."""
 
     def __post_init__(self) -> None:
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size}")
         if self.deadline_s is not None and self.deadline_s < 0:
             raise ValueError(f"deadline_s must be at least 0, got {self.deadline_s}")
+        if not 0 <= self.seconds_per_partition < math.inf:
+            raise ValueError(
+                "seconds_per_partition must be finite and at least 0, got "
+                f"{self.seconds_per_partition}"
+            )
 
     def start(self, job: Job) -> "LocalSession":
         """Nothing to start: the session computes when asked."""
@@ -81,12 +108,46 @@ class LocalSession(Session):
             inbox.messages = momenta.clone() if drill.cast else momenta
         for worker in self._excluded:
             inbox.refuse(worker, "excluded")
-        drill.stage(inbox, drill.cast, self._engine.deadline_s)
-        return inbox.collected(compute_s, drill.remember(momenta))
+        held_back = drill.stage(inbox, drill.cast)
+        virtual_s, waiting = self._wait(step, inbox, held_back, memory.waiting)
+        return inbox.collected(compute_s, drill.remember(momenta, waiting), virtual_s)
 
     def exclude(self, workers: Iterable[int]) -> None:
         """See `Session.exclude`; what they alone would compute is computed, and not used."""
         self._excluded.update(workers)
+
+    def _wait(
+        self, step: int, inbox: Inbox, held_back: dict[int, float], waiting: tuple[float, ...]
+    ) -> tuple[float, tuple[float, ...]]:
+        """Plays the round on the virtual clock; its length, and what the policy remembers."""
+        answers = self._answers(step, held_back)
+        for worker in answers.isinf().nonzero().flatten().tolist():
+            inbox.refuse(worker, "excluded" if worker in self._excluded else "dead")
+        # Once everybody has answered there is nobody left to wait for.
+        end = answers[answers.isfinite()].max().item() if answers.isfinite().any() else 0.0
+        policy, deadline_s = self._engine.policy, self._engine.deadline_s
+        if deadline_s is not None:
+            end = min(end, deadline_s)
+        if policy is not None:
+            arrivals = inbox.arrivals(answers)
+            bound = policy.for_code(self._job.code.at(step).can_decode)
+            end = min(end, bound.ends_at(arrivals, waiting).item())
+            waiting = policy.update(arrivals, end, waiting)
+        for worker in (answers > end).nonzero().flatten().tolist():
+            if inbox.arrived[worker]:
+                inbox.refuse(worker, "late")
+        return end, waiting
+
+    def _answers(self, step: int, held_back: dict[int, float]) -> Float[Tensor, " workers"]:
+        """When each worker is done, in virtual seconds; infinity for those who never are."""
+        engine, code = self._engine, self._job.code.at(step)
+        answers = engine.seconds_per_partition * code.assignment.sum(dim=1).double()
+        if engine.delays is not None:
+            answers += engine.delays.at(step, code.num_workers, self._job.seed)
+        for worker, seconds in held_back.items():
+            answers[worker] += seconds
+        answers[list(self._excluded)] = torch.inf
+        return answers
 
     def _stream(self, step: int, parameters: Tensor, losses: list[Tensor]) -> Iterator[Tensor]:
         partitions = range(self._job.code.num_partitions)

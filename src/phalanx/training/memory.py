@@ -1,4 +1,4 @@
-"""What is remembered for workers, the bad ones of a drill among them, from round to round."""
+"""What engines remember of workers, the bad ones of a drill among them, from round to round."""
 
 from dataclasses import dataclass, field
 
@@ -22,3 +22,7 @@ class Memory:
     """The momentum of every worker, `(workers, width)`: what it would have sent last, were it
     honest; NaN for a worker that is not known to have one. None before the first round, and where
     workers send none."""
+
+    waiting: tuple[float, ...] = ()
+    """What the waiting policy remembers (see `WaitingPolicy.update`); empty before the first round,
+    and for policies that remember nothing."""

@@ -15,13 +15,17 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from phalanx.attacks import Rule
+from phalanx.coding import Code
 from phalanx.training.drills import Drill, Role
 from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.job import Job
 from phalanx.training.memory import Memory
 from phalanx.training.parcel import Parcel
 from phalanx.training.ray_connection import STORE_BYTES, connect, import_ray
+from phalanx.training.waiting import WaitingPolicy
 from phalanx.training.worker import Reply, Worker, pack_job
+
+_SIGNALS = "signals"
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,18 @@ class Ray(Engine):
     message from each worker, until the deadline. A worker that dies, hangs, fails or is late is an
     erasure: it is named in `Collected.missing`, the round goes on without it, and it comes back;
     started anew if it died or hung, with its next task if it was slow. No worker is given a second
-    task before it is done with the first. What is trained lies with the server: it writes the
-    checkpoints, and Ctrl-C reaches it alone. Workers keep their momentum, if they have one, and the
-    server the last that it saw of each: a worker that is started anew goes on with that.
+    task before it is done with the first; but those that are late are told that the round is over,
+    and drop it before the next `chunk_size` partitions, so that nothing piles up. What is trained
+    lies with the server: it writes the checkpoints, and Ctrl-C reaches it alone. Workers keep their
+    momentum, if they have one, and the server the last that it saw of each: a worker that is
+    started anew goes on with that.
 
     In a drill, bad workers forge, and sleep, in their own processes; only attacks that read the
     honest messages are staged by the server. A silent worker of a drill says that it sends nothing,
-    so that a drill does not cost a deadline a round. With the same seed, `Local(chunk_size=1)`
-    gives the same bits for codes that add gradients up, where workers and server have equal
-    hardware, software and numbers of threads.
+    so that a drill does not cost a deadline a round. One that the attack `Delay` holds back is deaf
+    to the server as long, and busy in the rounds that it misses. With the same seed,
+    `Local(chunk_size=1)` gives the same bits for codes that add gradients up, where workers and
+    server have equal hardware, software and numbers of threads.
 
     Trust: Ray authenticates nobody, and unpickles what it is sent. Whoever reaches its ports runs
     code on every machine. Server and workers belong in one trust domain, behind one firewall:
@@ -55,7 +62,12 @@ class Ray(Engine):
     this machine for the run. A connection that this process has to Ray already is used as it is."""
 
     deadline_s: float = 60.0
-    """Seconds from the start of a round after which a message is late."""
+    """Seconds from the start of a round after which a message is late, whatever the policy says."""
+
+    policy: WaitingPolicy | None = None
+    """When a round is over; what arrives later is late, and dropped. By default when all workers
+    that have a task have answered. Messages that are not finite do not count as arrived; what is
+    there by the time the round is over is taken, however many that are."""
 
     chunk_size: int | None = 1
     """Partitions whose gradients a worker computes by one call; 1 uses the kernels of
@@ -143,21 +155,26 @@ class RaySession(Session):
         drill = Drill(self._job, step, parameters, memory, aggregate)
         pending = self._hand_out(drill, inbox, memory)
         momenta = self._known(memory)
+        wait = _Wait(self._engine, self._job.code.at(step), began, memory.waiting)
         while pending:
-            left = max(0.0, began + self._engine.deadline_s - time.monotonic())
-            done, _ = self._ray.wait(list(pending), num_returns=1, timeout=left)
+            done, _ = self._ray.wait(list(pending), num_returns=1, timeout=wait.left_s())
             if not done:
                 break
             for task in done:
-                pending.pop(task).receive(inbox, momenta)
+                seat = pending.pop(task)
+                seat.receive(inbox, momenta)
+                wait.see(seat.worker, inbox)
         for seat in pending.values():
             inbox.refuse(seat.worker, "late")
+            seat.drop()
         compute_s = time.monotonic() - began
         honest = set(inbox.arrived.nonzero().flatten().tolist()) - drill.cast.keys()
         if honest:  # else there is nothing to read
             readers = [worker for worker, role in drill.cast.items() if role.attack.omniscient]
-            drill.stage(inbox, readers, self._engine.deadline_s)
-        kept = drill.remember(momenta.messages if momenta is not None else None)
+            for worker, held_back_s in drill.stage(inbox, readers).items():
+                if held_back_s > self._engine.deadline_s:
+                    inbox.refuse(worker, "late")
+        kept = drill.remember(momenta.messages if momenta is not None else None, wait.remember())
         return inbox.collected(compute_s, kept)
 
     def exclude(self, workers: Iterable[int]) -> None:
@@ -220,6 +237,39 @@ class RaySession(Session):
             raise RuntimeError(f"no worker of the engine Ray could start; the first {reasons[0]}")
 
 
+class _Wait:
+    """How long a round still waits, as messages come in."""
+
+    def __init__(self, engine: Ray, code: Code, began: float, memory: tuple[float, ...]) -> None:
+        self._began, self._deadline_s, self._memory = began, engine.deadline_s, memory
+        self._policy = engine.policy.for_code(code.can_decode) if engine.policy else None
+        self._arrivals = torch.full((code.num_workers,), torch.inf, dtype=torch.float64)
+
+    def left_s(self) -> float:
+        """Seconds until the round is over, if no message comes."""
+        return max(0.0, self._end_s() - self._passed_s())
+
+    def see(self, worker: int, inbox: Inbox) -> None:
+        """Notes when a worker answered, unless its message is of no use."""
+        if self._policy is not None and inbox.usable(worker):
+            self._arrivals[worker] = self._passed_s()
+
+    def remember(self) -> tuple[float, ...]:
+        """What the policy remembers once the round is over."""
+        if self._policy is None:
+            return self._memory
+        end_s = min(self._end_s(), self._passed_s())
+        return self._policy.update(self._arrivals, end_s, self._memory)
+
+    def _end_s(self) -> float:
+        if self._policy is None:
+            return self._deadline_s
+        return min(self._deadline_s, self._policy.ends_at(self._arrivals, self._memory).item())
+
+    def _passed_s(self) -> float:
+        return time.monotonic() - self._began
+
+
 class _Seat:
     """A worker's place, which outlives the processes that fill it."""
 
@@ -229,6 +279,8 @@ class _Seat:
         self._task: Any = None  # the task that it is at, if any
         self._fresh = True  # whether its process has had no task yet
         self._sent = 0.0
+        self._number = 0  # of the task: what the worker is told to drop
+        self._dropped: Any = None  # held, else Ray complains if nobody can be told any more
         self._excluded = False
         self._actor: Any
         self.ready: Any
@@ -256,8 +308,14 @@ class _Seat:
         self._sent = time.monotonic()
         known = None if momentum is None or not self._fresh else Parcel.pack(momentum)
         self._fresh = False
-        self._task = self._actor.compute.remote(step, parameters, role, known)
+        self._number += 1
+        self._task = self._actor.compute.remote(self._number, step, parameters, role, known)
         return self._task
+
+    def drop(self) -> None:
+        """Tells the worker that nobody waits for its task any more."""
+        told = self._actor.drop.options(concurrency_group=_SIGNALS)
+        self._dropped = told.remote(self._number)
 
     def receive(self, inbox: Inbox, momenta: Inbox | None) -> None:
         """Takes in the reply that came, and its momentum, or the reason why there is none."""
@@ -293,15 +351,13 @@ class _Seat:
         engine = self._engine
         self.pid = self._task = None
         self._fresh = True
-        self._actor = (
-            self._ray.remote(_Actor)
-            .options(
-                num_cpus=engine.cpus_per_worker,
-                num_gpus=engine.gpus_per_worker,
-                scheduling_strategy="SPREAD",  # else Ray fills up one machine first
-            )
-            .remote()
+        kind = self._ray.remote(
+            num_cpus=engine.cpus_per_worker,
+            num_gpus=engine.gpus_per_worker,
+            scheduling_strategy="SPREAD",  # else Ray fills up one machine first
+            concurrency_groups={_SIGNALS: 1},  # a thread that listens while another computes
         )
+        self._actor = kind(_Actor).remote()
         device = "cuda" if engine.gpus_per_worker > 0 else "cpu"
         self.ready = self._actor.prepare.remote(
             self.worker, self._job, engine.chunk_size, engine.threads_per_worker, device
@@ -327,7 +383,13 @@ class _Seat:
 
 
 class _Actor:
-    """The process of a worker. It starts empty: what fails while it is prepared, can be told."""
+    """The process of a worker. It starts empty: what fails while it is prepared, can be told.
+
+    Ray cannot cancel what an actor is at, short of killing it. So a second thread takes the word
+    that a task is of no use any more, and the first looks for it between partitions.
+    """
+
+    _over = 0
 
     def prepare(
         self, worker: int, job: Job, chunk_size: int | None, threads: int, device: str
@@ -339,10 +401,21 @@ class _Actor:
         return os.getpid()
 
     def compute(
-        self, step: int, parameters: Parcel, role: Role | None, momentum: Parcel | None
+        self,
+        number: int,
+        step: int,
+        parameters: Parcel,
+        role: Role | None,
+        momentum: Parcel | None,
     ) -> Reply:
-        """See `Worker.compute`."""
-        return self._worker.compute(step, parameters, role, momentum)
+        """See `Worker.compute`; tasks are numbered from 1."""
+        return self._worker.compute(
+            step, parameters, role, momentum, is_over=lambda: number <= self._over
+        )
+
+    def drop(self, number: int) -> None:
+        """Has the tasks up to this one dropped; on a thread of its own."""
+        self._over = number
 
 
 def _failure(error: Exception) -> str:

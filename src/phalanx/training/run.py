@@ -248,6 +248,7 @@ class _Loop:
             "loss": sum(trusted) / len(trusted) if trusted else None,
             "seconds": time.perf_counter() - began,
             "compute_seconds": collected.compute_s,
+            "virtual_seconds": collected.virtual_s,
             "decode_seconds": decoded_in - messages_in,
             "byzantine": self._liars(step, collected.missing),
             "suspects": suspects,
@@ -292,6 +293,7 @@ class _Loop:
                     "past": list(self.drill.past),
                     "plans": self.drill.plans,
                     "momenta": self.drill.momenta,
+                    "waiting": list(self.drill.waiting),
                 },
                 "standing": list(self.standing),
             }
@@ -316,7 +318,8 @@ class _Loop:
         momenta = drill.get("momenta")
         if momenta is not None:
             momenta = momenta.to(self.parameters[0].device)
-        self.drill = Memory(tuple(drill["past"]), drill["plans"], momenta)
+        waiting = tuple(drill.get("waiting", ()))
+        self.drill = Memory(tuple(drill["past"]), drill["plans"], momenta, waiting)
         if "standing" in saved:  # not in checkpoints of before there was any
             self.standing = Standing(*saved["standing"])
         self._first = saved["step"]
@@ -348,6 +351,7 @@ class _Loop:
             "shards": _shown(self._split()),
             "stopped": stopped,
             "excluded": self.standing.out,
+            "virtual_seconds": _total(self.rounds, "virtual_seconds"),
             "methods": [text for text in methods if text],
         }
         if self.folder is not None:
@@ -454,6 +458,12 @@ def _survived(method: Code | Aggregator | None) -> int:
 
 def _shown(part: object | None) -> str | None:
     return repr(part) if part is not None else None
+
+
+def _total(rounds: list[dict[str, Any]], name: str) -> float | None:
+    """The sum of a figure of all rounds; None if a round has none."""
+    found: list[float] = [entry[name] for entry in rounds if entry.get(name) is not None]
+    return sum(found) if found and len(found) == len(rounds) else None
 
 
 def _reputation(decoding: Decoder, exclude_after: int | None) -> Reputation:

@@ -63,6 +63,14 @@ class WaitingPolicy(ABC):
         """
         return memory
 
+    def for_code(self, can_decode: Callable[[Tensor], bool]) -> "WaitingPolicy":
+        """The policy of a round whose code answers so, if it has not been told whom to ask.
+
+        Args:
+            can_decode: the method `can_decode` of the round's code.
+        """
+        return self
+
 
 @dataclass(frozen=True)
 class WaitForAll(WaitingPolicy):
@@ -205,8 +213,12 @@ class UntilDecodable(WaitingPolicy):
 
     can_decode: Callable[[Tensor], bool] | None = None
     """Whether the messages of the workers that arrived, `(workers,)` bool, are enough; more must
-    never be less. The method `can_decode` of a code. By default nothing says that fewer than all
-    are enough."""
+    never be less. The method `can_decode` of a code. By default an engine asks the code of the
+    round, and elsewhere nothing says that fewer than all are enough."""
+
+    def for_code(self, can_decode: Callable[[Tensor], bool]) -> WaitingPolicy:
+        """Asks this code, unless another was given."""
+        return self if self.can_decode is not None else UntilDecodable(can_decode)
 
     def ends_at(
         self, arrivals: Float[Tensor, "*rounds workers"], memory: tuple[float, ...] = ()
@@ -263,6 +275,10 @@ class FirstOf(WaitingPolicy):
         if self.policies is None:
             return WaitForAll(), Deadline()
         return tuple(self.policies)
+
+    def for_code(self, can_decode: Callable[[Tensor], bool]) -> WaitingPolicy:
+        """The same for each policy."""
+        return FirstOf([part.for_code(can_decode) for part in self.parts])
 
     def init(self) -> tuple[float, ...]:
         """What the policies remember, one after the other."""

@@ -1,9 +1,11 @@
 """A worker in a process of its own, whichever engine started the process."""
 
 import copy
+import math
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,6 +17,12 @@ from phalanx.training.drills import Role
 from phalanx.training.gradients import PartitionGradients
 from phalanx.training.job import Job
 from phalanx.training.parcel import PackedDataset, Parcel
+
+_Block = TypeVar("_Block")
+
+
+class RoundOver(Exception):
+    """What a worker computes is of no use to anybody any more."""
 
 
 class Reply(NamedTuple):
@@ -78,6 +86,7 @@ class Worker:
         parameters: Parcel,
         role: Role | None = None,
         momentum: Parcel | None = None,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> Reply:
         """The message of one round.
 
@@ -87,13 +96,20 @@ class Worker:
             role: what to do if bad: other than an attack that reads the honest messages.
             momentum: what the server knows of this worker's, for a process that starts; None to go
                 on with its own.
+            is_over: asked before each block of gradients: whether nobody waits for the message any
+                more. The worker then drops its task, and replies with no message.
         """
         if momentum is not None:
             self._momentum = momentum.unpack().to(self._device, copy=True)
         # A copy: the parcel is lent, and a model may write to its parameters.
         values = parameters.unpack().to(self._device, copy=True)
         attack = role.attack if role is not None else None
-        message, loss = own_message(self._gradients, self._worker, step, values, attack)
+        try:
+            message, loss = own_message(
+                self._gradients, self._worker, step, values, attack, is_over=is_over
+            )
+        except RoundOver:
+            return Reply(None, math.nan)
         kept = None
         if self._gradients.job.worker_momentum is not None:
             message = self._gradients.job.worker_momentum.update(message, self._momentum)
@@ -113,6 +129,8 @@ def own_message(
     step: int,
     parameters: Float[Tensor, " dim"],
     attack: Attack | None,
+    *,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> tuple[Float[Tensor, " width"], float]:
     """What a worker computes by itself: its message, and the mean loss over its partitions.
 
@@ -122,6 +140,10 @@ def own_message(
         step: the round.
         parameters: the round's, `(dim,)`.
         attack: what it carries out, if it is bad; its targets may be other than the true ones.
+        is_over: asked before each block of gradients: whether nobody waits for it any more.
+
+    Raises:
+        RoundOver: once `is_over`.
     """
     job = gradients.job
     if attack is not None and attack.relabels:
@@ -130,5 +152,16 @@ def own_message(
         )
     code = job.code.at(step)
     owned = code.assignment[worker].nonzero().flatten().tolist()
-    rows, losses = zip(*gradients.blocks(step, owned, parameters), strict=True)
+    blocks = gradients.blocks(step, owned, parameters)
+    rows, losses = zip(*_unless(is_over, blocks), strict=True)
     return code.encode(worker, torch.cat(rows)), torch.cat(losses).double().cpu().mean().item()
+
+
+def _unless(is_over: Callable[[], bool], blocks: Iterator[_Block]) -> Iterator[_Block]:
+    """The blocks, computed one by one, until somebody says that it is over."""
+    while not is_over():
+        try:
+            yield next(blocks)
+        except StopIteration:
+            return
+    raise RoundOver

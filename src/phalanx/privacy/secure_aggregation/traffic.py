@@ -35,7 +35,7 @@ def traffic(setup: SecureSetup) -> Traffic:
 
     >>> from phalanx.privacy import SecureSetup, traffic
     >>> traffic(SecureSetup(num_workers=10, dim=100_000))
-    Traffic(upload=800096, between_servers=16805232, from_dealer=806032)
+    Traffic(upload=800080, between_servers=16805200, from_dealer=806016)
     """
     present = setup.num_workers
     twice = 2 * (num_bytes(Roll, setup) + num_bytes(MaskedShares, setup, present))
