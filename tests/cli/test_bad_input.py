@@ -60,7 +60,7 @@ MISTAKES = {
     "report nope": "nope is no run folder",
     "list --room foo": "room must be one of 'all'",
     "frobnicate": "invalid choice: 'frobnicate'",
-    "": "demo,train,compare,report,reproduce",
+    "": "command must be one of demo, train, compare, plan, report, reproduce, serve, list",
 }
 
 

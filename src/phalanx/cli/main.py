@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[RichHandler()])
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build(COMMANDS)
+    if not arguments:
+        parser.error(f"command must be one of {', '.join(COMMANDS)}; see `phalanx --help`")
     config = parser.parse_args(_resumed(arguments))
     command = config.command
     if command == "train" and not (config.train.out or config.train.resume):
