@@ -12,7 +12,9 @@ from phalanx.cli.console import console
 from phalanx.cli.parser import ROOMS
 from phalanx.docstrings import source, summary
 
-Room = Literal["all", "coding", "aggregation", "attacks", "data", "models", "training"]
+Room = Literal[
+    "all", "coding", "aggregation", "attacks", "compression", "data", "models", "training"
+]
 
 
 def list_algorithms(room: Room = "all") -> None:
