@@ -10,6 +10,8 @@ from phalanx.compression.base import working
 
 Norm = Literal["l2", "max"]
 
+_SMALL, _LARGE = 1e-15, 1e15  # squares in between, and sums of them, are normal float32 numbers
+
 
 def num_buckets(dim: int, bucket_size: int) -> int:
     """Buckets that `dim` values fill, the last of them maybe not whole."""
@@ -20,18 +22,22 @@ def buckets(flat: Float[Tensor, " dim"], bucket_size: int) -> Float[Tensor, "buc
     """The values in rows, in the dtype of arithmetic; zeros after the last."""
     size = min(bucket_size, flat.numel())
     wide = flat.to(working(flat.dtype))
-    return torch.nn.functional.pad(wide, (0, -flat.numel() % size)).view(-1, size)
+    missing = -flat.numel() % size
+    return (torch.nn.functional.pad(wide, (0, missing)) if missing else wide).view(-1, size)
 
 
 def norms(rows: Float[Tensor, "buckets size"], norm: Norm) -> Float[Tensor, " buckets"]:
     """The norm of every row, at least its largest magnitude and never infinite."""
-    largest = rows.abs().amax(dim=1)
+    largest: Tensor = torch.linalg.vector_norm(rows, torch.inf, dim=1)
     if norm == "max":
         return largest
-    # Squares in float64: those of large float32 values overflow, those of small ones vanish.
-    found = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    finite = found.clamp_(max=torch.finfo(rows.dtype).max)
-    return torch.maximum(finite.to(rows.dtype), largest)
+    found = torch.linalg.vector_norm(rows, dim=1)
+    # Squares of large values overflow, those of small ones vanish: not in float64.
+    unsafe = ((largest > _LARGE) | (largest < _SMALL)).nonzero().flatten()
+    if len(unsafe):
+        exact = torch.linalg.vector_norm(rows[unsafe], dim=1, dtype=torch.float64)
+        found[unsafe] = exact.clamp_(max=torch.finfo(rows.dtype).max).to(rows.dtype)
+    return torch.maximum(found, largest)
 
 
 def share(

@@ -13,7 +13,7 @@ from torch import Tensor
 from phalanx.compression.base import Shape, uniforms, working
 from phalanx.compression.bits import check_packed, pack, packed_length, unpack
 from phalanx.compression.elias import decode_omega, encode_omega
-from phalanx.compression.grid import Norm, buckets, norms, num_buckets, share
+from phalanx.compression.grid import Norm, norms, num_buckets, share
 from phalanx.compression.message import Part, fixed, num_values, require
 from phalanx.compression.quantization import GridQuantizer
 
@@ -101,7 +101,7 @@ class QSGD(GridQuantizer):
         """Elias's code is written on the CPU."""
         if self.coding == "fixed":
             return super().pack(x, generator)
-        scales, rows = self.quantize(buckets(x.view(-1), self.bucket_size), generator)
+        scales, rows = self.quantized(x.view(-1), generator)
         codes = rows.view(-1)[: x.numel()]
         indices = codes.nonzero().flatten()
         chosen = codes[indices].long()

@@ -13,6 +13,8 @@ from phalanx.compression.bits import check_packed, pack, packed_length, unpack
 from phalanx.compression.grid import buckets, num_buckets, values
 from phalanx.compression.message import Part, fixed, num_values, require
 
+_BLOCK = 1 << 16  # values at a time
+
 
 @dataclass(frozen=True)
 class GridQuantizer(Compressor):
@@ -36,6 +38,15 @@ class GridQuantizer(Compressor):
     ) -> tuple[Float[Tensor, " buckets"], Int16[Tensor, "buckets size"]]:
         """Scales, and levels from `-num_levels` to `num_levels`."""
 
+    def quantized(
+        self, flat: Float[Tensor, " dim"], generator: torch.Generator | None
+    ) -> tuple[Float[Tensor, " buckets"], Int16[Tensor, "buckets size"]]:
+        """All buckets, as many at a time as stay in the cache."""
+        rows = buckets(flat, self.bucket_size)
+        depth = max(1, _BLOCK // rows.shape[1]) if flat.device.type == "cpu" else len(rows)
+        found = [self.quantize(block, generator) for block in rows.split(depth)]
+        return torch.cat([scales for scales, _ in found]), torch.cat([codes for _, codes in found])
+
     @property
     def width(self) -> int:
         """Bits a level takes, its sign among them."""
@@ -49,7 +60,7 @@ class GridQuantizer(Compressor):
 
     def pack(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         """Levels are packed as numbers from 0 on."""
-        scales, codes = self.quantize(buckets(x.view(-1), self.bucket_size), generator)
+        scales, codes = self.quantized(x.view(-1), generator)
         shifted = (codes.view(-1)[: x.numel()] + self.num_levels).to(torch.uint8)
         return scales, pack(shifted, self.width)
 

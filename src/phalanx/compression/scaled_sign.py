@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.compression.base import Compressor, Shape, working
 from phalanx.compression.bits import check_packed, pack_signs, packed_length, unpack_signs
 from phalanx.compression.message import Part, fixed, num_values, require
+
+_ROW = 4096  # magnitudes that are summed in their own precision
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,7 @@ class ScaledSign(Compressor):
 
     def pack(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         """A bit is set where the value is negative; zero counts as positive."""
-        # Summed in float64 through the norm: no copy of the tensor is made, and none overflows.
-        total = torch.linalg.vector_norm(x, 1, dtype=torch.float64)
-        total.clamp_(max=torch.finfo(torch.float64).max)
-        return (total / x.numel()).to(working(x.dtype)).view(1), pack_signs(x)
+        return _mean_magnitude(x.view(-1)).view(1), pack_signs(x)
 
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         """The scale with the signs."""
@@ -53,3 +53,15 @@ class ScaledSign(Compressor):
         """The scale is not negative, and bits after the last are zero."""
         require(bool((parts[0] >= 0).all()), "have a scale of at least 0")
         check_packed(parts[1], 1, num_values(shape))
+
+
+def _mean_magnitude(flat: Float[Tensor, " dim"]) -> Float[Tensor, ""]:
+    """The mean of the magnitudes in the dtype of arithmetic; rows are summed first, then these."""
+    wide = working(flat.dtype)
+    whole = flat.numel() // _ROW * _ROW
+    rows: Tensor = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), 1, dim=1, dtype=wide)
+    rest: Tensor = torch.linalg.vector_norm(flat[whole:], 1, dtype=wide)
+    total = rows.sum(dtype=torch.float64) + rest
+    if not total.isfinite():  # a sum is too large for its dtype: then smaller numbers are summed
+        return (flat.double() / flat.numel()).abs().sum().to(wide)
+    return (total / flat.numel()).to(wide)
