@@ -23,14 +23,14 @@ help: ## Show this list
 	@touch $@
 
 .venv/all.stamp: .venv/core.stamp
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[ray,dev,docs]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[ray,secure,dev,docs]'
 	@touch $@
 
 .venv/bench.stamp: .venv/all.stamp
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
-install: .venv/all.stamp ## Make .venv with the package, Ray and the tools
+install: .venv/all.stamp ## Make .venv with the package, Ray, gRPC and the tools
 
 demo: .venv/core.stamp ## Train with liars among 15 workers and write a report
 	$(BIN)/phalanx demo

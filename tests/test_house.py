@@ -136,7 +136,9 @@ def test_the_tested_versions_satisfy_the_declared_ranges():
     pinned = {pin.partition("==")[0].lower().replace("_", "-") for pin in pins}
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = declared["dependencies"] + [
-        one for extra in ("ray", "dev", "docs") for one in declared["optional-dependencies"][extra]
+        one
+        for extra in ("ray", "secure", "dev", "docs")
+        for one in declared["optional-dependencies"][extra]
     ]
     assert {re.match(r"[\w.-]+", one)[0].lower() for one in wanted} <= pinned
 

@@ -9,6 +9,7 @@ EXTRAS = (
     "byzfl",
     "datasets",
     "furo",
+    "grpc",
     "hypothesis",
     "myst_parser",
     "pytest",

@@ -1,6 +1,7 @@
 """The errors that a caller would act on. Bad arguments are plain `ValueError`s."""
 
 from collections.abc import Sequence
+from functools import partial
 
 
 class PhalanxError(Exception):
@@ -26,12 +27,37 @@ class TooManyByzantineError(PhalanxError):
 
 
 class DecodeError(TooManyByzantineError):
-    """The messages that arrived do not determine the gradient: more faults than the code survives.
+    """The messages that arrived do not determine the result: more faults than the code survives.
 
     Attributes:
         workers: ids of the workers known to be missing or lying, or of the group that failed.
-        bound: how many liars the code survives (`num_byzantine`).
+        bound: how many liars the code survives (`num_byzantine`); how many missing messages, for a
+            code against erasures alone.
     """
+
+
+class RankLostError(PhalanxError):
+    """A rank of a process group is gone, or silent for longer than the group's timeout.
+
+    Attributes:
+        ranks: those of which it is known; whoever stops because another one did is named as well.
+    """
+
+    def __init__(self, message: str, *, ranks: Sequence[int]) -> None:
+        super().__init__(message)
+        self.ranks = list(ranks)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles with its keyword argument, so that it crosses process borders whole."""
+        return partial(type(self), str(self), ranks=self.ranks), ()
+
+
+class ReusedRandomnessError(PhalanxError):
+    """Randomness that hides messages was about to be used a second time, which would show them."""
+
+
+class ServerLostError(PhalanxError):
+    """A server of a protocol died, does not answer in time, or answers what it must not."""
 
 
 def _rebuild(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from phalanx.coding.columns import blocks, runs, weighted_sum
+from phalanx.coding.columns import add_weighted_sums, blocks, not_finite, runs, weighted_sum
 from phalanx.coding.projection import project
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -78,3 +78,29 @@ def test_projections_depend_on_the_secret():
 
 def test_no_columns_have_projections_of_zero():
     assert not project(torch.zeros(3, 0), 2, seeded(0)).any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("where", [0, 5000, 69_999])
+def test_only_rows_that_are_asked_for_are_looked_at(dtype, value, where):
+    messages = torch.full((4, 70_000), torch.finfo(dtype).max, dtype=dtype)
+    messages[1] *= -1
+    messages[2:, where] = value
+    asked = torch.tensor([True, True, True, False])
+    assert not_finite(messages, asked).tolist() == [False, False, True, False]
+    assert not not_finite(messages[:, :0], asked).any()
+
+
+@pytest.mark.parametrize("width", [0, 1, 40_000])
+def test_weighted_sums_are_added_to_the_workers_named_and_read_no_more_than_needed(width):
+    gradients = torch.randn(5, width, generator=seeded(0), dtype=torch.float64)
+    weights = torch.randn(4, 5, generator=seeded(1), dtype=torch.float64)
+    weights[:, 3] = 0
+    weights[1] = 0
+    expected = 1 + weights @ gradients
+    expected[2] = 1
+    gradients[3] = torch.nan
+    messages = torch.ones(4, width, dtype=torch.float64)
+    add_weighted_sums(messages, [0, 1, 3], gradients, weights)
+    assert torch.allclose(messages, expected)

@@ -211,7 +211,7 @@ def test_worker_momentum_is_an_axis(grid):
         ({"model": lambda shape, classes: MLP(shape, classes)}, "must be dataclasses, classes"),
         ({"byzantine": phalanx.attacks.FixedWorkers([99])}, "workers must be below num_workers"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, changed, problem):
     with pytest.raises(ValueError, match=re.escape(problem)):

@@ -9,7 +9,15 @@ import torch
 import phalanx.reproduce as room
 from laws import concrete
 from phalanx.reporting import Plot, Table
-from phalanx.reproduce import Draco, Finding, Findings, Recipe, recipes, reproduce
+from phalanx.reproduce import (
+    Draco,
+    Finding,
+    Findings,
+    Recipe,
+    SecureAggregationRecipe,
+    recipes,
+    reproduce,
+)
 from phalanx.reproduce.run import Reproduction
 
 TINY = Draco(
@@ -156,3 +164,19 @@ def test_a_page_escapes_what_recipes_say(tmp_path):
     assert "<i>" not in page
     assert "<td>—</td>" in page
     assert "<td>0.25</td>" in page
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory):
+    tiny = SecureAggregationRecipe(draws=2, steps=3, sizes=((10, 500),))
+    return reproduce(tiny, tmp_path_factory.mktemp("out"))
+
+
+def test_secure_aggregation_chooses_as_in_the_clear(secure):
+    verdicts = {one.claim: one.same for one in secure.findings.findings}
+    assert verdicts["The rule's choice is that of the rule in the clear."] == "yes"
+    assert [one.ours for one in secure.findings.findings if "left it out" in one.ours]
+    table = next(one for one in secure.findings.tables if one.title == "Training")
+    assert [row[0] for row in table.rows[:2]] == ["Krum", "secure Krum"]
+    assert all(float(row[2]) < 0.01 for row in table.rows)
+    assert (secure.folder / "findings.html").exists()

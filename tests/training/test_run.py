@@ -39,11 +39,21 @@ from phalanx.attacks import (
     StaleGradient,
     WrongShape,
 )
-from phalanx.coding import Code, Detox, DracoCyclic, DracoRepetition
+from phalanx.coding import (
+    Code,
+    CyclicRepetition,
+    Detox,
+    DracoCyclic,
+    DracoRepetition,
+    ErasureHead,
+    FractionalRepetition,
+)
 from phalanx.errors import DecodeError, TooManyByzantineError
 from phalanx.training import Local
 
-EXACT_CODES = [code for code in concrete(coding, Code) if code.exact]
+AGAINST_LIARS = [kind for kind in concrete(coding, Code) if hasattr(kind(), "num_byzantine")]
+AGAINST_STRAGGLERS = [kind for kind in concrete(coding, Code) if kind not in AGAINST_LIARS]
+EXACT_CODES = [code for code in AGAINST_LIARS if code.exact]
 RULES = concrete(aggregation, Aggregator)
 ATTACKS = concrete(attacks, Attack)
 named = {"ids": lambda kind: kind.__name__}
@@ -119,6 +129,30 @@ def test_codes_end_with_the_weights_of_the_run_without_liars(trained, code, atta
         assert found == set(entry["byzantine"])
         # Nobody is behind in the first round.
         assert len(found) == (0 if attack is StaleGradient and entry["step"] == 0 else 3)
+
+
+@pytest.mark.parametrize("code", [FractionalRepetition(), CyclicRepetition()], ids=repr)
+@pytest.mark.parametrize("attack", [Silence(), NotFinite()], ids=repr)
+def test_exact_codes_end_with_the_weights_of_the_run_without_stragglers(trained, code, attack):
+    run = trained(code=code, attack=attack, byzantine=RandomWorkers(2))
+    assert_same_weights(run, trained())
+    assert all(entry["error"] == 0 for entry in run.rounds)
+    assert all(len(entry["missing"]) + len(entry["suspects"]) == 2 for entry in run.rounds)
+
+
+@pytest.mark.parametrize("code", AGAINST_STRAGGLERS, **named)
+def test_codes_against_stragglers_learn_without_two_workers(trained, code):
+    run = trained(code=code(num_workers=15), attack=Silence(), byzantine=RandomWorkers(2))
+    assert run.result["test_accuracy"] > 0.9
+    assert all(0 <= entry["error"] < 0.9 for entry in run.rounds)
+
+
+def test_the_error_that_missing_messages_leave_is_written_down(trained):
+    run = trained(
+        code=ErasureHead(15, copies=3), attack=Silence(), byzantine=FixedWorkers([0, 1, 2])
+    )
+    # Twelve of fifteen partitions are covered, and count 15 / 12 times.
+    assert all(entry["error"] == pytest.approx(0.5) for entry in run.rounds)
 
 
 @pytest.mark.filterwarnings("ignore:.*num_byzantine")

@@ -1,14 +1,15 @@
 """Robust rules: one vector from the messages of workers some of whom lie."""
 
-from phalanx.aggregation.aggregate import Aggregate
+from phalanx.aggregation.aggregate import Aggregate, far_out
 from phalanx.aggregation.arc import ARC
-from phalanx.aggregation.base import Aggregator
+from phalanx.aggregation.base import Aggregator, State, require_tolerated
 from phalanx.aggregation.bucketing import Bucketing
 from phalanx.aggregation.bulyan import Bulyan
 from phalanx.aggregation.caf import CAF
 from phalanx.aggregation.centered_clipping import CenteredClipping
 from phalanx.aggregation.coordinate_median import CoordinateMedian
 from phalanx.aggregation.coordinate_rule import CoordinateRule
+from phalanx.aggregation.distances import require_distances_only, weigh_distances
 from phalanx.aggregation.geometric_median import GeometricMedian
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
@@ -21,6 +22,7 @@ from phalanx.aggregation.monna import MoNNA
 from phalanx.aggregation.multi_krum import MultiKrum
 from phalanx.aggregation.nearest_neighbor_mixing import NearestNeighborMixing
 from phalanx.aggregation.norm_clipping import NormClipping
+from phalanx.aggregation.passes import Shard
 from phalanx.aggregation.pipeline import Chain, Pipeline, PreAggregation
 from phalanx.aggregation.resampling import Resampling
 from phalanx.aggregation.sign_majority import SignMajority
@@ -55,8 +57,14 @@ __all__ = [
     "Pipeline",
     "PreAggregation",
     "Resampling",
+    "Shard",
     "SignMajority",
     "SmallestMaximumEigenvalueAveraging",
+    "State",
     "TrimmedMean",
     "Verdict",
+    "far_out",
+    "require_distances_only",
+    "require_tolerated",
+    "weigh_distances",
 ]

@@ -32,6 +32,14 @@ class Aggregator(ABC):
     needs_geometry: ClassVar[bool] = False
     """Whether `combine` asks how the mixtures lie to one another."""
 
+    @property
+    def needs_distances_only(self) -> bool:
+        """Whether its weights follow from how far the messages lie apart; see `weigh_distances`.
+
+        Not for rules that look at coordinates, and those that measure from an origin or a centre.
+        """
+        return False
+
     def __call__(self, gradients: Any, weights: Any = None) -> Any:
         """The aggregate of the messages, in the kind that was given.
 

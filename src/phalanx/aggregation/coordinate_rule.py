@@ -14,6 +14,7 @@ from phalanx.aggregation.mixtures import Mixtures, judge_by_distance
 from phalanx.aggregation.passes import (
     BLOCK,
     Reducer,
+    Shard,
     column_blocks,
     distances_to,
     finite_rows,
@@ -65,7 +66,7 @@ class CoordinateRule(Aggregator):
     ) -> tuple[Aggregate, State]:
         """One round on mixtures of messages, formed block by block."""
         value = self.reduce(mixtures, num_byzantine)
-        distances = self.distances(mixtures.rows, value)
+        distances = self.distances(mixtures.rows, value, mixtures.shard)
         return judge_by_distance(value, distances, mixtures.finite), state
 
     def reduce(self, mixtures: Mixtures, num_byzantine: int) -> Float[Tensor, " dim"]:
@@ -74,10 +75,13 @@ class CoordinateRule(Aggregator):
         return mixtures.reduce(self._reducer(len(mixtures.mixing), mass, num_byzantine))
 
     def distances(
-        self, rows: Float[Tensor, "workers dim"], value: Float[Tensor, " dim"]
+        self,
+        rows: Float[Tensor, "workers dim"],
+        value: Float[Tensor, " dim"],
+        shard: Shard | None = None,
     ) -> Float[Tensor, " workers"]:
         """How far every message is from the aggregate, which makes its score; float64."""
-        return distances_to(rows, value)
+        return distances_to(rows, value, shard)
 
     def _reducer(self, num_rows: int, mass: Tensor | None, num_byzantine: int) -> Reducer:
         if mass is None:

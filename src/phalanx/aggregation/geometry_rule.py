@@ -47,6 +47,11 @@ class GeometryRule(Aggregator):
     """Whether `weigh` heeds the masses of the messages. Otherwise the rule selects messages without
     regard to them, and its weights are then multiplied by them."""
 
+    @property
+    def needs_distances_only(self) -> bool:
+        """True, unless it measures from a centre that it remembers."""
+        return not self.init(0)
+
     @abstractmethod
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """Weights, scores and suspects among the finite messages.

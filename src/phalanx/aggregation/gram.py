@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from phalanx.aggregation.passes import column_blocks, finite_rows, working_dtype
+from phalanx.aggregation.passes import Shard, column_blocks, finite_rows, whole, working_dtype
 
 _BLOCK = 4096  # columns of one product: short enough for float32 sums, long enough for the kernel
 _BLOCKS = 32  # products per call where there is no cache to fit
@@ -157,7 +157,9 @@ def partial_gram(
 
 
 def measure(
-    rows: Float[Tensor, "workers dim"], points: Float[Tensor, "points dim"] | None = None
+    rows: Float[Tensor, "workers dim"],
+    points: Float[Tensor, "points dim"] | None = None,
+    shard: Shard | None = None,
 ) -> tuple[Geometry, Bool[Tensor, " workers"]]:
     """The geometry of the finite rows and of points, if given, and which rows are finite.
 
@@ -167,24 +169,32 @@ def measure(
     sample) names a better one for another pass. Rows that are not finite show on the diagonal, and
     only rows that do are looked at; products beyond the range of float32 make a float64 pass.
 
+    Of a shard of the columns it gives the geometry of the whole messages: Gram matrices add up, and
+    all that is decided here is decided on their sums.
+
     Cost: one pass, as a rule; at most five, under attack.
 
     Float32 products rely on torch's default, `torch.set_float32_matmul_precision("highest")`: the
     lower settings (TF32, bfloat16) leave too few digits.
     """
-    finite = torch.ones(len(rows), dtype=torch.bool)
-    dtype = torch.float64 if rows.numel() <= _SMALL else working_dtype(rows.dtype)
-    reference = _reference(partial_gram(_sample(rows), dtype=torch.float64).cpu(), finite, None)
+    reference, finite = None, torch.ones(len(rows), dtype=torch.bool)
+    if shard is None:  # else a look at a sample would cost as much as it may save: a meeting of all
+        shard = whole(rows)
+        sampled = partial_gram(_sample(rows), dtype=torch.float64).cpu()
+        reference = _reference(sampled, finite, None)
+    small = len(rows) * shard.dim <= _SMALL
+    dtype = torch.float64 if small else working_dtype(rows.dtype)
     for _ in range(_MAX_PASSES):
-        gram = partial_gram(rows, reference, dtype, points).cpu()
+        gram = shard.add_up(partial_gram(rows, reference, dtype, points)).cpu()
         messages = gram[: len(rows), : len(rows)]
         norms = gram.diagonal()
-        odd = ~torch.isfinite(norms[: len(rows)])
-        finite &= finite_rows(rows, odd & finite)
+        odd = finite & ~torch.isfinite(norms[: len(rows)])
+        if odd.any():
+            finite &= ~shard.anywhere(~finite_rows(rows, odd))
         if reference is not None and not finite[reference]:
             reference = None
         elif dtype != torch.float64 and (
-            _out_of_range(norms[: len(rows)][finite], rows.shape[1])
+            _out_of_range(norms[: len(rows)][finite], shard.dim)
             or not torch.isfinite(norms[len(rows) :]).all()
         ):
             dtype = torch.float64

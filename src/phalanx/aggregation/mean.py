@@ -28,6 +28,11 @@ class Mean(Aggregator):
     tensor([ 301., -297.])
     """
 
+    @property
+    def needs_distances_only(self) -> bool:
+        """True: it needs not even those."""
+        return True
+
     def num_tolerated(self, num_workers: int) -> int:
         """0."""
         return 0

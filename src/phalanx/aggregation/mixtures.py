@@ -13,9 +13,11 @@ from phalanx.aggregation.masses import normalized, present
 from phalanx.aggregation.passes import (
     BLOCK,
     Reducer,
+    Shard,
     column_blocks,
     finite_rows,
     weighted_sum,
+    whole,
     working_dtype,
 )
 
@@ -31,6 +33,8 @@ class Mixtures(NamedTuple):
         geometry: how the mixtures lie to one another, and to the origin and the centre if these
             were asked for, and how much each counts. All zeros if nobody asked how they lie.
         centre: `(dim,)`, the last point of the geometry, or None.
+        shard: what the columns of the rows are of the whole messages, whose geometry this is; None
+            if they are all of them.
     """
 
     rows: Float[Tensor, "workers dim"]
@@ -38,6 +42,7 @@ class Mixtures(NamedTuple):
     mixing: Float[Tensor, "mixtures workers"]
     geometry: Geometry
     centre: Float[Tensor, " dim"] | None = None
+    shard: Shard | None = None
 
     def mixed(
         self,
@@ -116,6 +121,7 @@ def gather(
     *,
     origin: bool = False,
     centre: Float[Tensor, " dim"] | None = None,
+    shard: Shard | None = None,
 ) -> Mixtures:
     """The finite messages of some mass, measured in one pass, with the origin or a centre."""
     points = []
@@ -124,23 +130,25 @@ def gather(
     if centre is not None:
         centre = centre.to(rows)
         points.append(centre[None])
-    geometry, finite = measure(rows, _joined(points))
+    geometry, finite = measure(rows, _joined(points), shard)
     kept = finite & present(masses, len(rows))
     if masses is not None:
         geometry = geometry.among(kept[finite], normalized(masses[kept]))
-    return Mixtures(rows, kept, _plain(kept), geometry, centre)
+    return Mixtures(rows, kept, _plain(kept), geometry, centre, shard)
 
 
 def gather_unmeasured(
-    rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
+    rows: Float[Tensor, "workers dim"],
+    masses: Float[Tensor, " workers"] | None = None,
+    shard: Shard | None = None,
 ) -> Mixtures:
     """The finite messages of some mass, for who asks for no distances."""
     here = present(masses, len(rows))
-    kept = here & finite_rows(rows, here)
+    kept = here & ~(shard or whole(rows)).anywhere(here & ~finite_rows(rows, here))
     mixing = _plain(kept)
     mass = None if masses is None else normalized(masses[kept])
     nowhere = mixing.new_zeros(len(mixing), len(mixing))
-    return Mixtures(rows, kept, mixing, Geometry(nowhere, mass=mass))
+    return Mixtures(rows, kept, mixing, Geometry(nowhere, mass=mass), shard=shard)
 
 
 def judge_by_distance(

@@ -1,6 +1,7 @@
 """Passes over the columns of the messages that rules of every kind share."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +14,32 @@ BLOCK = 1 << 13
 
 Reducer = Callable[[Tensor], Tensor]
 """From a block `(rows, width)`, which it must not change, to `(width,)`."""
+
+
+class Shard(NamedTuple):
+    """What the columns at hand are of messages whose columns are shared out among processes.
+
+    Whoever holds a shard of all messages runs a rule on it as if it were all there is: sums over
+    the columns, of which a rule needs few, go through `add_up`.
+
+    Attributes:
+        dim: columns of all shards together.
+        add_up: from the part that this shard adds to a sum over the columns, a tensor of any shape,
+            to the sum over all shards. A collective: all shards call it equally often, with parts
+            of one shape, and get the same bits, so that they decide alike.
+    """
+
+    dim: int
+    add_up: Callable[[Tensor], Tensor]
+
+    def anywhere(self, flags: Bool[Tensor, " workers"]) -> Bool[Tensor, " workers"]:
+        """Which flags are raised on any shard."""
+        return self.add_up(flags.double()) > 0
+
+
+def whole(rows: Float[Tensor, "workers dim"]) -> Shard:
+    """The one shard that holds all columns."""
+    return Shard(rows.shape[1], lambda part: part)
 
 
 def column_blocks(dim: int, width: int = _WIDTH) -> Iterator[slice]:
@@ -67,13 +94,14 @@ def weighted_sum(
 
 
 def distances_to(
-    rows: Float[Tensor, "workers dim"], point: Float[Tensor, " dim"]
+    rows: Float[Tensor, "workers dim"], point: Float[Tensor, " dim"], shard: Shard | None = None
 ) -> Float[Tensor, " workers"]:
     """Euclidean distance of every row to the point, `(workers,)` float64 in main memory."""
+    shard = shard or whole(rows)
     total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
     for block in column_blocks(len(point)):
         total += (rows[:, block].double() - point[block]).square().sum(dim=1)
-    return total.sqrt().cpu()
+    return shard.add_up(total).sqrt().cpu()
 
 
 def _runs(used: list[bool]) -> list[slice]:

@@ -16,6 +16,7 @@ from phalanx.aggregation.gram import Geometry
 from phalanx.aggregation.krum import Krum
 from phalanx.aggregation.masses import normalized, present
 from phalanx.aggregation.mixtures import Mixtures, gather, gather_unmeasured
+from phalanx.aggregation.passes import Shard
 from phalanx.randomness import generator
 
 
@@ -143,6 +144,12 @@ class Pipeline(Aggregator):
         """Liars survived (f), as the parts say; None if none of them does."""
         return next(iter(self._declared()), None)
 
+    @property
+    def needs_distances_only(self) -> bool:
+        """Whether that holds for the rule, and no part shrinks messages towards the origin."""
+        shrinks = any(part.from_origin for part in self.before)
+        return self.rule.needs_distances_only and not shrinks
+
     def init(
         self, dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> State:
@@ -176,10 +183,32 @@ class Pipeline(Aggregator):
         masses: Float[Tensor, " workers"] | None = None,
     ) -> tuple[Aggregate, State]:
         """One round on stacked messages: the answer, and the next state."""
-        round_, memory = state[0], state[1:]
-        mixtures, num_byzantine = self._mixed(rows, masses, int(round_), memory)
-        answer, memory = self.rule.combine(mixtures, num_byzantine, memory)
-        return answer, (round_ + 1, *memory)
+        return self.combine(*self._gathered(rows, masses, state[1:]), state)
+
+    def update_shard(
+        self, rows: Float[Tensor, "workers columns"], state: State, shard: Shard
+    ) -> tuple[Aggregate, State]:
+        """One round where every process holds a shard of the columns of all messages.
+
+        All of them together do what `update` does on the whole messages: each gets its own columns
+        of the aggregate, and the same verdict as the others. A rule by itself goes as
+        `Pipeline((), rule)`.
+
+        Args:
+            rows: the columns at hand, of the messages of all workers.
+            state: the number of the round, and the same columns of what the rule remembers.
+            shard: what these columns are of the whole.
+
+        Raises:
+            ValueError: if the rule takes messages as a whole, and does not say how they are mixed.
+            TooManyByzantineError: if more messages are not finite than the rule survives, wherever
+                that is; on all shards alike.
+        """
+        if type(self.rule).combine is Aggregator.combine:
+            raise ValueError(
+                f"rule must implement combine to work on shards, got {type(self.rule).__name__}"
+            )
+        return self.combine(*self._gathered(rows, None, state[1:], shard), state)
 
     def told(self, num_byzantine: int) -> "Pipeline":
         """The pipeline with another `num_byzantine` in all parts."""
@@ -195,21 +224,33 @@ class Pipeline(Aggregator):
         """The aggregate alone; a coordinate-wise rule takes no pass for scores."""
         if not isinstance(self.rule, CoordinateRule):
             return self.judge(rows, masses).value
-        mixtures, num_byzantine = self._mixed(rows, masses, step=0, memory=())
+        mixtures, num_byzantine = self._mixed(*self._gathered(rows, masses, memory=()), step=0)
         return self.rule.reduce(mixtures, num_byzantine)
 
-    def _mixed(
-        self, rows: Tensor, masses: Tensor | None, step: int, memory: State
+    def combine(
+        self, mixtures: Mixtures, num_byzantine: int, state: State
+    ) -> tuple[Aggregate, State]:
+        """One round on messages that are measured already."""
+        round_, memory = state[0], state[1:]
+        mixtures, num_byzantine = self._mixed(mixtures, num_byzantine, int(round_))
+        answer, memory = self.rule.combine(mixtures, num_byzantine, memory)
+        return answer, (round_ + 1, *memory)
+
+    def _gathered(
+        self, rows: Tensor, masses: Tensor | None, memory: State, shard: Shard | None = None
     ) -> tuple[Mixtures, int]:
-        """What the parts make of the messages, and how many mixtures may contain lies."""
+        """The messages that take part, and how many of them may be lies."""
         bound = self.num_tolerated(int(present(masses, len(rows)).sum()))
         if self.rule.needs_geometry or any(part.needs_geometry for part in self.before):
             centre = memory[0] if self.rule.needs_geometry and memory else None
             origin = any(part.from_origin for part in self.before)
-            mixtures = gather(rows, masses, origin=origin, centre=centre)
+            mixtures = gather(rows, masses, origin=origin, centre=centre, shard=shard)
         else:
-            mixtures = gather_unmeasured(rows, masses)
-        num_byzantine = require_tolerated(mixtures.finite, bound, masses)
+            mixtures = gather_unmeasured(rows, masses, shard)
+        return mixtures, require_tolerated(mixtures.finite, bound, masses)
+
+    def _mixed(self, mixtures: Mixtures, num_byzantine: int, step: int) -> tuple[Mixtures, int]:
+        """What the parts make of the messages, and how many mixtures may contain lies."""
         for position, part in enumerate(self.before):
             random = generator(self.seed, "mixing", position, step)
             matrix = part.mix(mixtures.geometry, num_byzantine, random)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from phalanx.aggregation.base import minority, require_not_negative
 from phalanx.aggregation.coordinate_rule import CoordinateRule, Reducer
-from phalanx.aggregation.passes import column_blocks
+from phalanx.aggregation.passes import Shard, column_blocks, whole
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,14 @@ class SignMajority(CoordinateRule):
         return vote
 
     def distances(
-        self, rows: Float[Tensor, "workers dim"], value: Float[Tensor, " dim"]
+        self,
+        rows: Float[Tensor, "workers dim"],
+        value: Float[Tensor, " dim"],
+        shard: Shard | None = None,
     ) -> Float[Tensor, " workers"]:
         """The share of coordinates whose sign is not that of the aggregate."""
+        shard = shard or whole(rows)
         others: Tensor = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
         for block in column_blocks(len(value)):
             others += (rows[:, block].sign() != value[block]).sum(dim=1)
-        return others.cpu() / max(len(value), 1)
+        return shard.add_up(others).cpu() / max(shard.dim, 1)

@@ -13,7 +13,15 @@ from phalanx.cli.parser import ROOMS
 from phalanx.docstrings import source, summary
 
 Room = Literal[
-    "all", "coding", "aggregation", "attacks", "compression", "data", "models", "training"
+    "all",
+    "coding",
+    "aggregation",
+    "attacks",
+    "compression",
+    "privacy",
+    "data",
+    "models",
+    "training",
 ]
 
 

@@ -16,6 +16,7 @@ from phalanx.cli.listing import list_algorithms
 from phalanx.cli.parser import Parser, build
 from phalanx.cli.report import report
 from phalanx.cli.reproduce import reproduce
+from phalanx.cli.serve import serve
 from phalanx.cli.train import default_out, train
 from phalanx.errors import PhalanxError
 
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "report": report,
     "reproduce": reproduce,
+    "serve": serve,
     "list": list_algorithms,
 }
 

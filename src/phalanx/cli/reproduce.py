@@ -16,7 +16,7 @@ def reproduce(
     Example: phalanx reproduce draco --data mnist.npz
 
     Args:
-        recipe: The paper's method: `draco`, `learning-from-history` or `resampling`.
+        recipe: The paper's method, such as `draco`; a wrong name is answered by all that there are.
         full: More rounds, data and repeats; minutes become up to an hour.
         data: The recipe's data; if not given, what the environment variable PHALANX_DATA names, or
             else data that needs no download.

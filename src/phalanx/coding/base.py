@@ -21,11 +21,15 @@ class Decoded(NamedTuple):
         suspects: `(workers,)` bool, the workers whose messages arrived and are wrong.
         residual: the largest relative disagreement among the messages that were trusted: 0 where
             they agree to the bit; what remains below the decoder's tolerance otherwise.
+        error: what messages that are missing may have cost: the distance between `gradient` and the
+            mean is at most `error` times the root mean square of the norms of the partitions'
+            gradients. 0 from codes that are exact; rules that are no codes estimate none.
     """
 
     gradient: Float[Tensor, " dim"]
     suspects: Bool[Tensor, " workers"]
     residual: float
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,18 @@ class Code(ABC):
         Raises:
             DecodeError: if more is wrong than the code survives.
         """
+
+    def can_decode(self, arrived: Bool[Tensor, " workers"]) -> bool:
+        """Whether the messages of these workers suffice, if none of them lies.
+
+        An engine need not wait for more; one that fears liars does. By default all are needed.
+        """
+        return bool(arrived.all())
+
+    @property
+    def min_workers(self) -> int:
+        """The number of workers of whom any so many suffice, if none of them lies."""
+        return self.num_workers
 
     def init(
         self, dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 # Columns: the running sum of a block stays in a level-2 cache while the rows stream by.
 _BLOCK = 65_536
+_CACHED = 16_384  # columns of which all workers' gradients stay in the cache
 
 
 def blocks(width: int, size: int = _BLOCK) -> Iterator[slice]:
@@ -37,6 +38,43 @@ def weighted_sum(
             done += len(part)
         result[columns] = total
     return result
+
+
+def add_weighted_sums(
+    messages: Float[Tensor, "workers width"],
+    workers: Sequence[int],
+    gradients: Float[Tensor, "rows width"],
+    weights: Float[Tensor, "all_workers rows"],
+) -> None:
+    """Adds `weights[workers] @ gradients` to the rows of these workers, in place.
+
+    A gradient of weight zero is not read, whatever it holds. Cost: one pass over the gradients and
+    one over the messages; gradients that several workers need are read from the cache.
+    """
+    needed = [(worker, weights[worker].nonzero().flatten().tolist()) for worker in workers]
+    for columns in blocks(messages.shape[1], _CACHED):
+        part = gradients[:, columns]
+        for worker, rows in needed:
+            if rows:
+                messages[worker, columns] += weighted_sum(part, rows, weights[worker, rows])
+
+
+def not_finite(
+    messages: Float[Tensor, "workers width"], asked: Bool[Tensor, " workers"]
+) -> Bool[Tensor, " workers"]:
+    """Which of the rows that are asked for hold NaN or infinity. Cost: one pass over them."""
+    found = torch.zeros(len(messages), dtype=torch.bool)
+    for row in asked.nonzero().flatten().tolist():
+        found[row] = not is_finite(messages[row])
+    return found
+
+
+def is_finite(row: Float[Tensor, " width"]) -> bool:
+    """Whether all numbers are finite: NaN shows in the extremes, and nothing is written."""
+    if not len(row):
+        return True
+    low, high = torch.aminmax(row)
+    return bool(low.isfinite() & high.isfinite())
 
 
 def runs(rows: Sequence[int]) -> list[slice]:

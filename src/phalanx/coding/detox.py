@@ -69,9 +69,10 @@ class Detox(Code):
     >>> code = Detox(num_workers=9, num_byzantine=1)
     >>> messages = code.encode_all([torch.tensor([[1.0], [2.0], [3.0]])])
     >>> messages[4] = -100.0
-    >>> code.decode(messages)
-    Decoded(gradient=tensor([2.]), suspects=tensor([False, False, False, False,  True, False, False, False, False]), residual=0.0)
-    """  # noqa: E501 - as it is printed
+    >>> decoded = code.decode(messages)
+    >>> decoded.gradient, decoded.suspects.nonzero().flatten()
+    (tensor([2.]), tensor([4]))
+    """
 
     exact: ClassVar[bool] = False
 

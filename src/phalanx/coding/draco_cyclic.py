@@ -17,6 +17,7 @@ from phalanx.coding.groups import (
     check_messages,
     check_owned,
     check_partitions,
+    circle_lengths,
     consecutive_groups,
     name,
 )
@@ -106,7 +107,9 @@ class DracoCyclic(Code):
     def groups(self) -> tuple[range, ...]:
         """The circles: ranges of workers, which hold the partitions of the same numbers."""
         longest = self.group_length or max(21, 2 * self.num_byzantine + 1)
-        return consecutive_groups(_lengths(self.num_workers, 2 * self.num_byzantine + 1, longest))
+        return consecutive_groups(
+            circle_lengths(self.num_workers, 2 * self.num_byzantine + 1, longest)
+        )
 
     @cached_property
     def weights(self) -> Tensor:
@@ -127,6 +130,16 @@ class DracoCyclic(Code):
             for position, worker in enumerate(group):
                 held[worker, [group[(position + step) % len(group)] for step in spread]] = True
         return held
+
+    def can_decode(self, arrived: Bool[Tensor, " workers"]) -> bool:
+        """Whether at most 2 s messages of each circle are missing."""
+        missing = [int((~arrived[group.start : group.stop]).sum()) for group in self.groups]
+        return max(missing) <= 2 * self.num_byzantine
+
+    @property
+    def min_workers(self) -> int:
+        """All but 2 s, who may all belong to one circle."""
+        return self.num_workers - 2 * self.num_byzantine
 
     def width(self, dim: int) -> int:
         """Numbers in a message about `dim` parameters."""
@@ -278,19 +291,3 @@ def _halves(messages: Tensor) -> tuple[Tensor, ...]:
     """Views of the real and of the imaginary parts."""
     workers, width = messages.shape
     return messages.view(workers, 2, width // 2).unbind(1)
-
-
-def _lengths(num_workers: int, shortest: int, longest: int) -> list[int]:
-    """Lengths of few circles, odd ones where it can be: those need no scaled columns.
-
-    Circles are longer than `longest` only where shorter ones would fall below `shortest`.
-    """
-    most = num_workers // shortest
-    longest_odd = longest - 1 + longest % 2
-    for number in range(-(-num_workers // longest_odd), most + 1):
-        if number % 2 == num_workers % 2:  # so many odd lengths can add up
-            pairs, spare = divmod((num_workers - number) // 2, number)
-            return [2 * pairs + 3] * spare + [2 * pairs + 1] * (number - spare)
-    number = min(-(-num_workers // longest), most)
-    length, spare = divmod(num_workers, number)
-    return [length + 1] * spare + [length] * (number - spare)

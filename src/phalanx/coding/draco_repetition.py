@@ -54,8 +54,9 @@ class DracoRepetition(Code):
     >>> import torch
     >>> from phalanx.coding import DracoRepetition
     >>> code = DracoRepetition(num_workers=3, num_byzantine=1)
-    >>> code.decode(torch.tensor([[6.0], [-100.0], [6.0]]))
-    Decoded(gradient=tensor([2.]), suspects=tensor([False,  True, False]), residual=0.0)
+    >>> decoded = code.decode(torch.tensor([[6.0], [-100.0], [6.0]]))
+    >>> decoded.gradient, decoded.suspects
+    (tensor([2.]), tensor([False,  True, False]))
     """
 
     num_byzantine: int = 3
@@ -90,6 +91,15 @@ class DracoRepetition(Code):
             owned = group if self.partitions == "all" else [index]
             held[group.start : group.stop, list(owned)] = True
         return held
+
+    def can_decode(self, arrived: Bool[Tensor, " workers"]) -> bool:
+        """Whether a message of each group is there."""
+        return all(bool(arrived[group.start : group.stop].any()) for group in self.groups)
+
+    @property
+    def min_workers(self) -> int:
+        """All but one less than the smallest group has."""
+        return self.num_workers - min(map(len, self.groups)) + 1
 
     def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
         """The plain sum of the worker's gradients, in order, so that replicas agree to the bit.

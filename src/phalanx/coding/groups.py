@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 
@@ -17,6 +19,41 @@ def group_lengths(num_workers: int, size: int) -> list[int]:
     return [size] * (number - 1) + [num_workers - size * (number - 1)]
 
 
+def balanced_groups(num_workers: int, size: int) -> tuple[range, ...]:
+    """As many groups as can have `size` members, with the spare workers spread over them."""
+    number = num_workers // size
+    length, spare = divmod(num_workers, number)
+    return consecutive_groups([length + 1] * spare + [length] * (number - spare))
+
+
+def block_assignment(groups: Sequence[range]) -> Bool[Tensor, "workers partitions"]:
+    """Every worker holds the partitions that are numbered like the workers of its group."""
+    held: Tensor = torch.block_diag(*(torch.ones(len(group), len(group)) for group in groups))
+    return held.bool()
+
+
+def first_arrived(groups: Sequence[range], arrived: Bool[Tensor, " workers"]) -> list[int | None]:
+    """The first worker of each group that arrived; None if nobody did."""
+    here = arrived.tolist()
+    return [next((worker for worker in group if here[worker]), None) for group in groups]
+
+
+def circle_lengths(num_workers: int, shortest: int, longest: int) -> list[int]:
+    """Lengths of few circles, even or odd as `shortest` is: those need no scaled columns.
+
+    Circles are longer than `longest` only where shorter ones would fall below `shortest`.
+    """
+    most, parity = num_workers // shortest, shortest % 2
+    longest_alike = longest - (longest - parity) % 2
+    for number in range(-(-num_workers // longest_alike), most + 1):
+        if (num_workers - parity * number) % 2 == 0:  # so many such lengths can add up
+            pairs, spare = divmod((num_workers - parity * number) // 2, number)
+            return [2 * pairs + 2 + parity] * spare + [2 * pairs + parity] * (number - spare)
+    number = min(-(-num_workers // longest), most)
+    length, spare = divmod(num_workers, number)
+    return [length + 1] * spare + [length] * (number - spare)
+
+
 def check_bound(num_workers: int, num_byzantine: int) -> None:
     """Raises ValueError unless `num_workers >= 2 num_byzantine + 1`."""
     if num_byzantine < 0:
@@ -24,6 +61,15 @@ def check_bound(num_workers: int, num_byzantine: int) -> None:
     if num_workers < 2 * num_byzantine + 1:
         raise ValueError(
             f"num_byzantine must be below num_workers / 2, got {num_byzantine} of {num_workers}"
+        )
+
+
+def check_stragglers(num_workers: int, num_stragglers: int) -> None:
+    """Raises ValueError unless `0 <= num_stragglers < num_workers`."""
+    if not 0 <= num_stragglers < num_workers:
+        raise ValueError(
+            f"num_stragglers must be at least 0 and below num_workers, got {num_stragglers} of "
+            f"{num_workers}"
         )
 
 

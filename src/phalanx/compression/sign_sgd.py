@@ -19,8 +19,8 @@ class SignSGD(Compressor):
     """Sends the sign of every value; the workers' mean is replaced by their majority's sign.
 
     The magnitude is lost: learning rates are about a thousandth of those of SGD. Fewer than half of
-    the workers that send wrong signs do not decide where the others agree. `Momentum(SignSGD())`
-    is Signum.
+    the workers that send wrong signs do not decide where the others agree. Signum is the same on
+    workers' momenta instead of their gradients.
     Wire: one bit a value to every worker up to 16 workers; beyond, bytes added on the way.
     Cost: one pass.
     Source: Bernstein, Zhao, Azizzadenesheli, Anandkumar, "signSGD with Majority Vote is

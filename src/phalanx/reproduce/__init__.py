@@ -1,18 +1,30 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
 from phalanx.reproduce.base import Finding, Findings, Recipe
+from phalanx.reproduce.coded_computation import CodedComputation
+from phalanx.reproduce.coded_shuffling import CodedShuffling
+from phalanx.reproduce.detox import Detox
 from phalanx.reproduce.draco import Draco
+from phalanx.reproduce.erasure_head import ErasureHeads
 from phalanx.reproduce.learning_from_history import LearningFromHistory
 from phalanx.reproduce.resampling import ResamplingAndBucketing
 from phalanx.reproduce.run import recipes, reproduce
+from phalanx.reproduce.secure_aggregation import SecureAggregationRecipe
+from phalanx.reproduce.stochastic_block_code import StochasticBlockCodes
 
 __all__ = [
+    "CodedComputation",
+    "CodedShuffling",
+    "Detox",
     "Draco",
+    "ErasureHeads",
     "Finding",
     "Findings",
     "LearningFromHistory",
     "Recipe",
     "ResamplingAndBucketing",
+    "SecureAggregationRecipe",
+    "StochasticBlockCodes",
     "recipes",
     "reproduce",
 ]

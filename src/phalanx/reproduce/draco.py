@@ -1,7 +1,5 @@
 """DRACO: the same model whatever the liars send, and what that costs a round."""
 
-import copy
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,16 +7,13 @@ from typing import ClassVar
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
 from torch.utils.data import TensorDataset
 
 from phalanx.aggregation import Aggregator, GeometricMedian, Krum, Mean
-from phalanx.attacks import Attack, Constant, RandomWorkers, ReverseGradient
+from phalanx.attacks import Constant, ReverseGradient
 from phalanx.coding import Code, DracoCyclic, DracoRepetition
 from phalanx.data import Digits, NpzFile, Splits
-from phalanx.errors import TooManyByzantineError
 from phalanx.models import LeNet
-from phalanx.randomness import derive_seed
 from phalanx.reporting import (
     SAME_WEIGHTS,
     Plot,
@@ -26,14 +21,13 @@ from phalanx.reporting import (
     RunRecord,
     Table,
     compare,
-    load_run,
     plot_accuracy,
 )
 from phalanx.reporting.detection import total
 from phalanx.reporting.wording import count, difference, listed, percent
 from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
 from phalanx.reproduce.draco_rounds import RoundTime, Timed, plot_rounds, time_rounds
-from phalanx.training import train
+from phalanx.reproduce.training_runs import Case, Experiment, fresh, training_table
 
 _ATTACKS = {"reversed gradient": ReverseGradient(100.0), "constant": Constant(-100.0)}
 _REFERENCE = "mean, no attack"
@@ -119,7 +113,7 @@ class Draco(Recipe):
         return Findings(
             answer=self._answer(rows, times),
             findings=(*self._training_findings(records), *_time_findings(times)),
-            tables=(_training_table(rows), _time_table(times), _winners(times)),
+            tables=(training_table(rows), _time_table(times), _winners(times)),
             plots=(*_accuracy_plots(records), *self._time_plots(times)),
             notes=(f"Data: {origin}.", *_NOTES),
             settings={
@@ -144,38 +138,21 @@ class Draco(Recipe):
             "DRACO repetition": repetition,
             "DRACO cyclic": DracoCyclic(self.num_workers, self.num_byzantine),
         }
-        runs: list[tuple[str, Code | Aggregator, Attack | None]] = [
-            (_REFERENCE, Mean(), None),
-            (_QUIET_REPETITION, repetition, None),
-        ]
+        cases = [Case(_REFERENCE, Mean()), Case(_QUIET_REPETITION, repetition)]
         for attack_name, attack in _ATTACKS.items():
-            runs += [(f"{name}, {attack_name}", one, attack) for name, one in methods.items()]
-        model = _fresh(splits)
-        records = {}
-        for number, (title, method, staged) in enumerate(runs):
-            progress(f"training {number + 1} of {len(runs)}: {title}")
-            folder = out / title.replace(", ", "-").replace(" ", "-")
-            # A rule that loses the weights to the attack stops with an error: its folder says so.
-            with suppress(TooManyByzantineError):
-                train(
-                    copy.deepcopy(model),
-                    splits.train,
-                    method if isinstance(method, Code) else None,
-                    rule=method if isinstance(method, Aggregator) else None,
-                    num_workers=self.num_workers,
-                    attack=staged,
-                    byzantine=RandomWorkers(self.num_byzantine) if staged else None,
-                    optimizer=partial(torch.optim.SGD, lr=0.01, momentum=0.9),
-                    steps=steps,
-                    batch_size=self.samples_per_partition * self.num_workers,
-                    test=splits.test,
-                    out=folder,
-                    evaluate_every=max(1, steps // 5),
-                    checkpoint_every=steps,
-                    title=title,
-                )
-            records[title] = load_run(folder)
-        return records
+            cases += [
+                Case(f"{name}, {attack_name}", one, attack, self.num_byzantine)
+                for name, one in methods.items()
+            ]
+        experiment = Experiment(
+            splits,
+            fresh(LeNet, splits),
+            partial(torch.optim.SGD, lr=0.01, momentum=0.9),
+            self.num_workers,
+            self.samples_per_partition * self.num_workers,
+            steps,
+        )
+        return experiment.run(cases, out, progress)
 
     def _training_findings(self, records: dict[str, RunRecord]) -> tuple[Finding, ...]:
         rows = {row.title: row for row in compare(list(records.values()), records[_REFERENCE])}
@@ -256,12 +233,6 @@ def _load(data: Path | None, full: bool) -> tuple[Splits, str]:
         splits = replace(splits, test=TensorDataset(*splits.test[:1000]))
     sizes = [len(split) for split in (splits.train, splits.test)]  # type: ignore[arg-type]
     return splits, f"{path.name}, {sizes[0]} training and {sizes[1]} test images"
-
-
-def _fresh(splits: Splits) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # weights are drawn from the global generator: lend it
-        torch.default_generator.manual_seed(derive_seed(0, "model"))
-        return LeNet(splits.input_shape, splits.num_classes)
 
 
 def _attacked(rows: dict[str, Row], name: str) -> list[Row]:
@@ -377,27 +348,6 @@ def _decoding(times: list[RoundTime], rule: str) -> str:
         if one.decoder == rule and one.liars > 0
     ]
     return _span(ratios)
-
-
-def _training_table(rows: dict[str, Row]) -> Table:
-    return Table(
-        "Training",
-        "Final test accuracy, largest weight difference relative to the largest weight of the run "
-        "without liars, and the liars that were named.",
-        ("run", "status", "test accuracy", "relative difference", "lies", "named", "false alarms"),
-        tuple(
-            (
-                row.title,
-                row.status,
-                percent(row.test_accuracy),
-                difference(row.relative_difference),
-                row.detection.lies,
-                row.detection.caught,
-                row.detection.false_alarms,
-            )
-            for row in rows.values()
-        ),
-    )
 
 
 def _time_table(times: list[RoundTime]) -> Table:

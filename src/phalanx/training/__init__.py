@@ -1,5 +1,13 @@
 """The round, the engines that carry it, and runs that survive being killed."""
 
+from phalanx.training.delays import (
+    Bimodal,
+    Bursty,
+    DelayModel,
+    Pareto,
+    RecordedTrace,
+    ShiftedExponential,
+)
 from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.evaluation import Evaluation, evaluate
 from phalanx.training.holdings import Holdings
@@ -7,26 +15,59 @@ from phalanx.training.job import Job
 from phalanx.training.local import Local
 from phalanx.training.memory import Memory
 from phalanx.training.ray import Ray
+from phalanx.training.ray_matmul import RayMatmul, RayMatmulSession, TimedProduct
+from phalanx.training.ray_shuffle import RayShuffle, RayShuffleSession, Traffic
 from phalanx.training.reputation import Reputation, Standing, rounds_until_excluded
 from phalanx.training.run import Run, train
+from phalanx.training.virtual_clock import Rounds, virtual_clock
+from phalanx.training.waiting import (
+    AdaptiveDeadline,
+    Deadline,
+    FirstOf,
+    UntilDecodable,
+    WaitFor,
+    WaitForAll,
+    WaitingPolicy,
+)
 from phalanx.training.worker_momentum import WorkerMomentum
 
 __all__ = [
+    "AdaptiveDeadline",
+    "Bimodal",
+    "Bursty",
     "Collected",
+    "Deadline",
+    "DelayModel",
     "Engine",
     "Evaluation",
+    "FirstOf",
     "Holdings",
     "Inbox",
     "Job",
     "Local",
     "Memory",
+    "Pareto",
     "Ray",
+    "RayMatmul",
+    "RayMatmulSession",
+    "RayShuffle",
+    "RayShuffleSession",
+    "RecordedTrace",
     "Reputation",
+    "Rounds",
     "Run",
     "Session",
+    "ShiftedExponential",
     "Standing",
+    "TimedProduct",
+    "Traffic",
+    "UntilDecodable",
+    "WaitFor",
+    "WaitForAll",
+    "WaitingPolicy",
     "WorkerMomentum",
     "evaluate",
     "rounds_until_excluded",
     "train",
+    "virtual_clock",
 ]

@@ -60,9 +60,14 @@ class Session(ABC):
                 if it has none, or there is no drill.
         """
 
-    @abstractmethod
     def exclude(self, workers: Iterable[int]) -> None:
-        """Gives these workers no more tasks: from now on they are missing as "excluded"."""
+        """Gives these workers no more tasks: from now on they are missing as "excluded".
+
+        Raises:
+            NotImplementedError: if there are any, and the engine cannot do without them.
+        """
+        if found := list(workers):
+            raise NotImplementedError(f"{type(self).__name__} cannot exclude workers {found}")
 
     def close(self) -> None:  # noqa: B027 - most engines have nothing to stop
         """Stops the workers."""

@@ -1,11 +1,10 @@
 """The engine of many processes or machines: this process is the server, workers are Ray actors."""
 
-import logging
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -21,9 +20,8 @@ from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.job import Job
 from phalanx.training.memory import Memory
 from phalanx.training.parcel import Parcel
+from phalanx.training.ray_connection import STORE_BYTES, connect, import_ray
 from phalanx.training.worker import Reply, Worker, pack_job
-
-_STORE_BYTES = 2**28  # of shared memory at least; it is only taken as it is written to
 
 
 @dataclass(frozen=True)
@@ -113,14 +111,14 @@ class RaySession(Session):
     """Runs a job's rounds on Ray actors; a round's messages overwrite those of the one before."""
 
     def __init__(self, engine: Ray, job: Job) -> None:
-        self._ray = _import_ray()
+        self._ray = import_ray("the engine Ray")
         self._engine, self._job = engine, job
         self._inbox: Inbox | None = None
         self._seats: list[_Seat] = []
         self._owns_ray = False
         with ExitStack() as stack:
             stack.callback(self.close)  # whatever interrupts the start, Ctrl-C among it
-            self._owns_ray = _connect(self._ray, engine.address, _store_bytes(job))
+            self._owns_ray = connect(self._ray, engine.address, _store_bytes(job))
             packed = self._ray.put(pack_job(job))
             for worker in range(job.code.num_workers):
                 self._seats.append(_Seat(self._ray, engine, worker, packed))
@@ -354,30 +352,6 @@ def _failure(error: Exception) -> str:
     return f"failed: {type(cause).__name__}: {first}"
 
 
-def _import_ray() -> ModuleType:
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError("the engine Ray needs Ray: pip install 'phalanx[ray]'") from error
-    module: ModuleType = ray
-    return module
-
-
-def _connect(ray: ModuleType, address: str | None, store_bytes: int) -> bool:
-    """Connects this process to Ray, quietly; whether that is ours to end."""
-    if ray.is_initialized():
-        return False
-    local = {"include_dashboard": False, "object_store_memory": store_bytes}
-    with _without_usage_stats():
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({} if address else local),
-        )
-    return True
-
-
 def _store_bytes(job: Job) -> int:
     """Shared memory for the data, and for all that two rounds send: late messages linger."""
     parameters = [value for value in job.model.parameters() if value.requires_grad]
@@ -386,19 +360,4 @@ def _store_bytes(job: Job) -> int:
     tables = 1 if job.worker_momentum is None else 2  # who forges, sends its momentum along
     held = 2 * dim + tables * job.code.num_workers * job.code.width(dim)
     tensors = job.dataset.tensors if isinstance(job.dataset, TensorDataset) else ()
-    return _STORE_BYTES + 2 * held * size + sum(tensor.nbytes for tensor in tensors)
-
-
-@contextmanager
-def _without_usage_stats() -> Iterator[None]:
-    """Ray reports home by default; the variable that forbids it is put back as it was."""
-    name = "RAY_USAGE_STATS_ENABLED"
-    before = os.environ.get(name)
-    os.environ[name] = "0"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+    return STORE_BYTES + 2 * held * size + sum(tensor.nbytes for tensor in tensors)

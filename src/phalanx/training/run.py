@@ -255,6 +255,7 @@ class _Loop:
             "residual": decoded.residual,
             "suspicion": [round(value, 4) for value in self.standing.suspicion.tolist()],
             "excluded": self.standing.out,
+            "error": decoded.error,
         }
         if evaluate:
             entry |= self._evaluation()
@@ -316,7 +317,8 @@ class _Loop:
         if momenta is not None:
             momenta = momenta.to(self.parameters[0].device)
         self.drill = Memory(tuple(drill["past"]), drill["plans"], momenta)
-        self.standing = Standing(*saved["standing"])
+        if "standing" in saved:  # not in checkpoints of before there was any
+            self.standing = Standing(*saved["standing"])
         self._first = saved["step"]
         return self._first
 

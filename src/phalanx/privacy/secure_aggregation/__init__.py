@@ -1,0 +1,1 @@
+"""Robust aggregation by two servers neither of which sees a message."""

@@ -1,0 +1,53 @@
+"""How this process comes to Ray, and leaves it."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+STORE_BYTES = 2**28  # of shared memory at least; it is only taken as it is written to
+
+
+def import_ray(user: str) -> ModuleType:
+    """Ray, for somebody who says who needs it.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(f"{user} needs Ray: pip install 'phalanx[ray]'") from error
+    module: ModuleType = ray
+    return module
+
+
+def connect(ray: ModuleType, address: str | None, store_bytes: int) -> bool:
+    """Connects this process to Ray, quietly; whether that is ours to end."""
+    if ray.is_initialized():
+        return False
+    local = {"include_dashboard": False, "object_store_memory": store_bytes}
+    with _without_usage_stats():
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({} if address else local),
+        )
+    return True
+
+
+@contextmanager
+def _without_usage_stats() -> Iterator[None]:
+    """Ray reports home by default; the variable that forbids it is put back as it was."""
+    name = "RAY_USAGE_STATS_ENABLED"
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
