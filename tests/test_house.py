@@ -100,17 +100,19 @@ def test_public_fields_are_documented(thing):
     assert {field.name for field in fields(thing) if field.init} <= documented
 
 
-@pytest.mark.parametrize("algorithm", algorithms("aggregation", "attacks", "coding", "models"))
+@pytest.mark.parametrize(
+    "algorithm", algorithms("aggregation", "attacks", "coding", "compression", "models")
+)
 def test_algorithms_can_be_built_without_arguments(algorithm):
     assert algorithm() == algorithm()
 
 
-@pytest.mark.parametrize("algorithm", algorithms("aggregation", "attacks", "coding"))
+@pytest.mark.parametrize("algorithm", algorithms("aggregation", "attacks", "coding", "compression"))
 def test_algorithms_show_an_example(algorithm):
     assert ">>> " in inspect.getdoc(algorithm)
 
 
-@pytest.mark.parametrize("algorithm", algorithms("aggregation", "coding"))
+@pytest.mark.parametrize("algorithm", algorithms("aggregation", "coding", "compression"))
 def test_codes_and_rules_name_their_source(algorithm):
     text = inspect.getdoc(algorithm)
     if algorithm.__name__ == "Mean":

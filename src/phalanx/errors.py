@@ -64,3 +64,27 @@ def _rebuild(
     kind: type[TooManyByzantineError], message: str, workers: list[int], bound: int
 ) -> TooManyByzantineError:
     return kind(message, workers=workers, bound=bound)
+
+
+class WireError(PhalanxError):
+    """Bytes that came from a peer are not a message of this compressor about this tensor."""
+
+
+class NotFiniteError(PhalanxError):
+    """Tensors with NaN or infinity were to be averaged; nothing was, and no memory changed.
+
+    Attributes:
+        workers: ids of the workers that hold them.
+    """
+
+    def __init__(self, message: str, *, workers: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.workers = list(workers)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles with its keyword arguments, so that it crosses process borders whole."""
+        return _not_finite, (str(self), self.workers)
+
+
+def _not_finite(message: str, workers: list[int]) -> NotFiniteError:
+    return NotFiniteError(message, workers=workers)

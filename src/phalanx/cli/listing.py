@@ -12,7 +12,17 @@ from phalanx.cli.console import console
 from phalanx.cli.parser import ROOMS
 from phalanx.docstrings import source, summary
 
-Room = Literal["all", "coding", "aggregation", "attacks", "privacy", "data", "models", "training"]
+Room = Literal[
+    "all",
+    "coding",
+    "aggregation",
+    "attacks",
+    "compression",
+    "privacy",
+    "data",
+    "models",
+    "training",
+]
 
 
 def list_algorithms(room: Room = "all") -> None:

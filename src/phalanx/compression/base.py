@@ -1,0 +1,259 @@
+"""What every compressor looks like: a tensor in, a message out, and back; and means of these."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from phalanx.compression.collectives import AllGather, AllReduce, Averaged, Exchange, Round, State
+from phalanx.compression.message import Message, Part, num_values, parse, require
+from phalanx.errors import NotFiniteError, WireError
+
+Shape = tuple[int, ...]
+MeanExchange = Generator[AllReduce | AllGather, Tensor | list[Tensor], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Compressor(ABC):
+    """Encodes a tensor in fewer bytes: hyper-parameters only, never state.
+
+    A compressor implements `layout`, `pack` and `unpack`, and `check` where bytes may not be what
+    `pack` writes. One that remembers something overrides `init` and `update` too; one whose workers
+    can average at less cost than by exchanging messages overrides `exchange`.
+
+    float16, bfloat16, float32 and float64 are compressed; arithmetic on halves is in float32, and
+    what would leave the range of the dtype is held at its border. An empty tensor takes no bytes.
+    """
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the decoded tensor is the tensor in expectation."""
+        return False
+
+    @property
+    def reducible(self) -> bool:
+        """Whether the last parts of workers' messages may be added value by value.
+
+        The other parts are then equal on all workers, given shared randomness.
+        """
+        return False
+
+    @property
+    def fixed_size(self) -> bool:
+        """Whether the shape of a tensor alone decides how many bytes are sent."""
+        return True
+
+    @property
+    def random(self) -> bool:
+        """Whether encoding needs a generator."""
+        return False
+
+    @property
+    def needs_shared_randomness(self) -> bool:
+        """Whether the workers of a round must draw the same numbers."""
+        return False
+
+    @property
+    def per_tensor_shape(self) -> bool:
+        """Whether the shape of the tensor matters, not only its values."""
+        return False
+
+    def contraction(self, dim: int) -> float | None:
+        """The delta in `E ||C(x) - x||^2 <= (1 - delta) ||x||^2` for all x of `dim` values.
+
+        None if there is no such bound above 0. Error feedback converges where there is one.
+        """
+        return None
+
+    def variance_bound(self, dim: int) -> float | None:
+        """The omega in `E ||C(x) - x||^2 <= omega ||x||^2`, for compressors without bias."""
+        return None
+
+    @abstractmethod
+    def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
+        """What both sides know of the parts of a message about a tensor that is not empty."""
+
+    @abstractmethod
+    def pack(
+        self, x: Float[Tensor, "..."], generator: torch.Generator | None
+    ) -> tuple[Tensor, ...]:
+        """The parts of the message: `x` is finite, contiguous and not empty."""
+
+    @abstractmethod
+    def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
+        """The decoded values, of any shape and floating dtype that the caller brings into form."""
+
+    def check(  # noqa: B027  (what passes as it is needs no more)
+        self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype
+    ) -> None:
+        """Raises a `WireError` unless `unpack` can decode the parts and `pack` might write them.
+
+        Dtypes and lengths are right already, and floating-point values finite.
+        """
+
+    def encode(self, x: Float[Tensor, "..."], generator: torch.Generator | None = None) -> Message:
+        """The tensor as a message.
+
+        Args:
+            x: of any shape and strides; not changed.
+            generator: randomness, for compressors that are random.
+
+        Raises:
+            NotFiniteError: if there is NaN or infinity in it.
+            ValueError: if a random compressor is given no generator.
+        """
+        if self.random and generator is None:
+            raise ValueError(f"generator must be given: {type(self).__name__} is random")
+        require_finite([x])
+        shape, x = tuple(x.shape), x.detach().contiguous()
+        if not x.numel():
+            return Message(shape, x.dtype, (), ())
+        return Message(shape, x.dtype, self.layout(shape, x.dtype), self.pack(x, generator))
+
+    def decode(self, message: Message) -> Float[Tensor, "..."]:
+        """The tensor that a message of this compressor stands for: its shape, its dtype."""
+        if not num_values(message.shape):
+            return torch.zeros(message.shape, dtype=message.dtype)
+        values = self.unpack(message.parts, message.shape, message.dtype)
+        return within(values, message.dtype).reshape(message.shape)
+
+    def from_bytes(self, data: bytes | Tensor, shape: Shape, dtype: torch.dtype) -> Message:
+        """The message that a peer sent as these bytes (or as a uint8 tensor).
+
+        Bytes that pass are those of a message that decodes to finite values. Whether they are those
+        that the peer meant is for the transport to ensure.
+
+        Raises:
+            WireError: if they are not a message of this compressor about a tensor of this shape.
+        """
+        layout = self.layout(shape, dtype) if num_values(shape) else ()
+        message = parse(data, shape, dtype, layout)
+        floats = [part for part in message.parts if part.is_floating_point()]
+        require(all(bool(part.isfinite().all()) for part in floats), "hold finite values")
+        if layout:
+            self.check(message.parts, shape, dtype)
+        return message
+
+    def init(self, like: Float[Tensor, "..."]) -> State:
+        """What a worker remembers of a tensor like this before the first round."""
+        return ()
+
+    def update(
+        self, x: Float[Tensor, "..."], state: State, generator: torch.Generator | None = None
+    ) -> tuple[Message, State]:
+        """Encodes one tensor given the state; also the next state. See `encode`."""
+        return self.encode(x, generator), state
+
+    def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
+        """A worker's part of a round: its tensors in, the mean over the workers out.
+
+        All workers run this in step, asking for the same collectives in the same order.
+        """
+        shared = self.needs_shared_randomness
+        found = [
+            self.update(x, state, round.generator(place, shared=shared) if self.random else None)
+            for place, (x, state) in enumerate(zip(tensors, states, strict=True))
+        ]
+        messages = [message for message, _ in found]
+        means = self._reduce if self.reducible and _same_dtype(messages) else self._gather
+        mean = yield from means(messages, round.num_workers)
+        sent = [self.decode(message) for message in messages]
+        return Averaged(mean, sent, [state for _, state in found])
+
+    def _reduce(self, messages: list[Message], num_workers: int) -> MeanExchange:
+        """Adds the last parts up in one collective, divided before: halves do not overflow."""
+        last = [message.parts[-1] for message in messages if message.parts]
+        if not last:
+            return [self.decode(message) for message in messages]
+        total = yield AllReduce(torch.cat(last) / num_workers)
+        pieces = iter(cast(Tensor, total).split([part.numel() for part in last]))
+        means = [
+            message._replace(parts=(*message.parts[:-1], next(pieces)))
+            if message.parts
+            else message
+            for message in messages
+        ]
+        return [self.decode(message) for message in means]
+
+    def _gather(self, messages: list[Message], num_workers: int) -> MeanExchange:
+        """Sends all messages to all workers, each of which decodes and averages."""
+        flat = frame(messages, self.fixed_size)
+        rows = yield AllGather(flat, equal=self.fixed_size)
+        means = [
+            torch.zeros(one.shape, dtype=working(one.dtype), device=flat.device) for one in messages
+        ]
+        for worker, row in enumerate(rows):
+            try:
+                theirs = self._unframe(row, messages)
+            except WireError as error:
+                raise WireError(f"worker {worker}: {error}") from error
+            for mean, message in zip(means, theirs, strict=True):
+                mean += self.decode(message).to(mean) / num_workers
+        return [within(mean, one.dtype) for mean, one in zip(means, messages, strict=True)]
+
+    def _unframe(self, row: Tensor, like: list[Message]) -> list[Message]:
+        """The messages in a row, about tensors like those of our own messages."""
+        if self.fixed_size:
+            lengths = [message.num_bytes for message in like]
+        else:
+            require(row.numel() >= 8 * len(like), "state the length of every tensor's message")
+            lengths = row[: 8 * len(like)].cpu().numpy().view("<i8").tolist()
+            row = row[8 * len(like) :]
+        require(min(lengths, default=0) >= 0, "have no negative length")
+        require(row.numel() == sum(lengths), "be as long as it states")
+        return [
+            self.from_bytes(piece, one.shape, one.dtype)
+            for piece, one in zip(row.split(lengths), like, strict=True)
+        ]
+
+
+def frame(messages: list[Message], fixed_size: bool) -> Tensor:
+    """Messages one after the other; before them their lengths, if the receiver cannot know them."""
+    pieces = [message.to_tensor() for message in messages]
+    device = pieces[0].device if pieces else torch.device("cpu")
+    if not fixed_size:
+        lengths = torch.tensor([piece.numel() for piece in pieces], dtype=torch.int64)
+        pieces.insert(0, lengths.view(torch.uint8).to(device))
+    return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.uint8)
+
+
+def require_finite(tensors: Sequence[Tensor]) -> None:
+    """Raises a `NotFiniteError` if there is NaN or infinity in one of the tensors."""
+    if not all_finite(tensors):
+        raise NotFiniteError("tensor must be finite, got NaN or infinity")
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether no value is NaN or infinite; reads each tensor once, and writes nothing its size."""
+    # The extremes are NaN where a value is, and infinite where one is.
+    return all(
+        bool(torch.stack(torch.aminmax(x.detach())).isfinite().all()) for x in tensors if x.numel()
+    )
+
+
+def working(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that arithmetic on tensors of this one is done in, and scales are sent in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def within(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The values in this dtype, those beyond its range at its border."""
+    limits = torch.finfo(dtype)
+    if torch.finfo(values.dtype).max <= limits.max:
+        return values.to(dtype)
+    # A half rounds the limits of the other one out of its range.
+    return values.to(working(values.dtype)).clamp(limits.min, limits.max).to(dtype)
+
+
+def uniforms(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draws from [0, 1), as many as `x` has values, in its dtype and on its device."""
+    device = generator.device if generator is not None else x.device
+    return torch.rand(x.numel(), generator=generator, dtype=x.dtype, device=device).to(x.device)
+
+
+def _same_dtype(messages: list[Message]) -> bool:
+    return len({message.dtype for message in messages}) == 1

@@ -1,0 +1,79 @@
+"""What the workers of a round ask of the network: the same code runs in one process and in many."""
+
+from collections.abc import Generator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from phalanx.randomness import generator
+
+
+class AllReduce(NamedTuple):
+    """Asks for the sum (or the largest values) of all workers' tensors; every worker gets it.
+
+    Attributes:
+        tensor: one-dimensional, of equal length and dtype on all workers.
+        largest: whether to take maxima instead of sums.
+    """
+
+    tensor: Tensor
+    largest: bool = False
+
+
+class AllGather(NamedTuple):
+    """Asks for all workers' bytes, in the order of the workers.
+
+    Attributes:
+        tensor: uint8, one-dimensional.
+        equal: whether all workers' lengths are known to be equal, and need not be exchanged.
+    """
+
+    tensor: Tensor
+    equal: bool = False
+
+
+State = tuple[Tensor, ...]
+"""What a worker remembers of one tensor between rounds; empty for a compressor without memory."""
+
+
+class Averaged(NamedTuple):
+    """What a worker knows at the end of a round.
+
+    Attributes:
+        mean: the mean of the tensors, as far as compression lets it through; the same on all
+            workers, bit for bit.
+        sent: what of this worker's own tensors went into it; error feedback remembers the rest.
+        states: the next states.
+    """
+
+    mean: list[Tensor]
+    sent: list[Tensor]
+    states: list[State]
+
+
+Exchange = Generator[AllReduce | AllGather, Tensor | list[Tensor], Averaged]
+"""A worker's part of a round: asks for collectives, is sent their results, and ends with a mean."""
+
+
+class Round(NamedTuple):
+    """Which worker takes part in which round: where its randomness comes from.
+
+    Attributes:
+        seed: of the run, the same on all workers.
+        step: number of the round.
+        worker: id of this worker.
+        num_workers: how many take part.
+        names: of the tensors, in order.
+    """
+
+    seed: int
+    step: int
+    worker: int
+    num_workers: int
+    names: tuple[str, ...]
+
+    def generator(self, place: int, *, shared: bool) -> torch.Generator:
+        """Randomness for one tensor: the worker's own, or the same on all workers."""
+        who: int | str = "shared" if shared else self.worker
+        return generator(self.seed, "compression", self.step, self.names[place], who)

@@ -1,0 +1,67 @@
+"""Signs, and the mean magnitude."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from phalanx.compression.base import Compressor, Shape, working
+from phalanx.compression.bits import check_packed, pack_signs, packed_length, unpack_signs
+from phalanx.compression.message import Part, fixed, num_values, require
+
+_ROW = 4096  # magnitudes that are summed in their own precision
+
+
+@dataclass(frozen=True)
+class ScaledSign(Compressor):
+    """Sends the sign of every value, and one scale: the mean magnitude.
+
+    Biased: train with `ErrorFeedback` around it (EF-signSGD). Its squared error is
+    `1 - |x|_1^2 / (dim |x|^2)` of the squared norm: about 0.36 for Gaussian values.
+    Wire: one bit a value, and the scale.
+    Cost: two passes.
+    Source: Karimireddy, Rebjock, Stich, Jaggi, "Error Feedback Fixes SignSGD and other Gradient
+    Compression Schemes", ICML 2019, section 4.
+
+    >>> import torch
+    >>> compressor = ScaledSign()
+    >>> compressor.decode(compressor.encode(torch.tensor([3.0, -1.0, 2.0])))
+    tensor([ 2., -2.,  2.])
+    """
+
+    def contraction(self, dim: int) -> float | None:
+        """`1 / dim`, which one large value among zeros comes to."""
+        return 1 / dim
+
+    def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
+        """Scale, bits."""
+        dim = num_values(shape)
+        return fixed(working(dtype), 1), fixed(torch.uint8, packed_length(dim, 1))
+
+    def pack(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+        """A bit is set where the value is negative; zero counts as positive."""
+        return _mean_magnitude(x.view(-1)).view(1), pack_signs(x)
+
+    def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
+        """The scale with the signs."""
+        scale, bits = parts
+        return unpack_signs(bits, num_values(shape), scale.dtype).mul_(scale)
+
+    def check(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> None:
+        """The scale is not negative, and bits after the last are zero."""
+        require(bool((parts[0] >= 0).all()), "have a scale of at least 0")
+        check_packed(parts[1], 1, num_values(shape))
+
+
+def _mean_magnitude(flat: Float[Tensor, " dim"]) -> Float[Tensor, ""]:
+    """The mean of the magnitudes in the dtype of arithmetic; rows are summed first, then these."""
+    wide = working(flat.dtype)
+    whole = flat.numel() // _ROW * _ROW
+    rows: Tensor = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), 1, dim=1, dtype=wide)
+    rest: Tensor = torch.linalg.vector_norm(flat[whole:], 1, dtype=wide)
+    total = rows.sum(dtype=torch.float64) + rest
+    if not total.isfinite():  # a sum is too large for its dtype: then smaller numbers are summed
+        return (flat.double() / flat.numel()).abs().sum().to(wide)
+    return (total / flat.numel()).to(wide)

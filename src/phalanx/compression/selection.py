@@ -1,0 +1,62 @@
+"""Which values of a vector to keep: the largest, and how many."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+_BLOCK = 1 << 17  # values at a time: a block and its magnitudes stay in the cache
+_SAMPLE = 1 << 16  # values looked at to guess where the largest begin
+_SMALL = 1 << 16  # below that many values sorting is as fast
+
+
+def num_kept(ratio: float, dim: int) -> int:
+    """This share of `dim` values, rounded, but at least one of them."""
+    return min(dim, max(1, round(ratio * dim)))
+
+
+def require_ratio(ratio: float) -> None:
+    """Raises a `ValueError` unless it is a share above 0."""
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio must be above 0 and at most 1, got {ratio}")
+
+
+def largest(x: Float[Tensor, " dim"], count: int) -> Int64[Tensor, " count"]:
+    """Increasing indices of the `count` values of largest magnitude; of equal ones the first.
+
+    The values are finite. A sample guesses a magnitude that somewhat more than `count` values
+    reach; one pass collects these, and the exact choice is made among them. If the guess was too
+    high, all values are searched: the answer is the same, the time is not.
+    """
+    candidates = _candidates(x, count)
+    magnitudes = (x if candidates is None else x[candidates]).abs()
+    last = torch.topk(magnitudes, count, sorted=False).values.min()
+    above = (magnitudes > last).nonzero().flatten()
+    equal = (magnitudes == last).nonzero().flatten()[: count - len(above)]
+    found = torch.cat([above, equal]).sort().values
+    return found if candidates is None else candidates[found]
+
+
+def _candidates(x: Float[Tensor, " dim"], count: int) -> Int64[Tensor, " candidates"] | None:
+    """Increasing indices that include the `count` largest, if a good guess was found."""
+    if x.numel() <= _SMALL or count > x.numel() // 4:
+        return None
+    threshold = _guess(x, count)
+    if x.device.type != "cpu":
+        found = (x.abs() >= threshold).nonzero().flatten()
+    else:
+        magnitudes = x.new_empty(_BLOCK)
+        pieces = []
+        for start in range(0, x.numel(), _BLOCK):
+            block = x[start : start + _BLOCK]
+            reach = torch.abs(block, out=magnitudes[: len(block)]) >= threshold
+            pieces.append(reach.nonzero().flatten() + start)
+        found = torch.cat(pieces)
+    return found if len(found) >= count else None
+
+
+def _guess(x: Float[Tensor, " dim"], count: int) -> Tensor:
+    """A magnitude that at least `count` values reach, unless the sample is an unlucky one."""
+    sample = x[:: max(1, x.numel() // _SAMPLE)].abs()
+    expected = count * len(sample) / x.numel()
+    rank = min(len(sample), int(expected + 4 * expected**0.5 + 4))  # four standard deviations on
+    return torch.topk(sample, rank, sorted=False).values.min()

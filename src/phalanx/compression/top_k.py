@@ -1,0 +1,62 @@
+"""The largest values, and where they stand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phalanx.compression.base import Compressor, Shape
+from phalanx.compression.bits import indices_length, pack_indices, unpack_indices
+from phalanx.compression.message import Part, fixed, num_values
+from phalanx.compression.selection import largest, num_kept, require_ratio
+
+
+@dataclass(frozen=True)
+class TopK(Compressor):
+    """Keeps the values of largest magnitude, at least one; of equal ones those that come first.
+
+    Biased: train with `ErrorFeedback` around it. Its error is at most `1 - k / dim` of the squared
+    norm, for every tensor.
+    Wire: the positions, about `2 + log2(1 / ratio)` bits each, and the values as they are.
+    Cost: one pass to find candidates, and a sort of these.
+    Source: Stich, Cordonnier, Jaggi, "Sparsified SGD with Memory", NeurIPS 2018.
+
+    >>> import torch
+    >>> compressor = TopK(ratio=0.5)
+    >>> compressor.decode(compressor.encode(torch.tensor([1.0, -4.0, 0.5, 2.0])))
+    tensor([ 0., -4.,  0.,  2.])
+    """
+
+    ratio: float = 0.01
+    """Share of the values that is kept."""
+
+    def __post_init__(self) -> None:
+        require_ratio(self.ratio)
+
+    def contraction(self, dim: int) -> float | None:
+        """`k / dim`, for every tensor."""
+        return num_kept(self.ratio, dim) / dim
+
+    def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
+        """Positions, values."""
+        dim = num_values(shape)
+        count = num_kept(self.ratio, dim)
+        return fixed(torch.uint8, indices_length(dim, count)), fixed(dtype, count)
+
+    def pack(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+        """Positions in increasing order, and the values there."""
+        flat = x.view(-1)
+        indices = largest(flat, num_kept(self.ratio, flat.numel()))
+        return pack_indices(indices, flat.numel()), flat[indices]
+
+    def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
+        """The values in their places, zeros elsewhere."""
+        packed, values = parts
+        dim = num_values(shape)
+        indices = unpack_indices(packed, dim, values.numel())
+        return torch.zeros(dim, dtype=dtype, device=values.device).index_copy_(0, indices, values)
+
+    def check(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> None:
+        """The positions are increasing and inside the tensor."""
+        unpack_indices(parts[0], num_values(shape), parts[1].numel())

@@ -1,0 +1,54 @@
+"""Rounding to the nearest of a few levels."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int16
+from torch import Tensor
+
+from phalanx.compression.grid import norms, share
+from phalanx.compression.quantization import GridQuantizer
+
+
+@dataclass(frozen=True)
+class UniformQuantization(GridQuantizer):
+    """Rounds every value to the nearest of evenly spaced levels up to the bucket's largest one.
+
+    Biased, but the same for the same tensor; train with `ErrorFeedback` around it when bits are
+    few. `QSGD(norm="max")` is its unbiased counterpart.
+    Wire: a scale for each bucket and `bits` bits a value.
+    Cost: a few passes.
+    Source: Gersho, Gray, "Vector Quantization and Signal Compression", 1992, chapter 5.
+
+    >>> import torch
+    >>> compressor = UniformQuantization(bits=2)
+    >>> compressor.decode(compressor.encode(torch.tensor([1.0, 0.6, 0.4, -1.0])))
+    tensor([ 1.,  1.,  0., -1.])
+    """
+
+    bits: Literal[2, 4, 8] = 8
+    """Bits a value takes, its sign among them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bits not in (2, 4, 8):
+            raise ValueError(f"bits must be 2, 4 or 8, got {self.bits}")
+
+    @property
+    def num_levels(self) -> int:
+        """1, 7 or 127."""
+        return (1 << (self.bits - 1)) - 1
+
+    def contraction(self, dim: int) -> float | None:
+        """The largest value of a bucket is exact, and the others are half a level off at most."""
+        size = min(dim, self.bucket_size)
+        return max(1 / size, 1 - (size - 1) / (2 * self.num_levels) ** 2)
+
+    def quantize(
+        self, rows: Float[Tensor, "buckets size"], generator: torch.Generator | None
+    ) -> tuple[Float[Tensor, " buckets"], Int16[Tensor, "buckets size"]]:
+        """The nearest level; halves go to the even one."""
+        scales = norms(rows, "max")
+        heights = (share(rows, scales) * self.num_levels).round_()
+        return scales, torch.copysign(heights, rows).to(torch.int16)

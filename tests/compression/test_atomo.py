@@ -1,0 +1,151 @@
+"""Probabilities of least variance, and what ATOMO has in common with other methods."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phalanx.compression import (
+    QSGD,
+    Atomo,
+    Basis,
+    Entries,
+    SingularVectors,
+    TernGrad,
+    Waves,
+)
+from phalanx.compression.sampling import probabilities, sample, threshold
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def chances(sizes, budget):
+    return probabilities(sizes, threshold(sizes, budget))
+
+
+@given(
+    sizes=st.lists(st.sampled_from([0.0, 1e-9, 0.1, 1.0, 2.5, 7.0, 1e6]), min_size=1, max_size=30),
+    share=st.floats(0.01, 1.2),
+)
+def test_the_probabilities_fulfil_the_conditions_of_a_minimum(sizes, share):
+    sizes = torch.tensor(sizes, dtype=torch.float64)
+    budget = share * len(sizes)
+    found = chances(sizes, budget)
+    assert ((found >= 0) & (found <= 1)).all()
+    assert torch.equal(found > 0, sizes > 0)
+    assert found.sum().item() == pytest.approx(min(budget, int((sizes > 0).sum())), rel=1e-9)
+    free, certain = (found > 0) & (found < 1), found == 1
+    ratios = sizes[free] / found[free]
+    if len(ratios):
+        assert ratios.max() <= ratios.min() * (1 + 1e-9)
+        assert (sizes[certain] >= ratios.max() * (1 - 1e-9)).all()
+
+
+def test_no_other_probabilities_have_less_variance():
+    sizes = normal(12).abs() ** 3
+    best = chances(sizes, 4.0)
+    variance = lambda p: (sizes**2 * (1 / p - 1)).sum()  # noqa: E731
+    assert best.sum() == pytest.approx(4)
+    for seed in range(200):
+        other = normal(12, seed=seed).exp()
+        other = chances(other, 4.0)  # of the same sum, none above one
+        assert variance(best) <= variance(other) * (1 + 1e-9)
+    official = (4 * sizes / sizes.sum()).clamp(max=1)
+    assert official.sum() < 4
+    assert variance(best) < variance(official)
+
+
+@pytest.mark.parametrize("method", ["systematic", "bernoulli"])
+def test_every_atom_is_kept_with_its_probability(method):
+    wanted = chances(normal(9).abs(), 4.0)
+    source = torch.Generator().manual_seed(0)
+    draws = torch.stack([sample(wanted, method, source) for _ in range(2000)]).double()
+    standard = (wanted * (1 - wanted) / 2000).sqrt()
+    assert ((draws.mean(dim=0) - wanted).abs() <= 4.5 * standard + 1e-12).all()
+    if method == "systematic":
+        assert (draws.sum(dim=1) == 4).all()
+
+
+@pytest.mark.parametrize("atoms", [Entries(), Waves(), SingularVectors()], ids=repr)
+@pytest.mark.parametrize("shape", [(7, 5), (5, 7), (4, 3, 2), (6,)])
+def test_enough_atoms_lose_nothing(atoms, shape):
+    x = normal(*shape)
+    compressor = Atomo(atoms, budget=100.0)
+    decoded = compressor.decode(compressor.encode(x, torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(decoded, x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("atoms", [Entries(), Waves(), SingularVectors()], ids=repr)
+@pytest.mark.parametrize("sampling", ["systematic", "bernoulli"])
+def test_the_variance_is_the_one_stated(atoms, sampling):
+    x = normal(6, 8)
+    compressor = Atomo(atoms, budget=3.0, sampling=sampling)
+    source = torch.Generator().manual_seed(0)
+    draws = [compressor.decode(compressor.encode(x, source)) - x for _ in range(500)]
+    squares = torch.stack(draws).square().sum(dim=(1, 2))
+    off = abs(squares.mean().item() - compressor.variance(x))
+    assert off <= 4.5 * squares.std().item() / len(squares) ** 0.5
+
+
+def test_singular_values_are_those_of_a_full_decomposition():
+    for matrix in (normal(9, 4), normal(4, 9), normal(6, 2) @ normal(2, 7, seed=1)):
+        sizes, (left, right) = SingularVectors().analyse(matrix)
+        torch.testing.assert_close(sizes, torch.linalg.svdvals(matrix), rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(left.T @ right, matrix)
+
+
+def test_bytes_of_singular_vectors():
+    message = Atomo(budget=3.0).encode(normal(20, 30).float(), torch.Generator().manual_seed(0))
+    assert message.num_bytes == 4 * 3 * (20 + 30) + 8
+
+
+@pytest.mark.parametrize(
+    ("budget", "other"),
+    [
+        ("l2", QSGD(levels=1, bucket_size=10**6)),
+        ("max", QSGD(levels=1, bucket_size=10**6, norm="max")),
+        ("max", TernGrad()),
+    ],
+    ids=["QSGD", "QSGD by maxima", "TernGrad"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_one_level_is_entry_wise_atomo(budget, other, dtype):
+    """The same bits from the same draws; and a budget that comes to the same is near."""
+    for seed in range(20):
+        x = normal(7, 9, seed=seed).to(dtype)
+        atomo = Atomo(Entries(), budget=budget, sampling="bernoulli")
+        ours = atomo.decode(atomo.encode(x, torch.Generator().manual_seed(seed)))
+        theirs = other.decode(other.encode(x, torch.Generator().manual_seed(seed)))
+        assert torch.equal(ours, theirs)
+
+
+def test_a_budget_of_the_ratio_of_norms_is_that_norm():
+    x = normal(63)
+    for order, name in ((2, "l2"), (float("inf"), "max")):
+        ratio = (x.norm(1) / x.norm(order)).item()
+        numeric, named = (Atomo(Entries(), budget=one) for one in (ratio, name))
+        assert numeric.variance(x) == pytest.approx(named.variance(x), rel=1e-9)
+
+
+def test_a_basis_of_ones_own():
+    class Reversed(Basis):
+        def forward(self, flat):
+            return flat.flip(0)
+
+        inverse = forward
+
+    compressor = Atomo(Reversed(), budget=100.0)
+    x = normal(5)
+    message = compressor.encode(x, torch.Generator())
+    assert torch.equal(compressor.decode(message), x)
+    assert torch.equal(
+        compressor.decode(compressor.from_bytes(message.to_bytes(), (5,), x.dtype)), x
+    )
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, float("nan"), "l1"])
+def test_budgets_are_above_zero(budget):
+    with pytest.raises((ValueError, TypeError), match="budget"):
+        Atomo(budget=budget)

@@ -1,0 +1,51 @@
+"""The fast choice against sorting."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phalanx.compression import TopK
+from phalanx.compression.selection import largest
+
+
+def slowly(x, count):
+    """A stable sort: of equal magnitudes the first."""
+    return x.abs().sort(descending=True, stable=True).indices[:count].sort().values
+
+
+@given(dim=st.integers(1, 300), values=st.integers(1, 20), seed=st.integers(0, 99), data=st.data())
+def test_few_values_with_many_ties(dim, values, seed, data):
+    x = torch.randint(-values, values + 1, (dim,), generator=torch.Generator().manual_seed(seed))
+    count = data.draw(st.integers(1, dim))
+    assert torch.equal(largest(x.float(), count), slowly(x.float(), count))
+
+
+@pytest.mark.parametrize("ratio", [1e-5, 0.001, 0.05, 0.2])
+@pytest.mark.parametrize("kind", ["normal", "heavy", "coarse", "periodic", "one place", "zero"])
+def test_many_values(ratio, kind):
+    dim = 300_001
+    x = torch.randn(dim, generator=torch.Generator().manual_seed(0))
+    if kind == "heavy":
+        x = x**5
+    elif kind == "coarse":
+        x = (2 * x).round()
+    elif kind == "periodic":  # the sample sees one phase only
+        x = torch.where(torch.arange(dim) % 4 == 0, x, 100 * x)
+    elif kind == "one place":
+        x[:-5000] = 0
+    elif kind == "zero":
+        x = torch.zeros(dim)
+    count = max(1, round(ratio * dim))
+    assert torch.equal(largest(x, count), slowly(x, count))
+
+
+def test_all_values_are_sent_as_they_are():
+    x = torch.tensor([1.0, -2.0, 0.0])
+    assert torch.equal(TopK(ratio=1.0).decode(TopK(ratio=1.0).encode(x)), x)
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, 1.5, float("nan")])
+def test_shares_are_above_zero(ratio):
+    with pytest.raises(ValueError, match="ratio must be"):
+        TopK(ratio=ratio)
