@@ -29,11 +29,21 @@ def largest(x: Float[Tensor, " dim"], count: int) -> Int64[Tensor, " count"]:
     """
     candidates = _candidates(x, count)
     magnitudes = (x if candidates is None else x[candidates]).abs()
-    last = torch.topk(magnitudes, count, sorted=False).values.min()
-    above = (magnitudes > last).nonzero().flatten()
-    equal = (magnitudes == last).nonzero().flatten()[: count - len(above)]
-    found = torch.cat([above, equal]).sort().values
+    last = _ranked(magnitudes, count)
+    found = (magnitudes >= last).nonzero().flatten()
+    if surplus := len(found) - count:  # the last of those that tie
+        kept = torch.ones_like(found, dtype=torch.bool)
+        kept[(magnitudes[found] == last).nonzero().flatten()[-surplus:]] = False
+        found = found[kept]
     return found if candidates is None else candidates[found]
+
+
+def _ranked(magnitudes: Float[Tensor, " dim"], count: int) -> Float[Tensor, ""]:
+    """The value with `count` values at least as large: found from the end that is nearer."""
+    rest = len(magnitudes) - count + 1
+    if rest < count:
+        return torch.topk(magnitudes, rest, largest=False, sorted=False).values.max()
+    return torch.topk(magnitudes, count, sorted=False).values.min()
 
 
 def _candidates(x: Float[Tensor, " dim"], count: int) -> Int64[Tensor, " candidates"] | None:
