@@ -19,7 +19,8 @@ from phalanx.comparison.progress import Progress, Watch
 from phalanx.data import DataSource, Digits, Shards, Splits
 from phalanx.models import MLP
 from phalanx.training import WorkerMomentum
-from phalanx.training.run import MakeOptimizer, default_optimizer, environment
+from phalanx.training.environment import environment
+from phalanx.training.run import MakeOptimizer, default_optimizer
 
 
 def compare(

@@ -8,7 +8,7 @@ from typing import Any
 
 from phalanx.reporting import drawn, markdown_table, render_page
 from phalanx.reproduce.base import Findings, Progress, Recipe
-from phalanx.training.run import environment
+from phalanx.training.environment import environment
 
 _DATA = "PHALANX_DATA"
 _COLUMNS = ("claim", "the paper's figure", "ours", "same?")

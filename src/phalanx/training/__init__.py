@@ -13,13 +13,14 @@ from phalanx.training.evaluation import Evaluation, evaluate
 from phalanx.training.holdings import Holdings
 from phalanx.training.job import Job
 from phalanx.training.local import Local
+from phalanx.training.loop import Run
 from phalanx.training.memory import Memory
 from phalanx.training.planner import Outlook, Planner, write_plan
 from phalanx.training.ray import Ray
 from phalanx.training.ray_matmul import RayMatmul, RayMatmulSession, TimedProduct
 from phalanx.training.ray_shuffle import RayShuffle, RayShuffleSession, Traffic
 from phalanx.training.reputation import Reputation, Standing, rounds_until_excluded
-from phalanx.training.run import Run, train
+from phalanx.training.run import train
 from phalanx.training.virtual_clock import Rounds, virtual_clock
 from phalanx.training.waiting import (
     AdaptiveDeadline,
