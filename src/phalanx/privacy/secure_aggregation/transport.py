@@ -41,6 +41,7 @@ _OPTIONS = [
     ("grpc.so_reuseport", 0),
 ]
 _LOCAL = ("localhost", "127.0.0.1", "[::1]", "unix")
+_CUT_OFF_S = 0.2  # within which gRPC says that a caller hung up
 
 Keys = Mapping[str, str]
 """Who may speak to a server: a secret for every name."""
@@ -185,15 +186,19 @@ class Door:
             if name in self._speaking:
                 raise NotNowError(f"{name} is sending something else")
             self._speaking.add(name)
+        over = threading.Event()
+        if not context.add_callback(over.set):
+            over.set()
         limit = threading.Timer(self._patience_s, context.cancel)
         limit.daemon = True
         limit.start()
         try:
             return gather(chunks, self._setup, self._present(), partial(self._require, name))
         except MalformedMessageError:
-            if context.is_active():
+            # What was cut off ends too early, too, and shows why a moment later; it is no malice.
+            if not over.wait(_CUT_OFF_S):
                 raise
-            raise NotNowError(f"{name} hung up") from None  # cut off, which is not malice
+            raise NotNowError(f"{name} hung up") from None
         finally:
             limit.cancel()
             with self._lock:
