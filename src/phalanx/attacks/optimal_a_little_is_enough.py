@@ -17,7 +17,8 @@ class OptimalALittleIsEnough(PlannedAttack):
     aggregate and the honest mean wins. Where they know no rule (none is given, or an exact code
     decodes), they take it to be the plain mean.
 
-    Cost: `2 * evaluations + 1` aggregations a round, and a copy of all messages.
+    Cost: `2 * evaluations + 1` aggregations a round, and a copy of all messages; one pass over them
+    if the rule weighs by distances alone (`needs_distances_only`).
     Source: Shejwalkar, Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks
     and Defenses for Federated Learning", NDSS 2021, section 4 (the attack that knows the rule),
     with the line search of Allouah et al., "Fixing by Mixing", AISTATS 2023, experiments.

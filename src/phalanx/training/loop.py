@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from phalanx.coding import Code
 from phalanx.data import Shards
 from phalanx.docstrings import source
 from phalanx.training.checks import trained_parameters
-from phalanx.training.decoding import Decoder, RuleDecoder
+from phalanx.training.decoding import Decoder, KnownRule, RuleDecoder
 from phalanx.training.engine import Session
 from phalanx.training.environment import environment
 from phalanx.training.evaluation import Evaluation, evaluate, with_statistics
@@ -218,8 +217,7 @@ class Loop:
         """The decoder as a rule, for attacks of a drill that know it; None under an exact code."""
         if self.job.attack is None or decoding.code.exact:
             return None
-        byzantine = self.job.byzantine(step)
-        return partial(decoding.aggregate, state=self.memory, byzantine=byzantine)
+        return KnownRule(decoding, self.memory, self.job.byzantine(step))
 
     def _split(self) -> Shards | None:
         return self.job.shards.split if self.job.shards is not None else None
