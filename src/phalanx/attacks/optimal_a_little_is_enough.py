@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from phalanx.attacks.a_little_is_enough import ALittleIsEnough
 from phalanx.attacks.base import Attack, State, require_honest
+from phalanx.attacks.column_spread import column_std
 from phalanx.attacks.line_search import most_damaging
 from phalanx.attacks.planned_attack import PlannedAttack
 from phalanx.attacks.view import View
@@ -47,7 +48,7 @@ class OptimalALittleIsEnough(PlannedAttack):
         honest = require_honest(view.honest, self)
         if len(honest) == 1:  # no spread, nowhere to go
             return ALittleIsEnough(z=0.0, sign=1), ()
-        shift = most_damaging(view, honest.mean(dim=0), honest.std(dim=0), self.evaluations)
+        shift = most_damaging(view, honest.mean(dim=0), column_std(honest), self.evaluations)
         return ALittleIsEnough(z=shift, sign=1), ()
 
 
