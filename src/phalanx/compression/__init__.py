@@ -1,10 +1,12 @@
 """Compressors: fewer bytes on the wire, and means of what they decode to."""
 
+from phalanx.compression.accordion import Accordion
 from phalanx.compression.atomo import Atomo
 from phalanx.compression.atoms import Atoms, Basis, Entries, SingularVectors, Waves
 from phalanx.compression.averaging import Memory, average
 from phalanx.compression.base import Compressor
 from phalanx.compression.collectives import AllGather, AllReduce, Averaged, Round
+from phalanx.compression.critical_regimes import CriticalRegimes, Regime
 from phalanx.compression.distributed import communicate
 from phalanx.compression.error_feedback import ErrorFeedback
 from phalanx.compression.half_precision import HalfPrecision
@@ -22,6 +24,7 @@ from phalanx.compression.uniform_quantization import UniformQuantization
 
 __all__ = [
     "QSGD",
+    "Accordion",
     "AllGather",
     "AllReduce",
     "Atomo",
@@ -29,6 +32,7 @@ __all__ = [
     "Averaged",
     "Basis",
     "Compressor",
+    "CriticalRegimes",
     "Entries",
     "ErrorFeedback",
     "HalfPrecision",
@@ -38,6 +42,7 @@ __all__ = [
     "PowerSGD",
     "RandomBlock",
     "RandomK",
+    "Regime",
     "Round",
     "ScaledSign",
     "SignSGD",

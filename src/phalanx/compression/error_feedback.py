@@ -100,6 +100,18 @@ class ErrorFeedback(Compressor):
         message, inner = self.inner.update(wanted, state[1:], generator)
         return message, (wanted - self.inner.decode(message), *inner)
 
+    def inherit(
+        self,
+        like: Float[Tensor, "..."],
+        state: State,
+        previous: Compressor,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """The memory of another error feedback; the inner state as the inner one has it."""
+        if not isinstance(previous, ErrorFeedback):
+            return self.init(like)
+        return (state[0], *self.inner.inherit(like, state[1:], previous.inner, generator))
+
     def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
         """The inner exchange of tensors with their memories added."""
         wanted = [x + state[0] for x, state in zip(tensors, states, strict=True)]
