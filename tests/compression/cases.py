@@ -14,6 +14,7 @@ from phalanx.compression import (
     SingularVectors,
     TernGrad,
     TopK,
+    Uncompressed,
     UniformQuantization,
     Waves,
 )
@@ -50,6 +51,7 @@ CASES = [
     TopK(),
     TopK(ratio=0.2),
     TopK(ratio=1.0),
+    Uncompressed(),
     UniformQuantization(),
     UniformQuantization(bucket_size=6, bits=2),
     UniformQuantization(bucket_size=9, bits=4),
