@@ -133,14 +133,9 @@ def test_list_names_every_public_algorithm(phalanx, room):
     helpers = {"Splits", "Collected", "Evaluation", "Inbox", "Job", "Memory", "Run", "Aggregate"}
     helpers |= {"Holdings", "WorkerMomentum", "Reputation", "Standing", "Rounds", "Party"}
     helpers |= {"Outlook", "Planner"}
-    helpers |= {"AllGather", "AllReduce", "Averaged", "Message", "Part", "Round"}
-    helpers |= {
-        "CriticalRegimes",
-        "Regime",
-        "AccordionBatch",
-        "AccordionBatchSampler",
-        "BatchState",
-    }
+    helpers |= {"AllGather", "AllReduce", "Averaged", "Message", "Network", "Part", "Round"}
+    helpers |= {"CriticalRegimes", "Regime"}
+    helpers |= {"AccordionBatch", "AccordionBatchSampler", "BatchState"}
     helpers |= {"BatchTrial", "DiversityMonitor", "GradientDiversity", "LargestBatch", "Spread"}
     helpers |= {"CodedLeastSquares", "CodedMatmul", "CodedMatrix", "Product", "TimedProduct"}
     helpers |= {"CodedShuffle", "CodedShuffleSampler", "RowCache", "ShufflePlan", "Traffic"}
