@@ -3,7 +3,7 @@
 from phalanx.compression.atomo import Atomo
 from phalanx.compression.atoms import Atoms, Basis, Entries, SingularVectors, Waves
 from phalanx.compression.averaging import Memory, average
-from phalanx.compression.base import Compressor
+from phalanx.compression.base import Compressor, frame
 from phalanx.compression.collectives import AllGather, AllReduce, Averaged, Round
 from phalanx.compression.distributed import communicate
 from phalanx.compression.error_feedback import ErrorFeedback
@@ -48,5 +48,6 @@ __all__ = [
     "Waves",
     "average",
     "communicate",
+    "frame",
     "simulate",
 ]

@@ -12,6 +12,7 @@ from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.evaluation import Evaluation, evaluate
 from phalanx.training.holdings import Holdings
 from phalanx.training.job import Job
+from phalanx.training.link_planner import LinkOutlook, LinkPlanner, bits_per_second, seconds
 from phalanx.training.local import Local
 from phalanx.training.loop import Run
 from phalanx.training.memory import Memory
@@ -46,6 +47,8 @@ __all__ = [
     "Holdings",
     "Inbox",
     "Job",
+    "LinkOutlook",
+    "LinkPlanner",
     "Local",
     "Memory",
     "Outlook",
@@ -70,8 +73,10 @@ __all__ = [
     "WaitForAll",
     "WaitingPolicy",
     "WorkerMomentum",
+    "bits_per_second",
     "evaluate",
     "rounds_until_excluded",
+    "seconds",
     "train",
     "virtual_clock",
     "write_plan",
