@@ -188,14 +188,14 @@ class Compressor(ABC):
         ]
         for worker, row in enumerate(rows):
             try:
-                theirs = self._unframe(row, messages)
+                theirs = self.unframe(row, messages)
             except WireError as error:
                 raise WireError(f"worker {worker}: {error}") from error
             for mean, message in zip(means, theirs, strict=True):
                 mean += self.decode(message).to(mean) / num_workers
         return [within(mean, one.dtype) for mean, one in zip(means, messages, strict=True)]
 
-    def _unframe(self, row: Tensor, like: list[Message]) -> list[Message]:
+    def unframe(self, row: Tensor, like: list[Message]) -> list[Message]:
         """The messages in a row, about tensors like those of our own messages."""
         if self.fixed_size:
             lengths = [message.num_bytes for message in like]
