@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NamedTuple
 
-_BURST = "64kb"  # sent at full speed after a pause
+_BURST = "16kb"  # sent at full speed after a pause: small, as messages may be no larger than that
 _QUEUE = "400ms"  # what waits longer is dropped
 
 
