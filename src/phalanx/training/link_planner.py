@@ -199,7 +199,7 @@ class LinkPlanner:
             requests, seconds, memory = self._play(compressor, gradients, memory)
             times.append(seconds)
         overhead_s = median(times[1:])
-        wire_bytes = sum(map(self._wire_bytes, requests))
+        wire_bytes = sum(map(self._wire_bytes, requests), 0.0)
         latency_s = self.latency_s * sum(map(self._hops, requests))
         # Of a compressor, the first request is but the byte that says whether all is finite.
         main = requests if compressor is None else requests[1:]
@@ -257,7 +257,7 @@ class LinkPlanner:
 
     def _wire_bytes(self, request: _Request) -> float:
         """What a worker sends for a collective, by a ring."""
-        others, size = self.num_workers - 1, request.tensor.nbytes
+        others, size = float(self.num_workers - 1), request.tensor.nbytes
         if isinstance(request, AllReduce):
             return 2 * others / self.num_workers * size
         return others * (size if request.equal else size + 8)
