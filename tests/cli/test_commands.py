@@ -133,7 +133,8 @@ def test_list_names_every_public_algorithm(phalanx, room):
     helpers = {"Splits", "Collected", "Evaluation", "Inbox", "Job", "Memory", "Run", "Aggregate"}
     helpers |= {"Holdings", "WorkerMomentum", "Reputation", "Standing", "Rounds", "Party"}
     helpers |= {"Outlook", "Planner"}
-    helpers |= {"AllGather", "AllReduce", "Averaged", "Message", "Network", "Part", "Round"}
+    helpers |= {"AllGather", "AllReduce", "AllToAll", "Averaged", "Message", "Network", "Part"}
+    helpers |= {"Round"}
     helpers |= {"CodedLeastSquares", "CodedMatmul", "CodedMatrix", "Product", "TimedProduct"}
     helpers |= {"CodedShuffle", "CodedShuffleSampler", "RowCache", "ShufflePlan", "Traffic"}
     helpers |= {"RayMatmul", "RayMatmulSession", "RayShuffle", "RayShuffleSession"}

@@ -4,20 +4,23 @@ from phalanx.compression.atomo import Atomo
 from phalanx.compression.atoms import Atoms, Basis, Entries, SingularVectors, Waves
 from phalanx.compression.averaging import Memory, average, gather
 from phalanx.compression.base import Compressor
-from phalanx.compression.collectives import AllGather, AllReduce, Averaged, Request, Round
+from phalanx.compression.collectives import AllGather, AllReduce, AllToAll, Averaged, Request, Round
 from phalanx.compression.distributed import Network, communicate
 from phalanx.compression.error_feedback import ErrorFeedback
 from phalanx.compression.half_precision import HalfPrecision
 from phalanx.compression.message import Message, Part
+from phalanx.compression.momentum import MomentumCorrection
 from phalanx.compression.power_sgd import PowerSGD
 from phalanx.compression.qsgd import QSGD
 from phalanx.compression.random_block import RandomBlock
 from phalanx.compression.random_k import RandomK
 from phalanx.compression.scaled_sign import ScaledSign
 from phalanx.compression.sign_sgd import SignSGD
+from phalanx.compression.signum import Signum
 from phalanx.compression.simulation import simulate, together
 from phalanx.compression.tern_grad import TernGrad
 from phalanx.compression.top_k import TopK
+from phalanx.compression.two_stage import TwoStage
 from phalanx.compression.uncompressed import Uncompressed
 from phalanx.compression.uniform_quantization import UniformQuantization
 
@@ -25,6 +28,7 @@ __all__ = [
     "QSGD",
     "AllGather",
     "AllReduce",
+    "AllToAll",
     "Atomo",
     "Atoms",
     "Averaged",
@@ -35,6 +39,7 @@ __all__ = [
     "HalfPrecision",
     "Memory",
     "Message",
+    "MomentumCorrection",
     "Network",
     "Part",
     "PowerSGD",
@@ -44,9 +49,11 @@ __all__ = [
     "Round",
     "ScaledSign",
     "SignSGD",
+    "Signum",
     "SingularVectors",
     "TernGrad",
     "TopK",
+    "TwoStage",
     "Uncompressed",
     "UniformQuantization",
     "Waves",

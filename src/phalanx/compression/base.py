@@ -211,13 +211,17 @@ class Compressor(ABC):
         found: list[list[Message] | WireError] = []
         for worker, row in enumerate(rows):
             try:
-                found.append(self._unframe(row, messages))
+                found.append(self.unframe(row, messages))
             except WireError as error:
                 found.append(WireError(f"worker {worker}: {error}"))
         return found
 
-    def _unframe(self, row: Tensor, like: list[Message]) -> list[Message]:
-        """The messages in a row, about tensors like those of our own messages."""
+    def unframe(self, row: Tensor, like: list[Message]) -> list[Message]:
+        """The messages that `frame` made one of, about tensors like those of other messages.
+
+        Raises:
+            WireError: if they are no such messages.
+        """
         if self.fixed_size:
             lengths = [message.num_bytes for message in like]
         else:

@@ -33,7 +33,19 @@ class AllGather(NamedTuple):
     equal: bool = False
 
 
-Request = AllReduce | AllGather
+class AllToAll(NamedTuple):
+    """Asks for the bytes that every worker has for this one, in the order of the workers.
+
+    Attributes:
+        tensor: uint8, one-dimensional: what is for each worker, one after the other.
+        lengths: of these pieces, the same on all workers.
+    """
+
+    tensor: Tensor
+    lengths: tuple[int, ...]
+
+
+Request = AllReduce | AllGather | AllToAll
 """What a worker asks for."""
 
 Answer = Tensor | list[Tensor]
