@@ -134,7 +134,15 @@ def test_list_names_every_public_algorithm(phalanx, room):
     helpers |= {"Holdings", "WorkerMomentum", "Reputation", "Standing", "Rounds", "Party"}
     helpers |= {"Outlook", "Planner"}
     helpers |= {"AllGather", "AllReduce", "AllToAll", "Averaged", "Message", "Network", "Part"}
-    helpers |= {"Round"}
+    helpers |= {"OneBitAdam", "Round"}
+    helpers |= {
+        "CriticalRegimes",
+        "Regime",
+        "AccordionBatch",
+        "AccordionBatchSampler",
+        "BatchState",
+    }
+    helpers |= {"BatchTrial", "DiversityMonitor", "GradientDiversity", "LargestBatch", "Spread"}
     helpers |= {"CodedLeastSquares", "CodedMatmul", "CodedMatrix", "Product", "TimedProduct"}
     helpers |= {"CodedShuffle", "CodedShuffleSampler", "RowCache", "ShufflePlan", "Traffic"}
     helpers |= {"RayMatmul", "RayMatmulSession", "RayShuffle", "RayShuffleSession"}

@@ -1,15 +1,18 @@
 """Compressors: fewer bytes on the wire, and means of what they decode to."""
 
+from phalanx.compression.accordion import Accordion
 from phalanx.compression.atomo import Atomo
 from phalanx.compression.atoms import Atoms, Basis, Entries, SingularVectors, Waves
 from phalanx.compression.averaging import Memory, average, gather
 from phalanx.compression.base import Compressor
 from phalanx.compression.collectives import AllGather, AllReduce, AllToAll, Averaged, Request, Round
+from phalanx.compression.critical_regimes import CriticalRegimes, Regime
 from phalanx.compression.distributed import Network, communicate
 from phalanx.compression.error_feedback import ErrorFeedback
 from phalanx.compression.half_precision import HalfPrecision
 from phalanx.compression.message import Message, Part
 from phalanx.compression.momentum import MomentumCorrection
+from phalanx.compression.one_bit_adam import OneBitAdam
 from phalanx.compression.power_sgd import PowerSGD
 from phalanx.compression.qsgd import QSGD
 from phalanx.compression.random_block import RandomBlock
@@ -26,6 +29,7 @@ from phalanx.compression.uniform_quantization import UniformQuantization
 
 __all__ = [
     "QSGD",
+    "Accordion",
     "AllGather",
     "AllReduce",
     "AllToAll",
@@ -34,6 +38,7 @@ __all__ = [
     "Averaged",
     "Basis",
     "Compressor",
+    "CriticalRegimes",
     "Entries",
     "ErrorFeedback",
     "HalfPrecision",
@@ -41,10 +46,12 @@ __all__ = [
     "Message",
     "MomentumCorrection",
     "Network",
+    "OneBitAdam",
     "Part",
     "PowerSGD",
     "RandomBlock",
     "RandomK",
+    "Regime",
     "Request",
     "Round",
     "ScaledSign",

@@ -158,6 +158,23 @@ class Compressor(ABC):
         """Encodes one tensor given the state; also the next state. See `encode`."""
         return self.encode(x, generator), state
 
+    def inherit(
+        self,
+        like: Float[Tensor, "..."],
+        state: State,
+        previous: "Compressor",
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """The state to go on with where another compressor left off; what of it fits is kept.
+
+        Args:
+            like: the tensor that is remembered, or one like it.
+            state: that of `previous`.
+            previous: which compressor was used until now.
+            generator: randomness, the same on all workers, for what has to be drawn in addition.
+        """
+        return state if previous == self else self.init(like)
+
     def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
         """A worker's part of a round: its tensors in, the mean over the workers out.
 

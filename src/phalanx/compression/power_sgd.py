@@ -114,6 +114,25 @@ class PowerSGD(Compressor):
             return ()
         return (like.new_zeros(sizes[1], sizes[2], dtype=working(like.dtype)),)
 
+    def inherit(
+        self,
+        like: Float[Tensor, "..."],
+        state: State,
+        previous: Compressor,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """The first columns of the right factor; those that it lacks are random and orthogonal."""
+        fresh = self.init(like)
+        if not (fresh and state and isinstance(previous, PowerSGD)) or not bool(state[0].any()):
+            return fresh
+        known, lacking = state[0], fresh[0].shape[1] - state[0].shape[1]
+        if lacking <= 0:
+            return (known[:, : fresh[0].shape[1]].clone(),)
+        assert generator is not None
+        shape = (len(known), lacking)
+        drawn = torch.randn(shape, generator=generator, device=generator.device).to(known)
+        return (torch.cat([known, orthonormal(torch.cat([known, drawn], dim=1))[:, -lacking:]], 1),)
+
     def update(
         self, x: Float[Tensor, "..."], state: State, generator: torch.Generator | None = None
     ) -> tuple[Message, State]:

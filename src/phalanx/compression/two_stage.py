@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.compression.base import Compressor, frame, within, working
@@ -57,6 +58,16 @@ class TwoStage(Wrapper):
     def reducible(self) -> bool:
         """False: messages are averaged where they are decoded."""
         return False
+
+    def inherit(
+        self,
+        like: Float[Tensor, "..."],
+        state: State,
+        previous: Compressor,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """What another one left out of the means."""
+        return state if isinstance(previous, TwoStage) else ()
 
     def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
         """Chunks to those who average them, and their means to all."""

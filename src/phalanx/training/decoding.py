@@ -50,9 +50,32 @@ class Decoder(ABC):
             byzantine: whose messages come last.
         """
 
+    @property
+    def needs_distances_only(self) -> bool:
+        """Whether `aggregate` follows from how far the messages lie apart; no by default."""
+        return False
+
     def excluding(self, number: int) -> "Decoder":
         """The decoder that is left once so many liars are excluded; itself by default."""
         return self
+
+
+@dataclass(frozen=True)
+class KnownRule:
+    """The server's rule as it stands in a round, for attacks of a drill that know it."""
+
+    decoder: Decoder
+    state: State
+    byzantine: Sequence[int]
+
+    @property
+    def needs_distances_only(self) -> bool:
+        """Whether its weights follow from how far the messages lie apart."""
+        return self.decoder.needs_distances_only
+
+    def __call__(self, messages: Tensor) -> Tensor:
+        """See `Decoder.aggregate`."""
+        return self.decoder.aggregate(messages, self.state, self.byzantine)
 
 
 @dataclass(frozen=True)
@@ -196,6 +219,11 @@ class RuleDecoder(Decoder):
         if number == 0 or bound is None:
             return self
         return replace(self, rule=self.rule.told(max(bound - number, 0)))
+
+    @property
+    def needs_distances_only(self) -> bool:
+        """What the rule says."""
+        return self.rule.needs_distances_only
 
     def aggregate(self, messages: Tensor, state: State, byzantine: Sequence[int]) -> Tensor:
         """See `Decoder.aggregate`; to a rule all workers are alike."""

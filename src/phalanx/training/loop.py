@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from phalanx.coding import Code
 from phalanx.data import Shards
 from phalanx.docstrings import source
 from phalanx.training.checks import trained_parameters
-from phalanx.training.decoding import Decoder, RuleDecoder
+from phalanx.training.decoding import Decoder, KnownRule, RuleDecoder
+from phalanx.training.diversity_monitor import DiversityMonitor, Spread, squared_norm
 from phalanx.training.engine import Session
 from phalanx.training.environment import environment
 from phalanx.training.evaluation import Evaluation, evaluate, with_statistics
@@ -60,6 +60,7 @@ class Loop:
         folder: RunFolder | None,
         title: str | None,
         config: str | None,
+        monitor: DiversityMonitor | None = None,
     ) -> None:
         self.job, self.decoding, self.optimizer, self.test = job, decoding, optimizer, test
         self.folder, self.title, self.config = folder, title, config
@@ -67,6 +68,7 @@ class Loop:
         self.memory = decoding.init(sum(value.numel() for value in self.parameters))
         self.drill = Memory()
         self.reputation, self.standing = reputation, reputation.init(job.code.num_workers)
+        self.monitor, self.spread = monitor, Spread()
         self.rounds: list[dict[str, Any]] = []
         self._first = 0  # the round that begins this part of the run
         self._open = False
@@ -108,6 +110,10 @@ class Loop:
             "excluded": self.standing.out,
             "error": decoded.error,
         }
+        if self.monitor is not None:
+            honest = collected.arrived.clone()
+            honest[suspects] = False
+            entry["gradient_diversity"] = self._diversity(self.monitor, collected.messages[honest])
         if evaluate:
             entry |= self._evaluation()
         self.rounds.append(entry)
@@ -146,6 +152,7 @@ class Loop:
                     "waiting": list(self.drill.waiting),
                 },
                 "standing": list(self.standing),
+                "spread": list(self.spread),
             }
             self.folder.save_checkpoint(step, content)
 
@@ -172,6 +179,7 @@ class Loop:
         self.drill = Memory(tuple(drill["past"]), drill["plans"], momenta, waiting)
         if "standing" in saved:  # not in checkpoints of before there was any
             self.standing = Standing(*saved["standing"])
+        self.spread = Spread(*saved.get("spread", ()))
         self._first = saved["step"]
         return self._first
 
@@ -218,8 +226,7 @@ class Loop:
         """The decoder as a rule, for attacks of a drill that know it; None under an exact code."""
         if self.job.attack is None or decoding.code.exact:
             return None
-        byzantine = self.job.byzantine(step)
-        return partial(decoding.aggregate, state=self.memory, byzantine=byzantine)
+        return KnownRule(decoding, self.memory, self.job.byzantine(step))
 
     def _split(self) -> Shards | None:
         return self.job.shards.split if self.job.shards is not None else None
@@ -237,6 +244,14 @@ class Loop:
             return {}
         found: Evaluation = evaluate(self.job.model, self.job.loss, self.test, self.job.dataset)
         return {"test_accuracy": found.accuracy, "test_loss": found.loss}
+
+    def _diversity(self, monitor: DiversityMonitor, messages: Tensor) -> float | None:
+        """B_S as it is known by now, from the gradients of workers that are not suspected."""
+        if len(messages) > 1:
+            own = squared_norm([messages]) / len(messages)
+            whole = replace(monitor, num_workers=len(messages))
+            self.spread = whole.update(self.spread, own, squared_norm([messages.mean(dim=0)]))
+        return monitor.diversity(self.spread)
 
     def _liars(self, step: int, missing: dict[int, str]) -> list[int]:
         """The bad workers of a round; one that was only slow, and came in time, told the truth.

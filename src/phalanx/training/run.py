@@ -17,7 +17,8 @@ from phalanx.coding import Code
 from phalanx.data import Shards
 from phalanx.errors import TooManyByzantineError
 from phalanx.training.checks import check_job, check_optimizer, trained_parameters
-from phalanx.training.decoding import Decoder, decoder
+from phalanx.training.decoding import Decoder, Uncoded, decoder
+from phalanx.training.diversity_monitor import DiversityMonitor
 from phalanx.training.engine import Engine
 from phalanx.training.holdings import deal
 from phalanx.training.interruption import graceful
@@ -55,6 +56,7 @@ def train(
     batch_size: int | None = None,
     seed: int = 0,
     exclude_after: int | None = None,
+    measure_diversity: bool = False,
     test: Dataset[tuple[Tensor, ...]] | None = None,
     out: Path | str | None = None,
     resume: bool = False,
@@ -93,6 +95,10 @@ def train(
         exclude_after: excludes a worker for good once it was suspected in so many rounds more than
             its messages were held good, see `Reputation`; no more workers than the code or rule
             survives. By default nobody is excluded.
+        measure_diversity: writes the gradient diversity of every round into its metrics, as
+            estimated from messages that are not suspected, see `DiversityMonitor`; for workers that
+            draw their samples alike and send their gradients: under a rule, without momentum. Where
+            a rule suspects honest messages, those left are alike, and the estimate is too low.
         test: data to evaluate on.
         out: a folder for metrics, checkpoints and weights; nothing is written if None. It is made
             once the first round has been decoded: arguments that do not fit leave nothing behind.
@@ -135,6 +141,7 @@ def train(
         counts["exclude_after"] = exclude_after
     check_job(job, test, counts, shards)
     reputation = _reputation(decoding, exclude_after)
+    monitor = _monitor(job, shards) if measure_diversity else None
     if shards is not None:
         job = replace(job, shards=deal(shards, dataset, job.code.num_workers, byzantine, seed))
     if out is None and resume:
@@ -142,7 +149,7 @@ def train(
     folder = RunFolder(Path(out), resume=resume) if out is not None else None
     made = optimizer(trained_parameters(model))
     check_optimizer(made)
-    loop = Loop(job, decoding, reputation, made, test, folder, title, config)
+    loop = Loop(job, decoding, reputation, made, test, folder, title, config, monitor)
     first = loop.restore() if resume else 0
     if first > steps:
         raise ValueError(f"steps must be at least the {first} rounds that are done, got {steps}")
@@ -174,6 +181,16 @@ def _survived(method: Code | Aggregator | None) -> int:
             f"byzantine must say who is bad: {method} does not say how many liars it survives"
         )
     return int(found)
+
+
+def _monitor(job: Job, shards: Shards | None) -> DiversityMonitor:
+    fits = isinstance(job.code, Uncoded) and job.worker_momentum is None and shards is None
+    if not fits:
+        raise ValueError(
+            "measure_diversity needs workers that send gradients of samples that are drawn alike: "
+            "a rule, no worker_momentum, no shards"
+        )
+    return DiversityMonitor(job.code.num_workers, job.batch_size // job.code.num_partitions)
 
 
 def _reputation(decoding: Decoder, exclude_after: int | None) -> Reputation:
