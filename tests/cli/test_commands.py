@@ -123,11 +123,11 @@ def test_report_redraws_one_run_or_compares_several(phalanx, tmp_path):
 
 # Public classes that are no algorithms to choose from: they are not listed.
 HELPERS = """
-    AccordionBatch AccordionBatchSampler Aggregate AllGather AllReduce Averaged BatchState
+    AccordionBatch AccordionBatchSampler Aggregate AllGather AllReduce AllToAll Averaged BatchState
     BatchTrial Chain CodedLeastSquares CodedMatmul CodedMatrix CodedShuffle CodedShuffleSampler
     Collected Consensus CriticalRegimes Decoded DiversityMonitor Ends Evaluation Geometry
     GossipOptimizer GossipRound GradientDiversity Holdings Inbox Job LargestBatch LinkOutlook
-    LinkPlanner Memory Message Mixed Mixtures Network Outlook ParameterGossip Part Party
+    LinkPlanner Memory Message Mixed Mixtures Network OneBitAdam Outlook ParameterGossip Part Party
     Planner Product RayMatmul RayMatmulSession RayShuffle RayShuffleSession Regime Reputation
     Round Rounds RowCache Run Shard ShufflePlan Splits Spread Standing Telling TimedProduct
     Topology Traffic Verdict View WorkerMomentum

@@ -375,7 +375,7 @@ def test_nothing_but_the_level_s_collectives_travels():
         ({"interval": 0}, "interval must be at least 1, got 0"),
         ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, got 0"),
         ({"milestones": (0,)}, r"milestones must be at least 1, got \(0,\)"),
-        ({"high": HalfPrecision()}, "low and high must both have error feedback, or neither"),
+        ({"high": HalfPrecision()}, "low and high must be wrapped alike"),
     ],
     ids=str,
 )

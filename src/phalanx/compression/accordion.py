@@ -26,6 +26,7 @@ from phalanx.compression.error_feedback import ErrorFeedback
 from phalanx.compression.message import Message, Part, fixed, parse, require
 from phalanx.compression.power_sgd import PowerSGD
 from phalanx.compression.uncompressed import Uncompressed
+from phalanx.compression.wrapper import Wrapper
 
 Level = Literal["low", "high", "dense"]
 LEVELS: tuple[Level, ...] = ("low", "high", "dense")
@@ -124,10 +125,10 @@ class Accordion(Compressor):
             raise ValueError(f"scope must be layer or model, got {self.scope}")
         if self.norm not in ("aggregated", "mean-local", "rank0"):
             raise ValueError(f"norm must be aggregated, mean-local or rank0, got {self.norm}")
-        if isinstance(self.low, ErrorFeedback) != isinstance(self.high, ErrorFeedback):
+        if _wrapper(self.low) is not _wrapper(self.high):
             raise ValueError(
-                "low and high must both have error feedback, or neither, or a memory would be "
-                f"lost; got {self.low} and {self.high}"
+                "low and high must be wrapped alike, in error feedback for instance, or a memory "
+                f"would be lost; got {self.low} and {self.high}"
             )
 
     @property
@@ -242,6 +243,8 @@ class Accordion(Compressor):
         records = [_Record.of(state) for state in states]
         if self.verify:
             yield from _verify(records, tensors)
+        if self.norm != "aggregated":  # the tensors are looked at after they were averaged
+            round = round._replace(out=None)
         inner = [
             self._inherited(x, state, round.generator(place, shared=True) if self.random else None)
             for place, (x, state) in enumerate(zip(tensors, states, strict=True))
@@ -251,7 +254,7 @@ class Accordion(Compressor):
             places = [place for place, record in enumerate(records) if record.wanted == level]
             if not places:
                 continue
-            part = self._part(round, places)
+            part = round.only(places)
             found = yield from self._codec(level).exchange(
                 [tensors[place] for place in places], [inner[place] for place in places], part
             )
@@ -267,13 +270,6 @@ class Accordion(Compressor):
         due = [total for record, total in zip(records, totals, strict=True) if self._is_due(record)]
         norms = (yield from self._norms(due, round)) if due else []
         return result._replace(states=self._next(records, inner, totals, norms))
-
-    def _part(self, round: Round, places: list[int]) -> Round:
-        """The round of some tensors. No mean is written over an own tensor that is followed."""
-        part = round._replace(names=tuple(round.names[place] for place in places), out=None)
-        if round.out is None or self.norm != "aggregated":
-            return part
-        return part._replace(out=tuple(round.out[place] for place in places))
 
     def _codec(self, level: int) -> Compressor:
         return (self.low, self.high, Uncompressed())[level]
@@ -356,6 +352,11 @@ class Accordion(Compressor):
         regime = self.regimes.update(regime, norm, drops=epoch + 1 in self.milestones)
         kept = _NONE if regime.norm is None else regime.norm
         return now._replace(norm=kept, wanted=_LOW if regime.critical else _HIGH)
+
+
+def _wrapper(compressor: Compressor) -> type[Compressor] | None:
+    """What remembers things around a compressor."""
+    return type(compressor) if isinstance(compressor, Wrapper) else None
 
 
 def _labelled(level: int, message: Message) -> tuple[Tensor, ...]:
