@@ -15,6 +15,7 @@ from phalanx.compression import (
     SingularVectors,
     TernGrad,
     TopK,
+    Uncompressed,
     UniformQuantization,
     Waves,
 )
@@ -67,6 +68,7 @@ CASES = [
     TopK(),
     TopK(ratio=0.2),
     TopK(ratio=1.0),
+    Uncompressed(),
     UniformQuantization(),
     UniformQuantization(bucket_size=6, bits=2),
     UniformQuantization(bucket_size=9, bits=4),
