@@ -24,7 +24,6 @@ from phalanx.compression import (
 )
 
 CASES = [
-    Accordion(),
     Accordion(
         ErrorFeedback(PowerSGD(rank=2, min_compression=1.0)),
         ErrorFeedback(PowerSGD(rank=1, min_compression=1.0)),

@@ -87,7 +87,7 @@ class Accordion(Compressor):
     ...     _, memories = simulate(compressor, [{"weight": torch.ones(5, 2)}], memories)
     ...     levels.append(compressor.levels(memories[0])["weight"])
     >>> levels  # of the round that follows
-    ['low', 'high', 'low']
+    ['low', 'high', 'high']
     """
 
     low: Compressor = field(default_factory=lambda: ErrorFeedback(PowerSGD(rank=2)))
@@ -106,9 +106,11 @@ class Accordion(Compressor):
     would be no high compression."""
     scope: Literal["layer", "model"] = "layer"
     """Whether every tensor has its own level, or all tensors of a round change together."""
-    norm: Literal["aggregated", "mean-local", "rank0"] = "aggregated"
-    """Whose gradients the norm is of: the decoded mean, which all workers know; each worker's own,
-    as the root of the mean square over workers; or worker 0's own, as in the published code."""
+    norm: Literal["mean-local", "aggregated", "rank0"] = "mean-local"
+    """Whose gradients the norm is of: each worker's own, as the root of the mean square over the
+    workers; the decoded mean, which all workers know; or worker 0's own, as in the published code.
+    The decoded mean only with error feedback: without it a change of level changes its norm, which
+    looks like a critical regime, and levels go to and fro."""
     vectors: bool = False
     """Whether tensors of fewer than two axes are compressed, too, instead of sent as they are."""
     verify: bool = False
@@ -123,8 +125,8 @@ class Accordion(Compressor):
             raise ValueError(f"milestones must be at least 1, got {self.milestones}")
         if self.scope not in ("layer", "model"):
             raise ValueError(f"scope must be layer or model, got {self.scope}")
-        if self.norm not in ("aggregated", "mean-local", "rank0"):
-            raise ValueError(f"norm must be aggregated, mean-local or rank0, got {self.norm}")
+        if self.norm not in ("mean-local", "aggregated", "rank0"):
+            raise ValueError(f"norm must be mean-local, aggregated or rank0, got {self.norm}")
         if _wrapper(self.low) is not _wrapper(self.high):
             raise ValueError(
                 "low and high must be wrapped alike, in error feedback for instance, or a memory "
