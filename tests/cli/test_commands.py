@@ -9,7 +9,7 @@ import sys
 import pytest
 from safetensors import safe_open
 
-from phalanx import aggregation, attacks, coding, compression, data, models, training
+from phalanx import aggregation, attacks, coding, compression, data, models, pipeline, training
 from phalanx.cli.main import COMMANDS
 
 EXAMPLE = [
@@ -122,20 +122,22 @@ def test_report_redraws_one_run_or_compares_several(phalanx, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "room", [coding, aggregation, attacks, compression, data, models, training]
+    "room", [coding, aggregation, attacks, compression, pipeline, data, models, training]
 )
 def test_list_names_every_public_algorithm(phalanx, room):
     short = room.__name__.rpartition(".")[2]
     code, out, _ = phalanx("list", "--room", short)
     assert code == 0
     headers = re.findall(r"^\W*name\W+what it does", phalanx("list")[1], re.M)
-    assert len(headers) == 8  # tables: one a room
+    assert len(headers) == 9  # tables: one a room
     helpers = {"Splits", "Collected", "Evaluation", "Inbox", "Job", "Memory", "Run", "Aggregate"}
     helpers |= {"Holdings", "WorkerMomentum", "Reputation", "Standing", "Rounds", "Party"}
     helpers |= {"Outlook", "Planner"}
     helpers |= {"AllGather", "AllReduce", "Averaged", "Message", "Part", "Round"}
     helpers |= {"CodedLeastSquares", "CodedMatmul", "CodedMatrix", "Product", "TimedProduct"}
     helpers |= {"CodedShuffle", "CodedShuffleSampler", "RowCache", "ShufflePlan", "Traffic"}
+    helpers |= {"ActivationBoundary", "CompressedPipeline", "Estimate", "Plan"}
+    helpers |= {"SimulatedPipeline"}
     helpers |= {"RayMatmul", "RayMatmulSession", "RayShuffle", "RayShuffleSession"}
     for name in (
         set(room.__all__)

@@ -52,5 +52,6 @@ CASES = [
     TopK(ratio=1.0),
     UniformQuantization(),
     UniformQuantization(bucket_size=6, bits=2),
+    UniformQuantization(bucket_size=7, bits=3),
     UniformQuantization(bucket_size=9, bits=4),
 ]

@@ -11,9 +11,29 @@ import torch
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 import phalanx
-from phalanx import aggregation, attacks, coding, compression, data, models, privacy, training
+from phalanx import (
+    aggregation,
+    attacks,
+    coding,
+    compression,
+    data,
+    models,
+    pipeline,
+    privacy,
+    training,
+)
 
-ROOMS = (coding, aggregation, attacks, compression, privacy, data, models, training)
+ROOMS = (
+    coding,
+    aggregation,
+    attacks,
+    compression,
+    pipeline,
+    privacy,
+    data,
+    models,
+    training,
+)
 """Where the command line looks for names: what their `__all__` lists."""
 
 _KINDS = {

@@ -1,5 +1,6 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
+from phalanx.reproduce.activation_compression import ActivationCompression
 from phalanx.reproduce.base import Finding, Findings, Recipe
 from phalanx.reproduce.coded_computation import CodedComputation
 from phalanx.reproduce.coded_shuffling import CodedShuffling
@@ -13,6 +14,7 @@ from phalanx.reproduce.secure_aggregation import SecureAggregationRecipe
 from phalanx.reproduce.stochastic_block_code import StochasticBlockCodes
 
 __all__ = [
+    "ActivationCompression",
     "CodedComputation",
     "CodedShuffling",
     "Detox",
