@@ -1,6 +1,7 @@
 """The errors that a caller would act on. Bad arguments are plain `ValueError`s."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 
@@ -50,6 +51,29 @@ class RankLostError(PhalanxError):
     def __reduce__(self) -> tuple[object, ...]:
         """Pickles with its keyword argument, so that it crosses process borders whole."""
         return partial(type(self), str(self), ranks=self.ranks), ()
+
+
+@contextmanager
+def naming(peer: int | None = None, what: str | None = None) -> Iterator[None]:
+    """Turns a failure of torch.distributed into one that callers can act on.
+
+    Args:
+        peer: the rank that is waited for, if it is one.
+        what: the collective under way.
+
+    Raises:
+        RankLostError: if the block fails, which it does when a rank is gone or silent for too long.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # DistBackendError is one
+        lost = "a rank" if peer is None else f"rank {peer}"
+        where = "" if what is None else f" in {what}"
+        raise RankLostError(
+            f"{lost} is gone{where}, or silent for longer than the timeout of the process group: "
+            f"{error}",
+            ranks=[] if peer is None else [peer],
+        ) from error
 
 
 class ReusedRandomnessError(PhalanxError):

@@ -5,7 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phalanx.aggregation import CoordinateMedian, GeometricMedian, Krum, Mean
+from phalanx.aggregation import (
+    CoordinateMedian,
+    GeometricMedian,
+    Krum,
+    Mean,
+    MinimumDiameterAveraging,
+    MultiKrum,
+    NearestNeighborMixing,
+)
 from phalanx.attacks import (
     ALittleIsEnough,
     InnerProductManipulation,
@@ -13,6 +21,7 @@ from phalanx.attacks import (
     OptimalInnerProductManipulation,
     View,
 )
+from phalanx.attacks.isometry import coordinates
 
 ATTACKS = [OptimalALittleIsEnough(), OptimalInnerProductManipulation()]
 RULES = [Mean(), CoordinateMedian(), Krum(num_byzantine=2), GeometricMedian(num_byzantine=2)]
@@ -76,6 +85,40 @@ def test_where_no_shift_helps_it_sends_the_mean():
     honest = random_rows(0)
     forged = OptimalALittleIsEnough()(honest, 2, aggregate=lambda messages: torch.zeros(4))
     assert forged.equal(honest.mean(dim=0).expand(2, -1))
+
+
+BY_DISTANCE = [
+    Krum(num_byzantine=2),
+    GeometricMedian(num_byzantine=2),
+    MinimumDiameterAveraging(num_byzantine=2),
+    NearestNeighborMixing(2) >> MultiKrum(2),
+]
+
+
+@every_attack
+@pytest.mark.parametrize("rule", BY_DISTANCE, ids=repr)
+def test_a_rule_by_distances_is_tried_in_few_coordinates_to_the_same_effect(attack, rule):
+    honest, widths = random_rows(0, num_honest=7, dim=500), []
+
+    class Watched:
+        needs_distances_only = True
+
+        def __call__(self, messages):
+            widths.append(messages.shape[1])
+            return rule(messages)
+
+    found = attack(honest, 2, aggregate=Watched())
+    assert widths == [7 + 2] * (2 * attack.evaluations + 1)
+    slow = attack(honest, 2, aggregate=lambda messages: rule(messages))
+    assert damage(rule, honest, found) == pytest.approx(damage(rule, honest, slow), rel=1e-3)
+
+
+@given(rows=st.integers(1, 6), dim=st.integers(0, 9), seed=st.integers(0, 2**32))
+def test_coordinates_keep_all_distances(rows, dim, seed):
+    drawn = torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)) + 100
+    points, exact = coordinates(drawn), drawn.double()
+    assert points.shape == (rows, rows)
+    torch.testing.assert_close(torch.cdist(points, points), torch.cdist(exact, exact))
 
 
 @every_attack

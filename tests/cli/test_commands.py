@@ -132,8 +132,11 @@ def test_list_names_every_public_algorithm(phalanx, room):
     assert len(headers) == 9  # tables: one a room
     helpers = {"Splits", "Collected", "Evaluation", "Inbox", "Job", "Memory", "Run", "Aggregate"}
     helpers |= {"Holdings", "WorkerMomentum", "Reputation", "Standing", "Rounds", "Party"}
-    helpers |= {"Outlook", "Planner"}
-    helpers |= {"AllGather", "AllReduce", "Averaged", "Message", "Part", "Round"}
+    helpers |= {"AllGather", "AllReduce", "Averaged", "Message", "Network", "Part", "Round"}
+    helpers |= {"CriticalRegimes", "Regime"}
+    helpers |= {"AccordionBatch", "AccordionBatchSampler", "BatchState"}
+    helpers |= {"BatchTrial", "DiversityMonitor", "GradientDiversity", "LargestBatch", "Spread"}
+    helpers |= {"Outlook", "Planner", "LinkOutlook", "LinkPlanner"}
     helpers |= {"CodedLeastSquares", "CodedMatmul", "CodedMatrix", "Product", "TimedProduct"}
     helpers |= {"CodedShuffle", "CodedShuffleSampler", "RowCache", "ShufflePlan", "Traffic"}
     helpers |= {"ActivationBoundary", "CompressedPipeline", "Estimate", "Plan"}

@@ -2,6 +2,7 @@
 
 from phalanx.compression import (
     QSGD,
+    Accordion,
     Atomo,
     Entries,
     ErrorFeedback,
@@ -14,11 +15,29 @@ from phalanx.compression import (
     SingularVectors,
     TernGrad,
     TopK,
+    Uncompressed,
     UniformQuantization,
     Waves,
 )
 
 CASES = [
+    Accordion(),
+    Accordion(
+        ErrorFeedback(PowerSGD(rank=2, min_compression=1.0)),
+        ErrorFeedback(PowerSGD(rank=1, min_compression=1.0)),
+        steps_per_epoch=1,
+        interval=1,
+    ),
+    Accordion(
+        QSGD(bucket_size=7),
+        RandomK(ratio=0.2),
+        steps_per_epoch=1,
+        interval=1,
+        norm="mean-local",
+        vectors=True,
+        verify=True,
+    ),
+    ErrorFeedback(Accordion(TopK(ratio=0.3), TopK(ratio=0.1), 9.0, 1, 1, norm="rank0")),
     Atomo(),
     Atomo(SingularVectors(), budget=1.5, sampling="bernoulli"),
     Atomo(Entries(), budget=4.0),
@@ -50,6 +69,7 @@ CASES = [
     TopK(),
     TopK(ratio=0.2),
     TopK(ratio=1.0),
+    Uncompressed(),
     UniformQuantization(),
     UniformQuantization(bucket_size=6, bits=2),
     UniformQuantization(bucket_size=7, bits=3),

@@ -20,6 +20,7 @@ from phalanx.compression import (
     RandomK,
     SignSGD,
     TernGrad,
+    TopK,
     simulate,
 )
 from phalanx.errors import NotFiniteError, WireError
@@ -294,6 +295,18 @@ def test_nothing_is_lost_with_error_feedback(compressor):
     for name in ("weight", "bias"):
         left = torch.stack([memory.states[name][0] for memory in memories]).mean(dim=0)
         torch.testing.assert_close(passed[name] + left, total[name], rtol=1e-5, atol=1e-5)
+
+
+def test_what_halves_round_off_is_not_lost_either():
+    """The memory is as wide as arithmetic: a sum of halves in halves would come to a halt."""
+    compressor, memories, passed = ErrorFeedback(TopK(ratio=0.1)), [Memory()], torch.zeros(40)
+    x = normal(40, dtype=torch.bfloat16)
+    for _ in range(200):
+        means, memories = simulate(compressor, [{"w": x}], memories)
+        passed += means[0]["w"]
+    torch.testing.assert_close(
+        passed + memories[0].states["w"][0], 200 * x.float(), rtol=1e-4, atol=0
+    )
 
 
 @pytest.mark.parametrize(

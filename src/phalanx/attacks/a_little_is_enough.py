@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.attacks.base import Attack, require_honest
+from phalanx.attacks.column_spread import column_std
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class ALittleIsEnough(Attack):
         mean = honest.mean(dim=0)
         if len(honest) == 1:
             return mean
-        return honest.std(dim=0).mul_(self.sign * z).add_(mean)
+        return column_std(honest).mul_(self.sign * z).add_(mean)
 
     @staticmethod
     def largest_z(num_workers: int, num_byzantine: int) -> float:

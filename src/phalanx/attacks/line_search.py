@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.attacks.isometry import coordinates
 from phalanx.attacks.view import View
 
 _STEP = 10.0  # the first one
@@ -27,22 +28,38 @@ def most_damaging(
         start: the message for `tau = 0`.
         direction: what is added.
         evaluations: trials a sign, 1 or more.
+
+    Cost: an aggregation a trial; one pass over the messages and `workers x workers` algebra a trial
+    for a rule that says that it `needs_distances_only`.
     """
-    mean = view.honest.mean(dim=0).double()
+    honest, limit = view.honest, _largest_step(start, direction)
+    if getattr(view.aggregate, "needs_distances_only", False) and honest.isfinite().all():
+        # The same distances in few coordinates: what is left of a trial is the rule's algebra.
+        points = coordinates(torch.cat([honest, torch.stack([start, start + direction])]))
+        honest, start, direction = points[:-2], points[-2], points[-1] - points[-2]
+    mean = honest.mean(dim=0).double()
     # One table for all trials: only the forged rows change.
-    table = torch.cat([view.honest, start.expand(view.num_byzantine, -1)])
+    table = torch.cat([honest, start.expand(view.num_byzantine, -1)])
 
     def damage(tau: float) -> float:
-        forged = start + tau * direction
-        if not forged.isfinite().all():
+        if not abs(tau) <= limit:
             return -math.inf  # the server would drop it
-        table[len(view.honest) :] = forged
+        table[len(honest) :] = start + tau * direction
         found = (view.aggregate(table).double() - mean).norm().item()
         return found if math.isfinite(found) else -math.inf
 
     at_zero = damage(0.0)
     searches = (line_search(damage, at_zero, sign * _STEP, evaluations) for sign in (1, -1))
     return max(searches, key=lambda found: found[1])[0]
+
+
+def _largest_step(start: Float[Tensor, " dim"], direction: Float[Tensor, " dim"]) -> float:
+    """The largest `tau` for which the message is finite for sure, with either sign."""
+    if len(start) == 0:
+        return math.inf
+    room = torch.finfo(start.dtype).max - start.abs().max().item()
+    longest = direction.abs().max().item()
+    return room / longest if longest > 0 else math.inf
 
 
 def line_search(

@@ -6,6 +6,7 @@ import torch
 
 from phalanx.attacks.a_little_is_enough import ALittleIsEnough
 from phalanx.attacks.base import Attack, State, require_honest
+from phalanx.attacks.column_spread import column_std
 from phalanx.attacks.planned_attack import PlannedAttack
 from phalanx.attacks.view import View
 
@@ -38,7 +39,7 @@ class MinMax(PlannedAttack):
         if len(rows) == 1:
             return ALittleIsEnough(z=0.0), ()
         offsets = rows - rows.mean(dim=0)
-        spread = rows.std(dim=0)
+        spread = column_std(rows)
         # |offset + gamma spread|^2 <= limit, for every row.
         limit = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").max() ** 2
         square, slope = spread.square().sum(), offsets @ spread

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from phalanx.attacks.a_little_is_enough import ALittleIsEnough
 from phalanx.attacks.base import Attack, State, require_honest
+from phalanx.attacks.column_spread import column_std
 from phalanx.attacks.planned_attack import PlannedAttack
 from phalanx.attacks.view import View
 
@@ -37,5 +38,5 @@ class MinSum(PlannedAttack):
         if len(rows) == 1:
             return ALittleIsEnough(z=0.0), ()
         farthest = (rows - rows.mean(dim=0)).norm(dim=1).max().item()
-        spread = rows.std(dim=0).norm().item()
+        spread = column_std(rows).norm().item()
         return ALittleIsEnough(z=farthest / spread if spread > 0 else 0.0), ()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from phalanx.attacks.a_little_is_enough import ALittleIsEnough
 from phalanx.attacks.base import Attack, State, require_honest
+from phalanx.attacks.column_spread import column_std
 from phalanx.attacks.line_search import most_damaging
 from phalanx.attacks.planned_attack import PlannedAttack
 from phalanx.attacks.view import View
@@ -17,7 +18,8 @@ class OptimalALittleIsEnough(PlannedAttack):
     aggregate and the honest mean wins. Where they know no rule (none is given, or an exact code
     decodes), they take it to be the plain mean.
 
-    Cost: `2 * evaluations + 1` aggregations a round, and a copy of all messages.
+    Cost: `2 * evaluations + 1` aggregations a round, and a copy of all messages; one pass over them
+    if the rule weighs by distances alone (`needs_distances_only`).
     Source: Shejwalkar, Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks
     and Defenses for Federated Learning", NDSS 2021, section 4 (the attack that knows the rule),
     with the line search of Allouah et al., "Fixing by Mixing", AISTATS 2023, experiments.
@@ -46,7 +48,7 @@ class OptimalALittleIsEnough(PlannedAttack):
         honest = require_honest(view.honest, self)
         if len(honest) == 1:  # no spread, nowhere to go
             return ALittleIsEnough(z=0.0, sign=1), ()
-        shift = most_damaging(view, honest.mean(dim=0), honest.std(dim=0), self.evaluations)
+        shift = most_damaging(view, honest.mean(dim=0), column_std(honest), self.evaluations)
         return ALittleIsEnough(z=shift, sign=1), ()
 
 

@@ -20,7 +20,8 @@ class OptimalInnerProductManipulation(PlannedAttack):
     aggregate and the honest mean wins. Where they know no rule (none is given, or an exact code
     decodes), they take it to be the plain mean.
 
-    Cost: `2 * evaluations + 1` aggregations a round, and a copy of all messages.
+    Cost: `2 * evaluations + 1` aggregations a round, and a copy of all messages; one pass over them
+    if the rule weighs by distances alone (`needs_distances_only`).
     Source: Xie, Koyejo, Gupta, "Fall of Empires", UAI 2019, with the line search of Allouah et al.,
     "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity", AISTATS 2023,
     experiments.

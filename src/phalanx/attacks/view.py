@@ -8,7 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 Rule = Callable[[Tensor], Tensor]
-"""A server's rule: the messages of all workers, `(workers, dim)`, to their aggregate, `(dim,)`."""
+"""A server's rule: the messages of all workers, `(workers, dim)`, to their aggregate, `(dim,)`.
+
+One with an attribute `needs_distances_only` that is true weighs messages by their distances alone,
+as many rules of `phalanx.aggregation` do; it can then be tried at the price of its algebra.
+"""
 
 
 def column_mean(messages: Float[Tensor, "workers dim"]) -> Float[Tensor, " dim"]:

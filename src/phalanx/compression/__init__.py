@@ -1,11 +1,13 @@
 """Compressors: fewer bytes on the wire, and means of what they decode to."""
 
+from phalanx.compression.accordion import Accordion
 from phalanx.compression.atomo import Atomo
 from phalanx.compression.atoms import Atoms, Basis, Entries, SingularVectors, Waves
-from phalanx.compression.averaging import Memory, average
-from phalanx.compression.base import Compressor
-from phalanx.compression.collectives import AllGather, AllReduce, Averaged, Round
-from phalanx.compression.distributed import communicate
+from phalanx.compression.averaging import Memory, average, gather
+from phalanx.compression.base import Compressor, frame
+from phalanx.compression.collectives import AllGather, AllReduce, Averaged, Request, Round
+from phalanx.compression.critical_regimes import CriticalRegimes, Regime
+from phalanx.compression.distributed import Network, communicate
 from phalanx.compression.error_feedback import ErrorFeedback
 from phalanx.compression.half_precision import HalfPrecision
 from phalanx.compression.message import Message, Part
@@ -15,13 +17,15 @@ from phalanx.compression.random_block import RandomBlock
 from phalanx.compression.random_k import RandomK
 from phalanx.compression.scaled_sign import ScaledSign
 from phalanx.compression.sign_sgd import SignSGD
-from phalanx.compression.simulation import simulate
+from phalanx.compression.simulation import simulate, together
 from phalanx.compression.tern_grad import TernGrad
 from phalanx.compression.top_k import TopK
+from phalanx.compression.uncompressed import Uncompressed
 from phalanx.compression.uniform_quantization import UniformQuantization
 
 __all__ = [
     "QSGD",
+    "Accordion",
     "AllGather",
     "AllReduce",
     "Atomo",
@@ -29,24 +33,32 @@ __all__ = [
     "Averaged",
     "Basis",
     "Compressor",
+    "CriticalRegimes",
     "Entries",
     "ErrorFeedback",
     "HalfPrecision",
     "Memory",
     "Message",
+    "Network",
     "Part",
     "PowerSGD",
     "RandomBlock",
     "RandomK",
+    "Regime",
+    "Request",
     "Round",
     "ScaledSign",
     "SignSGD",
     "SingularVectors",
     "TernGrad",
     "TopK",
+    "Uncompressed",
     "UniformQuantization",
     "Waves",
     "average",
     "communicate",
+    "frame",
+    "gather",
     "simulate",
+    "together",
 ]

@@ -9,12 +9,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression.collectives import AllGather, AllReduce, Averaged, Exchange, Round, State
+from phalanx.compression.collectives import (
+    AllGather,
+    AllReduce,
+    Answer,
+    Averaged,
+    Exchange,
+    Request,
+    Round,
+    State,
+)
 from phalanx.compression.message import Message, Part, num_values, parse, require
 from phalanx.errors import NotFiniteError, WireError
 
 Shape = tuple[int, ...]
-MeanExchange = Generator[AllReduce | AllGather, Tensor | list[Tensor], list[Tensor]]
+MeanExchange = Generator[Request, Answer, list[Tensor]]
+Collection = Generator[Request, Answer, list[list[Message] | WireError]]
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,23 @@ class Compressor(ABC):
         """Encodes one tensor given the state; also the next state. See `encode`."""
         return self.encode(x, generator), state
 
+    def inherit(
+        self,
+        like: Float[Tensor, "..."],
+        state: State,
+        previous: "Compressor",
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """The state to go on with where another compressor left off; what of it fits is kept.
+
+        Args:
+            like: the tensor that is remembered, or one like it.
+            state: that of `previous`.
+            previous: which compressor was used until now.
+            generator: randomness, the same on all workers, for what has to be drawn in addition.
+        """
+        return state if previous == self else self.init(like)
+
     def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
         """A worker's part of a round: its tensors in, the mean over the workers out.
 
@@ -181,44 +208,83 @@ class Compressor(ABC):
 
     def _gather(self, messages: list[Message], num_workers: int) -> MeanExchange:
         """Sends all messages to all workers, each of which decodes and averages."""
-        flat = frame(messages, self.fixed_size)
-        rows = yield AllGather(flat, equal=self.fixed_size)
+        device = device_of(messages)
         means = [
-            torch.zeros(one.shape, dtype=working(one.dtype), device=flat.device) for one in messages
+            torch.zeros(one.shape, dtype=working(one.dtype), device=device) for one in messages
         ]
-        for worker, row in enumerate(rows):
-            try:
-                theirs = self._unframe(row, messages)
-            except WireError as error:
-                raise WireError(f"worker {worker}: {error}") from error
+        for theirs in (yield from self.collect(messages)):
+            if isinstance(theirs, WireError):
+                raise theirs
             for mean, message in zip(means, theirs, strict=True):
                 mean += self.decode(message).to(mean) / num_workers
         return [within(mean, one.dtype) for mean, one in zip(means, messages, strict=True)]
 
-    def _unframe(self, row: Tensor, like: list[Message]) -> list[Message]:
-        """The messages in a row, about tensors like those of our own messages."""
+    def collect(self, messages: list[Message]) -> Collection:
+        """Sends all messages to all workers: those of every worker, in order.
+
+        In place of messages that cannot be read stands the error that says why.
+        """
+        tensors = [(one.shape, one.dtype) for one in messages]
+        rows = yield AllGather(frame(messages, self.fixed_size), equal=self.fixed_size)
+        found: list[list[Message] | WireError] = []
+        for worker, row in enumerate(rows):
+            try:
+                found.append(self.unframe(row, tensors))
+            except WireError as error:
+                found.append(WireError(f"worker {worker}: {error}"))
+        return found
+
+    def unframe(self, data: Tensor, tensors: Sequence[tuple[Shape, torch.dtype]]) -> list[Message]:
+        """The messages that `frame` put together; `from_bytes` for several tensors.
+
+        Args:
+            data: uint8, one-dimensional: what a peer sent.
+            tensors: shape and dtype of the tensors that the messages are about, in order.
+
+        Raises:
+            WireError: if the bytes are not a message of this compressor about each of them.
+        """
         if self.fixed_size:
-            lengths = [message.num_bytes for message in like]
+            lengths = [self._num_bytes(*one) for one in tensors]
         else:
-            require(row.numel() >= 8 * len(like), "state the length of every tensor's message")
-            lengths = row[: 8 * len(like)].cpu().numpy().view("<i8").tolist()
-            row = row[8 * len(like) :]
+            require(data.numel() >= 8 * len(tensors), "state the length of every tensor's message")
+            lengths = data[: 8 * len(tensors)].cpu().numpy().view("<i8").tolist()
+            data = data[8 * len(tensors) :]
         require(min(lengths, default=0) >= 0, "have no negative length")
-        require(row.numel() == sum(lengths), "be as long as it states")
+        require(data.numel() == sum(lengths), "be as long as it states")
         return [
-            self.from_bytes(piece, one.shape, one.dtype)
-            for piece, one in zip(row.split(lengths), like, strict=True)
+            self.from_bytes(piece, *one)
+            for piece, one in zip(data.split(lengths), tensors, strict=True)
         ]
+
+    def _num_bytes(self, shape: Shape, dtype: torch.dtype) -> int:
+        """Bytes of a message about such a tensor, where its shape alone decides that."""
+        layout = self.layout(shape, dtype) if num_values(shape) else ()
+        return sum(part.dtype.itemsize * part.fewest for part in layout)
 
 
 def frame(messages: list[Message], fixed_size: bool) -> Tensor:
-    """Messages one after the other; before them their lengths, if the receiver cannot know them."""
-    pieces = [message.to_tensor() for message in messages]
-    device = pieces[0].device if pieces else torch.device("cpu")
+    """Messages one after the other; before them their lengths, if the receiver cannot know them.
+
+    Args:
+        messages: of one compressor, about several tensors.
+        fixed_size: whether that compressor is of `fixed_size`.
+
+    Returns:
+        uint8, one-dimensional; `Compressor.unframe` reads it.
+    """
+    device = device_of(messages)
+    pieces = [message.to_tensor().to(device) for message in messages]
     if not fixed_size:
         lengths = torch.tensor([piece.numel() for piece in pieces], dtype=torch.int64)
         pieces.insert(0, lengths.view(torch.uint8).to(device))
     return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.uint8)
+
+
+def device_of(messages: Sequence[Message]) -> torch.device:
+    """Where the messages are; those about empty tensors are nowhere."""
+    parts = (part for message in messages for part in message.parts)
+    return next((part.device for part in parts), torch.device("cpu"))
 
 
 def require_finite(tensors: Sequence[Tensor]) -> None:

@@ -33,6 +33,12 @@ class AllGather(NamedTuple):
     equal: bool = False
 
 
+Request = AllReduce | AllGather
+"""What a worker asks for."""
+
+Answer = Tensor | list[Tensor]
+"""What it is sent: a sum, or the tensors of all workers."""
+
 State = tuple[Tensor, ...]
 """What a worker remembers of one tensor between rounds; empty for a compressor without memory."""
 
@@ -52,7 +58,7 @@ class Averaged(NamedTuple):
     states: list[State]
 
 
-Exchange = Generator[AllReduce | AllGather, Tensor | list[Tensor], Averaged]
+Exchange = Generator[Request, Answer, Averaged]
 """A worker's part of a round: asks for collectives, is sent their results, and ends with a mean."""
 
 
@@ -65,6 +71,8 @@ class Round(NamedTuple):
         worker: id of this worker.
         num_workers: how many take part.
         names: of the tensors, in order.
+        out: tensors like those of the round which the means may be written to, instead of to new
+            memory. What a compressor remembers may then be changed in place too; None: nothing.
     """
 
     seed: int
@@ -72,6 +80,7 @@ class Round(NamedTuple):
     worker: int
     num_workers: int
     names: tuple[str, ...]
+    out: tuple[Tensor, ...] | None = None
 
     def generator(self, place: int, *, shared: bool) -> torch.Generator:
         """Randomness for one tensor: the worker's own, or the same on all workers."""

@@ -1,6 +1,7 @@
 """A round of one worker among processes of `torch.distributed`."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -8,7 +9,10 @@ from torch import Tensor
 
 from phalanx.compression.averaging import Memory, average
 from phalanx.compression.base import Compressor
-from phalanx.compression.collectives import AllGather, AllReduce
+from phalanx.compression.collectives import AllGather, AllReduce, Answer, Request
+from phalanx.errors import naming
+
+Result = TypeVar("Result")
 
 
 def communicate(
@@ -37,44 +41,89 @@ def communicate(
     Raises:
         NotFiniteError: on all processes, naming those with NaN or infinity.
         WireError: if the bytes of another process are not a message.
+        RankLostError: if a process is gone, or silent for longer than the group's timeout.
     """
-    size = dist.get_world_size(group)
-    rank = dist.get_rank(group)
-    worker = average(compressor, gradients, memory, seed=seed, worker=rank, num_workers=size)
-    answer: Tensor | list[Tensor] | None = None
-    while True:
-        try:
-            request = worker.send(answer) if answer is not None else next(worker)
-        except StopIteration as done:
-            mean, following = done.value
-            return mean, following
-        if isinstance(request, AllReduce):
-            answer = _all_reduce(request, group)
-        else:
-            answer = _all_gather(request, size, group)
+    network = Network(group)
+    worker = average(
+        compressor,
+        gradients,
+        memory,
+        seed=seed,
+        worker=network.rank,
+        num_workers=network.size,
+    )
+    return network.run(worker)
 
 
-def _all_reduce(request: AllReduce, group: dist.ProcessGroup | None) -> Tensor:
-    total = request.tensor.clone()
-    operation = dist.ReduceOp.MAX if request.largest else dist.ReduceOp.SUM
-    dist.all_reduce(total, operation, group=group)
-    return total
+class Network:
+    """This process among those of a group, and what it sent to them.
 
+    Attributes:
+        group: the processes; None for all.
+        rank: of this one.
+        size: how many there are.
+        payload_bytes: what this process handed to collectives so far: messages, lengths, flags.
+        wire_bytes: what it sent for that, if collectives are rings: of `b` bytes to be added,
+            `2 b (n - 1) / n`; of `b` to be gathered, filled up to the longest, `b (n - 1)`.
+    """
 
-def _all_gather(request: AllGather, size: int, group: dist.ProcessGroup | None) -> list[Tensor]:
-    """Every process's bytes; collectives want equal lengths, so shorter ones are filled up."""
-    own = request.tensor
-    lengths = [own.numel()] * size
-    if not request.equal:
-        count = own.new_tensor([own.numel()], dtype=torch.int64)
-        lengths = [int(one) for one in _gathered(count, size, group)]
-    padded = torch.nn.functional.pad(own, (0, max(lengths) - own.numel()))
-    rows = _gathered(padded, size, group)
-    return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self.group = group
+        self.rank = dist.get_rank(group)
+        self.size = dist.get_world_size(group)
+        self.payload_bytes = 0
+        self.wire_bytes = 0.0
 
+    def run(self, worker: Generator[Request, Answer, Result]) -> Result:
+        """Does what a worker's part of a round asks for, and returns what it ends with.
 
-def _gathered(tensor: Tensor, size: int, group: dist.ProcessGroup | None) -> list[Tensor]:
-    """The tensors of all processes, of equal lengths."""
-    rows = [torch.empty_like(tensor) for _ in range(size)]
-    dist.all_gather(rows, tensor, group=group)
-    return rows
+        Collectives are blocking, one after the other.
+
+        Raises:
+            RankLostError: if a process is gone, or silent for longer than the group's timeout.
+        """
+        answer: Answer | None = None
+        while True:
+            try:
+                request = worker.send(answer) if answer is not None else next(worker)
+            except StopIteration as done:
+                result: Result = done.value
+                return result
+            if isinstance(request, AllReduce):
+                answer = self.all_reduce(request)
+            else:
+                answer = self.all_gather(request)
+
+    def all_reduce(self, request: AllReduce) -> Tensor:
+        """The sum, or the largest values, of all processes' tensors."""
+        total = request.tensor.clone()
+        operation = dist.ReduceOp.MAX if request.largest else dist.ReduceOp.SUM
+        with naming(what=f"an all-reduce of {total.numel()} values"):
+            dist.all_reduce(total, operation, group=self.group)
+        size = total.numel() * total.element_size()
+        self._count(size, 2 * size * (self.size - 1) / self.size)
+        return total
+
+    def all_gather(self, request: AllGather) -> list[Tensor]:
+        """All processes' bytes; as collectives want equal lengths, shorter ones are filled up."""
+        own = request.tensor
+        lengths = [own.numel()] * self.size
+        if not request.equal:
+            count = own.new_tensor([own.numel()], dtype=torch.int64)
+            lengths = [int(one) for one in self._gathered(count)]
+            self._count(8, 8.0 * (self.size - 1))
+        padded = torch.nn.functional.pad(own, (0, max(lengths) - own.numel()))
+        rows = self._gathered(padded)
+        self._count(own.numel(), 1.0 * padded.numel() * (self.size - 1))
+        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+
+    def _gathered(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all processes, of equal lengths."""
+        rows = [torch.empty_like(tensor) for _ in range(self.size)]
+        with naming(what=f"an all-gather of {tensor.numel()} values"):
+            dist.all_gather(rows, tensor, group=self.group)
+        return rows
+
+    def _count(self, payload: int, wire: float) -> None:
+        self.payload_bytes += payload
+        self.wire_bytes += wire

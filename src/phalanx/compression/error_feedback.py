@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression.base import Compressor, Shape
+from phalanx.compression.base import Compressor, Shape, within, working
 from phalanx.compression.collectives import Exchange, Round, State
 from phalanx.compression.message import Message, Part
 from phalanx.compression.top_k import TopK
@@ -89,20 +89,42 @@ class ErrorFeedback(Compressor):
         self.inner.check(parts, shape, dtype)
 
     def init(self, like: Float[Tensor, "..."]) -> State:
-        """An empty memory, before the inner one's state."""
-        return (torch.zeros_like(like), *self.inner.init(like))
+        """An empty memory in the dtype of arithmetic, before the inner one's state."""
+        empty = torch.zeros_like(like, dtype=working(like.dtype))
+        return (empty, *self.inner.init(like))
 
     def update(
         self, x: Float[Tensor, "..."], state: State, generator: torch.Generator | None = None
     ) -> tuple[Message, State]:
         """Encodes the tensor with the memory added; what is left is the next memory."""
         wanted = x.detach() + state[0]
-        message, inner = self.inner.update(wanted, state[1:], generator)
+        message, inner = self.inner.update(within(wanted, x.dtype), state[1:], generator)
         return message, (wanted - self.inner.decode(message), *inner)
+
+    def inherit(
+        self,
+        like: Float[Tensor, "..."],
+        state: State,
+        previous: Compressor,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """The memory of another error feedback; the inner state as the inner one has it."""
+        if not isinstance(previous, ErrorFeedback):
+            return self.init(like)
+        return (state[0], *self.inner.inherit(like, state[1:], previous.inner, generator))
 
     def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
         """The inner exchange of tensors with their memories added."""
-        wanted = [x + state[0] for x, state in zip(tensors, states, strict=True)]
-        inner = yield from self.inner.exchange(wanted, [state[1:] for state in states], round)
-        pairs = zip(wanted, inner.sent, inner.states, strict=True)
-        return inner._replace(states=[(one - sent, *state) for one, sent, state in pairs])
+        pairs = zip(tensors, states, strict=True)
+        if round.out is None:
+            wanted = [state[0] + x for x, state in pairs]
+        else:
+            wanted = [state[0].add_(x) for x, state in pairs]
+        given = [within(one, x.dtype) for one, x in zip(wanted, tensors, strict=True)]
+        inner = yield from self.inner.exchange(given, [state[1:] for state in states], round)
+        lefts = [
+            one - sent if round.out is None else one.sub_(sent)
+            for one, sent in zip(wanted, inner.sent, strict=True)
+        ]
+        following = zip(lefts, inner.states, strict=True)
+        return inner._replace(states=[(left, *state) for left, state in following])

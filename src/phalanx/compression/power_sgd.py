@@ -95,8 +95,9 @@ class PowerSGD(Compressor):
         if self.factors(tuple(x.shape)) is None:
             return (x.reshape(-1).clone(),)
         matrix = _as_matrix(x)
-        left = orthonormal(matrix @ self._start(x, state, generator))
-        return left.reshape(-1), (matrix.T @ left).reshape(-1)
+        warm = _last(state)
+        left = orthonormal(_times(matrix, self._drawn(x, generator) if warm is None else warm))
+        return left.reshape(-1), _project(left, matrix).T.reshape(-1)
 
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         """The product of the factors."""
@@ -112,6 +113,25 @@ class PowerSGD(Compressor):
         if sizes is None or not self.warm_start:
             return ()
         return (like.new_zeros(sizes[1], sizes[2], dtype=working(like.dtype)),)
+
+    def inherit(
+        self,
+        like: Float[Tensor, "..."],
+        state: State,
+        previous: Compressor,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """The first columns of the right factor; those that it lacks are random and orthogonal."""
+        fresh = self.init(like)
+        if not (fresh and state and isinstance(previous, PowerSGD)) or not bool(state[0].any()):
+            return fresh
+        known, lacking = state[0], fresh[0].shape[1] - state[0].shape[1]
+        if lacking <= 0:
+            return (known[:, : fresh[0].shape[1]].clone(),)
+        assert generator is not None
+        shape = (len(known), lacking)
+        drawn = torch.randn(shape, generator=generator, device=generator.device).to(known)
+        return (torch.cat([known, orthonormal(torch.cat([known, drawn], dim=1))[:, -lacking:]], 1),)
 
     def update(
         self, x: Float[Tensor, "..."], state: State, generator: torch.Generator | None = None
@@ -133,13 +153,13 @@ class PowerSGD(Compressor):
         places = [place for place, x in enumerate(tensors) if self.factors(tuple(x.shape))]
         matrices = [_as_matrix(tensors[place]) for place in places]
         lefts = [
-            matrix @ self._start(tensors[place], states[place], round.generator(place, shared=True))
+            _times(matrix, self._start(tensors[place], states[place], round, place))
             for place, matrix in zip(places, matrices, strict=True)
         ]
         dense = [x for place, x in enumerate(tensors) if place not in places]
         found = yield from _mean([*lefts, *dense], round.num_workers)
         bases = [orthonormal(left) for left in found[: len(places)]]
-        own = [matrix.T @ basis for matrix, basis in zip(matrices, bases, strict=True)]
+        own = [_project(basis, matrix) for basis, matrix in zip(bases, matrices, strict=True)]
         rights = yield from _mean(own, round.num_workers)
         plain = iter(found[len(places) :])
         result = Averaged(list(tensors), list(tensors), list(states))
@@ -148,18 +168,22 @@ class PowerSGD(Compressor):
                 result.mean[place] = within(next(plain), x.dtype)
         for place, basis, right, mine in zip(places, bases, rights, own, strict=True):
             like = tensors[place]
-            result.mean[place] = within(basis @ right.T, like.dtype).view(like.shape)
+            out = None if round.out is None else round.out[place]
+            result.mean[place] = _product(basis, right, like, out)
             result.sent[place] = result.mean[place]
             if self.error == "local":
-                result.sent[place] = within(basis @ mine.T, like.dtype).view(like.shape)
+                result.sent[place] = _product(basis, mine, like)
             if self.warm_start:
-                result.states[place] = (right,)
+                result.states[place] = (right.T,)
         return result
 
-    def _start(self, x: Tensor, state: State, generator: torch.Generator | None) -> Matrix:
-        """The last right factor; random numbers in the first round, and after one of zeros."""
-        if state and bool(state[0].any()):
-            return state[0]
+    def _start(self, x: Tensor, state: State, round: Round, place: int) -> Matrix:
+        """The last right factor, or a first one."""
+        warm = _last(state)
+        return self._drawn(x, round.generator(place, shared=True)) if warm is None else warm
+
+    def _drawn(self, x: Tensor, generator: torch.Generator | None) -> Matrix:
+        """Random numbers."""
         sizes = self.factors(tuple(x.shape))
         assert sizes is not None
         assert generator is not None
@@ -167,10 +191,42 @@ class PowerSGD(Compressor):
         return drawn.to(x.device, working(x.dtype))
 
 
+def _last(state: State) -> Matrix | None:
+    """The last right factor; None in the first round, and after a factor of zeros."""
+    return state[0] if state and bool(state[0].any()) else None
+
+
 def orthonormal(matrix: Matrix) -> Matrix:
     """An orthonormal basis of the columns, finite even if they are zero or depend on each other."""
     basis: Tensor = torch.linalg.qr(matrix).Q
     return basis
+
+
+def _times(matrix: Matrix, right: Float[Tensor, "columns rank"]) -> Float[Tensor, "rows rank"]:
+    """The product; thin matrices whose long axis is the inner one go through memory once."""
+    return matrix @ right.T.contiguous().T
+
+
+def _project(left: Float[Tensor, "rows rank"], matrix: Matrix) -> Float[Tensor, "rank columns"]:
+    """The right factor, transposed."""
+    return left.T.contiguous() @ matrix
+
+
+def _product(
+    left: Float[Tensor, "rows rank"],
+    right: Float[Tensor, "rank columns"],
+    like: Tensor,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The product as a tensor like this one.
+
+    It is written to `out` if that has the dtype of arithmetic and values without gaps: new memory
+    of this size costs more than the arithmetic.
+    """
+    if out is None or out.dtype != left.dtype or not out.is_contiguous():
+        return within(left @ right, like.dtype).view(like.shape)
+    torch.mm(left, right, out=out.view(len(left), -1))
+    return out
 
 
 def _as_matrix(x: Tensor) -> Matrix:

@@ -1,13 +1,16 @@
 """A round of all workers in one process."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from phalanx.compression.averaging import Memory, average
 from phalanx.compression.base import Compressor
-from phalanx.compression.collectives import AllGather, AllReduce
+from phalanx.compression.collectives import AllGather, Answer, Request
+
+Result = TypeVar("Result")
 
 
 def simulate(
@@ -44,28 +47,34 @@ def simulate(
         average(compressor, tensors, memory, seed=seed, worker=worker, num_workers=len(gradients))
         for worker, (tensors, memory) in enumerate(zip(gradients, memories, strict=True))
     ]
-    answer: Tensor | list[Tensor] | None = None
+    results = together(workers)
+    return [mean for mean, _ in results], [memory for _, memory in results]
+
+
+def together(workers: Sequence[Generator[Request, Answer, Result]]) -> list[Result]:
+    """What the workers' parts of a round end with, when they ask for collectives in step."""
+    answers: Sequence[Answer | None] = [None] * len(workers)
     while True:
         asked, results = [], []
-        for worker in workers:
+        for worker, answer in zip(workers, answers, strict=True):
             try:
                 asked.append(worker.send(answer) if answer is not None else next(worker))
             except StopIteration as done:
                 results.append(done.value)
         if results:
-            return [mean for mean, _ in results], [memory for _, memory in results]
-        answer = _answer(asked)
+            return results
+        answers = _answers(asked)
 
 
-def _answer(asked: Sequence[AllReduce | AllGather]) -> Tensor | list[Tensor]:
-    """What the network would answer: sums in the order of the workers."""
+def _answers(asked: Sequence[Request]) -> Sequence[Answer]:
+    """What the network would answer to each worker: sums in the order of the workers."""
     tensors = [request.tensor for request in asked]
     first = asked[0]
     if isinstance(first, AllGather):
-        return tensors
+        return [tensors] * len(tensors)
     if first.largest:
-        return torch.stack(tensors).amax(dim=0)
+        return [torch.stack(tensors).amax(dim=0)] * len(tensors)
     total = tensors[0].clone()
     for tensor in tensors[1:]:
         total += tensor
-    return total
+    return [total] * len(tensors)

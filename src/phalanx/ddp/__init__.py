@@ -2,5 +2,14 @@
 
 from phalanx.ddp.aggregation import GradientAggregation, Outcome, aggregate
 from phalanx.ddp.collective import robust_all_reduce
+from phalanx.ddp.compression import CompressedStep, GradientCompression, compress
 
-__all__ = ["GradientAggregation", "Outcome", "aggregate", "robust_all_reduce"]
+__all__ = [
+    "CompressedStep",
+    "GradientAggregation",
+    "GradientCompression",
+    "Outcome",
+    "aggregate",
+    "compress",
+    "robust_all_reduce",
+]

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from phalanx.aggregation import Aggregator
 from phalanx.ddp.collective import choose
 from phalanx.ddp.memory import ParameterMemory
+from phalanx.ddp.parameters import trained
 from phalanx.ddp.peers import Peers
 from phalanx.ddp.sharded import as_pipeline, remembers
 
@@ -54,29 +55,22 @@ class GradientAggregation:
         rule: Aggregator,
         num_byzantine_aggregators: int = 0,
     ) -> None:
-        trained = {
-            parameter: name
-            for name, parameter in model.module.named_parameters()
-            if parameter.requires_grad
-        }
-        dtypes = {parameter.dtype for parameter in trained}
-        if len(devices := {parameter.device for parameter in trained}) > 1:
-            raise ValueError(f"model must lie on one device, got {sorted(map(str, devices))}")
+        names = trained(model)
         peers = Peers(model.process_group)
         self.rule = rule
         self.num_steps = 0
         self.last: Outcome | None = None
         self.times_suspected = torch.zeros(peers.size, dtype=torch.int64)
-        self._names = trained
+        self._names = names
         self._pipeline = as_pipeline(rule)
         self._memory = ParameterMemory() if remembers(self._pipeline) else None
         self._under_way: list[_Bucket] = []
         self._collective = choose(
             rule,
             peers,
-            length=sum(parameter.numel() for parameter in trained),
-            max_pieces=len(trained),
-            dtype=_widest(dtypes),
+            length=sum(parameter.numel() for parameter in names),
+            max_pieces=len(names),
+            dtype=_widest({parameter.dtype for parameter in names}),
             num_byzantine_aggregators=num_byzantine_aggregators,
         )
 

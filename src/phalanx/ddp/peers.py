@@ -1,13 +1,12 @@
 """Everybody sends everybody something, directly: the one primitive under the collectives."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 
-from phalanx.errors import RankLostError
+from phalanx.errors import naming
 
 
 class Swap:
@@ -72,20 +71,3 @@ class Peers:
         told = part.new_empty(self.size, *part.shape)
         self.swap([part] * self.size, list(told)).wait()
         return told
-
-
-@contextmanager
-def naming(peer: int | None = None) -> Iterator[None]:
-    """Turns a failure of torch.distributed into one that callers can act on.
-
-    Raises:
-        RankLostError: if the block fails, which it does when a rank is gone or silent for too long.
-    """
-    try:
-        yield
-    except RuntimeError as error:  # DistBackendError is one
-        lost = "a rank" if peer is None else f"rank {peer}"
-        raise RankLostError(
-            f"{lost} is gone, or silent for longer than the timeout of the process group: {error}",
-            ranks=[] if peer is None else [peer],
-        ) from error

@@ -1,5 +1,11 @@
 """The round, the engines that carry it, and runs that survive being killed."""
 
+from phalanx.training.accordion_batch import (
+    AccordionBatch,
+    AccordionBatchSampler,
+    BatchState,
+    suggest_batch,
+)
 from phalanx.training.delays import (
     Bimodal,
     Bursty,
@@ -8,10 +14,19 @@ from phalanx.training.delays import (
     RecordedTrace,
     ShiftedExponential,
 )
+from phalanx.training.diversity_monitor import DiversityMonitor, Spread, squared_norm
 from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.evaluation import Evaluation, evaluate
+from phalanx.training.gradient_diversity import GradientDiversity, gradient_diversity
 from phalanx.training.holdings import Holdings
 from phalanx.training.job import Job
+from phalanx.training.largest_batch import (
+    BatchTrial,
+    LargestBatch,
+    epochs_to_accuracy,
+    largest_batch,
+)
+from phalanx.training.link_planner import LinkOutlook, LinkPlanner, bits_per_second, seconds
 from phalanx.training.local import Local
 from phalanx.training.loop import Run
 from phalanx.training.memory import Memory
@@ -34,18 +49,27 @@ from phalanx.training.waiting import (
 from phalanx.training.worker_momentum import WorkerMomentum
 
 __all__ = [
+    "AccordionBatch",
+    "AccordionBatchSampler",
     "AdaptiveDeadline",
+    "BatchState",
+    "BatchTrial",
     "Bimodal",
     "Bursty",
     "Collected",
     "Deadline",
     "DelayModel",
+    "DiversityMonitor",
     "Engine",
     "Evaluation",
     "FirstOf",
+    "GradientDiversity",
     "Holdings",
     "Inbox",
     "Job",
+    "LargestBatch",
+    "LinkOutlook",
+    "LinkPlanner",
     "Local",
     "Memory",
     "Outlook",
@@ -62,6 +86,7 @@ __all__ = [
     "Run",
     "Session",
     "ShiftedExponential",
+    "Spread",
     "Standing",
     "TimedProduct",
     "Traffic",
@@ -70,8 +95,15 @@ __all__ = [
     "WaitForAll",
     "WaitingPolicy",
     "WorkerMomentum",
+    "bits_per_second",
+    "epochs_to_accuracy",
     "evaluate",
+    "gradient_diversity",
+    "largest_batch",
     "rounds_until_excluded",
+    "seconds",
+    "squared_norm",
+    "suggest_batch",
     "train",
     "virtual_clock",
     "write_plan",

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -50,9 +50,32 @@ class Decoder(ABC):
             byzantine: whose messages come last.
         """
 
+    @property
+    def needs_distances_only(self) -> bool:
+        """Whether `aggregate` follows from how far the messages lie apart; no by default."""
+        return False
+
     def excluding(self, number: int) -> "Decoder":
         """The decoder that is left once so many liars are excluded; itself by default."""
         return self
+
+
+@dataclass(frozen=True)
+class KnownRule:
+    """The server's rule as it stands in a round, for attacks of a drill that know it."""
+
+    decoder: Decoder
+    state: State
+    byzantine: Sequence[int]
+
+    @property
+    def needs_distances_only(self) -> bool:
+        """Whether its weights follow from how far the messages lie apart."""
+        return self.decoder.needs_distances_only
+
+    def __call__(self, messages: Tensor) -> Tensor:
+        """See `Decoder.aggregate`."""
+        return self.decoder.aggregate(messages, self.state, self.byzantine)
 
 
 @dataclass(frozen=True)
@@ -97,6 +120,7 @@ class Uncoded(Code):
     """No redundancy: worker i sends the gradient of partition i; the mean, if all arrive."""
 
     exact: ClassVar[bool] = False
+    compressible: ClassVar[Literal["freely", "alike", "never"]] = "freely"
 
     @cached_property
     def assignment(self) -> Bool[Tensor, "workers partitions"]:
@@ -196,6 +220,11 @@ class RuleDecoder(Decoder):
         if number == 0 or bound is None:
             return self
         return replace(self, rule=self.rule.told(max(bound - number, 0)))
+
+    @property
+    def needs_distances_only(self) -> bool:
+        """What the rule says."""
+        return self.rule.needs_distances_only
 
     def aggregate(self, messages: Tensor, state: State, byzantine: Sequence[int]) -> Tensor:
         """See `Decoder.aggregate`; to a rule all workers are alike."""

@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from phalanx.coding import Code
 from phalanx.data import Shards
 from phalanx.docstrings import source
 from phalanx.training.checks import trained_parameters
-from phalanx.training.decoding import Decoder, RuleDecoder
+from phalanx.training.decoding import Decoder, KnownRule, RuleDecoder
+from phalanx.training.diversity_monitor import DiversityMonitor, Spread, squared_norm
 from phalanx.training.engine import Session
 from phalanx.training.environment import environment
 from phalanx.training.evaluation import Evaluation, evaluate, with_statistics
@@ -27,7 +27,7 @@ from phalanx.training.memory import Memory
 from phalanx.training.reputation import Reputation, Standing
 from phalanx.training.run_folder import RunFolder
 
-_MALFORMED = ("wrong shape", "wrong type")
+_MALFORMED = ("wrong shape", "wrong type", "malformed", "not finite")
 
 
 @dataclass
@@ -60,6 +60,7 @@ class Loop:
         folder: RunFolder | None,
         title: str | None,
         config: str | None,
+        monitor: DiversityMonitor | None = None,
     ) -> None:
         self.job, self.decoding, self.optimizer, self.test = job, decoding, optimizer, test
         self.folder, self.title, self.config = folder, title, config
@@ -67,6 +68,7 @@ class Loop:
         self.memory = decoding.init(sum(value.numel() for value in self.parameters))
         self.drill = Memory()
         self.reputation, self.standing = reputation, reputation.init(job.code.num_workers)
+        self.monitor, self.spread = monitor, Spread()
         self.rounds: list[dict[str, Any]] = []
         self._first = 0  # the round that begins this part of the run
         self._open = False
@@ -78,13 +80,15 @@ class Loop:
         collected = session.round(step, self._flat(), self.drill, self._rule(decoding, step))
         self._require_momenta(collected.memory)
         messages_in = time.perf_counter()
+        malformed = [worker for worker, why in collected.missing.items() if why in _MALFORMED]
+        # Who sends what is no message is one liar fewer among the others, as who sends NaN is.
+        decoding = self.decoding.excluding(len(self.standing.out) + len(malformed))
         decoded, memory = decoding.decode(collected.messages, collected.arrived, self.memory)
         decoded_in = time.perf_counter()
         self._open_folder()
         # From here on the round is done: what it leaves is remembered together, or not at all.
         self.memory, self.drill = memory, collected.memory
         self._step(decoded.gradient)
-        malformed = [worker for worker, why in collected.missing.items() if why in _MALFORMED]
         suspects = sorted({*decoded.suspects.nonzero().flatten().tolist(), *malformed})
         self.standing = self.reputation.update(self.standing, suspects, collected.arrived)
         session.exclude(self.standing.out)
@@ -100,6 +104,7 @@ class Loop:
             "compute_seconds": collected.compute_s,
             "virtual_seconds": collected.virtual_s,
             "decode_seconds": decoded_in - messages_in,
+            "message_bytes": collected.message_bytes,
             "byzantine": self._liars(step, collected.missing),
             "suspects": suspects,
             "missing": {str(worker): why for worker, why in collected.missing.items()},
@@ -108,6 +113,10 @@ class Loop:
             "excluded": self.standing.out,
             "error": decoded.error,
         }
+        if self.monitor is not None:
+            honest = collected.arrived.clone()
+            honest[suspects] = False
+            entry["gradient_diversity"] = self._diversity(self.monitor, collected.messages[honest])
         if evaluate:
             entry |= self._evaluation()
         self.rounds.append(entry)
@@ -125,27 +134,30 @@ class Loop:
             self.folder.write_text("config.yaml", self.config)
         if not self.folder.checkpoints():
             self.folder.write_json("env.json", environment(self.job.seed))
-            self._save(0)
+            self._save(0, self.drill)
         self.rounds = self.folder.truncate(self._first)
 
-    def checkpoint(self, step: int) -> None:
+    def checkpoint(self, session: Session, step: int) -> None:
         """Writes down all that round `step` and those after it depend on."""
         self._open_folder()
-        self._save(step)
+        if self.folder is not None:
+            self._save(step, session.recall(step, self.drill))
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, drill: Memory) -> None:
         if self.folder is not None:
             content = {
                 "parameters": self._flat(),
                 "optimizer": self.optimizer.state_dict(),
                 "memory": list(self.memory),
                 "drill": {
-                    "past": list(self.drill.past),
-                    "plans": self.drill.plans,
-                    "momenta": self.drill.momenta,
-                    "waiting": list(self.drill.waiting),
+                    "past": list(drill.past),
+                    "plans": drill.plans,
+                    "momenta": drill.momenta,
+                    "waiting": list(drill.waiting),
+                    "compression": [[list(state) for state in one] for one in drill.compression],
                 },
                 "standing": list(self.standing),
+                "spread": list(self.spread),
             }
             self.folder.save_checkpoint(step, content)
 
@@ -169,9 +181,14 @@ class Loop:
         if momenta is not None:
             momenta = momenta.to(self.parameters[0].device)
         waiting = tuple(drill.get("waiting", ()))
-        self.drill = Memory(tuple(drill["past"]), drill["plans"], momenta, waiting)
+        compression = tuple(
+            tuple(tuple(part.to(self.parameters[0].device) for part in state) for state in one)
+            for one in drill.get("compression", ())
+        )
+        self.drill = Memory(tuple(drill["past"]), drill["plans"], momenta, waiting, compression)
         if "standing" in saved:  # not in checkpoints of before there was any
             self.standing = Standing(*saved["standing"])
+        self.spread = Spread(*saved.get("spread", ()))
         self._first = saved["step"]
         return self._first
 
@@ -199,6 +216,8 @@ class Loop:
             "attack": _shown(self.job.attack),
             "worker_momentum": _shown(self.job.worker_momentum),
             "shards": _shown(self._split()),
+            "compressor": _shown(self.job.compressor),
+            "message_bytes": _total(self.rounds, "message_bytes"),
             "stopped": stopped,
             "excluded": self.standing.out,
             "virtual_seconds": _total(self.rounds, "virtual_seconds"),
@@ -218,8 +237,7 @@ class Loop:
         """The decoder as a rule, for attacks of a drill that know it; None under an exact code."""
         if self.job.attack is None or decoding.code.exact:
             return None
-        byzantine = self.job.byzantine(step)
-        return partial(decoding.aggregate, state=self.memory, byzantine=byzantine)
+        return KnownRule(decoding, self.memory, self.job.byzantine(step))
 
     def _split(self) -> Shards | None:
         return self.job.shards.split if self.job.shards is not None else None
@@ -229,7 +247,10 @@ class Loop:
             raise ValueError("engine must know worker_momentum, got one that remembers none")
 
     def _parts_of_method(self) -> list[object]:
-        parts = [self._method(), self.job.worker_momentum, self._split(), self.job.attack]
+        compressor = self.job.compressor
+        within = getattr(compressor, "inner", None)  # of error feedback
+        drill = self.job.attack
+        parts = [self._method(), self.job.worker_momentum, self._split(), compressor, within, drill]
         return [part for part in parts if part is not None]
 
     def _evaluation(self) -> dict[str, float | None]:
@@ -237,6 +258,14 @@ class Loop:
             return {}
         found: Evaluation = evaluate(self.job.model, self.job.loss, self.test, self.job.dataset)
         return {"test_accuracy": found.accuracy, "test_loss": found.loss}
+
+    def _diversity(self, monitor: DiversityMonitor, messages: Tensor) -> float | None:
+        """B_S as it is known by now, from the gradients of workers that are not suspected."""
+        if len(messages) > 1:
+            own = squared_norm([messages]) / len(messages)
+            whole = replace(monitor, num_workers=len(messages))
+            self.spread = whole.update(self.spread, own, squared_norm([messages.mean(dim=0)]))
+        return monitor.diversity(self.spread)
 
     def _liars(self, step: int, missing: dict[int, str]) -> list[int]:
         """The bad workers of a round; one that was only slow, and came in time, told the truth.
@@ -269,7 +298,7 @@ def _shown(part: object | None) -> str | None:
     return repr(part) if part is not None else None
 
 
-def _total(rounds: list[dict[str, Any]], name: str) -> float | None:
+def _total(rounds: list[dict[str, Any]], name: str) -> float | int | None:
     """The sum of a figure of all rounds; None if a round has none."""
-    found: list[float] = [entry[name] for entry in rounds if entry.get(name) is not None]
+    found: list[float | int] = [entry[name] for entry in rounds if entry.get(name) is not None]
     return sum(found) if found and len(found) == len(rounds) else None

@@ -14,10 +14,12 @@ from torch.utils.data import Dataset
 from phalanx.aggregation import Aggregator, Mean
 from phalanx.attacks import Attack, RandomWorkers, Schedule
 from phalanx.coding import Code
+from phalanx.compression import Compressor
 from phalanx.data import Shards
 from phalanx.errors import TooManyByzantineError
 from phalanx.training.checks import check_job, check_optimizer, trained_parameters
-from phalanx.training.decoding import Decoder, decoder
+from phalanx.training.decoding import Decoder, Uncoded, decoder
+from phalanx.training.diversity_monitor import DiversityMonitor
 from phalanx.training.engine import Engine
 from phalanx.training.holdings import deal
 from phalanx.training.interruption import graceful
@@ -48,6 +50,7 @@ def train(
     byzantine: Schedule | None = None,
     worker_momentum: WorkerMomentum | None = None,
     shards: Shards | None = None,
+    compressor: Compressor | None = None,
     engine: Engine | None = None,
     optimizer: MakeOptimizer = default_optimizer,
     loss: Loss = cross_entropy,
@@ -55,6 +58,7 @@ def train(
     batch_size: int | None = None,
     seed: int = 0,
     exclude_after: int | None = None,
+    measure_diversity: bool = False,
     test: Dataset[tuple[Tensor, ...]] | None = None,
     out: Path | str | None = None,
     resume: bool = False,
@@ -83,6 +87,10 @@ def train(
         shards: how the data are dealt out to workers that have data of their own; by default every
             sample may fall to every worker. Under a rule only. Workers that are bad for good hold
             random samples of all classes.
+        compressor: how workers encode what they send; not at all by default. Each tensor of the
+            model is encoded alone, and what an `ErrorFeedback` left out is kept by the worker. The
+            server decodes, then the code or rule does. Codes that compare replicas, or look for
+            lies in what does not fit, refuse compressors that would make honest workers differ.
         engine: where the workers run; in this process by default.
         optimizer: makes the optimizer from the parameters.
         loss: mean loss of a batch from the model's output and the targets.
@@ -93,6 +101,10 @@ def train(
         exclude_after: excludes a worker for good once it was suspected in so many rounds more than
             its messages were held good, see `Reputation`; no more workers than the code or rule
             survives. By default nobody is excluded.
+        measure_diversity: writes the gradient diversity of every round into its metrics, as
+            estimated from messages that are not suspected, see `DiversityMonitor`; for workers that
+            draw their samples alike and send their gradients: under a rule, without momentum. Where
+            a rule suspects honest messages, those left are alike, and the estimate is too low.
         test: data to evaluate on.
         out: a folder for metrics, checkpoints and weights; nothing is written if None. It is made
             once the first round has been decoded: arguments that do not fit leave nothing behind.
@@ -124,7 +136,16 @@ def train(
     if batch_size is None:
         batch_size = _SAMPLES * decoding.code.num_partitions
     job = Job(
-        model, loss, dataset, decoding.code, batch_size, seed, attack, byzantine, worker_momentum
+        model,
+        loss,
+        dataset,
+        decoding.code,
+        batch_size,
+        seed,
+        attack,
+        byzantine,
+        worker_momentum,
+        compressor=compressor,
     )
     counts = {
         "steps": steps,
@@ -135,6 +156,7 @@ def train(
         counts["exclude_after"] = exclude_after
     check_job(job, test, counts, shards)
     reputation = _reputation(decoding, exclude_after)
+    monitor = _monitor(job, shards) if measure_diversity else None
     if shards is not None:
         job = replace(job, shards=deal(shards, dataset, job.code.num_workers, byzantine, seed))
     if out is None and resume:
@@ -142,7 +164,7 @@ def train(
     folder = RunFolder(Path(out), resume=resume) if out is not None else None
     made = optimizer(trained_parameters(model))
     check_optimizer(made)
-    loop = Loop(job, decoding, reputation, made, test, folder, title, config)
+    loop = Loop(job, decoding, reputation, made, test, folder, title, config, monitor)
     first = loop.restore() if resume else 0
     if first > steps:
         raise ValueError(f"steps must be at least the {first} rounds that are done, got {steps}")
@@ -153,14 +175,14 @@ def train(
             try:
                 entry = loop.round(session, step, evaluate=last or (step + 1) % evaluate_every == 0)
             except TooManyByzantineError as error:
-                loop.checkpoint(step)
+                loop.checkpoint(session, step)
                 loop.finish(step, stopped=str(error))
                 error.add_note(f"stopped in round {step}; the weights before it are kept")
                 raise
             if on_round is not None:
                 on_round(entry)
             if last or interrupted() or (step + 1) % checkpoint_every == 0:
-                loop.checkpoint(step + 1)
+                loop.checkpoint(session, step + 1)
             if interrupted() and not last:
                 kept = "; a checkpoint is written" if folder is not None else ""
                 raise KeyboardInterrupt(f"stopped after {step + 1} of {steps} rounds{kept}")
@@ -174,6 +196,16 @@ def _survived(method: Code | Aggregator | None) -> int:
             f"byzantine must say who is bad: {method} does not say how many liars it survives"
         )
     return int(found)
+
+
+def _monitor(job: Job, shards: Shards | None) -> DiversityMonitor:
+    fits = isinstance(job.code, Uncoded) and job.worker_momentum is None and shards is None
+    if not fits:
+        raise ValueError(
+            "measure_diversity needs workers that send gradients of samples that are drawn alike: "
+            "a rule, no worker_momentum, no shards"
+        )
+    return DiversityMonitor(job.code.num_workers, job.batch_size // job.code.num_partitions)
 
 
 def _reputation(decoding: Decoder, exclude_after: int | None) -> Reputation:

@@ -1,0 +1,116 @@
+"""A robust rule over what all ranks' compressed gradients decode to."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phalanx.aggregation import Aggregator, State
+from phalanx.compression import Compressor, Memory, Network, gather
+from phalanx.ddp.aggregation import Outcome
+
+
+class RobustMean:
+    """Every rank decodes the messages of all ranks, and runs the rule on them.
+
+    Cost: `n` gradients of memory in float32 and the rule's time on each of n ranks. Ranks of other
+    hardware or software may round otherwise, and drift apart.
+
+    Attributes:
+        rule: how to aggregate; a rank is a worker.
+        last: what it made of the last step; None before the first.
+        times_suspected: `(ranks,)` int64, in how many steps each rank was suspected.
+    """
+
+    def __init__(self, rule: Aggregator, network: Network) -> None:
+        """Checks the rule.
+
+        Raises:
+            ValueError: if there are too few ranks for it.
+        """
+        rule.num_tolerated(network.size)
+        self.rule, self._network = rule, network
+        self.last: Outcome | None = None
+        self.times_suspected = torch.zeros(network.size, dtype=torch.int64)
+        self._state: State | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the rule remembers; the same on all ranks."""
+        return {
+            "times_suspected": self.times_suspected.clone(),
+            "rule": [part.clone() for part in self._state or ()],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` gave."""
+        self.times_suspected = state["times_suspected"].clone()
+        self._state = tuple(part.clone() for part in state["rule"]) or None
+
+    def __call__(
+        self,
+        compressor: Compressor,
+        gradients: Mapping[str, Tensor],
+        used: Mapping[str, Tensor],
+        memory: Memory,
+        seed: int,
+    ) -> tuple[dict[str, Tensor], Memory]:
+        """One step.
+
+        Args:
+            compressor: what all ranks use in it.
+            gradients: of this rank, by name.
+            used: those of them that are sent; the others count as zeros.
+            memory: what the compressor remembers.
+            seed: of the run.
+
+        Returns:
+            The aggregate, and the next memory.
+
+        Raises:
+            TooManyByzantineError: if more ranks than the rule survives have NaN or infinity in
+                their gradients, or send no messages.
+        """
+        network, step = self._network, memory.step
+        sent, memory = network.run(
+            gather(
+                compressor,
+                used,
+                memory,
+                seed=seed,
+                worker=network.rank,
+                num_workers=network.size,
+            )
+        )
+        names = sorted(gradients)
+        like = [gradients[name] for name in names]
+        rows = self._stacked(sent, names, like)
+        if self._state is None:
+            self._state = self.rule.init(rows.shape[1], dtype=rows.dtype, device=rows.device)
+        answer, self._state = self.rule.update(rows, self._state)
+        nobody = torch.zeros_like(answer.dropped)
+        self.last = Outcome(step, *answer[1:], nobody)
+        self.times_suspected += answer.suspects
+        pieces = answer.value.split([x.numel() for x in like])
+        means = {
+            name: piece.view(x.shape) for name, x, piece in zip(names, like, pieces, strict=True)
+        }
+        return means, memory
+
+    def _stacked(
+        self, sent: list[dict[str, Tensor] | None], names: list[str], like: list[Tensor]
+    ) -> Tensor:
+        """`(ranks, dim)`: what each rank sent; NaN, which rules drop, where it sent nothing."""
+        dtype = torch.float32
+        for x in like:
+            dtype = torch.promote_types(dtype, x.dtype)
+        dim = sum(x.numel() for x in like)
+        rows = torch.zeros(len(sent), dim, dtype=dtype, device=like[0].device)
+        for row, tensors in zip(rows, sent, strict=True):
+            if tensors is None:
+                row.fill_(torch.nan)
+                continue
+            for name, piece in zip(names, row.split([x.numel() for x in like]), strict=True):
+                if name in tensors:
+                    piece.copy_(tensors[name].reshape(-1))
+        return rows
