@@ -11,7 +11,16 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ddp.cases import Net, flat_gradient, loss_of
-from phalanx.compression import Memory, gather, simulate, together
+from phalanx.compression import (
+    ErrorFeedback,
+    Memory,
+    OneBitAdam,
+    TwoStage,
+    Uncompressed,
+    gather,
+    simulate,
+    together,
+)
 from phalanx.ddp import compress
 
 SEED = 5
@@ -126,3 +135,41 @@ def row_of(tensors, named):
     if tensors is None:
         return torch.full((sum(p.numel() for p in named.values()),), torch.nan)
     return torch.cat([tensors[name].flatten() for name in sorted(named)])
+
+
+def adam(steps, freeze_step):
+    """Weights after steps of an optimizer that averages by itself."""
+    model = Net()
+    optimizer = OneBitAdam(model.named_parameters(), 0.01, freeze_step=freeze_step, seed=SEED)
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss_of(model, dist.get_rank(), step, 0, "all").backward()
+        optimizer.step()
+    return nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+def adam_alone(num_ranks, steps, freeze_step):
+    """The same in one process, as it is written."""
+    model, memories = Net(), [Memory()] * num_ranks
+    named = dict(model.named_parameters())
+    first = {name: torch.zeros_like(p) for name, p in named.items()}
+    second = {name: torch.zeros_like(p) for name, p in named.items()}
+    for step in range(steps):
+        rows, frozen = [], step >= freeze_step
+        for rank in range(num_ranks):
+            gradients = torch.autograd.grad(loss_of(model, rank, step, 0, "all"), named.values())
+            own = dict(zip(named, gradients, strict=True))
+            rows.append(
+                {name: 0.9 * first[name] + 0.1 * own[name] for name in named} if frozen else own
+            )
+        how = ErrorFeedback(TwoStage()) if frozen else Uncompressed()
+        (mean, *_), memories = simulate(how, rows, memories, seed=SEED)
+        for name, parameter in named.items():
+            if frozen:
+                first[name] = mean[name]
+            else:
+                first[name] = 0.9 * first[name] + 0.1 * mean[name]
+                second[name] = 0.999 * second[name] + 0.001 * mean[name] ** 2
+            root = (second[name] / (1 - 0.999 ** min(step + 1, freeze_step))).sqrt() + 1e-8
+            parameter.data -= 0.01 / (1 - 0.9 ** (step + 1)) * first[name] / root
+    return nn.utils.parameters_to_vector(model.parameters()).detach()

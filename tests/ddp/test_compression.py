@@ -13,14 +13,18 @@ from ddp.ranks import Ranks
 from phalanx.aggregation import Bulyan, CenteredClipping, CoordinateMedian
 from phalanx.compression import (
     QSGD,
+    Accordion,
     ErrorFeedback,
     HalfPrecision,
+    MomentumCorrection,
     PowerSGD,
     RandomBlock,
     ScaledSign,
     SignSGD,
+    Signum,
     TernGrad,
     TopK,
+    TwoStage,
     Uncompressed,
 )
 from phalanx.ddp import compress
@@ -38,6 +42,13 @@ COMPRESSORS = [
     SignSGD(),
     TernGrad(),
     Uncompressed(),
+    ErrorFeedback(TwoStage()),
+    MomentumCorrection(TopK(ratio=0.1)),
+    Signum(),
+    *(
+        Accordion(POWER_SGD, TOP_K, steps_per_epoch=1, interval=1, vectors=True, norm=norm)
+        for norm in ("aggregated", "mean-local")
+    ),
 ]
 some = pytest.mark.parametrize("compressor", [TOP_K, POWER_SGD], ids=["TopK", "PowerSGD"])
 
@@ -242,6 +253,13 @@ def test_a_run_that_lost_a_rank_goes_on_from_its_checkpoint(tmp_path, ranks):
     saved.append(ranks(cases.train, POWER_SGD, {}, {}, steps=3)[3][3])
     resumed = ranks(cases.train, POWER_SGD, {}, {}, steps=3, saved=saved)
     assert all(one[2].equal(straight[0][2]) for one in resumed)
+
+
+@pytest.mark.slow
+def test_adam_with_compressed_momenta_is_what_is_written(pair):
+    found = pair(cases.adam, 8, 4)
+    assert found[0].equal(found[1])
+    close(found[0], cases.adam_alone(2, 8, 4), 1e-5)
 
 
 @pytest.fixture

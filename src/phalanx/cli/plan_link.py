@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from phalanx.reporting.wording import duration, size
 from phalanx.training import LinkOutlook
 
 
 def table(outlooks: Sequence[LinkOutlook]) -> Table:
     """One line a compressor, the quickest first."""
+    # Imported where it is used: the room's matplotlib would make every command wait.
+    from phalanx.reporting.wording import duration, size
+
     found = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     found.add_column("compressor", style="bold", overflow="fold", min_width=24)
     found.add_column("collective", no_wrap=True)

@@ -45,6 +45,7 @@ def train(
     batch_size: int | None = None,
     seed: int = 0,
     exclude_after: int | None = None,
+    measure_diversity: bool = False,
     device: str = "cpu",
     evaluate_every: int = 20,
     checkpoint_every: int = 20,
@@ -77,6 +78,7 @@ def train(
         seed: Of everything random: weights, order, drills.
         exclude_after: Exclude a worker for good once it was suspected in so many rounds more than
             its messages were held good; nobody if not given.
+        measure_diversity: Write the gradient diversity of every round into the metrics.
         device: Where the server keeps the model: cpu, cuda, cuda:1, ...
         evaluate_every: Rounds between evaluations on the test set.
         checkpoint_every: Rounds between checkpoints.
@@ -111,6 +113,7 @@ def train(
                 batch_size=batch_size,
                 seed=seed,
                 exclude_after=exclude_after,
+                measure_diversity=measure_diversity,
                 test=splits.test,
                 out=folder,
                 resume=resume is not None,

@@ -5,21 +5,33 @@ from phalanx.compression.atomo import Atomo
 from phalanx.compression.atoms import Atoms, Basis, Entries, SingularVectors, Waves
 from phalanx.compression.averaging import Memory, average, gather
 from phalanx.compression.base import Compressor, frame
-from phalanx.compression.collectives import AllGather, AllReduce, Averaged, Request, Round
+from phalanx.compression.collectives import (
+    AllGather,
+    AllReduce,
+    AllToAll,
+    Answer,
+    Averaged,
+    Request,
+    Round,
+)
 from phalanx.compression.critical_regimes import CriticalRegimes, Regime
 from phalanx.compression.distributed import Network, communicate
 from phalanx.compression.error_feedback import ErrorFeedback
 from phalanx.compression.half_precision import HalfPrecision
 from phalanx.compression.message import Message, Part
+from phalanx.compression.momentum import MomentumCorrection
+from phalanx.compression.one_bit_adam import OneBitAdam
 from phalanx.compression.power_sgd import PowerSGD
 from phalanx.compression.qsgd import QSGD
 from phalanx.compression.random_block import RandomBlock
 from phalanx.compression.random_k import RandomK
 from phalanx.compression.scaled_sign import ScaledSign
 from phalanx.compression.sign_sgd import SignSGD
+from phalanx.compression.signum import Signum
 from phalanx.compression.simulation import simulate, together
 from phalanx.compression.tern_grad import TernGrad
 from phalanx.compression.top_k import TopK
+from phalanx.compression.two_stage import TwoStage
 from phalanx.compression.uncompressed import Uncompressed
 from phalanx.compression.uniform_quantization import UniformQuantization
 
@@ -28,6 +40,8 @@ __all__ = [
     "Accordion",
     "AllGather",
     "AllReduce",
+    "AllToAll",
+    "Answer",
     "Atomo",
     "Atoms",
     "Averaged",
@@ -39,7 +53,9 @@ __all__ = [
     "HalfPrecision",
     "Memory",
     "Message",
+    "MomentumCorrection",
     "Network",
+    "OneBitAdam",
     "Part",
     "PowerSGD",
     "RandomBlock",
@@ -49,9 +65,11 @@ __all__ = [
     "Round",
     "ScaledSign",
     "SignSGD",
+    "Signum",
     "SingularVectors",
     "TernGrad",
     "TopK",
+    "TwoStage",
     "Uncompressed",
     "UniformQuantization",
     "Waves",

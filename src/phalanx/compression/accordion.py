@@ -26,6 +26,7 @@ from phalanx.compression.error_feedback import ErrorFeedback
 from phalanx.compression.message import Message, Part, fixed, parse, require
 from phalanx.compression.power_sgd import PowerSGD
 from phalanx.compression.uncompressed import Uncompressed
+from phalanx.compression.wrapper import Wrapper
 
 Level = Literal["low", "high", "dense"]
 LEVELS: tuple[Level, ...] = ("low", "high", "dense")
@@ -86,7 +87,7 @@ class Accordion(Compressor):
     ...     _, memories = simulate(compressor, [{"weight": torch.ones(5, 2)}], memories)
     ...     levels.append(compressor.levels(memories[0])["weight"])
     >>> levels  # of the round that follows
-    ['low', 'high', 'low']
+    ['low', 'high', 'high']
     """
 
     low: Compressor = field(default_factory=lambda: ErrorFeedback(PowerSGD(rank=2)))
@@ -105,9 +106,11 @@ class Accordion(Compressor):
     would be no high compression."""
     scope: Literal["layer", "model"] = "layer"
     """Whether every tensor has its own level, or all tensors of a round change together."""
-    norm: Literal["aggregated", "mean-local", "rank0"] = "aggregated"
-    """Whose gradients the norm is of: the decoded mean, which all workers know; each worker's own,
-    as the root of the mean square over workers; or worker 0's own, as in the published code."""
+    norm: Literal["mean-local", "aggregated", "rank0"] = "mean-local"
+    """Whose gradients the norm is of: each worker's own, as the root of the mean square over the
+    workers; the decoded mean, which all workers know; or worker 0's own, as in the published code.
+    The decoded mean only with error feedback: without it a change of level changes its norm, which
+    looks like a critical regime, and levels go to and fro."""
     vectors: bool = False
     """Whether tensors of fewer than two axes are compressed, too, instead of sent as they are."""
     verify: bool = False
@@ -122,12 +125,12 @@ class Accordion(Compressor):
             raise ValueError(f"milestones must be at least 1, got {self.milestones}")
         if self.scope not in ("layer", "model"):
             raise ValueError(f"scope must be layer or model, got {self.scope}")
-        if self.norm not in ("aggregated", "mean-local", "rank0"):
-            raise ValueError(f"norm must be aggregated, mean-local or rank0, got {self.norm}")
-        if isinstance(self.low, ErrorFeedback) != isinstance(self.high, ErrorFeedback):
+        if self.norm not in ("mean-local", "aggregated", "rank0"):
+            raise ValueError(f"norm must be mean-local, aggregated or rank0, got {self.norm}")
+        if _wrapper(self.low) is not _wrapper(self.high):
             raise ValueError(
-                "low and high must both have error feedback, or neither, or a memory would be "
-                f"lost; got {self.low} and {self.high}"
+                "low and high must be wrapped alike, in error feedback for instance, or a memory "
+                f"would be lost; got {self.low} and {self.high}"
             )
 
     @property
@@ -242,6 +245,8 @@ class Accordion(Compressor):
         records = [_Record.of(state) for state in states]
         if self.verify:
             yield from _verify(records, tensors)
+        if self.norm != "aggregated":  # the tensors are looked at after they were averaged
+            round = round._replace(out=None)
         inner = [
             self._inherited(x, state, round.generator(place, shared=True) if self.random else None)
             for place, (x, state) in enumerate(zip(tensors, states, strict=True))
@@ -251,7 +256,7 @@ class Accordion(Compressor):
             places = [place for place, record in enumerate(records) if record.wanted == level]
             if not places:
                 continue
-            part = self._part(round, places)
+            part = round.only(places)
             found = yield from self._codec(level).exchange(
                 [tensors[place] for place in places], [inner[place] for place in places], part
             )
@@ -267,13 +272,6 @@ class Accordion(Compressor):
         due = [total for record, total in zip(records, totals, strict=True) if self._is_due(record)]
         norms = (yield from self._norms(due, round)) if due else []
         return result._replace(states=self._next(records, inner, totals, norms))
-
-    def _part(self, round: Round, places: list[int]) -> Round:
-        """The round of some tensors. No mean is written over an own tensor that is followed."""
-        part = round._replace(names=tuple(round.names[place] for place in places), out=None)
-        if round.out is None or self.norm != "aggregated":
-            return part
-        return part._replace(out=tuple(round.out[place] for place in places))
 
     def _codec(self, level: int) -> Compressor:
         return (self.low, self.high, Uncompressed())[level]
@@ -356,6 +354,11 @@ class Accordion(Compressor):
         regime = self.regimes.update(regime, norm, drops=epoch + 1 in self.milestones)
         kept = _NONE if regime.norm is None else regime.norm
         return now._replace(norm=kept, wanted=_LOW if regime.critical else _HIGH)
+
+
+def _wrapper(compressor: Compressor) -> type[Compressor] | None:
+    """What remembers things around a compressor."""
+    return type(compressor) if isinstance(compressor, Wrapper) else None
 
 
 def _labelled(level: int, message: Message) -> tuple[Tensor, ...]:

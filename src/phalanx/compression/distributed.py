@@ -9,7 +9,7 @@ from torch import Tensor
 
 from phalanx.compression.averaging import Memory, average
 from phalanx.compression.base import Compressor
-from phalanx.compression.collectives import AllGather, AllReduce, Answer, Request
+from phalanx.compression.collectives import AllGather, AllReduce, AllToAll, Answer, Request
 from phalanx.errors import naming
 
 Result = TypeVar("Result")
@@ -64,7 +64,8 @@ class Network:
         size: how many there are.
         payload_bytes: what this process handed to collectives so far: messages, lengths, flags.
         wire_bytes: what it sent for that, if collectives are rings: of `b` bytes to be added,
-            `2 b (n - 1) / n`; of `b` to be gathered, filled up to the longest, `b (n - 1)`.
+            `2 b (n - 1) / n`; of `b` to be gathered, filled up to the longest, `b (n - 1)`; of what
+            is for each process, all but its own.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
@@ -91,8 +92,10 @@ class Network:
                 return result
             if isinstance(request, AllReduce):
                 answer = self.all_reduce(request)
-            else:
+            elif isinstance(request, AllGather):
                 answer = self.all_gather(request)
+            else:
+                answer = self.all_to_all(request)
 
     def all_reduce(self, request: AllReduce) -> Tensor:
         """The sum, or the largest values, of all processes' tensors."""
@@ -116,6 +119,17 @@ class Network:
         rows = self._gathered(padded)
         self._count(own.numel(), 1.0 * padded.numel() * (self.size - 1))
         return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+
+    def all_to_all(self, request: AllToAll) -> list[Tensor]:
+        """What every process has for this one."""
+        lengths, own = list(request.lengths), request.lengths[self.rank]
+        found = request.tensor.new_empty(own * self.size)
+        with naming(what=f"an all-to-all of {sum(lengths)} bytes"):
+            dist.all_to_all_single(
+                found, request.tensor, [own] * self.size, lengths, group=self.group
+            )
+        self._count(sum(lengths), float(sum(lengths) - own))
+        return list(found.split(own)) if own else [found] * self.size
 
     def _gathered(self, tensor: Tensor) -> list[Tensor]:
         """The tensors of all processes, of equal lengths."""

@@ -1,20 +1,19 @@
 """What was not sent is not lost: it is added to the next tensor."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression.base import Compressor, Shape, within, working
+from phalanx.compression.base import Compressor, within, working
 from phalanx.compression.collectives import Exchange, Round, State
-from phalanx.compression.message import Message, Part
-from phalanx.compression.top_k import TopK
+from phalanx.compression.message import Message
+from phalanx.compression.wrapper import Wrapper
 
 
 @dataclass(frozen=True)
-class ErrorFeedback(Compressor):
+class ErrorFeedback(Wrapper):
     """Adds what the inner compressor left out of earlier tensors to the next one.
 
     Makes biased compressors converge: at any time, what was sent and what is in memory add up to
@@ -26,6 +25,7 @@ class ErrorFeedback(Compressor):
     ICML 2019.
 
     >>> import torch
+    >>> from phalanx.compression import TopK
     >>> compressor, x = ErrorFeedback(TopK(ratio=0.5)), torch.tensor([3.0, 2.0])
     >>> state = compressor.init(x)
     >>> first, state = compressor.update(x, state)
@@ -34,59 +34,11 @@ class ErrorFeedback(Compressor):
     (tensor([3., 0.]), tensor([0., 4.]), (tensor([3., 0.]),))
     """
 
-    inner: Compressor = field(default_factory=TopK)
-    """The compressor whose errors are remembered."""
-
     def __post_init__(self) -> None:
         if self.inner.unbiased:
             raise ValueError(
                 f"inner must be a biased compressor (with rescale=False, say), got {self.inner}"
             )
-
-    @property
-    def reducible(self) -> bool:
-        """As the inner one."""
-        return self.inner.reducible
-
-    @property
-    def fixed_size(self) -> bool:
-        """As the inner one."""
-        return self.inner.fixed_size
-
-    @property
-    def random(self) -> bool:
-        """As the inner one."""
-        return self.inner.random
-
-    @property
-    def needs_shared_randomness(self) -> bool:
-        """As the inner one."""
-        return self.inner.needs_shared_randomness
-
-    @property
-    def per_tensor_shape(self) -> bool:
-        """As the inner one."""
-        return self.inner.per_tensor_shape
-
-    def contraction(self, dim: int) -> float | None:
-        """That of the inner one, which is what a first message obeys."""
-        return self.inner.contraction(dim)
-
-    def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
-        """As the inner one."""
-        return self.inner.layout(shape, dtype)
-
-    def pack(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
-        """As the inner one: a memory that is empty adds nothing."""
-        return self.inner.pack(x, generator)
-
-    def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
-        """As the inner one."""
-        return self.inner.unpack(parts, shape, dtype)
-
-    def check(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> None:
-        """As the inner one."""
-        self.inner.check(parts, shape, dtype)
 
     def init(self, like: Float[Tensor, "..."]) -> State:
         """An empty memory in the dtype of arithmetic, before the inner one's state."""

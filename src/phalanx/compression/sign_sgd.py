@@ -19,8 +19,7 @@ class SignSGD(Compressor):
     """Sends the sign of every value; the workers' mean is replaced by their majority's sign.
 
     The magnitude is lost: learning rates are about a thousandth of those of SGD. Fewer than half of
-    the workers that send wrong signs do not decide where the others agree. Signum is the same on
-    workers' momenta instead of their gradients.
+    the workers that send wrong signs do not decide where the others agree. See `Signum`, too.
     Wire: one bit a value to every worker up to 16 workers; beyond, bytes added on the way.
     Cost: one pass.
     Source: Bernstein, Zhao, Azizzadenesheli, Anandkumar, "signSGD with Majority Vote is
@@ -57,7 +56,8 @@ class SignSGD(Compressor):
 
     def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
         """The majority's signs, in place of the mean."""
-        messages = [self.encode(x) for x in tensors]
+        found = [self.update(x, state) for x, state in zip(tensors, states, strict=True)]
+        messages = [message for message, _ in found]
         sent = [self.decode(message) for message in messages]
         if round.num_workers <= _PACKED_WORKERS or not tensors:
             sums = yield from self._gather(messages, round.num_workers)
@@ -69,7 +69,7 @@ class SignSGD(Compressor):
             pieces = total.split([len(one) for one in flat])
             sums = [piece.view(x.shape) for piece, x in zip(pieces, tensors, strict=True)]
         votes = [self._vote(total, x.dtype) for total, x in zip(sums, tensors, strict=True)]
-        return Averaged(votes, sent, states)
+        return Averaged(votes, sent, [state for _, state in found])
 
     def _vote(self, total: Tensor, dtype: torch.dtype) -> Tensor:
         """The sign of a sum of signs, or of their mean: of one that is nearly zero it is a tie."""

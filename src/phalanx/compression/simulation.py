@@ -8,7 +8,7 @@ from torch import Tensor
 
 from phalanx.compression.averaging import Memory, average
 from phalanx.compression.base import Compressor
-from phalanx.compression.collectives import AllGather, Answer, Request
+from phalanx.compression.collectives import AllGather, AllToAll, Answer, Request
 
 Result = TypeVar("Result")
 
@@ -72,6 +72,9 @@ def _answers(asked: Sequence[Request]) -> Sequence[Answer]:
     first = asked[0]
     if isinstance(first, AllGather):
         return [tensors] * len(tensors)
+    if isinstance(first, AllToAll):
+        pieces = [tensor.split(first.lengths) for tensor in tensors]
+        return [list(column) for column in zip(*pieces, strict=True)]
     if first.largest:
         return [torch.stack(tensors).amax(dim=0)] * len(tensors)
     total = tensors[0].clone()

@@ -90,7 +90,7 @@ class RobustMean:
         answer, self._state = self.rule.update(rows, self._state)
         nobody = torch.zeros_like(answer.dropped)
         self.last = Outcome(step, *answer[1:], nobody)
-        self.times_suspected += answer.suspects
+        self.times_suspected += answer.suspects.cpu()
         pieces = answer.value.split([x.numel() for x in like])
         means = {
             name: piece.view(x.shape) for name, x, piece in zip(names, like, pieces, strict=True)

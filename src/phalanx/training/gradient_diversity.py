@@ -73,8 +73,8 @@ def gradient_diversity(
     """The gradient diversity of a model as it is, exactly, on some of the data or all of them.
 
     The model is not changed. Dropout is off, and batch normalisation, in which a sample has no
-    gradient of its own, uses running statistics of the data, with a warning. Untrained deep models
-    have large values that say little: compare models at equal loss.
+    gradient of its own, uses running statistics of the data, with a warning. Diversity changes many
+    times over as training goes: compare models at equal loss.
 
     Args:
         model: its trained parameters count.

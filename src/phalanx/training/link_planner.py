@@ -16,6 +16,8 @@ from phalanx.compression import (
     QSGD,
     AllGather,
     AllReduce,
+    AllToAll,
+    Answer,
     Atomo,
     Compressor,
     ErrorFeedback,
@@ -23,6 +25,7 @@ from phalanx.compression import (
     Memory,
     PowerSGD,
     RandomK,
+    Request,
     ScaledSign,
     TernGrad,
     TopK,
@@ -48,8 +51,7 @@ CANDIDATES: tuple[Compressor, ...] = (
 _FRAME = 1514 / 1448  # bytes of a full Ethernet frame, and of those the ones that TCP carries
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
-_Request = AllReduce | AllGather
-_Worker = Generator[_Request, Tensor | list[Tensor], tuple[dict[str, Tensor], Memory]]
+_Worker = Generator[Request, Answer, tuple[dict[str, Tensor], Memory]]
 
 
 class LinkOutlook(NamedTuple):
@@ -58,7 +60,7 @@ class LinkOutlook(NamedTuple):
     Attributes:
         compressor: how it is written; "none" for the dense all-reduce.
         collective: how messages are averaged: "all-reduce" adds them on the way, "all-gather" sends
-            all of them to everybody.
+            all of them to everybody, "all-to-all" a share to each, whose mean is then gathered.
         payload_bytes: of a worker's messages in a step.
         wire_bytes: what a worker sends in a step, and receives, without headers.
         overhead_s: seconds that encoding, decoding and averaging take a worker in a step.
@@ -68,7 +70,7 @@ class LinkOutlook(NamedTuple):
         break_even: bits a second below which it beats the dense all-reduce: infinity if always, 0
             if never.
         max_workers: workers from which on it sends as many bytes as the dense all-reduce, or more;
-            None if there are none, for messages that are added on the way.
+            None if there are none: where messages are not sent to everybody.
     """
 
     compressor: str
@@ -194,7 +196,7 @@ class LinkPlanner:
     ) -> LinkOutlook:
         """Plays the rounds of a compressor; None is the dense all-reduce."""
         memory, times = Memory(), []
-        requests: list[_Request] = []
+        requests: list[Request] = []
         for _ in range(self.num_rounds + 1):
             requests, seconds, memory = self._play(compressor, gradients, memory)
             times.append(seconds)
@@ -205,9 +207,10 @@ class LinkPlanner:
         main = requests if compressor is None else requests[1:]
         payload = sum(one.tensor.nbytes for one in main)
         gathers = any(isinstance(one, AllGather) for one in main)
+        cut = any(isinstance(one, AllToAll) for one in main)
         found = LinkOutlook(
             "none" if compressor is None else str(compressor),
-            "all-gather" if gathers else "all-reduce",
+            "all-to-all" if cut else "all-gather" if gathers else "all-reduce",
             payload,
             wire_bytes,
             overhead_s,
@@ -219,12 +222,12 @@ class LinkPlanner:
         found = found._replace(step_s=found.at(self.rate))
         if dense is None:
             return found
-        most = math.ceil(2 * dense.payload_bytes / max(payload, 1)) if gathers else None
+        most = math.ceil(2 * dense.payload_bytes / max(payload, 1)) if gathers and not cut else None
         return found._replace(break_even=_break_even(found, dense), max_workers=most)
 
     def _play(
         self, compressor: Compressor | None, gradients: Mapping[str, Tensor], memory: Memory
-    ) -> tuple[list[_Request], float, Memory]:
+    ) -> tuple[list[Request], float, Memory]:
         """One round of one worker among others like it: what it asked for, and its own seconds."""
         worker = (
             _dense(gradients, memory)
@@ -234,8 +237,8 @@ class LinkPlanner:
             )
         )
         device = next(iter(gradients.values())).device
-        requests: list[_Request] = []
-        answer: Tensor | list[Tensor] | None = None
+        requests: list[Request] = []
+        answer: Answer | None = None
         seconds = 0.0
         while True:
             began = time.perf_counter()
@@ -249,24 +252,28 @@ class LinkPlanner:
             requests.append(request)
             answer = self._answer(request)
 
-    def _answer(self, request: _Request) -> Tensor | list[Tensor]:
+    def _answer(self, request: Request) -> Answer:
         """What workers that all send the same would get back; sums as large as the addends."""
         if isinstance(request, AllReduce):
             return request.tensor.clone()
+        if isinstance(request, AllToAll):
+            return [request.tensor[: request.lengths[0]]] * self.num_workers
         return [request.tensor] * self.num_workers
 
-    def _wire_bytes(self, request: _Request) -> float:
+    def _wire_bytes(self, request: Request) -> float:
         """What a worker sends for a collective, by a ring."""
         others, size = float(self.num_workers - 1), request.tensor.nbytes
         if isinstance(request, AllReduce):
             return 2 * others / self.num_workers * size
+        if isinstance(request, AllToAll):
+            return size - request.lengths[0]
         return others * (size if request.equal else size + 8)
 
-    def _hops(self, request: _Request) -> int:
+    def _hops(self, request: Request) -> int:
         others = self.num_workers - 1
         if isinstance(request, AllReduce):
             return 2 * others
-        return others if request.equal else 2 * others
+        return others if isinstance(request, AllToAll) or request.equal else 2 * others
 
 
 def bits_per_second(text: str) -> float:

@@ -1,0 +1,110 @@
+"""The recipe on a small network: the whole of it, in seconds; and what its runs count."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from phalanx.compression import Accordion, ErrorFeedback, PowerSGD, TopK
+from phalanx.data import Digits
+from phalanx.models import MLP
+from phalanx.reproduce import AccordionRecipe, reproduce
+from phalanx.reproduce.compressed_runs import CompressedTraining, payload
+from phalanx.reproduce.run import Reproduction
+from phalanx.training import AccordionBatch
+
+TINY = AccordionRecipe(
+    epochs=3, interval=1, samples=170, hidden=(24,), seeds=1, batch_sizes=(180, 360)
+)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Reproduction:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PHALANX_DATA", raising=False)
+        return reproduce(TINY, tmp_path_factory.mktemp("out"))
+
+
+def rows(done, title):
+    table = next(one for one in done.findings.tables if one.title == title)
+    return {row[0]: dict(zip(table.headers[1:], row[1:], strict=True)) for row in table.rows}
+
+
+@pytest.mark.slow
+def test_accordion_lies_between_the_static_levels(done):
+    for kind in ("top-k", "top-k, error feedback", "PowerSGD"):
+        found = rows(done, f"Levels: {kind}")
+        sent = [found[name]["MB"] for name in ("high compression", "Accordion", "low compression")]
+        assert sent[0] < sent[1] <= sent[2]
+        assert {row["updates"] for row in found.values()} == {3 * (1438 // 680)}
+    found = rows(done, "Levels: batch size")
+    updates = [found[name]["updates"] for name in ("high compression", "low compression")]
+    assert updates == [3 * 4, 3 * 8]
+    assert updates[0] < found["Accordion"]["updates"] <= updates[1]
+
+
+@pytest.mark.slow
+def test_every_claim_has_a_figure_and_a_verdict(done):
+    assert len(done.findings.findings) == 8
+    assert all(one.same in ("yes", "no", "partly") for one in done.findings.findings)
+    assert "5.45 times" in done.findings.findings[-1].paper
+    assert "times fewer bytes" in done.findings.answer
+    assert "scikit-learn's digits" in done.findings.notes[0]
+    assert (done.folder / "findings.html").read_text().count("<svg") == 1
+
+
+@pytest.fixture
+def training():
+    model = partial(MLP, hidden=[16])
+    return CompressedTraining(Digits().load(), model, epochs=4, milestones=(), samples=100)
+
+
+def test_bytes_are_counted_by_the_level_of_every_layer(training):
+    """Weights 16 x 64 and 10 x 16, biases 16 and 10; low for two epochs of three steps."""
+    low, high = TopK(0.5), TopK(0.1)
+    compressor = Accordion(low, high, math.inf, training.steps_per_epoch, 1)
+    run = training.run(compressor, 0)
+    each = [
+        4 * 26
+        + sum(len(one.encode(torch.ones(shape)).to_bytes()) for shape in ((16, 64), (10, 16)))
+        for one in (low, high)
+    ]
+    assert run.megabytes == pytest.approx(2 * 3 * sum(each) / 1e6)
+    assert run.low_share == (1.0, 1.0, 0.0, 0.0)
+    assert run.updates == 12
+
+
+def test_no_compression_at_all_is_plain_descent(training):
+    """All values of all workers: the run of one worker with the whole batch."""
+    everything = Accordion(TopK(1.0), TopK(1.0), steps_per_epoch=training.steps_per_epoch)
+    many = training.run(everything, 1)
+    one = CompressedTraining(
+        training.splits, training.model, 4, (), num_workers=1, samples=400
+    ).run(everything, 1)
+    assert many.loss == pytest.approx(one.loss, rel=1e-4)
+
+
+def test_batches_and_the_learning_rate_grow_together(training):
+    fixed = training.run_batches(AccordionBatch(100, 100, interval=1), 0)
+    grown = training.run_batches(AccordionBatch(100, 400, eta=math.inf, interval=1), 0)
+    assert fixed.updates == 4 * 15
+    assert grown.updates == 2 * 15 + 2 * 4
+    assert grown.low_share == (1.0, 1.0, 0.0, 0.0)
+
+
+def test_payloads_of_factors():
+    compressor = ErrorFeedback(PowerSGD(rank=2))
+    assert payload(compressor, (64, 128)) == 4 * 2 * (64 + 128)
+    assert payload(compressor, (7,)) == 4 * 7
+
+
+@pytest.mark.slow
+def test_full_runs_train_on_images_where_they_are(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (450, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "cifar10_12k.npz", x_train=pixels, y_train=np.arange(450) % 10)
+    small = AccordionRecipe(epochs=2, interval=1, samples=90, seeds=1, batch_sizes=(180, 360))
+    found = reproduce(small, tmp_path / "out", data=tmp_path, full=True).findings
+    assert "cifar10_12k.npz, 360 training images" in found.notes[0]
