@@ -132,17 +132,12 @@ def test_list_names_every_public_algorithm(phalanx, room):
     assert len(headers) == 8  # tables: one a room
     helpers = {"Splits", "Collected", "Evaluation", "Inbox", "Job", "Memory", "Run", "Aggregate"}
     helpers |= {"Holdings", "WorkerMomentum", "Reputation", "Standing", "Rounds", "Party"}
-    helpers |= {"Outlook", "Planner"}
     helpers |= {"AllGather", "AllReduce", "AllToAll", "Averaged", "Message", "Network", "Part"}
     helpers |= {"OneBitAdam", "Round"}
-    helpers |= {
-        "CriticalRegimes",
-        "Regime",
-        "AccordionBatch",
-        "AccordionBatchSampler",
-        "BatchState",
-    }
+    helpers |= {"CriticalRegimes", "Regime"}
+    helpers |= {"AccordionBatch", "AccordionBatchSampler", "BatchState"}
     helpers |= {"BatchTrial", "DiversityMonitor", "GradientDiversity", "LargestBatch", "Spread"}
+    helpers |= {"Outlook", "Planner", "LinkOutlook", "LinkPlanner"}
     helpers |= {"CodedLeastSquares", "CodedMatmul", "CodedMatrix", "Product", "TimedProduct"}
     helpers |= {"CodedShuffle", "CodedShuffleSampler", "RowCache", "ShufflePlan", "Traffic"}
     helpers |= {"RayMatmul", "RayMatmulSession", "RayShuffle", "RayShuffleSession"}

@@ -22,8 +22,8 @@ from phalanx.compression import (
     TopK,
     average,
     simulate,
+    together,
 )
-from phalanx.compression.simulation import _answers
 
 LOW, HIGH = TopK(ratio=0.5), TopK(ratio=0.1)
 
@@ -188,22 +188,27 @@ def test_workers_that_disagree_are_found_out():
         simulate(compressor, rows, memories)
 
 
+def counted(worker, sent):
+    """The worker itself, whose requests are written down by their bytes."""
+    answer = None
+    while True:
+        try:
+            request = worker.send(answer)
+        except StopIteration as done:
+            return done.value
+        sent.append(request.tensor.nbytes)
+        answer = yield request
+
+
 def traffic(compressor, rounds):
     """Bytes that a lone worker asks to be sent in each round, and the memories after them."""
-    memory, sent, memories = Memory(), [], []
+    memory, totals, memories = Memory(), [], []
     for tensors in rounds:
         worker = average(compressor, tensors, memory, seed=0, worker=0, num_workers=1)
-        request, total = next(worker), 0
-        while True:
-            total += request.tensor.nbytes
-            try:
-                request = worker.send(_answers([request])[0])
-            except StopIteration as done:
-                _, memory = done.value
-                break
-        sent.append(total)
+        [(_, memory)] = together([counted(worker, sent := [])])
+        totals.append(sum(sent))
         memories.append(memory)
-    return sent, memories
+    return totals, memories
 
 
 def slowing(count=12):

@@ -37,7 +37,7 @@ from phalanx.training.decoding import Uncoded
 from phalanx.training.drills import roles
 from phalanx.training.engine import Engine
 from phalanx.training.parcel import Parcel
-from phalanx.training.worker import Worker, pack_job
+from phalanx.training.worker import Recollection, Worker, pack_job
 
 FORMS = [WorkerMomentum(0.9, "average"), WorkerMomentum(0.9, "sum")]
 every_form = pytest.mark.parametrize("momentum", FORMS, ids=repr)
@@ -188,7 +188,9 @@ def test_workers_by_themselves_send_what_one_process_computes_for_them():
         for step in range(4):
             if step == 2:  # it dies, and is told what it knew
                 process = Worker(worker, packed, 1, torch.get_num_threads(), "cpu")
-            known = Parcel.pack(here[1].memory.momenta[worker]) if step == 2 else None
+            known = None
+            if step == 2:
+                known = Recollection(Parcel.pack(here[1].memory.momenta[worker]), ())
             drift = torch.Generator().manual_seed(1)
             shifts = 0.1 * torch.randn(4, len(flat(job.model)), generator=drift)
             parameters = Parcel.pack(flat(job.model) + shifts[:step].sum(dim=0))

@@ -13,6 +13,7 @@ from phalanx.aggregation import Aggregator
 from phalanx.attacks import Attack, Schedule
 from phalanx.cli.console import console, round_progress
 from phalanx.coding import Code
+from phalanx.compression import Compressor
 from phalanx.data import DataSource, Digits, Shards
 from phalanx.models import MLP
 from phalanx.randomness import seeded
@@ -35,6 +36,7 @@ def train(
     byzantine: Schedule | None = None,
     worker_momentum: WorkerMomentum | None = None,
     shards: Shards | None = None,
+    compressor: Compressor | None = None,
     data: DataSource = Digits(),  # noqa: B008 - frozen
     model: MakeModel = MLP,
     optimizer: MakeOptimizer = lambda parameters: SGD(parameters, lr=0.1, momentum=0.9),
@@ -65,6 +67,7 @@ def train(
             round, if not given.
         worker_momentum: Workers send the momentum of their messages; not if not given.
         shards: Workers have data of their own, dealt out so; under a rule only.
+        compressor: Workers encode what they send; not if not given.
         data: What to train and test on.
         model: A class that is called with the shape of an input and the number of classes.
         optimizer: Any torch optimizer, by name.
@@ -101,6 +104,7 @@ def train(
                 byzantine=byzantine,
                 worker_momentum=worker_momentum,
                 shards=shards,
+                compressor=compressor,
                 engine=engine,
                 optimizer=optimizer,
                 steps=steps,

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -44,6 +44,11 @@ class Code(ABC):
     exact: ClassVar[bool] = True
     """Whether lies within the bound leave the decoded gradient as it is, up to rounding. Attacks
     that know the server's rule search for a lie against codes that are not exact."""
+
+    compressible: ClassVar[Literal["freely", "alike", "never"]] = "never"
+    """Whether messages may lose something on their way to `decode`: any of it, if they are added
+    up; what is equal to lose equally, if replicas are compared; nothing, if they solve equations
+    that lies are found by."""
 
     num_workers: int = 15
     """Workers (n in the papers)."""

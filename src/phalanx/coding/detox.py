@@ -75,6 +75,7 @@ class Detox(Code):
     """
 
     exact: ClassVar[bool] = False
+    compressible: ClassVar[Literal["freely", "alike", "never"]] = "alike"
 
     num_byzantine: int = 3
     """Liars in all (q in the paper); needs num_workers >= 2 num_byzantine + 1."""

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -58,6 +58,8 @@ class DracoRepetition(Code):
     >>> decoded.gradient, decoded.suspects
     (tensor([2.]), tensor([False,  True, False]))
     """
+
+    compressible: ClassVar[Literal["freely", "alike", "never"]] = "alike"
 
     num_byzantine: int = 3
     """Liars survived in each group (s in the paper); needs num_workers >= 2 num_byzantine + 1."""

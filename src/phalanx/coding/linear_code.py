@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,6 +29,8 @@ class LinearCode(Code):
     A message that is not finite counts as missing, and its sender as a suspect. A message that is
     finite and wrong is believed.
     """
+
+    compressible: ClassVar[Literal["freely", "alike", "never"]] = "freely"
 
     @property
     @abstractmethod

@@ -4,7 +4,7 @@ from phalanx.compression.accordion import Accordion
 from phalanx.compression.atomo import Atomo
 from phalanx.compression.atoms import Atoms, Basis, Entries, SingularVectors, Waves
 from phalanx.compression.averaging import Memory, average, gather
-from phalanx.compression.base import Compressor
+from phalanx.compression.base import Compressor, frame
 from phalanx.compression.collectives import AllGather, AllReduce, AllToAll, Averaged, Request, Round
 from phalanx.compression.critical_regimes import CriticalRegimes, Regime
 from phalanx.compression.distributed import Network, communicate
@@ -66,6 +66,7 @@ __all__ = [
     "Waves",
     "average",
     "communicate",
+    "frame",
     "gather",
     "simulate",
     "together",

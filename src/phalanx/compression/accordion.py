@@ -14,21 +14,24 @@ from phalanx.compression.base import Compressor, Shape, working
 from phalanx.compression.collectives import (
     AllGather,
     AllReduce,
+    Answer,
     Averaged,
     Exchange,
+    Request,
     Round,
     State,
 )
 from phalanx.compression.critical_regimes import CriticalRegimes, Regime
 from phalanx.compression.error_feedback import ErrorFeedback
-from phalanx.compression.message import Message, Part, fixed, num_values, parse, require
+from phalanx.compression.message import Message, Part, fixed, parse, require
 from phalanx.compression.power_sgd import PowerSGD
+from phalanx.compression.uncompressed import Uncompressed
 
 Level = Literal["low", "high", "dense"]
 LEVELS: tuple[Level, ...] = ("low", "high", "dense")
 _LOW, _HIGH, _DENSE = range(3)
 _NONE = -1.0  # no norm yet; not NaN, so that records can be compared
-_Norms = Generator[AllReduce | AllGather, Tensor | list[Tensor], list[float]]
+_Norms = Generator[Request, Answer, list[float]]
 
 
 class _Record(NamedTuple):
@@ -239,8 +242,6 @@ class Accordion(Compressor):
         records = [_Record.of(state) for state in states]
         if self.verify:
             yield from _verify(records, tensors)
-        if self.norm != "aggregated":  # the tensors are looked at after they were averaged
-            round = round._replace(out=None)
         inner = [
             self._inherited(x, state, round.generator(place, shared=True) if self.random else None)
             for place, (x, state) in enumerate(zip(tensors, states, strict=True))
@@ -250,7 +251,7 @@ class Accordion(Compressor):
             places = [place for place, record in enumerate(records) if record.wanted == level]
             if not places:
                 continue
-            part = round.only(places)
+            part = self._part(round, places)
             found = yield from self._codec(level).exchange(
                 [tensors[place] for place in places], [inner[place] for place in places], part
             )
@@ -267,8 +268,15 @@ class Accordion(Compressor):
         norms = (yield from self._norms(due, round)) if due else []
         return result._replace(states=self._next(records, inner, totals, norms))
 
+    def _part(self, round: Round, places: list[int]) -> Round:
+        """The round of some tensors. No mean is written over an own tensor that is followed."""
+        part = round._replace(names=tuple(round.names[place] for place in places), out=None)
+        if round.out is None or self.norm != "aggregated":
+            return part
+        return part._replace(out=tuple(round.out[place] for place in places))
+
     def _codec(self, level: int) -> Compressor:
-        return (self.low, self.high, _Plain())[level]
+        return (self.low, self.high, Uncompressed())[level]
 
     def _allowed(self, shape: Shape) -> tuple[int, ...]:
         """Levels that a tensor of this shape may have; first that of the first round."""
@@ -350,24 +358,6 @@ class Accordion(Compressor):
         return now._replace(norm=kept, wanted=_LOW if regime.critical else _HIGH)
 
 
-@dataclass(frozen=True)
-class _Plain(Compressor):
-    """Sends the values as they are, in the dtype of arithmetic; workers add them on the way."""
-
-    @property
-    def reducible(self) -> bool:
-        return True
-
-    def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
-        return (fixed(working(dtype), num_values(shape)),)
-
-    def pack(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
-        return (x.reshape(-1).to(working(x.dtype), copy=True),)
-
-    def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
-        return parts[0]
-
-
 def _labelled(level: int, message: Message) -> tuple[Tensor, ...]:
     """The parts of a message about another message."""
     data = message.to_tensor()
@@ -382,9 +372,7 @@ def _norm(total: Tensor) -> float:
     return float(torch.linalg.vector_norm(total, dtype=torch.float64))
 
 
-def _verify(
-    records: list[_Record], tensors: list[Tensor]
-) -> Generator[AllReduce | AllGather, Tensor | list[Tensor], None]:
+def _verify(records: list[_Record], tensors: list[Tensor]) -> Generator[Request, Answer, None]:
     """Raises the same error on all workers unless all have the same levels."""
     device = tensors[0].device if tensors else torch.device("cpu")
     own = torch.tensor([int(record.wanted) for record in records], dtype=torch.uint8, device=device)

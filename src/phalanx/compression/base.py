@@ -224,37 +224,55 @@ class Compressor(ABC):
 
         In place of messages that cannot be read stands the error that says why.
         """
+        tensors = [(one.shape, one.dtype) for one in messages]
         rows = yield AllGather(frame(messages, self.fixed_size), equal=self.fixed_size)
         found: list[list[Message] | WireError] = []
         for worker, row in enumerate(rows):
             try:
-                found.append(self.unframe(row, messages))
+                found.append(self.unframe(row, tensors))
             except WireError as error:
                 found.append(WireError(f"worker {worker}: {error}"))
         return found
 
-    def unframe(self, row: Tensor, like: list[Message]) -> list[Message]:
-        """The messages that `frame` made one of, about tensors like those of other messages.
+    def unframe(self, data: Tensor, tensors: Sequence[tuple[Shape, torch.dtype]]) -> list[Message]:
+        """The messages that `frame` put together; `from_bytes` for several tensors.
+
+        Args:
+            data: uint8, one-dimensional: what a peer sent.
+            tensors: shape and dtype of the tensors that the messages are about, in order.
 
         Raises:
-            WireError: if they are no such messages.
+            WireError: if the bytes are not a message of this compressor about each of them.
         """
         if self.fixed_size:
-            lengths = [message.num_bytes for message in like]
+            lengths = [self._num_bytes(*one) for one in tensors]
         else:
-            require(row.numel() >= 8 * len(like), "state the length of every tensor's message")
-            lengths = row[: 8 * len(like)].cpu().numpy().view("<i8").tolist()
-            row = row[8 * len(like) :]
+            require(data.numel() >= 8 * len(tensors), "state the length of every tensor's message")
+            lengths = data[: 8 * len(tensors)].cpu().numpy().view("<i8").tolist()
+            data = data[8 * len(tensors) :]
         require(min(lengths, default=0) >= 0, "have no negative length")
-        require(row.numel() == sum(lengths), "be as long as it states")
+        require(data.numel() == sum(lengths), "be as long as it states")
         return [
-            self.from_bytes(piece, one.shape, one.dtype)
-            for piece, one in zip(row.split(lengths), like, strict=True)
+            self.from_bytes(piece, *one)
+            for piece, one in zip(data.split(lengths), tensors, strict=True)
         ]
+
+    def _num_bytes(self, shape: Shape, dtype: torch.dtype) -> int:
+        """Bytes of a message about such a tensor, where its shape alone decides that."""
+        layout = self.layout(shape, dtype) if num_values(shape) else ()
+        return sum(part.dtype.itemsize * part.fewest for part in layout)
 
 
 def frame(messages: list[Message], fixed_size: bool) -> Tensor:
-    """Messages one after the other; before them their lengths, if the receiver cannot know them."""
+    """Messages one after the other; before them their lengths, if the receiver cannot know them.
+
+    Args:
+        messages: of one compressor, about several tensors.
+        fixed_size: whether that compressor is of `fixed_size`.
+
+    Returns:
+        uint8, one-dimensional; `Compressor.unframe` reads it.
+    """
     device = device_of(messages)
     pieces = [message.to_tensor().to(device) for message in messages]
     if not fixed_size:

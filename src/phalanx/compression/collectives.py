@@ -1,6 +1,6 @@
 """What the workers of a round ask of the network: the same code runs in one process and in many."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import NamedTuple
 
 import torch
@@ -98,9 +98,3 @@ class Round(NamedTuple):
         """Randomness for one tensor: the worker's own, or the same on all workers."""
         who: int | str = "shared" if shared else self.worker
         return generator(self.seed, "compression", self.step, self.names[place], who)
-
-    def only(self, places: Sequence[int]) -> "Round":
-        """The round about some of the tensors."""
-        names = tuple(self.names[place] for place in places)
-        out = None if self.out is None else tuple(self.out[place] for place in places)
-        return self._replace(names=names, out=out)

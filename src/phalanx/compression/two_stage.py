@@ -126,7 +126,7 @@ class TwoStage(Wrapper):
         """The messages of each worker, about chunks like these."""
         for worker, (row, known) in enumerate(zip(rows, like, strict=True)):
             try:
-                yield self.inner.unframe(row, known)
+                yield self.inner.unframe(row, [(one.shape, one.dtype) for one in known])
             except WireError as error:
                 raise WireError(f"worker {worker}: {error}") from error
 

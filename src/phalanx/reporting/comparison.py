@@ -42,6 +42,8 @@ class Row:
     """Who lied and who was named."""
     is_reference: bool = False
     """Whether the others are held against this run."""
+    round_bytes: float | None = None
+    """Median bytes of the messages of a round; None if they were not counted."""
 
 
 def is_honest(record: RunRecord) -> bool:
@@ -107,6 +109,7 @@ def _row(record: RunRecord, reference: RunRecord | None) -> Row:
         decode_seconds=_median(record, "decode_seconds"),
         detection=detection(record.rounds),
         is_reference=reference is not None and record.folder == reference.folder,
+        round_bytes=_median(record, "message_bytes"),
     )
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 from phalanx.files import whole
 from phalanx.reporting.answer import answer
@@ -21,7 +22,7 @@ from phalanx.reporting.plots import (
 )
 from phalanx.reporting.record import RunRecord, excluded, missing, worker_ids
 from phalanx.reporting.table import MEANINGS, cells
-from phalanx.reporting.wording import count, duration, listed, percent
+from phalanx.reporting.wording import count, duration, listed, percent, size
 
 _SIZE = (5.6, 3.0)  # inches
 
@@ -157,6 +158,8 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "attack": result.get("attack") or ("none" if record.result else None),
         "worker momentum": result.get("worker_momentum"),
         "data of the workers": result.get("shards"),
+        "compressor": result.get("compressor"),
+        "messages of a round": _sent(record),
         "workers": result.get("num_workers"),
         "partitions of a batch": result.get("num_partitions"),
         "gradients computed per partition": _number(result.get("redundancy")),
@@ -166,6 +169,12 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "excluded": _excluded(record),
     }
     return {name: str(value) for name, value in facts.items() if value is not None}
+
+
+def _sent(record: RunRecord) -> str | None:
+    """The bytes of the messages of all workers, if they were counted."""
+    sent = [value for _, value in record.series("message_bytes")]
+    return f"{size(median(sent))} (median), {size(sum(sent))} in all" if sent else None
 
 
 def _number(value: float | int | None) -> str | None:

@@ -7,13 +7,14 @@ from rich.table import Table
 from rich.text import Text
 
 from phalanx.reporting.comparison import Row
-from phalanx.reporting.wording import difference, duration, percent, score
+from phalanx.reporting.wording import difference, duration, percent, score, size
 
 MEANINGS = {
     "test accuracy": "Share of the test set classified rightly after the last round.",
     "largest |Δw|": "max |w - w_ref| over all weights of the run and of the reference.",
     "relative": "max |w - w_ref| / max |w_ref|.",
     "round": "Median seconds a round, everything included.",
+    "sent": "Median bytes of the messages of a round, of all workers together.",
     "decode": "Median seconds a round spent on decoding the messages.",
     "precision": "Share of the named workers that had lied, over all rounds.",
     "recall": "Share of the lies that entered decoding whose sender was named, over all rounds.",
@@ -32,6 +33,7 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             "relative": difference(row.relative_difference),
             "round": duration(row.round_seconds),
             "decode": duration(row.decode_seconds),
+            "sent": size(row.round_bytes),
             "precision": score(row.detection.precision),
             "recall": score(row.detection.recall),
         }
@@ -40,6 +42,8 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     unused = set()
     if not any(row.is_reference for row in rows):
         unused |= {"largest |Δw|", "relative"}
+    if len({row.round_bytes for row in rows}) == 1:
+        unused.add("sent")  # nobody sends less than others
     headers = [name for name in table[0] if name not in unused] if table else []
     return headers, [[line[name] for name in headers] for line in table]
 

@@ -42,6 +42,20 @@ def duration(seconds: float | None) -> str:
     return f"{1e3 * seconds:.1f} ms" if seconds >= 1e-3 else f"{1e3 * seconds:.3f} ms"
 
 
+def size(num_bytes: float | None) -> str:
+    """A number of bytes.
+
+    >>> size(5_200_000.0), size(830.0), size(None)
+    ('5.2 MB', '830 B', '—')
+    """
+    if num_bytes is None:
+        return "—"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= scale:
+            return f"{num_bytes / scale:.3g} {unit}"
+    return f"{num_bytes:.0f} B"
+
+
 def score(value: float | None) -> str:
     """A precision or recall; only what is whole reads 1.00.
 

@@ -26,6 +26,7 @@ from phalanx.training.largest_batch import (
     epochs_to_accuracy,
     largest_batch,
 )
+from phalanx.training.link_planner import LinkOutlook, LinkPlanner, bits_per_second, seconds
 from phalanx.training.local import Local
 from phalanx.training.loop import Run
 from phalanx.training.memory import Memory
@@ -67,6 +68,8 @@ __all__ = [
     "Inbox",
     "Job",
     "LargestBatch",
+    "LinkOutlook",
+    "LinkPlanner",
     "Local",
     "Memory",
     "Outlook",
@@ -92,11 +95,13 @@ __all__ = [
     "WaitForAll",
     "WaitingPolicy",
     "WorkerMomentum",
+    "bits_per_second",
     "epochs_to_accuracy",
     "evaluate",
     "gradient_diversity",
     "largest_batch",
     "rounds_until_excluded",
+    "seconds",
     "squared_norm",
     "suggest_batch",
     "train",

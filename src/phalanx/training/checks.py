@@ -56,6 +56,8 @@ def check_job(
             "worker_momentum needs workers that compute the same partitions in every round, for "
             f"replicas to agree, got {job.code}, which is drawn anew"
         )
+    if trained and (problem := _compressor_problem(job)):
+        problems.append(problem)
     if test is not None and len(test) == 0:  # type: ignore[arg-type]
         problems.append("test must have at least 1 sample, got 0")
     if job.schedule is not None and job.attack is None:
@@ -66,6 +68,28 @@ def check_job(
     if problems:
         raise ValueError("; ".join(problems))
     job.byzantine(0)  # the schedule must fit the number of workers
+
+
+def _compressor_problem(job: Job) -> str | None:
+    """Why the compressor cannot go with the code, if so."""
+    compressor, codec, code = job.compressor, job.codec, job.code
+    if compressor is None or codec is None or code.compressible == "freely":
+        return None
+    if code.compressible == "never":
+        return (
+            f"compressor must be None under {type(code).__name__}, which takes for a lie what "
+            f"compression leaves out of an honest message, got {compressor}"
+        )
+    if compressor.random and not compressor.needs_shared_randomness:
+        why = "draws other numbers on every worker"
+    elif codec.remembers:
+        why = "remembers rounds that a replica may have missed"
+    else:
+        return None
+    return (
+        f"compressor must send the same for equal messages under {type(code).__name__}, which "
+        f"compares replicas, got {compressor}, which {why}"
+    )
 
 
 def check_optimizer(optimizer: Optimizer) -> None:

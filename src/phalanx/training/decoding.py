@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -120,6 +120,7 @@ class Uncoded(Code):
     """No redundancy: worker i sends the gradient of partition i; the mean, if all arrive."""
 
     exact: ClassVar[bool] = False
+    compressible: ClassVar[Literal["freely", "alike", "never"]] = "freely"
 
     @cached_property
     def assignment(self) -> Bool[Tensor, "workers partitions"]:

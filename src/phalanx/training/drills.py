@@ -11,6 +11,7 @@ from phalanx.randomness import generator
 from phalanx.training.engine import Inbox
 from phalanx.training.job import Job
 from phalanx.training.memory import Memory
+from phalanx.training.message_codec import States
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Drill:
         self._job, self._step, self._parameters = job, step, parameters
         self._aggregate = aggregate or column_mean
         self._past, self._plans = memory.past, memory.plans
+        self._codec = job.codec
 
     def task(self, worker: int) -> tuple[int, Float[Tensor, " dim"]]:
         """The round that a worker computes, and its parameters: an earlier one if it is behind."""
@@ -99,12 +101,19 @@ class Drill:
         """Whether a bad worker computes anything else than it would if it were honest."""
         return self.cast[worker].attack.relabels or self.task(worker)[0] != self._step
 
-    def stage(self, inbox: Inbox, members: Iterable[int]) -> dict[int, float]:
+    def stage(
+        self,
+        inbox: Inbox,
+        members: Iterable[int],
+        own: Float[Tensor, "workers width"] | None = None,
+    ) -> dict[int, float]:
         """Replaces the honest messages of bad workers by what they send.
 
         Args:
             inbox: the round's messages, honest ones of `members` among them.
             members: the bad workers that are staged here, and not where they run.
+            own: honest messages as they are before compression, where that has been: what those
+                forge from that read no others.
 
         Returns:
             Seconds by which each of these messages is held back.
@@ -122,8 +131,12 @@ class Drill:
             if not plan.sends:
                 inbox.refuse(worker, "silent")
             else:
-                own, seen = inbox.messages[worker].clone(), honest if plan.omniscient else None
-                forged = self.cast[worker].carry_out(plan, own, seen)
+                blind = own is not None and not self.cast[worker].attack.omniscient
+                before = (own if own is not None and blind else inbox.messages)[worker].clone()
+                seen = honest if plan.omniscient else None
+                forged = self.cast[worker].carry_out(plan, before, seen)
+                if self._codec is not None:
+                    forged = self._codec.forge(forged, self._step, worker)
                 inbox.put(worker, forged, inbox.losses[worker].item())
         return {worker: plan.delay_s for worker, plan in plans.items()}
 
@@ -131,17 +144,19 @@ class Drill:
         self,
         momenta: Float[Tensor, "workers width"] | None = None,
         waiting: tuple[float, ...] = (),
+        compression: tuple[States, ...] = (),
     ) -> Memory:
         """What the next round is to know.
 
         Args:
             momenta: of all workers, if they have any.
             waiting: what the waiting policy remembers, if there is one and it does.
+            compression: what the workers' compressors remember, if it is known here.
         """
         attack = self._job.attack
         kept = attack.rounds_behind if attack is not None else 0
         past = (*self._past, self._parameters)[-kept:] if kept else ()
-        return Memory(past, self._plans, momenta, waiting)
+        return Memory(past, self._plans, momenta, waiting, compression)
 
     def _view(self, inbox: Inbox) -> View:
         workers = [

@@ -11,8 +11,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from phalanx.attacks import Rule
+from phalanx.errors import WireError
 from phalanx.training.job import Job
 from phalanx.training.memory import Memory
+from phalanx.training.message_codec import MessageCodec
 
 # Not `typing.Self`: the runtime checks of the tests read annotations one function at a time.
 _Session = TypeVar("_Session", bound="Session")
@@ -26,10 +28,14 @@ class Collected(NamedTuple):
         arrived: `(workers,)` bool, whose message arrived in time and in shape.
         losses: `(workers,)`, mean loss that each worker claims over its partitions; NaN if unknown.
         missing: why there is no message: "silent", "late", "dead", "busy" (still at an earlier
-            round), "starting", "excluded", "wrong shape", "wrong type" or "failed: ...", by worker.
+            round), "starting", "excluded", "wrong shape", "wrong type", "malformed" (bytes that are
+            no message of the compressor), "not finite" (nothing to compress) or "failed: ...", by
+            worker.
         compute_s: seconds until the messages stood ready.
         memory: of workers, drill and waiting, for the next round.
         virtual_s: seconds that the round took on the engine's virtual clock; None if it has none.
+        message_bytes: bytes of the messages that arrived, without what a transport adds; None if
+            the engine does not count them.
     """
 
     messages: Float[Tensor, "workers width"]
@@ -39,6 +45,7 @@ class Collected(NamedTuple):
     compute_s: float
     memory: Memory = Memory()
     virtual_s: float | None = None
+    message_bytes: int | None = None
 
 
 class Session(ABC):
@@ -61,6 +68,15 @@ class Session(ABC):
             aggregate: the server's rule as it stands in this round, for attacks that know it; None
                 if it has none, or there is no drill.
         """
+
+    def recall(self, step: int, memory: Memory) -> Memory:
+        """The memory that a checkpoint needs: with what only the workers know.
+
+        Args:
+            step: the round to go on with; the last one that was run, or the one after.
+            memory: what the server remembers before that round.
+        """
+        return memory
 
     def exclude(self, workers: Iterable[int]) -> None:
         """Gives these workers no more tasks: from now on they are missing as "excluded".
@@ -102,10 +118,14 @@ class Inbox:
 
     Args:
         messages: `(workers, width)`, the table; its shape and dtype are what messages must have.
+        codec: what reads messages that come as bytes; None if they come as they are.
     """
 
-    def __init__(self, messages: Float[Tensor, "workers width"]) -> None:
+    def __init__(
+        self, messages: Float[Tensor, "workers width"], codec: MessageCodec | None = None
+    ) -> None:
         self.messages = messages
+        self._codec = codec
         self.clear()
 
     def clear(self) -> None:
@@ -113,19 +133,21 @@ class Inbox:
         self.arrived = torch.zeros(len(self.messages), dtype=torch.bool)
         self.losses = torch.full((len(self.messages),), torch.nan, dtype=torch.float64)
         self.missing: dict[int, str] = {}
+        self._num_bytes = torch.zeros(len(self.messages), dtype=torch.int64)
 
     def put(self, worker: int, message: object, loss: float = torch.nan) -> None:
         """Takes a message in, or marks its sender: a bad message never stops the run."""
-        reason = self._refusal(message)
-        if reason is None:
-            assert isinstance(message, Tensor)
-            if self.messages[worker].data_ptr() != message.data_ptr():
-                self.messages[worker] = message
-            self.arrived[worker] = True
-            self.losses[worker] = loss
-            self.missing.pop(worker, None)
-        else:
-            self.refuse(worker, reason)
+        values = self._opened(message)
+        if isinstance(values, str):
+            self.refuse(worker, values)
+            return
+        assert isinstance(message, Tensor)
+        self._num_bytes[worker] = message.nbytes
+        if self.messages[worker].data_ptr() != values.data_ptr():
+            self.messages[worker] = values
+        self.arrived[worker] = True
+        self.losses[worker] = loss
+        self.missing.pop(worker, None)
 
     def refuse(self, worker: int, reason: str) -> None:
         """Records why there is no message from a worker."""
@@ -150,13 +172,27 @@ class Inbox:
     ) -> Collected:
         """The round's outcome."""
         missing = dict(sorted(self.missing.items()))
+        num_bytes = int(self._num_bytes[self.arrived].sum())
         return Collected(
-            self.messages, self.arrived, self.losses, missing, compute_s, memory, virtual_s
+            self.messages,
+            self.arrived,
+            self.losses,
+            missing,
+            compute_s,
+            memory,
+            virtual_s,
+            num_bytes,
         )
 
-    def _refusal(self, message: object) -> str | None:
-        if not isinstance(message, Tensor) or message.dtype != self.messages.dtype:
+    def _opened(self, message: object) -> Tensor | str:
+        """The values of a message, or why it is none."""
+        if not isinstance(message, Tensor):
             return "wrong type"
-        if message.shape != self.messages.shape[1:]:
-            return "wrong shape"
-        return None
+        if self._codec is not None:
+            try:
+                return self._codec.decode(message.to(self.messages.device))
+            except WireError:
+                return "malformed"
+        if message.dtype != self.messages.dtype:
+            return "wrong type"
+        return "wrong shape" if message.shape != self.messages.shape[1:] else message

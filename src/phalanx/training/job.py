@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from phalanx.attacks import Attack, Schedule
 from phalanx.coding import Code
+from phalanx.compression import Compressor
 from phalanx.training.holdings import Holdings
+from phalanx.training.message_codec import MessageCodec
 from phalanx.training.worker_momentum import WorkerMomentum
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -48,6 +51,34 @@ class Job:
     shards: Holdings | None = None
     """Which samples each worker holds, one partition being its own; None if every sample may fall
     to everybody."""
+
+    compressor: Compressor | None = None
+    """How workers encode their messages; None to send them as they are."""
+
+    @cached_property
+    def codec(self) -> MessageCodec | None:
+        """How messages look on the way; None if they are sent as they are.
+
+        Tensors are those of the model, unless the code's messages have another width.
+        """
+        if self.compressor is None:
+            return None
+        named = {
+            name: value for name, value in self.model.named_parameters() if value.requires_grad
+        }
+        dim = sum(value.numel() for value in named.values())
+        shapes = {name: tuple(value.shape) for name, value in named.items()}
+        if (width := self.code.width(dim)) != dim:
+            shapes = {"message": (width,)}
+        dtype = next(iter(named.values())).dtype
+        return MessageCodec(
+            self.compressor,
+            self.seed,
+            self.code.num_workers,
+            tuple(shapes),
+            tuple(shapes.values()),
+            dtype,
+        )
 
     def byzantine(self, step: int) -> list[int]:
         """Ids of the workers that are bad in a round."""

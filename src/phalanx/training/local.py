@@ -10,12 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.attacks import Rule
+from phalanx.errors import NotFiniteError
 from phalanx.training.delays import DelayModel
 from phalanx.training.drills import Drill
 from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.gradients import PartitionGradients
 from phalanx.training.job import Job
 from phalanx.training.memory import Memory
+from phalanx.training.message_codec import MessageCodec, States
 from phalanx.training.waiting import WaitingPolicy
 from phalanx.training.worker import own_message
 
@@ -31,7 +33,8 @@ class Local(Engine):
 
     In a drill, bad workers that read the honest messages read those that will be late, too.
 
-    Cost: memory for the messages, `(workers, width)`, and for `chunk_size` gradients.
+    Cost: memory for the messages, `(workers, width)`, and for `chunk_size` gradients; with a
+    compressor, for the messages again as they are read, and for what each worker remembers.
     """
 
     chunk_size: int | None = None
@@ -106,15 +109,35 @@ class LocalSession(Session):
             momenta = self._job.worker_momentum.update(inbox.messages, memory.momenta)
             # Forged on a copy: what is remembered stays true.
             inbox.messages = momenta.clone() if drill.cast else momenta
+        own, compression = None, memory.compression
+        if (codec := self._job.codec) is not None:
+            own = inbox.messages
+            inbox, compression = self._compressed(codec, inbox, compression, step)
         for worker in self._excluded:
             inbox.refuse(worker, "excluded")
-        held_back = drill.stage(inbox, drill.cast)
+        held_back = drill.stage(inbox, drill.cast, own)
         virtual_s, waiting = self._wait(step, inbox, held_back, memory.waiting)
-        return inbox.collected(compute_s, drill.remember(momenta, waiting), virtual_s)
+        kept = drill.remember(momenta, waiting, compression)
+        return inbox.collected(compute_s, kept, virtual_s)
 
     def exclude(self, workers: Iterable[int]) -> None:
         """See `Session.exclude`; what they alone would compute is computed, and not used."""
         self._excluded.update(workers)
+
+    def _compressed(
+        self, codec: MessageCodec, inbox: Inbox, memory: tuple[States, ...], step: int
+    ) -> tuple[Inbox, tuple[States, ...]]:
+        """What the server makes of the bytes that workers send, and what they remember then."""
+        read = Inbox(torch.empty_like(inbox.messages), codec)
+        following = list(memory or ((),) * len(inbox.messages))
+        for worker, message in enumerate(inbox.messages):
+            try:
+                data, following[worker] = codec.encode(message, following[worker], step, worker)
+            except NotFiniteError:
+                read.refuse(worker, "not finite")
+            else:
+                read.put(worker, data, inbox.losses[worker].item())
+        return read, tuple(following)
 
     def _wait(
         self, step: int, inbox: Inbox, held_back: dict[int, float], waiting: tuple[float, ...]

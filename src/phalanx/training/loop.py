@@ -27,7 +27,7 @@ from phalanx.training.memory import Memory
 from phalanx.training.reputation import Reputation, Standing
 from phalanx.training.run_folder import RunFolder
 
-_MALFORMED = ("wrong shape", "wrong type")
+_MALFORMED = ("wrong shape", "wrong type", "malformed", "not finite")
 
 
 @dataclass
@@ -80,13 +80,15 @@ class Loop:
         collected = session.round(step, self._flat(), self.drill, self._rule(decoding, step))
         self._require_momenta(collected.memory)
         messages_in = time.perf_counter()
+        malformed = [worker for worker, why in collected.missing.items() if why in _MALFORMED]
+        # Who sends what is no message is one liar fewer among the others, as who sends NaN is.
+        decoding = self.decoding.excluding(len(self.standing.out) + len(malformed))
         decoded, memory = decoding.decode(collected.messages, collected.arrived, self.memory)
         decoded_in = time.perf_counter()
         self._open_folder()
         # From here on the round is done: what it leaves is remembered together, or not at all.
         self.memory, self.drill = memory, collected.memory
         self._step(decoded.gradient)
-        malformed = [worker for worker, why in collected.missing.items() if why in _MALFORMED]
         suspects = sorted({*decoded.suspects.nonzero().flatten().tolist(), *malformed})
         self.standing = self.reputation.update(self.standing, suspects, collected.arrived)
         session.exclude(self.standing.out)
@@ -102,6 +104,7 @@ class Loop:
             "compute_seconds": collected.compute_s,
             "virtual_seconds": collected.virtual_s,
             "decode_seconds": decoded_in - messages_in,
+            "message_bytes": collected.message_bytes,
             "byzantine": self._liars(step, collected.missing),
             "suspects": suspects,
             "missing": {str(worker): why for worker, why in collected.missing.items()},
@@ -131,25 +134,27 @@ class Loop:
             self.folder.write_text("config.yaml", self.config)
         if not self.folder.checkpoints():
             self.folder.write_json("env.json", environment(self.job.seed))
-            self._save(0)
+            self._save(0, self.drill)
         self.rounds = self.folder.truncate(self._first)
 
-    def checkpoint(self, step: int) -> None:
+    def checkpoint(self, session: Session, step: int) -> None:
         """Writes down all that round `step` and those after it depend on."""
         self._open_folder()
-        self._save(step)
+        if self.folder is not None:
+            self._save(step, session.recall(step, self.drill))
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, drill: Memory) -> None:
         if self.folder is not None:
             content = {
                 "parameters": self._flat(),
                 "optimizer": self.optimizer.state_dict(),
                 "memory": list(self.memory),
                 "drill": {
-                    "past": list(self.drill.past),
-                    "plans": self.drill.plans,
-                    "momenta": self.drill.momenta,
-                    "waiting": list(self.drill.waiting),
+                    "past": list(drill.past),
+                    "plans": drill.plans,
+                    "momenta": drill.momenta,
+                    "waiting": list(drill.waiting),
+                    "compression": [[list(state) for state in one] for one in drill.compression],
                 },
                 "standing": list(self.standing),
                 "spread": list(self.spread),
@@ -176,7 +181,11 @@ class Loop:
         if momenta is not None:
             momenta = momenta.to(self.parameters[0].device)
         waiting = tuple(drill.get("waiting", ()))
-        self.drill = Memory(tuple(drill["past"]), drill["plans"], momenta, waiting)
+        compression = tuple(
+            tuple(tuple(part.to(self.parameters[0].device) for part in state) for state in one)
+            for one in drill.get("compression", ())
+        )
+        self.drill = Memory(tuple(drill["past"]), drill["plans"], momenta, waiting, compression)
         if "standing" in saved:  # not in checkpoints of before there was any
             self.standing = Standing(*saved["standing"])
         self.spread = Spread(*saved.get("spread", ()))
@@ -207,6 +216,8 @@ class Loop:
             "attack": _shown(self.job.attack),
             "worker_momentum": _shown(self.job.worker_momentum),
             "shards": _shown(self._split()),
+            "compressor": _shown(self.job.compressor),
+            "message_bytes": _total(self.rounds, "message_bytes"),
             "stopped": stopped,
             "excluded": self.standing.out,
             "virtual_seconds": _total(self.rounds, "virtual_seconds"),
@@ -236,7 +247,10 @@ class Loop:
             raise ValueError("engine must know worker_momentum, got one that remembers none")
 
     def _parts_of_method(self) -> list[object]:
-        parts = [self._method(), self.job.worker_momentum, self._split(), self.job.attack]
+        compressor = self.job.compressor
+        within = getattr(compressor, "inner", None)  # of error feedback
+        drill = self.job.attack
+        parts = [self._method(), self.job.worker_momentum, self._split(), compressor, within, drill]
         return [part for part in parts if part is not None]
 
     def _evaluation(self) -> dict[str, float | None]:
@@ -284,7 +298,7 @@ def _shown(part: object | None) -> str | None:
     return repr(part) if part is not None else None
 
 
-def _total(rounds: list[dict[str, Any]], name: str) -> float | None:
+def _total(rounds: list[dict[str, Any]], name: str) -> float | int | None:
     """The sum of a figure of all rounds; None if a round has none."""
-    found: list[float] = [entry[name] for entry in rounds if entry.get(name) is not None]
+    found: list[float | int] = [entry[name] for entry in rounds if entry.get(name) is not None]
     return sum(found) if found and len(found) == len(rounds) else None

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from phalanx.attacks import State
+from phalanx.training.message_codec import States
 
 
 @dataclass(frozen=True)
@@ -26,3 +27,8 @@ class Memory:
     waiting: tuple[float, ...] = ()
     """What the waiting policy remembers (see `WaitingPolicy.update`); empty before the first round,
     and for policies that remember nothing."""
+
+    compression: tuple[States, ...] = ()
+    """What the compressor of every worker remembers: what was left out of messages so far, say.
+    Empty before the first round, where nothing is remembered, and while it lies with processes that
+    have not been asked for it (see `Session.recall`)."""

@@ -14,6 +14,7 @@ from phalanx.coding import CyclicRepetition, ErasureHead, FractionalRepetition, 
 from phalanx.errors import DecodeError
 from phalanx.randomness import generator
 from phalanx.training.delays import DelayModel, ShiftedExponential
+from phalanx.training.link_planner import LinkOutlook
 from phalanx.training.virtual_clock import virtual_clock
 from phalanx.training.waiting import FirstOf, UntilDecodable, WaitFor, WaitingPolicy
 
@@ -208,9 +209,9 @@ def _rounded(square: Tensor) -> float:
     return root if root > 1e-8 else 0.0
 
 
-def write_plan(plan: Sequence[Outlook], path: Path) -> None:
-    """Writes a plan as a CSV file: one line a candidate, columns as in `Outlook`."""
+def write_plan(plan: Sequence[Outlook] | Sequence[LinkOutlook], path: Path) -> None:
+    """Writes a plan as a CSV file: one line a candidate, columns as in its outlook."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(Outlook._fields)
+        writer.writerow(plan[0]._fields)
         writer.writerows(plan)

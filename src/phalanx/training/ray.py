@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -20,10 +20,11 @@ from phalanx.training.drills import Drill, Role
 from phalanx.training.engine import Collected, Engine, Inbox, Session
 from phalanx.training.job import Job
 from phalanx.training.memory import Memory
+from phalanx.training.message_codec import States
 from phalanx.training.parcel import Parcel
 from phalanx.training.ray_connection import STORE_BYTES, connect, import_ray
 from phalanx.training.waiting import WaitingPolicy
-from phalanx.training.worker import Reply, Worker, pack_job
+from phalanx.training.worker import Recollection, Reply, Worker, pack_job
 
 _SIGNALS = "signals"
 
@@ -40,7 +41,9 @@ class Ray(Engine):
     and drop it before the next `chunk_size` partitions, so that nothing piles up. What is trained
     lies with the server: it writes the checkpoints, and Ctrl-C reaches it alone. Workers keep their
     momentum, if they have one, and the server the last that it saw of each: a worker that is
-    started anew goes on with that.
+    started anew goes on with that. With a compressor the server sees neither momenta nor what was
+    left out of messages: it asks for both when it writes a checkpoint, and a worker that is started
+    anew in between begins without.
 
     In a drill, bad workers forge, and sleep, in their own processes; only attacks that read the
     honest messages are staged by the server. A silent worker of a drill says that it sends nothing,
@@ -162,7 +165,8 @@ class RaySession(Session):
                 break
             for task in done:
                 seat = pending.pop(task)
-                seat.receive(inbox, momenta)
+                # What is compressed is no momentum: that stays with the workers.
+                seat.receive(inbox, momenta if self._job.codec is None else None)
                 wait.see(seat.worker, inbox)
         for seat in pending.values():
             inbox.refuse(seat.worker, "late")
@@ -176,6 +180,29 @@ class RaySession(Session):
                     inbox.refuse(worker, "late")
         kept = drill.remember(momenta.messages if momenta is not None else None, wait.remember())
         return inbox.collected(compute_s, kept)
+
+    def recall(self, step: int, memory: Memory) -> Memory:
+        """See `Session.recall`: asks workers that compress, which alone know what they left out.
+
+        Those that do not answer are taken to remember nothing.
+        """
+        if self._job.codec is None:
+            return memory
+        asked = {seat.worker: seat.recall(step) for seat in self._seats if seat.pid is not None}
+        momenta = None if memory.momenta is None else torch.full_like(memory.momenta, torch.nan)
+        compression: list[States] = [()] * len(self._seats)
+        for worker, answer in asked.items():
+            try:
+                known = self._ray.get(answer, timeout=self._engine.deadline_s)
+            except self._ray.exceptions.RayError:
+                continue
+            if known is not None:
+                compression[worker] = tuple(
+                    tuple(part.unpack().clone() for part in state) for state in known.compression
+                )
+                if momenta is not None and known.momentum is not None:
+                    momenta[worker] = known.momentum.unpack()
+        return replace(memory, momenta=momenta, compression=tuple(compression))
 
     def exclude(self, workers: Iterable[int]) -> None:
         """See `Session.exclude`; their processes are stopped."""
@@ -196,7 +223,7 @@ class RaySession(Session):
         if self._job.worker_momentum is None:
             return None
         assert self._inbox is not None
-        if memory.momenta is None:
+        if memory.momenta is None or self._job.codec is not None:
             return Inbox(torch.full_like(self._inbox.messages, torch.nan))
         return Inbox(memory.momenta.clone())
 
@@ -214,9 +241,8 @@ class RaySession(Session):
                 step, parameters = drill.task(seat.worker)
                 if step not in lent:
                     lent[step] = self._ray.put(Parcel.pack(parameters))
-                momentum = None if memory.momenta is None else memory.momenta[seat.worker]
                 role = carried.get(seat.worker)
-                tasks[seat.send(step, lent[step], role, momentum)] = seat
+                tasks[seat.send(step, lent[step], role, memory)] = seat
             else:
                 inbox.refuse(seat.worker, reason)
         return tasks
@@ -225,7 +251,7 @@ class RaySession(Session):
         if self._inbox is None:
             code = self._job.code
             table = parameters.new_empty(code.num_workers, code.width(len(parameters)))
-            self._inbox = Inbox(table)
+            self._inbox = Inbox(table, self._job.codec)
         self._inbox.clear()
         return self._inbox
 
@@ -300,13 +326,13 @@ class _Seat:
             return "starting"
         return "busy"
 
-    def send(self, step: int, parameters: Any, role: Role | None, momentum: Tensor | None) -> Any:
+    def send(self, step: int, parameters: Any, role: Role | None, memory: Memory) -> Any:
         """Gives the worker its task of a round; returns the reference to the reply.
 
-        The momentum is that which the server knows: sent along to a process that has none yet.
+        What the server knows of its memory is sent along to a process that has none yet.
         """
         self._sent = time.monotonic()
-        known = None if momentum is None or not self._fresh else Parcel.pack(momentum)
+        known = _known(memory, self.worker) if self._fresh else None
         self._fresh = False
         self._number += 1
         self._task = self._actor.compute.remote(self._number, step, parameters, role, known)
@@ -316,6 +342,10 @@ class _Seat:
         """Tells the worker that nobody waits for its task any more."""
         told = self._actor.drop.options(concurrency_group=_SIGNALS)
         self._dropped = told.remote(self._number)
+
+    def recall(self, step: int) -> Any:
+        """Asks the worker what it remembered before a round; returns the reference to the reply."""
+        return self._actor.recall.options(concurrency_group=_SIGNALS).remote(step)
 
     def receive(self, inbox: Inbox, momenta: Inbox | None) -> None:
         """Takes in the reply that came, and its momentum, or the reason why there is none."""
@@ -333,7 +363,7 @@ class _Seat:
             if momenta is not None and momentum is not None:
                 momenta.put(self.worker, momentum.unpack())
             if reply.message is None:
-                inbox.refuse(self.worker, "silent")
+                inbox.refuse(self.worker, reply.missing)
             else:
                 inbox.put(self.worker, reply.message.unpack(), reply.loss)
 
@@ -406,16 +436,29 @@ class _Actor:
         step: int,
         parameters: Parcel,
         role: Role | None,
-        momentum: Parcel | None,
+        known: Recollection | None,
     ) -> Reply:
         """See `Worker.compute`; tasks are numbered from 1."""
         return self._worker.compute(
-            step, parameters, role, momentum, is_over=lambda: number <= self._over
+            step, parameters, role, known, is_over=lambda: number <= self._over
         )
+
+    def recall(self, step: int) -> Recollection | None:
+        """See `Worker.recall`; on a thread of its own."""
+        return self._worker.recall(step)
 
     def drop(self, number: int) -> None:
         """Has the tasks up to this one dropped; on a thread of its own."""
         self._over = number
+
+
+def _known(memory: Memory, worker: int) -> Recollection | None:
+    """What the server remembers of a worker's memory; None if nothing."""
+    momentum = None if memory.momenta is None else Parcel.pack(memory.momenta[worker])
+    states = memory.compression[worker] if memory.compression else ()
+    if momentum is None and not states:
+        return None
+    return Recollection(momentum, tuple(tuple(map(Parcel.pack, state)) for state in states))
 
 
 def _failure(error: Exception) -> str:
@@ -431,6 +474,8 @@ def _store_bytes(job: Job) -> int:
     dim = sum(value.numel() for value in parameters)
     size = max((value.element_size() for value in parameters), default=0)
     tables = 1 if job.worker_momentum is None else 2  # who forges, sends its momentum along
+    if job.compressor is not None:
+        tables += 2  # what is recalled for a checkpoint
     held = 2 * dim + tables * job.code.num_workers * job.code.width(dim)
     tensors = job.dataset.tensors if isinstance(job.dataset, TensorDataset) else ()
     return STORE_BYTES + 2 * held * size + sum(tensor.nbytes for tensor in tensors)

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from phalanx.aggregation import Aggregator, Mean
 from phalanx.attacks import Attack, RandomWorkers, Schedule
 from phalanx.coding import Code
+from phalanx.compression import Compressor
 from phalanx.data import Shards
 from phalanx.errors import TooManyByzantineError
 from phalanx.training.checks import check_job, check_optimizer, trained_parameters
@@ -49,6 +50,7 @@ def train(
     byzantine: Schedule | None = None,
     worker_momentum: WorkerMomentum | None = None,
     shards: Shards | None = None,
+    compressor: Compressor | None = None,
     engine: Engine | None = None,
     optimizer: MakeOptimizer = default_optimizer,
     loss: Loss = cross_entropy,
@@ -85,6 +87,10 @@ def train(
         shards: how the data are dealt out to workers that have data of their own; by default every
             sample may fall to every worker. Under a rule only. Workers that are bad for good hold
             random samples of all classes.
+        compressor: how workers encode what they send; not at all by default. Each tensor of the
+            model is encoded alone, and what an `ErrorFeedback` left out is kept by the worker. The
+            server decodes, then the code or rule does. Codes that compare replicas, or look for
+            lies in what does not fit, refuse compressors that would make honest workers differ.
         engine: where the workers run; in this process by default.
         optimizer: makes the optimizer from the parameters.
         loss: mean loss of a batch from the model's output and the targets.
@@ -130,7 +136,16 @@ def train(
     if batch_size is None:
         batch_size = _SAMPLES * decoding.code.num_partitions
     job = Job(
-        model, loss, dataset, decoding.code, batch_size, seed, attack, byzantine, worker_momentum
+        model,
+        loss,
+        dataset,
+        decoding.code,
+        batch_size,
+        seed,
+        attack,
+        byzantine,
+        worker_momentum,
+        compressor=compressor,
     )
     counts = {
         "steps": steps,
@@ -160,14 +175,14 @@ def train(
             try:
                 entry = loop.round(session, step, evaluate=last or (step + 1) % evaluate_every == 0)
             except TooManyByzantineError as error:
-                loop.checkpoint(step)
+                loop.checkpoint(session, step)
                 loop.finish(step, stopped=str(error))
                 error.add_note(f"stopped in round {step}; the weights before it are kept")
                 raise
             if on_round is not None:
                 on_round(entry)
             if last or interrupted() or (step + 1) % checkpoint_every == 0:
-                loop.checkpoint(step + 1)
+                loop.checkpoint(session, step + 1)
             if interrupted() and not last:
                 kept = "; a checkpoint is written" if folder is not None else ""
                 raise KeyboardInterrupt(f"stopped after {step + 1} of {steps} rounds{kept}")

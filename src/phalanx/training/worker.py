@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from phalanx.attacks import Attack
+from phalanx.errors import NotFiniteError
 from phalanx.training.drills import Role
 from phalanx.training.gradients import PartitionGradients
 from phalanx.training.job import Job
+from phalanx.training.message_codec import States
 from phalanx.training.parcel import PackedDataset, Parcel
 
 _Block = TypeVar("_Block")
@@ -32,12 +34,34 @@ class Reply(NamedTuple):
         message: its message, packed; None if it sends nothing.
         loss: the mean loss that it claims over its partitions.
         momentum: the momentum of a bad worker of a drill, which forges its message; None where it
-            is the message, or there is none.
+            is the message, where messages are compressed, or there is none.
+        missing: why it sends nothing, if so.
     """
 
     message: Parcel | None
     loss: float
     momentum: Parcel | None = None
+    missing: str = "silent"
+
+
+class Recollection(NamedTuple):
+    """What a worker remembers between rounds, packed.
+
+    Attributes:
+        momentum: its momentum; None if it has none.
+        compression: what its compressor remembers, by tensor of the message.
+    """
+
+    momentum: Parcel | None
+    compression: tuple[tuple[Parcel, ...], ...]
+
+
+class _Held(NamedTuple):
+    """The same, before a round."""
+
+    step: int
+    momentum: Tensor | None
+    compression: States
 
 
 def pack_job(job: Job) -> Job:
@@ -51,9 +75,10 @@ def pack_job(job: Job) -> Job:
 class Worker:
     """Computes the partitions that the round's assignment gives it and sends one message.
 
-    It keeps its momentum, if workers have one, from task to task.
+    It keeps its momentum, if workers have one, and what its compressor remembers from task to task.
 
-    Cost: memory for the gradients that it owns, `(owned, dim)`.
+    Cost: memory for the gradients that it owns, `(owned, dim)`; with a compressor, for what it
+    remembers twice, before and after the last round, so that a checkpoint may go back a round.
     """
 
     def __init__(
@@ -78,14 +103,17 @@ class Worker:
             job = replace(job, dataset=job.dataset.unpack())
         self._worker, self._device = worker, device
         self._gradients = PartitionGradients(job, chunk_size, device)
+        self._codec = self._gradients.job.codec
         self._momentum: Tensor | None = None
+        self._compression: States = ()
+        self._history: tuple[_Held, ...] = ()
 
     def compute(
         self,
         step: int,
         parameters: Parcel,
         role: Role | None = None,
-        momentum: Parcel | None = None,
+        known: Recollection | None = None,
         is_over: Callable[[], bool] = lambda: False,
     ) -> Reply:
         """The message of one round.
@@ -94,13 +122,13 @@ class Worker:
             step: the round that is computed; an earlier one than `role.step` if it is to be behind.
             parameters: that round's parameters, `(dim,)`.
             role: what to do if bad: other than an attack that reads the honest messages.
-            momentum: what the server knows of this worker's, for a process that starts; None to go
-                on with its own.
+            known: what the server knows of this worker's memory, for a process that starts; None
+                to go on with its own.
             is_over: asked before each block of gradients: whether nobody waits for the message any
                 more. The worker then drops its task, and replies with no message.
         """
-        if momentum is not None:
-            self._momentum = momentum.unpack().to(self._device, copy=True)
+        if known is not None:
+            self._take(known)
         # A copy: the parcel is lent, and a model may write to its parameters.
         values = parameters.unpack().to(self._device, copy=True)
         attack = role.attack if role is not None else None
@@ -110,17 +138,55 @@ class Worker:
             )
         except RoundOver:
             return Reply(None, math.nan)
+        present = step if role is None else role.step  # not that of one who is behind
+        before = _Held(present, self._momentum, self._compression)
         kept = None
         if self._gradients.job.worker_momentum is not None:
             message = self._gradients.job.worker_momentum.update(message, self._momentum)
             self._momentum = message
-            kept = Parcel.pack(message) if role is not None else None
+            kept = Parcel.pack(message) if role is not None and self._codec is None else None
+        data = message
+        if self._codec is not None:
+            try:
+                data, self._compression = self._codec.encode(
+                    message, self._compression, present, self._worker
+                )
+            except NotFiniteError:
+                return Reply(None, loss, missing="not finite")
+            finally:
+                after = _Held(present + 1, self._momentum, self._compression)
+                self._history = (before, after)
         if role is not None:
             time.sleep(role.attack.delay_s)
             if not role.attack.sends:
                 return Reply(None, loss, kept)
-            message = role.forge(message)
-        return Reply(Parcel.pack(message), loss, kept)
+            data = role.forge(message)
+            if self._codec is not None:
+                data = self._codec.forge(data, present, self._worker)
+        return Reply(Parcel.pack(data), loss, kept)
+
+    def recall(self, step: int) -> Recollection | None:
+        """What the worker remembered before this round, or since the last one that it computed.
+
+        For workers that compress; may be asked on another thread. None if nothing is known.
+        """
+        known = [one for one in self._history if one.step <= step]
+        if not known:
+            return None
+        _, momentum, compression = known[-1]
+        return Recollection(
+            None if momentum is None else Parcel.pack(momentum),
+            tuple(tuple(Parcel.pack(part) for part in state) for state in compression),
+        )
+
+    def _take(self, known: Recollection) -> None:
+        """Goes on with what the server knows; copies, since parcels are lent."""
+        if known.momentum is not None:
+            self._momentum = known.momentum.unpack().to(self._device, copy=True)
+        self._compression = tuple(
+            tuple(part.unpack().to(self._device, copy=True) for part in state)
+            for state in known.compression
+        )
 
 
 def own_message(

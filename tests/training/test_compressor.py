@@ -1,0 +1,358 @@
+"""Compressed messages in the loop: the bits of every engine, what is remembered, what is forged."""
+
+import os
+import pickle
+import shutil
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
+
+import phalanx
+from compression.cases import CASES
+from phalanx.aggregation import CoordinateMedian, Krum, Mean
+from phalanx.attacks import (
+    Attack,
+    FixedWorkers,
+    GaussianNoise,
+    InnerProductManipulation,
+    LabelFlip,
+    Mixed,
+    NotFinite,
+    RandomWorkers,
+    ReverseGradient,
+    Silence,
+    SleeperWorkers,
+    StaleGradient,
+    WrongShape,
+)
+from phalanx.coding import Detox, DracoCyclic, DracoRepetition, ErasureHead
+from phalanx.compression import (
+    QSGD,
+    ErrorFeedback,
+    HalfPrecision,
+    PowerSGD,
+    RandomK,
+    TopK,
+    UniformQuantization,
+)
+from phalanx.errors import TooManyByzantineError
+from phalanx.randomness import generator
+from phalanx.training import Job, Local, Memory, Ray, WorkerMomentum
+from phalanx.training.decoding import Uncoded
+from phalanx.training.drills import roles
+from phalanx.training.engine import Inbox
+from phalanx.training.parcel import Parcel
+from phalanx.training.worker import Worker, pack_job
+
+SPARSE = ErrorFeedback(TopK(ratio=0.2))
+EVERYTHING = Mixed(
+    [
+        StaleGradient(2),
+        LabelFlip(),
+        InnerProductManipulation(),
+        GaussianNoise(),
+        Silence(),
+        WrongShape(),
+        NotFinite(),
+    ]
+)
+NOTHING = Memory()
+
+
+def some_data():
+    numbers = torch.Generator().manual_seed(5)
+    inputs = torch.randn(600, 6, generator=numbers)
+    return TensorDataset(inputs, torch.randint(3, (600,), generator=numbers))
+
+
+def a_model():
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def flat(model):
+    return torch.cat([value.detach().reshape(-1) for value in model.parameters()])
+
+
+def a_job(code, compressor=SPARSE, **options):
+    job = Job(a_model(), cross_entropy, some_data(), code, 210, 3)
+    return replace(job, compressor=compressor, **options)
+
+
+def shifted(job, step):
+    drift = torch.Generator().manual_seed(1)
+    shifts = 0.1 * torch.randn(9, len(flat(job.model)), generator=drift)
+    return flat(job.model) + shifts[:step].sum(dim=0)
+
+
+def rounds(session, job, number, memory=NOTHING, first=0):
+    """What is collected in rounds whose parameters drift."""
+    for step in range(first, first + number):
+        collected = session.round(step, shifted(job, step), memory)
+        yield collected._replace(messages=collected.messages.clone())
+        memory = collected.memory
+
+
+def local_rounds(job, number, **start):
+    with Local(chunk_size=1).start(job) as session:
+        return list(rounds(session, job, number, **start))
+
+
+def trained(**options):
+    defaults = {"steps": 8, "num_workers": 7, "batch_size": 70, "evaluate_every": 100}
+    options = {**defaults, "compressor": SPARSE, **options}
+    return phalanx.train(a_model(), some_data(), **options)
+
+
+def assert_same_memory(ours, theirs):
+    assert len(ours.compression) == len(theirs.compression)
+    for one, other in zip(ours.compression, theirs.compression, strict=True):
+        for state, same in zip(one, other, strict=True):
+            assert all(a.equal(b) for a, b in zip(state, same, strict=True))
+
+
+@pytest.mark.parametrize("compressor", CASES, ids=repr)
+def test_what_arrives_is_each_tensor_encoded_and_decoded_alone(compressor):
+    job = a_job(Uncoded(3), compressor)
+    codec, source = job.codec, torch.Generator().manual_seed(0)
+    states, wanted = (), [compressor.init(value) for value in job.model.parameters()]
+    for step in range(3):
+        message = torch.randn(codec.width, generator=source)
+        data, states = codec.encode(message, states, step, worker=1)
+        expected, num_bytes = [], 0
+        for place, (name, value) in enumerate(job.model.named_parameters()):
+            who = "shared" if compressor.needs_shared_randomness else 1
+            part = message.split([one.numel() for one in job.model.parameters()])[place]
+            draws = generator(3, "compression", step, name, who)
+            one, wanted[place] = compressor.update(part.view_as(value), wanted[place], draws)
+            expected.append(compressor.decode(one).flatten())
+            num_bytes += one.num_bytes + (0 if compressor.fixed_size else 8)
+        assert codec.decode(data).equal(torch.cat(expected))
+        assert data.nbytes == num_bytes
+    assert codec.remembers == any(map(len, states))
+
+
+@given(data=st.binary(max_size=80), compressor=st.sampled_from(CASES))
+def test_bytes_of_anybody_mark_their_sender_and_stop_nothing(data, compressor):
+    codec = a_job(Uncoded(2), compressor).codec
+    inbox = Inbox(torch.zeros(2, codec.width), codec)
+    inbox.put(0, torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else None)
+    assert inbox.missing == {0: "malformed" if data else "wrong type"}
+    inbox.put(1, torch.zeros(codec.width))
+    assert inbox.missing[1] == "malformed"
+
+
+@given(place=st.integers(0, 10_000), bit=st.integers(0, 7), compressor=st.sampled_from(CASES))
+def test_a_flipped_bit_is_noticed_or_decodes_to_finite_numbers(place, bit, compressor):
+    codec = a_job(Uncoded(1), compressor).codec
+    numbers = torch.randn(codec.width, generator=torch.Generator().manual_seed(place))
+    data, _ = codec.encode(numbers, (), 0, 0)
+    data[place % len(data)] ^= 1 << bit
+    inbox = Inbox(torch.zeros(1, codec.width), codec)
+    inbox.put(0, data)
+    assert inbox.missing == {0: "malformed"} or inbox.messages.isfinite().all()
+
+
+def test_a_compressor_that_loses_nothing_changes_no_bit():
+    for options in ({}, {"worker_momentum": WorkerMomentum()}, {"code": ErasureHead(6, copies=2)}):
+        options |= {"batch_size": 60 if "code" in options else 70, "steps": 3}
+        kept = trained(compressor=TopK(ratio=1.0), **options)
+        assert flat(kept.model).equal(flat(trained(compressor=None, **options).model))
+
+
+@pytest.mark.parametrize("code", [Uncoded(5), ErasureHead(6, copies=2)], ids=["rule", "code"])
+@pytest.mark.parametrize("inner", [TopK(ratio=0.2), PowerSGD(rank=1, min_compression=1.0)])
+def test_nothing_is_lost_but_for_later(code, inner):
+    """What arrived and what is remembered add up to all that was computed."""
+    job = a_job(code, ErrorFeedback(inner))
+    plain = sum(one.messages for one in local_rounds(replace(job, compressor=None), 5))
+    *_, last = found = local_rounds(job, 5)
+    left = torch.stack(
+        [torch.cat([state[0].flatten() for state in one]) for one in last.memory.compression]
+    )
+    assert left.abs().sum() > 0
+    torch.testing.assert_close(sum(one.messages for one in found) + left, plain)
+
+
+def test_liars_under_a_vote_change_no_bit_of_a_compressed_run():
+    code = DracoRepetition(num_workers=7, num_byzantine=3)
+    for compressor in (
+        HalfPrecision(),
+        TopK(ratio=0.3),
+        RandomK(ratio=0.5),
+        UniformQuantization(bits=4),
+    ):
+        options = {"code": code, "compressor": compressor, "steps": 2}
+        drill = {"attack": Mixed([ReverseGradient(), WrongShape()]), "byzantine": RandomWorkers(2)}
+        clean, lied = trained(**options), trained(**options, **drill)
+        assert flat(lied.model).equal(flat(clean.model))
+        assert all(set(one["byzantine"]) == set(one["suspects"]) for one in lied.rounds)
+
+
+@pytest.mark.parametrize(
+    ("code", "compressor", "why"),
+    [
+        (DracoCyclic(5, 1), HalfPrecision(), "compressor must be None under DracoCyclic"),
+        (DracoRepetition(3, 1), SPARSE, "remembers rounds that a replica may have missed"),
+        (DracoRepetition(3, 1), QSGD(), "draws other numbers on every worker"),
+        (DracoRepetition(3, 1), PowerSGD(min_compression=1.0), "remembers rounds"),
+        (Detox(6, 1), RandomK(shared=False), "compares replicas, got RandomK"),
+    ],
+    ids=["cyclic", "memory", "random", "power", "detox"],
+)
+def test_what_would_make_honest_replicas_differ_is_refused(code, compressor, why):
+    with pytest.raises(ValueError, match=why):
+        trained(code=code, compressor=compressor, batch_size=30)
+
+
+def test_liars_of_every_kind_are_marked_and_the_run_goes_on(tmp_path):
+    attack = Mixed([WrongShape(), NotFinite(), WrongShape(-1)])
+    drill = {"attack": attack, "byzantine": FixedWorkers([1, 2, 4])}
+    run = trained(rule=Krum(3), num_workers=9, batch_size=90, **drill, out=tmp_path / "run")
+    for entry in run.rounds:
+        assert entry["missing"] == dict.fromkeys("124", "malformed")
+        assert {1, 2, 4} <= set(entry["suspects"])
+    assert run.result["compressor"] == repr(SPARSE)
+    assert any("Sparsified SGD" in method for method in run.result["methods"])
+
+
+def test_who_computes_no_number_sends_nothing_and_remembers_what_was():
+    job = a_job(Uncoded(3))
+    first = local_rounds(job, 1)[0]
+    inputs, targets = job.dataset.tensors
+    broken = replace(job, dataset=TensorDataset(inputs * torch.nan, targets))
+    (found,) = local_rounds(broken, 1, memory=first.memory, first=1)
+    assert found.missing == dict.fromkeys(range(3), "not finite")
+    assert found.message_bytes == 0
+    assert_same_memory(found.memory, first.memory)
+
+
+def test_bytes_are_counted_as_they_travel():
+    dim = len(flat(a_model()))
+    assert trained(compressor=None, steps=1).rounds[0]["message_bytes"] == 7 * 4 * dim
+    run = trained(compressor=HalfPrecision(), steps=3)
+    assert [entry["message_bytes"] for entry in run.rounds] == [7 * 2 * dim] * 3
+    assert run.result["message_bytes"] == 3 * 7 * 2 * dim
+    drill = {"attack": Silence(), "byzantine": FixedWorkers([0, 3]), "rule": Mean()}
+    silent = trained(compressor=HalfPrecision(), steps=1, **drill)
+    assert silent.rounds[0]["message_bytes"] == 5 * 2 * dim
+
+
+@pytest.mark.parametrize("momentum", [None, WorkerMomentum()], ids=["plain", "momentum"])
+def test_workers_by_themselves_send_what_one_process_computes_for_them(momentum):
+    attack = Mixed([ReverseGradient(), LabelFlip(), Silence(), WrongShape(), StaleGradient(1)])
+    job = a_job(Uncoded(7), attack=attack, schedule=RandomWorkers(5), worker_momentum=momentum)
+    packed = pickle.loads(pickle.dumps(pack_job(job)))
+    here = list(local_rounds(job, 4))
+    for worker in range(7):
+        process = Worker(worker, packed, 1, torch.get_num_threads(), "cpu")
+        for step in range(4):
+            if step == 2:  # it dies, and is told what it knew
+                known = process.recall(2)
+                process = Worker(worker, packed, 1, torch.get_num_threads(), "cpu")
+            role = roles(job, step).get(worker)
+            behind = min(role.attack.rounds_behind, step) if role else 0
+            task = step - behind, Parcel.pack(shifted(job, step - behind))
+            reply = process.compute(*task, role, known if step == 2 else None)
+            inbox = Inbox(torch.zeros_like(here[step].messages), job.codec)
+            if reply.message is None:
+                assert reply.missing == here[step].missing[worker]
+                continue
+            inbox.put(worker, reply.message.unpack())
+            assert inbox.missing.get(worker) == here[step].missing.get(worker)
+            if worker not in here[step].missing:
+                assert inbox.messages[worker].equal(here[step].messages[worker])
+        for number in (3, 4):  # before the last round, and after it
+            states = process.recall(number).compression
+            expected = here[number - 1].memory.compression[worker]
+            for state, wanted in zip(states, expected, strict=True):
+                assert all(p.unpack().equal(x) for p, x in zip(state, wanted, strict=True))
+
+
+def test_a_run_killed_at_any_checkpoint_ends_with_the_same_bits(tmp_path):
+    options = {"rule": CoordinateMedian(2), "attack": EVERYTHING, "byzantine": RandomWorkers(2)}
+    options |= {"steps": 4, "worker_momentum": WorkerMomentum()}
+    whole = flat(trained(**options).model)
+    for last in (0, 2):  # checkpoints last and last + 1 are kept; the newer one is torn off
+        out = tmp_path / str(last)
+        trained(**{**options, "steps": last + 1}, out=out, checkpoint_every=1)
+        (out / "checkpoints" / f"step-{last + 1:09d}.pt").unlink()
+        assert flat(trained(**options, out=out, resume=True).model).equal(whole)
+
+
+class LastBits(Attack):
+    """Sends a message that is well-formed, and not the truth."""
+
+    def forge(self, own, honest, num_byzantine, generator=None):
+        return own + 1
+
+
+def test_the_server_decodes_what_a_forger_encodes():
+    job = a_job(Uncoded(3), HalfPrecision(), attack=LastBits(), schedule=FixedWorkers([1]))
+    (found,) = local_rounds(job, 1)
+    (honest,) = local_rounds(replace(job, attack=None, schedule=None, compressor=None), 1)
+    assert found.messages[1].equal((honest.messages[1] + 1).half().float())
+
+
+@pytest.mark.slow
+def test_processes_send_the_bits_of_one_process_and_take_up_a_run(cluster):
+    drill = {"attack": EVERYTHING, "schedule": RandomWorkers(4)}
+    job = a_job(Uncoded(7), **drill, worker_momentum=WorkerMomentum())
+    here = local_rounds(job, 5)
+    with Ray().start(job) as session:
+        there = list(rounds(session, job, 3))
+        before, memory = (session.recall(step, there[-1].memory) for step in (2, 3))
+    assert_same_memory(before, here[1].memory)
+    assert_same_memory(memory, here[2].memory)
+    assert memory.momenta.equal(here[2].memory.momenta)
+    with Ray().start(job) as session:  # new processes
+        there += rounds(session, job, 2, memory, first=3)
+    for ours, theirs in zip(here, there, strict=True):
+        assert theirs.missing == ours.missing
+        assert theirs.messages[theirs.arrived].equal(ours.messages[ours.arrived])
+        assert theirs.message_bytes == ours.message_bytes
+
+
+@pytest.mark.slow
+def test_runs_on_processes_resume_and_end_with_the_weights_of_one_process(cluster, tmp_path):
+    drill = {"attack": EVERYTHING, "byzantine": RandomWorkers(2), "rule": CoordinateMedian(2)}
+    drill |= {"compressor": QSGD(), "num_workers": 5, "batch_size": 50}
+    here = trained(**drill, engine=Local(chunk_size=1), steps=4)
+    options = {**drill, "engine": Ray(), "out": tmp_path / "run"}
+    trained(**options, steps=2)
+    there = trained(**options, steps=4, resume=True)
+    assert flat(here.model).equal(flat(there.model))
+    shutil.rmtree(tmp_path / "run")
+    # A run that too many liars stop is written down as it was before the round that they stopped.
+    options["compressor"] = drill["compressor"] = SPARSE
+    sleepers = {"attack": NotFinite(), "byzantine": SleeperWorkers(list(range(5)), from_step=2)}
+    with pytest.raises(TooManyByzantineError):
+        trained(**{**options, **sleepers}, steps=4)
+    honest = {"attack": None, "byzantine": None}
+    there = trained(**{**options, **honest}, steps=4, resume=True)
+    here = trained(**{**drill, **honest}, engine=Local(chunk_size=1), steps=4)
+    assert flat(here.model).equal(flat(there.model))
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_started_anew_begins_without_a_memory(cluster):
+    job = a_job(Uncoded(3), worker_momentum=WorkerMomentum())
+    with Ray(deadline_s=20.0).start(job) as session:
+        *_, second = rounds(session, job, 2)
+        os.kill(session.pids[1], signal.SIGKILL)
+        memory, step = second.memory, 2
+        (found,) = rounds(session, job, 1, memory, first=step)
+        assert found.missing == {1: "dead"}
+        while found.missing:
+            assert session.recall(step + 1, found.memory).compression[1] == ()
+            step += 1
+            (found,) = rounds(session, job, 1, found.memory, first=step)
+        assert found.messages[1].equal(local_rounds(job, 1, first=step)[0].messages[1])
