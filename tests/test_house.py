@@ -101,18 +101,20 @@ def test_public_fields_are_documented(thing):
 
 
 @pytest.mark.parametrize(
-    "algorithm", algorithms("aggregation", "attacks", "coding", "compression", "models")
+    "algorithm", algorithms("aggregation", "attacks", "coding", "compression", "gossip", "models")
 )
 def test_algorithms_can_be_built_without_arguments(algorithm):
     assert algorithm() == algorithm()
 
 
-@pytest.mark.parametrize("algorithm", algorithms("aggregation", "attacks", "coding", "compression"))
+@pytest.mark.parametrize(
+    "algorithm", algorithms("aggregation", "attacks", "coding", "compression", "gossip")
+)
 def test_algorithms_show_an_example(algorithm):
     assert ">>> " in inspect.getdoc(algorithm)
 
 
-@pytest.mark.parametrize("algorithm", algorithms("aggregation", "coding", "compression"))
+@pytest.mark.parametrize("algorithm", algorithms("aggregation", "coding", "compression", "gossip"))
 def test_codes_and_rules_name_their_source(algorithm):
     text = inspect.getdoc(algorithm)
     if algorithm.__name__ == "Mean":

@@ -39,3 +39,49 @@ def test_the_options_of_the_local_engine_have_names(phalanx, tmp_path):
     )
     assert (code, err) == (0, "")
     assert (tmp_path / "runs/a/metrics.jsonl").read_text().count('"late"') >= 4
+
+
+SOME = ["--compressors+", "HalfPrecision", "--compressors+", "ErrorFeedback"]
+
+
+def test_plan_recommends_a_compressor_for_a_link(phalanx, tmp_path):
+    code, out, err = phalanx(
+        "plan", "--link", "1mbit", "--latency", "0.1ms", *SOME, "--out", "plans/a"
+    )
+    assert (code, err) == (0, "")
+    assert "Take ErrorFeedback(inner=TopK(ratio=0.01)): a step" in out
+    with (tmp_path / "plans/a/plan.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["compressor"] for row in rows][-1] == "none"
+    assert float(rows[0]["step_s"]) < float(rows[-1]["step_s"])
+    drawn = (tmp_path / "plans/a/plan.svg").read_text()
+    assert drawn.startswith("<svg")
+    assert "bandwidth of each worker" in drawn
+
+
+def test_plan_says_where_nothing_pays_and_who_sends_too_much(phalanx):
+    eight = ["--compressors+", "HalfPrecision", "--compressors+", "UniformQuantization"]
+    code, out, err = phalanx("plan", "--link", "900tbit", "--num_workers", "9", *eight)
+    assert (code, err) == (0, "")
+    answer = " ".join(out.split())
+    assert "Do not compress: on this link nothing beats the dense all-reduce." in answer
+    assert (
+        "send more than the dense all-reduce: UniformQuantization(bucket_size=512, bits=8)."
+        in answer
+    )
+
+
+def test_plan_is_about_delays_or_about_a_link(phalanx):
+    for given, reason in (
+        ([], "delays or link must be given, for a code or for a compressor, got neither"),
+        (["--link", "1mbit", "--delays", "Bursty"], "got both"),
+        (["--link", "1mbit", "--noise", "0"], "noise must go with delays, got the other"),
+        (["--delays", "Bursty", "--latency", "1ms"], "latency must go with link, got the other"),
+        (["--link", "quick"], "link must be a bandwidth such as 100mbit or 2.5gbit, got 'quick'"),
+        (["--link", "1mbit", "--latency", "1"], "latency must be a time span"),
+        (["--link", "1mbit", "--num_workers", "1"], "num_workers must be at least 2, got 1"),
+        (["--link", "1mbit", "--batch_size", "0"], "batch_size must be at least 1, got 0"),
+    ):
+        code, _, err = phalanx("plan", *given)
+        assert code == 2
+        assert reason in " ".join(err.split())

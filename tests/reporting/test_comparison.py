@@ -39,6 +39,20 @@ def test_medians_are_not_moved_by_a_slow_first_round(make_run):
     assert compare([load_run(folder)])[0].round_seconds == 0.02
 
 
+def test_bytes_are_shown_where_some_run_sends_less(make_run):
+    folders = [make_run(name) for name in ("dense", "sparse")]
+    for folder, num_bytes in zip(folders, (5_200_000, 830), strict=True):
+        metrics = folder / "metrics.jsonl"
+        text = metrics.read_text().replace('"seconds"', f'"message_bytes": {num_bytes}, "seconds"')
+        metrics.write_text(text)
+    rows = compare([load_run(folder) for folder in folders])
+    assert [row.round_bytes for row in rows] == [5_200_000, 830]
+    assert "sent" in shown(rows)
+    assert "5.2 MB" in shown(rows)
+    assert "830 B" in shown(rows)
+    assert "sent" not in shown(rows[:1])
+
+
 def test_a_given_reference_leads_and_is_compared_with(make_run):
     other = load_run(make_run("other", byzantine=(1,), weights={"w": 2 * W}))
     rows = compare([load_run(make_run("a"))], reference=other)

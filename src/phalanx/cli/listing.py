@@ -22,6 +22,7 @@ Room = Literal[
     "data",
     "models",
     "training",
+    "gossip",
 ]
 
 

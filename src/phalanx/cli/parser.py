@@ -11,9 +11,19 @@ import torch
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 import phalanx
-from phalanx import aggregation, attacks, coding, compression, data, models, privacy, training
+from phalanx import (
+    aggregation,
+    attacks,
+    coding,
+    compression,
+    data,
+    gossip,
+    models,
+    privacy,
+    training,
+)
 
-ROOMS = (coding, aggregation, attacks, compression, privacy, data, models, training)
+ROOMS = (coding, aggregation, attacks, compression, privacy, data, models, training, gossip)
 """Where the command line looks for names: what their `__all__` lists."""
 
 _KINDS = {

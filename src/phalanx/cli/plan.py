@@ -1,62 +1,104 @@
-"""`phalanx plan`: which code against stragglers, and how long to wait."""
+"""`phalanx plan`: which code against stragglers, or which compressor on a slow link."""
 
-from collections.abc import Sequence
+import inspect
 from pathlib import Path
+from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from torch.utils.data import DataLoader
 
+from phalanx.cli import plan_delays, plan_link
 from phalanx.cli.console import console
-from phalanx.cli.train import default_out
+from phalanx.cli.train import MakeModel, default_out, usable
+from phalanx.compression import Compressor
+from phalanx.data import DataSource, Digits
+from phalanx.models import MLP
+from phalanx.randomness import seeded
 from phalanx.training import (
     DelayModel,
-    Outlook,
+    LinkPlanner,
     Planner,
     RecordedTrace,
-    ShiftedExponential,
+    bits_per_second,
+    seconds,
     write_plan,
 )
+from phalanx.training.link_planner import CANDIDATES
 
-_SHOWN = 12
+_OF_DELAYS = ("seconds_per_partition", "max_redundancy", "target_error", "noise", "num_rounds")
+_OF_LINK = ("latency", "model", "data", "batch_size", "compressors", "device")
 
 
 def plan(
-    delays: DelayModel | Path = ShiftedExponential(),  # noqa: B008 - frozen
-    num_workers: int = 50,
+    delays: DelayModel | Path | None = None,
+    link: str | None = None,
+    num_workers: int | None = None,
     seconds_per_partition: float = 0.0,
     max_redundancy: int = 5,
     target_error: float = 0.05,
     noise: float = 1.0,
     num_rounds: int = 300,
+    latency: str = "0.1ms",
+    model: MakeModel | None = None,
+    data: DataSource = Digits(),  # noqa: B008 - frozen
+    batch_size: int = 32,
+    compressors: list[Compressor] | None = None,
+    device: str = "cpu",
     seed: int = 0,
     out: Path | None = None,
 ) -> None:
-    """Recommends a code, its redundancy and how many workers to wait for, given their delays.
+    """Recommends a code and how long to wait, given delays; or a compressor, given a link.
 
     Example: phalanx plan --delays trace.csv --num_workers 50 --seconds_per_partition 0.2
+
+    Example: phalanx plan --link 100mbit --num_workers 8 --model ResNet18
+
+    With --delays rounds are played on a virtual clock. With --link the gradient and every
+    compressor are timed here, on the model, and what they come to on the link is predicted.
 
     Args:
         delays: How long workers take: a CSV file with one line a round and one column a worker, or
             a model by name.
-        num_workers: Workers, and partitions.
+        link: Bandwidth of each worker's link, such as 100mbit or 2.5gbit.
+        num_workers: Workers, and partitions; if not given 50 with delays, 4 with a link.
         seconds_per_partition: Seconds that a worker computes on one partition, on top of its delay.
         max_redundancy: Most partitions that a worker is to compute.
         target_error: Largest bias of the gradient that is accepted, relative to the partitions'.
         noise: Share of the rounds that are due to noise: 0 for none, 1 if twice the variance takes
             twice the rounds; more if partitions differ by more than chance.
         num_rounds: Rounds that are played on the virtual clock.
-        seed: Of the delays that are drawn.
+        latency: Time from one worker to the next on the link, such as 1ms.
+        model: What is trained over the link: a class that is called with the shape of an input and
+            the number of classes; MLP if not given.
+        data: What the model is trained on over the link.
+        batch_size: Samples of a worker's batch, over a link.
+        compressors: What is compared on the link; the usual ones if not given.
+        device: Where the gradient is computed and compressed: cpu, cuda, cuda:1, ...
+        seed: Of the delays that are drawn, and of the model's weights.
         out: Folder for plan.csv and plan.svg; a new one under runs/ if not given.
     """
-    # Imported where it is used: matplotlib would make every command wait, `--help` too.
-    from phalanx.reporting import write_frontier
-
+    if (delays is None) == (link is None):
+        raise ValueError(
+            "delays or link must be given, for a code or for a compressor, got "
+            + ("neither" if link is None else "both")
+        )
+    given = dict(locals())
+    _refuse(_OF_LINK if link is None else _OF_DELAYS, given, "link" if link is None else "delays")
+    folder = out or default_out().with_name("plan-" + default_out().name)
+    if link is not None:
+        planner = LinkPlanner(
+            bits_per_second(link),
+            seconds(latency),
+            4 if num_workers is None else num_workers,
+            CANDIDATES if compressors is None else compressors,
+        )
+        _plan_link(planner, model or MLP, data, batch_size, device, seed, folder)
+        return
+    assert delays is not None
     if isinstance(delays, Path) and not delays.is_file():
         raise ValueError(f"delays must be a file or the name of a model, got {delays}")
-    model = delays if isinstance(delays, DelayModel) else RecordedTrace(delays)
-    planner = Planner(
-        model,
-        num_workers,
+    codes = Planner(
+        delays if isinstance(delays, DelayModel) else RecordedTrace(delays),
+        50 if num_workers is None else num_workers,
         seconds_per_partition,
         max_redundancy,
         target_error,
@@ -64,66 +106,59 @@ def plan(
         num_rounds,
         seed,
     )
+    _plan_delays(codes, folder)
+
+
+def _refuse(names: tuple[str, ...], given: dict[str, Any], use: str) -> None:
+    """Raises a ValueError if an option of the other use was given."""
+    usual = {name: one.default for name, one in inspect.signature(plan).parameters.items()}
+    if idle := [name for name in names if given[name] != usual[name]]:
+        raise ValueError(f"{' and '.join(idle)} must go with {use}, got the other")
+
+
+def _plan_delays(planner: Planner, folder: Path) -> None:
+    # Imported where it is used: matplotlib would make every command wait, `--help` too.
+    from phalanx.reporting import write_frontier
+
     with console.status("playing rounds"):
         outlooks = planner.plan()
-    folder = out or default_out().with_name("plan-" + default_out().name)
     folder.mkdir(parents=True, exist_ok=True)
     write_plan(outlooks, folder / "plan.csv")
     write_frontier(outlooks, folder / "plan.svg")
-    console.print(_table(_shown(outlooks)))
-    console.print(_answer(outlooks, target_error))
+    console.print(plan_delays.table(plan_delays.shown(outlooks)))
+    console.print(plan_delays.answer(outlooks, planner.target_error))
     console.print(f"All {len(outlooks)} candidates: {folder / 'plan.csv'}", soft_wrap=True)
 
 
-def _table(outlooks: Sequence[Outlook]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("code", style="bold", no_wrap=True)
-    for header in ("copies", "wait for", "s/round", "error", "bias", "rounds", "time"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for one in outlooks:
-        table.add_row(
-            one.code,
-            f"{one.redundancy:.3g}",
-            _wait_for(one),
-            f"{one.round_s:.3g}",
-            f"{one.error:.2g}",
-            f"{one.bias:.2g}" + ("" if one.reaches else " !"),
-            f"x {one.rounds:.3g}",
-            f"{one.time_s:.3g} s",
+def _plan_link(
+    planner: LinkPlanner,
+    model: MakeModel,
+    data: DataSource,
+    batch_size: int,
+    device: str,
+    seed: int,
+    folder: Path,
+) -> None:
+    from phalanx.reporting import write_link_plan
+
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    home = usable(device)
+    splits = data.load()
+    with seeded(seed, "weights"):
+        module = model(splits.input_shape, splits.num_classes).to(home)
+    with seeded(seed, "samples"):  # the data set may crop or flip at random
+        inputs, targets = next(iter(DataLoader(splits.train, batch_size)))
+    with console.status("measuring") as status:
+        outlooks = planner.plan(
+            module,
+            inputs.to(home),
+            targets.to(home),
+            progress=lambda what: status.update(f"measuring {what}"),
         )
-    return table
-
-
-def _shown(outlooks: Sequence[Outlook]) -> list[Outlook]:
-    """The best of each code and redundancy, and waiting for all without a code."""
-    best: dict[tuple[str, float], Outlook] = {}
-    for one in outlooks:
-        best.setdefault((one.code, one.redundancy), one)
-    first = list(best.values())[:_SHOWN]
-    return first + [one for one in outlooks if _waits_for_all(one) and one not in first]
-
-
-def _waits_for_all(one: Outlook) -> bool:
-    return one.code == "none" and one.wait_for is None
-
-
-def _wait_for(one: Outlook) -> str:
-    if one.wait_for is not None:
-        return str(one.wait_for)
-    return "all" if one.code == "none" else "exact"
-
-
-def _answer(outlooks: Sequence[Outlook], target_error: float) -> str:
-    """The recommendation in a sentence."""
-    best = outlooks[0]
-    if not best.reaches:
-        return f"Nothing stays within a bias of {target_error:g}: the same workers are always late."
-    code = "no code" if best.code == "none" else f"{best.code}, {best.redundancy:.3g} copies"
-    wait = {"all": "for all workers", "exact": "until it is exact"}.get(
-        _wait_for(best), f"for {best.wait_for} workers"
-    )
-    answer = f"Take {code}, and wait {wait}"
-    plain = next((one for one in outlooks if _waits_for_all(one)), None)
-    if plain is None:
-        return f"{answer}; without a code, waiting for all takes for ever."
-    return f"{answer}: {plain.time_s / best.time_s:.2g} times as fast as waiting for all."
+    folder.mkdir(parents=True, exist_ok=True)
+    write_plan(outlooks, folder / "plan.csv")
+    write_link_plan(outlooks, planner.rate, folder / "plan.svg")
+    console.print(plan_link.table(outlooks))
+    console.print(plan_link.answer(outlooks, planner.num_workers))
+    console.print(f"All figures: {folder / 'plan.csv'}; over bandwidths: {folder / 'plan.svg'}")

@@ -88,7 +88,7 @@ def train(
     from phalanx.reporting import answer, compare, load_run, terminal_table, write_report
 
     folder = _run_folder(out, resume)
-    home = _usable(device)
+    home = usable(device)
     splits = data.load()
     with seeded(seed, "weights"):
         module = model(splits.input_shape, splits.num_classes).to(home)
@@ -150,7 +150,8 @@ def _run_folder(out: Path | None, resume: Path | None) -> Path:
     return folder
 
 
-def _usable(device: str) -> torch.device:
+def usable(device: str) -> torch.device:
+    """The device of that name, if this machine has it."""
     try:
         home = torch.device(device)
         torch.empty(0, device=home)

@@ -5,6 +5,7 @@ from phalanx.reporting.comparison import SAME_WEIGHTS, Row, compare
 from phalanx.reporting.detection import Detection, detection
 from phalanx.reporting.frontier import plot_frontier, write_frontier
 from phalanx.reporting.html import write_report
+from phalanx.reporting.link_plan import plot_link_plan, write_link_plan
 from phalanx.reporting.page import Plot, Table, drawn, markdown_table, render_page
 from phalanx.reporting.plots import (
     plot_accuracy,
@@ -32,6 +33,7 @@ __all__ = [
     "markdown_table",
     "plot_accuracy",
     "plot_frontier",
+    "plot_link_plan",
     "plot_loss",
     "plot_residual",
     "plot_seconds",
@@ -40,5 +42,6 @@ __all__ = [
     "render_page",
     "terminal_table",
     "write_frontier",
+    "write_link_plan",
     "write_report",
 ]

@@ -42,7 +42,7 @@ def duration(seconds: float | None) -> str:
     return f"{1e3 * seconds:.1f} ms" if seconds >= 1e-3 else f"{1e3 * seconds:.3f} ms"
 
 
-def size(num_bytes: float | None) -> str:
+def size(num_bytes: float | int | None) -> str:
     """A number of bytes.
 
     >>> size(5_200_000.0), size(830.0), size(None)

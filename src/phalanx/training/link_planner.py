@@ -200,7 +200,7 @@ class LinkPlanner:
             requests, seconds, memory = self._play(compressor, gradients, memory)
             times.append(seconds)
         overhead_s = median(times[1:])
-        wire_bytes = sum(map(self._wire_bytes, requests))
+        wire_bytes = sum(map(self._wire_bytes, requests), 0.0)
         latency_s = self.latency_s * sum(map(self._hops, requests))
         # Of a compressor, the first request is but the byte that says whether all is finite.
         main = requests if compressor is None else requests[1:]
@@ -261,12 +261,12 @@ class LinkPlanner:
 
     def _wire_bytes(self, request: Request) -> float:
         """What a worker sends for a collective, by a ring."""
-        others, size = self.num_workers - 1, request.tensor.nbytes
+        others, size = float(self.num_workers - 1), request.tensor.nbytes
         if isinstance(request, AllReduce):
             return 2 * others / self.num_workers * size
         if isinstance(request, AllToAll):
             return float(size - request.lengths[0])
-        return float(others * (size if request.equal else size + 8))
+        return others * (size if request.equal else size + 8)
 
     def _hops(self, request: Request) -> int:
         others = self.num_workers - 1

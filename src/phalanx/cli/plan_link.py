@@ -1,0 +1,77 @@
+"""What `phalanx plan --link` shows: compressors on a link, and the advice in a sentence."""
+
+import math
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from phalanx.reporting.wording import duration, size
+from phalanx.training import LinkOutlook
+
+
+def table(outlooks: Sequence[LinkOutlook]) -> Table:
+    """One line a compressor, the quickest first."""
+    found = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    found.add_column("compressor", style="bold", overflow="fold", min_width=24)
+    found.add_column("collective", no_wrap=True)
+    headers = ("payload", "on the wire", "overhead", "s/step", "pays below")
+    for header in headers:
+        found.add_column(header, justify="right", no_wrap=True)
+    for one in outlooks:
+        dense = one.compressor == "none"
+        found.add_row(
+            one.compressor,
+            one.collective,
+            size(one.payload_bytes),
+            size(one.wire_bytes),
+            duration(one.overhead_s),
+            duration(one.step_s),
+            "\u2014" if dense else rate(one.break_even),
+        )
+    return found
+
+
+def rate(bits: float) -> str:
+    """A bandwidth, or in words where it has no bounds.
+
+    >>> rate(1.6e8), rate(0.0), rate(math.inf)
+    ('160 Mbit/s', 'never', 'always')
+    """
+    if bits == 0:
+        return "never"
+    if bits == math.inf:
+        return "always"
+    for unit, scale in (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
+        if bits >= scale:
+            return f"{bits / scale:.3g} {unit}"
+    return f"{bits:.3g} bit/s"
+
+
+def answer(outlooks: Sequence[LinkOutlook], num_workers: int) -> str:
+    """The recommendation in a sentence or two."""
+    best = outlooks[0]
+    dense = next(one for one in outlooks if one.compressor == "none")
+    if best is dense:
+        lines = ["Do not compress: on this link nothing beats the dense all-reduce."]
+        paying = [one for one in outlooks if one.break_even > 0]
+        if paying:
+            next_best = max(paying, key=lambda one: one.break_even)
+            lines.append(
+                f"{next_best.compressor} pays on links below {rate(next_best.break_even)}."
+            )
+    else:
+        faster = dense.step_s / best.step_s
+        lines = [f"Take {best.compressor}: a step {faster:.3g} times as fast as the dense one."]
+    crowded = [
+        one.compressor
+        for one in outlooks
+        if one.max_workers is not None and one.max_workers <= num_workers
+    ]
+    if crowded:
+        lines.append(
+            f"Gathered messages grow with the workers: with {num_workers} of them these send "
+            f"more than the dense all-reduce: {', '.join(crowded)}."
+        )
+    lines.append("What compression costs in accuracy is not in here: compare short runs.")
+    return " ".join(lines)

@@ -1,0 +1,201 @@
+"""Gossip on parameters that train: one line in a loop of your own."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from phalanx.compression import Memory
+from phalanx.gossip.all_reduce_averaging import AllReduceAveraging
+from phalanx.gossip.base import Gossip
+from phalanx.gossip.mixing import mix
+from phalanx.gossip.network import Network
+from phalanx.gossip.process_network import ProcessNetwork
+
+Named = Mapping[str, nn.Parameter] | Iterable[tuple[str, nn.Parameter]]
+
+
+class ParameterGossip:
+    """Averages parameters with the neighbours, whenever `mix` is called.
+
+    In a `torchrun` script each process trains a model of its own, without DDP, and calls `mix` once
+    a step. With a `SimulatedNetwork` the parameters are those of all nodes, stacked: see
+    `Replicas`. The code is the same, and so are the numbers, to rounding.
+
+    Buffers, such as running statistics, are a node's own, and so is what optimizers remember.
+
+    Attributes:
+        algorithm: what all nodes do.
+        network: where the nodes are.
+        memory: what the nodes here remember.
+        last_bytes: `(nodes here,)` int64; what each sent in the last round.
+
+    >>> import torch
+    >>> from phalanx.gossip import PowerGossip, Replicas, SimulatedNetwork, Topology
+    >>> network = SimulatedNetwork(Topology.ring(8))
+    >>> replicas = Replicas(torch.nn.Linear(20, 10), num_nodes=8)
+    >>> gossip = ParameterGossip(replicas.named_parameters(), PowerGossip(), network)
+    >>> gossip.mix()
+    >>> gossip.last_bytes.tolist()[0]  # 20 and 10 numbers to 2 neighbours
+    240
+    """
+
+    def __init__(
+        self, parameters: Named, algorithm: Gossip, network: Network, *, seed: int = 0
+    ) -> None:
+        """Nothing is sent yet but a few bytes: processes compare what they are told to do.
+
+        Args:
+            parameters: names and parameters, as `model.named_parameters()` gives them; those that
+                do not train are left out.
+            algorithm: what all nodes do.
+            network: where the nodes are.
+            seed: of the run, the same everywhere.
+
+        Raises:
+            ValueError: on all ranks, if ranks differ in algorithm, topology, seed, or the names,
+                shapes or dtypes of parameters.
+        """
+        pairs = parameters.items() if isinstance(parameters, Mapping) else parameters
+        self._parameters = {name: x for name, x in pairs if x.requires_grad}
+        if not self._parameters:
+            raise ValueError("parameters must be at least one that trains, got none")
+        self.algorithm, self.network, self.seed = algorithm, network, seed
+        self.memory = Memory()
+        self.last_bytes = torch.zeros_like(network.bytes_sent)
+        self._alone = isinstance(network, ProcessNetwork)
+        if isinstance(network, ProcessNetwork):
+            self._agree(network)
+
+    def mix(self) -> None:
+        """One round: after a step of the optimizer, or between the gradient and the step.
+
+        Raises:
+            NotFiniteError: if there is NaN or infinity in the parameters here.
+            RankLostError, WireError: see `ProcessNetwork`. The parameters have not changed.
+        """
+        self._take(self.algorithm)
+
+    def synchronize(self) -> None:
+        """Sets the parameters to their exact mean over all nodes: before the first step, say.
+
+        Gossip keeps the mean, so this is what it converges to. Nothing else is changed.
+        """
+        memory, self.memory = self.memory, Memory()
+        try:
+            self._take(AllReduceAveraging())
+        finally:
+            self.memory = memory
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this process needs to go on in the same bits; each saves its own.
+
+        Numbers and tensors only: `torch.load(..., weights_only=True)` reads it.
+        """
+        return self.memory.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` gave.
+
+        Raises:
+            ValueError: if it is that of other parameters, of another algorithm, or of other nodes.
+        """
+        memory = Memory.from_state_dict(state)
+        for name, x in self._tensors().items():
+            wanted = [tuple(one.shape) for one in self.algorithm.init(x, self.network)]
+            found = [tuple(one.shape) for one in memory.states.get(name, ())]
+            if memory.step and found != wanted:
+                raise ValueError(f"state must hold {wanted} for {name}, got {found}")
+        if unknown := memory.states.keys() - self._parameters.keys():
+            raise ValueError(f"state must be that of the parameters, got {sorted(unknown)}")
+        self.memory = memory
+
+    def _take(self, algorithm: Gossip) -> None:
+        mixed = mix(algorithm, self.network, self._tensors(), self.memory, seed=self.seed)
+        self.memory, self.last_bytes = mixed.memory, mixed.bytes_sent
+        with torch.no_grad():
+            for name, value in mixed.values.items():
+                parameter = self._parameters[name]
+                parameter.copy_(value.view_as(parameter))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The parameters with the nodes as their first axis."""
+        found = {name: x.detach() for name, x in self._parameters.items()}
+        return {name: x.unsqueeze(0) for name, x in found.items()} if self._alone else found
+
+    def _agree(self, network: ProcessNetwork) -> None:
+        """Compares a hash of everything that has to be equal: else ranks would wait for ever."""
+        facts = [(name, tuple(x.shape), x.dtype) for name, x in sorted(self._parameters.items())]
+        text = repr((self.algorithm, network.topology, self.seed, facts))
+        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        device = next(iter(self._parameters.values())).device
+        own = torch.frombuffer(bytearray(digest), dtype=torch.uint8).to(device)
+        told = network.gather(own)
+        other = [rank for rank, row in enumerate(told) if not torch.equal(row, told[0])]
+        if other:
+            raise ValueError(
+                "algorithm, topology, seed and parameters must be the same on all ranks, got "
+                f"others than on rank 0 on {other}"
+            )
+
+
+class GossipOptimizer:
+    """An optimizer whose steps are taken beside a round of gossip.
+
+    Learning rate schedules are given the inner optimizer.
+
+    >>> import torch
+    >>> from phalanx.gossip import DPSGD, Replicas, SimulatedNetwork, Topology
+    >>> replicas = Replicas(torch.nn.Linear(4, 2), num_nodes=4)
+    >>> sgd = torch.optim.SGD(replicas.parameters(), lr=0.1)
+    >>> network = SimulatedNetwork(Topology.ring(4))
+    >>> gossip = ParameterGossip(replicas.named_parameters(), DPSGD(), network)
+    >>> optimizer = GossipOptimizer(sgd, gossip)
+    >>> replicas(torch.ones(4, 3, 4)).square().mean().backward()
+    >>> optimizer.step()
+    >>> gossip.memory.step
+    1
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        gossip: ParameterGossip,
+        first: Literal["gossip", "step"] = "gossip",
+    ) -> None:
+        """Wraps an optimizer of the parameters that are gossiped.
+
+        Args:
+            optimizer: takes the steps.
+            gossip: of the same parameters.
+            first: what comes first. "gossip" is D-PSGD as published: the gradient at the old
+                parameters is applied to the averaged ones. "step" averages what has been updated.
+        """
+        if first not in ("gossip", "step"):
+            raise ValueError(f"first must be gossip or step, got {first}")
+        self.optimizer, self.gossip, self.first = optimizer, gossip, first
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """A step and a round. With a closure, gradients are computed where the step is taken."""
+        if self.first == "gossip":
+            self.gossip.mix()
+        found = self.optimizer.step(closure)
+        if self.first == "step":
+            self.gossip.mix()
+        return found
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """That of the optimizer."""
+        self.optimizer.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the optimizer, and that of the gossip."""
+        return {"optimizer": self.optimizer.state_dict(), "gossip": self.gossip.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` gave."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.gossip.load_state_dict(state["gossip"])

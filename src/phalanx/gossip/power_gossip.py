@@ -1,0 +1,164 @@
+"""Low-rank differences along edges, found by one half of a power iteration at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from phalanx.gossip.base import Gossip, GossipRound, Network, State
+from phalanx.gossip.d_psgd import require_diffusion
+from phalanx.gossip.ends import per_end
+
+Factor = Float[Tensor, "ends size rank"]
+
+
+@dataclass(frozen=True)
+class PowerGossip(Gossip):
+    """Averages what a low-rank approximation lets through of the difference to each neighbour.
+
+    A tensor is the matrix of its first axis and all others. Both ends of an edge know a pair of
+    thin factors of the difference `D` of their matrices. They fix one of them, orthonormal, send
+    each other their matrix times it, and so learn the other, `D` times the first; then one moves by
+    its product, and the other one against it. Next time they fix the other factor. Nothing has to
+    be tuned. Tensors with one axis, and matrices with no more than `rank` rows or columns, are
+    averaged as they are, in the first iteration of a round.
+
+    Guarantee: the mean over the nodes stays, as edges move their ends by opposite amounts.
+    Wire: to every neighbour `rank * columns` and `rank * rows` values a matrix, in turn.
+    Cost: `4 * rows * columns * rank` operations for each neighbour and iteration. Memory: two
+    factors for each.
+    Source: Vogels, Karimireddy, Jaggi, "Practical Low-Rank Communication Compression in
+    Decentralized Deep Learning", NeurIPS 2020, algorithm 1. Where nodes are equal, the difference
+    is zero, and so would be all later ones: then the next factor is drawn anew, on both ends alike.
+
+    >>> import torch
+    >>> from phalanx.gossip import SimulatedNetwork, Topology, average
+    >>> start = torch.stack([torch.ones(5, 6), 3 * torch.ones(5, 6)])
+    >>> found = average(start, PowerGossip(), SimulatedNetwork(Topology.ring(2)), rounds=2)
+    >>> found.distances[-1] < 1e-9, found.bytes_sent  # 6 numbers, then 5
+    (True, tensor([44, 44]))
+    """
+
+    rank: int = 1
+    """Columns of the factors (r)."""
+    iterations: int = 1
+    """Half power iterations a round, each with its own messages and its own move."""
+    warm_start: bool = True
+    """Whether an iteration starts from the last one's factor, or from random numbers."""
+    diffusion: float | Literal["optimal"] = 1.0
+    """Factor on the moves; "optimal" is the best for uncompressed rounds on the topology."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank must be at least 1, got {self.rank}")
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        require_diffusion(self.diffusion)
+
+    def sizes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """Rows and columns of a node's tensor of this shape; None if it is sent as it is."""
+        if len(shape) < 2 or 0 in shape:
+            return None
+        rows, columns = shape[0], torch.Size(shape[1:]).numel()
+        return (rows, columns) if self.rank < min(rows, columns) else None
+
+    def init(self, like: Tensor, network: Network) -> State:
+        """Factors of zeros: they are drawn when they are needed first."""
+        sizes = self.sizes(tuple(like.shape[1:]))
+        if sizes is None or not self.warm_start:
+            return ()
+        return tuple(like.new_zeros(len(network.ends.peers), size, self.rank) for size in sizes)
+
+    def mix(
+        self, tensors: list[Tensor], states: list[State], round: GossipRound
+    ) -> tuple[list[Tensor], list[State]]:
+        """`iterations` times: products with fixed factors are exchanged, and matrices moved."""
+        values = [x.clone(memory_format=torch.contiguous_format) for x in tensors]
+        states, matrices, whole = list(states), {}, []
+        for place, x in enumerate(values):
+            if sizes := self.sizes(tuple(x.shape[1:])):
+                matrices[place] = x.view(len(x), *sizes)
+            else:
+                whole.append(x)
+        for iteration in range(self.iterations):
+            turn = round.step * self.iterations + iteration
+            self._iterate(matrices, states, whole if iteration == 0 else [], turn, round)
+        return values, states
+
+    def _iterate(
+        self,
+        matrices: dict[int, Tensor],
+        states: list[State],
+        whole: list[Tensor],
+        turn: int,
+        round: GossipRound,
+    ) -> None:
+        """One exchange and move; `matrices` and `whole` are changed in place, `states` replaced."""
+        network, side = round.network, turn % 2  # 0: the left factors are fixed, 1: the right ones
+        ends, factor = network.ends, network.topology.diffusion(self.diffusion)
+        fixed, sent = [], []
+        for place, matrix in matrices.items():
+            basis = self._basis(matrix, states[place], side, place, turn, round)
+            fixed.append(basis)
+            sent.append(ends.products(matrix if side else matrix.mT, basis))
+        sent += [x[ends.owners.to(x.device)] for x in whole]
+        come = network.swap(sent)
+        for place, basis, own, theirs in zip(matrices, fixed, sent, come, strict=False):
+            # The same bits at both ends: x - y is what -(y - x) is.
+            learnt = (own - theirs) * per_end(ends.signs, own)
+            moved = basis * per_end(-factor * ends.weights * ends.signs, basis)
+            left, right = (learnt, moved) if side else (moved, learnt)
+            ends.add_products(matrices[place], left, right)
+            if self.warm_start:
+                states[place] = (learnt, basis) if side else (basis, learnt)
+        for x, own, theirs in zip(whole, sent[len(fixed) :], come[len(fixed) :], strict=True):
+            x += ends.total((theirs - own) * per_end(factor * ends.weights, own))
+
+    def _basis(
+        self,
+        matrix: Tensor,
+        state: State,
+        side: int,
+        place: int,
+        turn: int,
+        round: GossipRound,
+    ) -> Factor:
+        """Orthonormal factors of all ends: from the last round, or drawn, by both ends alike."""
+        edges = round.network.ends.edges
+        shape = (matrix.shape[1 + side], self.rank)
+
+        def drawn(end: int) -> Tensor:
+            source = round.generator(place, "factor", turn, *edges[end])
+            return torch.randn(shape, generator=source, dtype=matrix.dtype)
+
+        if not state:
+            return orthonormal(_stacked(drawn, range(len(edges)), matrix, shape))
+        factor = state[side]
+        empty = (~factor.flatten(1).any(dim=1)).nonzero().flatten()
+        if len(empty):
+            factor = factor.clone()
+            factor[empty] = _stacked(drawn, empty.tolist(), matrix, shape)
+        return orthonormal(factor)
+
+
+def orthonormal(factors: Factor) -> Factor:
+    """An orthonormal basis of the columns of each factor; no factor may be all zeros."""
+    if factors.shape[2] == 1:  # scaled first: squares of small numbers vanish
+        factors = factors / factors.abs().amax(dim=1, keepdim=True)
+        norms: Tensor = torch.linalg.vector_norm(factors, dim=1, keepdim=True)
+        return factors / norms
+    basis: Tensor = torch.linalg.qr(factors).Q
+    return basis
+
+
+def _stacked(
+    drawn: Callable[[int], Tensor],
+    ends: "range | list[int]",
+    like: Tensor,
+    shape: tuple[int, int],
+) -> Tensor:
+    rows = [drawn(end) for end in ends]
+    return torch.stack(rows).to(like.device) if rows else like.new_zeros(0, *shape)

@@ -1,0 +1,119 @@
+"""One node a process, among processes of `torch.distributed`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from phalanx.compression.message import require
+from phalanx.ddp.peers import Peers
+from phalanx.errors import WireError, naming
+from phalanx.gossip.network import Network, Telling
+from phalanx.gossip.topology import Topology
+from phalanx.gossip.wire import from_bytes, to_bytes
+
+
+class ProcessNetwork(Network):
+    """A network of processes: this one is the node of its rank; neighbours exchange raw bytes.
+
+    What comes is not trusted: values that are not finite, and bytes that are no message, raise a
+    `WireError` that names the neighbour. A neighbour that is gone, or silent for longer than the
+    timeout of the group, raises a `RankLostError` with its rank. After either, nodes have not all
+    taken the same rounds: start from the last checkpoint.
+    """
+
+    def __init__(self, topology: Topology, group: dist.ProcessGroup | None = None) -> None:
+        """The network as this process sees it; `torch.distributed` must have been started.
+
+        Args:
+            topology: with one node a rank of the group.
+            group: the processes; all of them by default.
+
+        Raises:
+            ValueError: if there is not one rank a node.
+        """
+        self._peers = Peers(group)
+        if self._peers.size != topology.num_nodes:
+            raise ValueError(
+                f"topology must have one node a rank, got {topology.num_nodes} nodes for "
+                f"{self._peers.size} ranks"
+            )
+        super().__init__(topology, [self._peers.rank])
+
+    def swap(self, outgoing: list[Tensor]) -> list[Tensor]:
+        """To each neighbour its row of every tensor, in one message."""
+        self._count_swap(outgoing)
+        peers = self.ends.peers.tolist()
+        if not peers:
+            return outgoing
+        rows = [to_bytes([x[end] for x in outgoing]) for end in range(len(peers))]
+        come = self._exchange(rows, [len(row) for row in rows])
+        like = [x[0] for x in outgoing]
+        parts = []
+        for peer, row in zip(peers, come, strict=True):
+            with _from_node(peer):
+                parts.append(from_bytes(row, like))
+        return [torch.stack([part[place] for part in parts]) for place in range(len(outgoing))]
+
+    def tell(self, telling: Telling) -> list[Tensor]:
+        """The node's message to all neighbours; theirs are added in the order of their numbers."""
+        self._count_tell(telling)
+        peers, message = self.ends.peers.tolist(), telling.write(0)
+        lengths = [len(message)] * len(peers)
+        if telling.most_bytes is not None:
+            lengths = self._lengths(message, telling.most_bytes)
+        totals = [torch.zeros_like(x[0]) for x in telling.values]
+        come = self._exchange([message] * len(peers), lengths)
+        for peer, weight, row in zip(peers, self.ends.weights.tolist(), come, strict=True):
+            with _from_node(peer):
+                said = telling.read(row)
+            for total, one in zip(totals, said, strict=True):
+                total.add_(one, alpha=weight)
+        return [total.unsqueeze(0) for total in totals]
+
+    def mean(self, values: list[Tensor]) -> list[Tensor]:
+        """All-reduces, one a tensor; gloo and NCCL give all ranks the same bits."""
+        self._count_mean(values)
+        found = [x / self.topology.num_nodes for x in values]
+        with naming():
+            for x in found:
+                dist.all_reduce(x, group=self._peers.group)
+        return found
+
+    def gather(self, data: Tensor) -> Tensor:
+        """The tensors of all ranks, of one shape: for checks before the first round."""
+        return self._peers.gather(data)
+
+    def _exchange(self, outgoing: list[Tensor], lengths: list[int]) -> list[Tensor]:
+        """A row of bytes to each neighbour, and one of the given length from each."""
+        device = outgoing[0].device if outgoing else torch.device("cpu")
+        nothing = torch.empty(0, dtype=torch.uint8, device=device)
+        there, here = [nothing] * self._peers.size, [nothing] * self._peers.size
+        peers = self.ends.peers.tolist()
+        for peer, row, length in zip(peers, outgoing, lengths, strict=True):
+            there[peer] = row
+            here[peer] = torch.empty(length, dtype=torch.uint8, device=device)
+        self._peers.swap(there, here).wait()
+        return [here[peer] for peer in peers]
+
+    def _lengths(self, message: Tensor, most: int) -> list[int]:
+        """The lengths of the neighbours' messages, none of them longer than messages can be."""
+        peers = self.ends.peers.tolist()
+        own = torch.tensor([len(message)]).view(torch.uint8).to(message.device)
+        rows = self._exchange([own] * len(peers), [8] * len(peers))
+        lengths = [int(row.cpu().view(torch.int64)) for row in rows]
+        for peer, length in zip(peers, lengths, strict=True):
+            with _from_node(peer):
+                require(0 <= length <= most, f"have 0 to {most} bytes, got {length}")
+        return lengths
+
+
+@contextmanager
+def _from_node(peer: int) -> Iterator[None]:
+    """Names the neighbour in errors about its messages."""
+    try:
+        yield
+    except WireError as error:
+        raise WireError(f"node {peer}: {error}") from error
