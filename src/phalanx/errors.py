@@ -94,6 +94,10 @@ class WireError(PhalanxError):
     """Bytes that came from a peer are not a message of this compressor about this tensor."""
 
 
+class DriftError(PhalanxError):
+    """Two sides that must remember the same of a sample do not: go on from the last checkpoint."""
+
+
 class NotFiniteError(PhalanxError):
     """Tensors with NaN or infinity were to be averaged; nothing was, and no memory changed.
 

@@ -9,7 +9,17 @@ import sys
 import pytest
 from safetensors import safe_open
 
-from phalanx import aggregation, attacks, coding, compression, data, gossip, models, training
+from phalanx import (
+    aggregation,
+    attacks,
+    coding,
+    compression,
+    data,
+    gossip,
+    models,
+    pipeline,
+    training,
+)
 from phalanx.cli.main import COMMANDS
 
 EXAMPLE = [
@@ -123,26 +133,27 @@ def test_report_redraws_one_run_or_compares_several(phalanx, tmp_path):
 
 # Public classes that are no algorithms to choose from: they are not listed.
 HELPERS = """
-    AccordionBatch AccordionBatchSampler Aggregate AllGather AllReduce AllToAll Averaged BatchState
-    BatchTrial Chain CodedLeastSquares CodedMatmul CodedMatrix CodedShuffle CodedShuffleSampler
-    Collected Consensus CriticalRegimes Decoded DiversityMonitor Ends Evaluation Geometry
-    GossipOptimizer GossipRound GradientDiversity Holdings Inbox Job LargestBatch LinkOutlook
-    LinkPlanner Memory Message Mixed Mixtures Network OneBitAdam Outlook ParameterGossip Part Party
-    Planner Product RayMatmul RayMatmulSession RayShuffle RayShuffleSession Regime Reputation
-    Round Rounds RowCache Run Shard ShufflePlan Splits Spread Standing Telling TimedProduct
-    Topology Traffic Verdict View WorkerMomentum
+    AccordionBatch AccordionBatchSampler ActivationBoundary Aggregate AllGather AllReduce
+    AllToAll Averaged BatchState BatchTrial Chain CodedLeastSquares CodedMatmul CodedMatrix
+    CodedShuffle CodedShuffleSampler Collected CompressedPipeline Consensus CriticalRegimes
+    Decoded DiversityMonitor Ends Estimate Evaluation Geometry GossipOptimizer GossipRound
+    GradientDiversity Holdings Inbox Job LargestBatch LinkOutlook LinkPlanner Memory Message
+    Mixed Mixtures Network OneBitAdam Outlook ParameterGossip Part Party Plan Planner Product
+    RayMatmul RayMatmulSession RayShuffle RayShuffleSession Regime Reputation Round Rounds
+    RowCache Run Shard ShufflePlan SimulatedPipeline Splits Spread Standing Telling
+    TimedProduct Topology Traffic Verdict View WorkerMomentum
 """
 
 
 @pytest.mark.parametrize(
-    "room", [coding, aggregation, attacks, compression, data, models, training, gossip]
+    "room", [coding, aggregation, attacks, compression, data, models, training, gossip, pipeline]
 )
 def test_list_names_every_public_algorithm(phalanx, room):
     short = room.__name__.rpartition(".")[2]
     code, out, _ = phalanx("list", "--room", short)
     assert code == 0
     headers = re.findall(r"^\W*name\W+what it does", phalanx("list")[1], re.M)
-    assert len(headers) == 9  # tables: one a room
+    assert len(headers) == 10  # tables: one a room
     for name in set(room.__all__) - set(HELPERS.split()):
         found = getattr(room, name)
         if inspect.isclass(found) and not inspect.isabstract(found):

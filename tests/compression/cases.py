@@ -80,5 +80,6 @@ CASES = [
     Uncompressed(),
     UniformQuantization(),
     UniformQuantization(bucket_size=6, bits=2),
+    UniformQuantization(bucket_size=7, bits=3),
     UniformQuantization(bucket_size=9, bits=4),
 ]

@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 import phalanx
 from ddp.ranks import Ranks
 from phalanx.coding import DracoRepetition
+from phalanx.compression import TopK
 from phalanx.data import Digits, IidShards
 from phalanx.models import MLP, Softmax
 from phalanx.randomness import seeded
@@ -231,9 +232,10 @@ def test_a_run_that_resumes_goes_on_with_the_same_figures(tmp_path):
     [
         {"code": DracoRepetition(3, 1), "num_workers": 3, "batch_size": 3},
         {"worker_momentum": WorkerMomentum()},
+        {"compressor": TopK()},
         {"shards": IidShards()},
     ],
-    ids=["code", "momentum", "shards"],
+    ids=["code", "momentum", "compressor", "shards"],
 )
 def test_messages_that_are_no_gradients_of_like_samples_are_not_measured(options):
     with pytest.raises(ValueError, match="measure_diversity needs workers that send gradients"):

@@ -18,6 +18,7 @@ Room = Literal[
     "aggregation",
     "attacks",
     "compression",
+    "pipeline",
     "privacy",
     "data",
     "models",

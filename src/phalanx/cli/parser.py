@@ -19,11 +19,23 @@ from phalanx import (
     data,
     gossip,
     models,
+    pipeline,
     privacy,
     training,
 )
 
-ROOMS = (coding, aggregation, attacks, compression, privacy, data, models, training, gossip)
+ROOMS = (
+    coding,
+    aggregation,
+    attacks,
+    compression,
+    privacy,
+    data,
+    models,
+    training,
+    gossip,
+    pipeline,
+)
 """Where the command line looks for names: what their `__all__` lists."""
 
 _KINDS = {

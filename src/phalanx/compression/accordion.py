@@ -66,10 +66,11 @@ class Accordion(Compressor):
     Before the first two checks, and from a drop of the learning rate to the next check, compression
     is low. Drops are either known before (`milestones`), or announced (`alert`), on all workers.
 
-    All workers come to the same levels, as they look at the same norms, and at the same time. A
-    change of level keeps the memory of errors and the columns of warm factors that both levels
-    have. Put error feedback inside, around both levels, or around neither: then the norms are
-    those of gradients without memory.
+    All workers come to the same levels, as they look at the same norms, and at the same time. Where
+    tensors are encoded one by one (`update`; robust rules want that), every worker goes by its own
+    tensor, and its messages say their level. A change of level keeps the memory of errors and the
+    columns of warm factors that both levels have. Put error feedback inside, around both levels, or
+    around neither: then the norms are those of gradients without memory.
 
     Wire: in a round that of the level, nothing else; once in `interval` epochs one number a tensor,
     unless the norm is that of the aggregate. A single message has its level before it: one byte,

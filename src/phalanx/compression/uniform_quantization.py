@@ -1,7 +1,6 @@
 """Rounding to the nearest of a few levels."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int16
@@ -27,17 +26,17 @@ class UniformQuantization(GridQuantizer):
     tensor([ 1.,  1.,  0., -1.])
     """
 
-    bits: Literal[2, 4, 8] = 8
-    """Bits a value takes, its sign among them."""
+    bits: int = 8
+    """Bits a value takes, its sign among them: 2 to 8."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.bits not in (2, 4, 8):
-            raise ValueError(f"bits must be 2, 4 or 8, got {self.bits}")
+        if not 2 <= self.bits <= 8:
+            raise ValueError(f"bits must be from 2 to 8, got {self.bits}")
 
     @property
     def num_levels(self) -> int:
-        """1, 7 or 127."""
+        """1, 3, 7, ... 127."""
         return (1 << (self.bits - 1)) - 1
 
     def contraction(self, dim: int) -> float | None:

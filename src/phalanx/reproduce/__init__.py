@@ -1,6 +1,7 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
 from phalanx.reproduce.accordion import AccordionRecipe
+from phalanx.reproduce.activation_compression import ActivationCompression
 from phalanx.reproduce.base import Finding, Findings, Recipe
 from phalanx.reproduce.coded_computation import CodedComputation
 from phalanx.reproduce.coded_shuffling import CodedShuffling
@@ -16,6 +17,7 @@ from phalanx.reproduce.stochastic_block_code import StochasticBlockCodes
 
 __all__ = [
     "AccordionRecipe",
+    "ActivationCompression",
     "CodedComputation",
     "CodedShuffling",
     "Detox",

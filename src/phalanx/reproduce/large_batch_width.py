@@ -250,7 +250,7 @@ class LargeBatchWidth(Recipe):
                 "—",
             ),
             Finding(
-                "Diversity grows as training goes, hence the equal loss; untrained networks have:",
+                "Diversity grows as training goes, hence the equal loss. Before:",
                 NOT_QUOTED,
                 ", ".join(f"{one.name}: {one.untrained:.0f}" for one in shapes),
                 "—",

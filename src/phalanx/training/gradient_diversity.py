@@ -17,7 +17,7 @@ from phalanx.training.batches import fetch
 from phalanx.training.evaluation import with_statistics
 from phalanx.training.job import Loss
 
-_BLOCK_BYTES = 2**26  # gradients held at a time, if the chunk size is left to us
+_BLOCK_BYTES = 2**24  # gradients held at a time, if the chunk size is left to us
 
 
 class GradientDiversity(NamedTuple):
@@ -82,7 +82,7 @@ def gradient_diversity(
         loss: mean loss over a batch, from the model's output and the targets.
         num_samples: how many, drawn at random; None for all.
         chunk_size: samples whose gradients are computed by one call of `torch.func.vmap`; 1 for
-            models that it cannot take. As many as fit into 64 MiB by default. The result does not
+            models that it cannot take. As many as fit into 16 MiB by default. The result does not
             depend on it but for rounding.
         seed: of the draw.
 

@@ -103,8 +103,9 @@ def train(
             survives. By default nobody is excluded.
         measure_diversity: writes the gradient diversity of every round into its metrics, as
             estimated from messages that are not suspected, see `DiversityMonitor`; for workers that
-            draw their samples alike and send their gradients: under a rule, without momentum. Where
-            a rule suspects honest messages, those left are alike, and the estimate is too low.
+            draw their samples alike and send their gradients: under a rule, without momentum or
+            compressor. Where a rule suspects honest messages, those left are alike, and the
+            estimate is too low.
         test: data to evaluate on.
         out: a folder for metrics, checkpoints and weights; nothing is written if None. It is made
             once the first round has been decoded: arguments that do not fit leave nothing behind.
@@ -199,11 +200,11 @@ def _survived(method: Code | Aggregator | None) -> int:
 
 
 def _monitor(job: Job, shards: Shards | None) -> DiversityMonitor:
-    fits = isinstance(job.code, Uncoded) and job.worker_momentum is None and shards is None
-    if not fits:
+    changed = job.worker_momentum is not None or job.compressor is not None
+    if changed or shards is not None or not isinstance(job.code, Uncoded):
         raise ValueError(
             "measure_diversity needs workers that send gradients of samples that are drawn alike: "
-            "a rule, no worker_momentum, no shards"
+            "a rule, no worker_momentum, no compressor, no shards"
         )
     return DiversityMonitor(job.code.num_workers, job.batch_size // job.code.num_partitions)
 

@@ -1,0 +1,27 @@
+"""Training in stages over slow links: activations, and their gradients, in a few bits."""
+
+from phalanx.pipeline.activation_difference import ActivationDifference
+from phalanx.pipeline.base import ActivationCodec
+from phalanx.pipeline.boundary import ActivationBoundary, Plan, Traffic
+from phalanx.pipeline.buffers import buffer_bytes
+from phalanx.pipeline.gradients import average_gradients
+from phalanx.pipeline.pipeline import CompressedPipeline
+from phalanx.pipeline.sample_quantization import SampleQuantization
+from phalanx.pipeline.settings import Estimate
+from phalanx.pipeline.simulation import SimulatedPipeline
+from phalanx.pipeline.splitting import split
+
+__all__ = [
+    "ActivationBoundary",
+    "ActivationCodec",
+    "ActivationDifference",
+    "CompressedPipeline",
+    "Estimate",
+    "Plan",
+    "SampleQuantization",
+    "SimulatedPipeline",
+    "Traffic",
+    "average_gradients",
+    "buffer_bytes",
+    "split",
+]
