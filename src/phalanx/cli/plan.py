@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from phalanx.cli import plan_delays
+from phalanx.cli import plan_delays, plan_link
 from phalanx.cli.console import console
 from phalanx.cli.train import MakeModel, default_out, usable
 from phalanx.compression import Compressor
@@ -140,7 +140,6 @@ def _plan_link(
     folder: Path,
 ) -> None:
     # Imported where it is used: see `_plan_delays`.
-    from phalanx.cli import plan_link
     from phalanx.reporting import write_link_plan
 
     if batch_size < 1:

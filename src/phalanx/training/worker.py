@@ -187,6 +187,7 @@ class Worker:
             tuple(part.unpack().to(self._device, copy=True) for part in state)
             for state in known.compression
         )
+        self._history = (_Held(0, self._momentum, self._compression),)
 
 
 def own_message(
