@@ -46,7 +46,7 @@ def test_one_stage_is_the_model(alone, schedule):
 
 
 def test_gradients_of_one_replica_are_its_own_compressed(alone):
-    compressor = ErrorFeedback(UniformQuantization(4, bucket_size=32))
+    compressor = ErrorFeedback(UniformQuantization(bits=4, bucket_size=32))
     inputs, targets = cases.data()
     pipeline = made(gradients=compressor, replicas=dist.group.WORLD)
     pipeline.step(ALL, inputs, targets)
