@@ -1,5 +1,6 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
+from phalanx.reproduce.atomo import AtomoRecipe
 from phalanx.reproduce.base import Finding, Findings, Recipe
 from phalanx.reproduce.coded_computation import CodedComputation
 from phalanx.reproduce.coded_shuffling import CodedShuffling
@@ -7,12 +8,15 @@ from phalanx.reproduce.detox import Detox
 from phalanx.reproduce.draco import Draco
 from phalanx.reproduce.erasure_head import ErasureHeads
 from phalanx.reproduce.learning_from_history import LearningFromHistory
+from phalanx.reproduce.power_sgd import PowerSGDRecipe
+from phalanx.reproduce.random_block import RandomBlocks
 from phalanx.reproduce.resampling import ResamplingAndBucketing
 from phalanx.reproduce.run import recipes, reproduce
 from phalanx.reproduce.secure_aggregation import SecureAggregationRecipe
 from phalanx.reproduce.stochastic_block_code import StochasticBlockCodes
 
 __all__ = [
+    "AtomoRecipe",
     "CodedComputation",
     "CodedShuffling",
     "Detox",
@@ -21,6 +25,8 @@ __all__ = [
     "Finding",
     "Findings",
     "LearningFromHistory",
+    "PowerSGDRecipe",
+    "RandomBlocks",
     "Recipe",
     "ResamplingAndBucketing",
     "SecureAggregationRecipe",
