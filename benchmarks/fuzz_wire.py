@@ -1,7 +1,7 @@
-"""Hours of forged bytes for every compressor, by hand: pytest does not collect this file.
+"""Hours of forged bytes for every compressor, by hand.
 
     pip install atheris
-    PYTHONPATH=src:tests python tests/fuzz_wire.py FAMILY [-max_total_time=120]
+    PYTHONPATH=src:tests python benchmarks/fuzz_wire.py FAMILY [-max_total_time=120]
 
 FAMILY is the name of a compressor's class, or `all`. Whatever the bytes, `from_bytes` raises a
 `WireError` or returns a message of exactly these bytes, which decodes to finite values.
@@ -15,24 +15,25 @@ with atheris.instrument_imports(include=["phalanx"]):
     import torch
 
     from compression.cases import CASES
+    from phalanx.compression import Compressor
     from phalanx.errors import WireError
 
 SHAPES = [(7, 13), (5,), (), (0, 3), (9, 3, 2)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
 
-def family(name: str) -> list:
+def family(name: str) -> list[Compressor]:
     """The cases of a class, those within error feedback left out: they share its wire format."""
     return [one for one in CASES if name in ("all", type(one).__name__)]
 
 
-def honest(compressor, shape, dtype, seed: int) -> bytes:
+def honest(compressor: Compressor, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> bytes:
     source = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=source).to(dtype)
     return compressor.encode(x, source).to_bytes()
 
 
-def forge(data: bytes, compressors: list) -> None:
+def forge(data: bytes, compressors: list[Compressor]) -> None:
     """The first bytes choose what is attacked, and whether an honest message is changed."""
     feed = atheris.FuzzedDataProvider(data)
     compressor = compressors[feed.ConsumeIntInRange(0, len(compressors) - 1)]
