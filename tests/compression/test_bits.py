@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phalanx.compression import bits
-from phalanx.compression.elias import decode_omega, encode_omega
+from phalanx.compression.elias import decode_gamma, decode_omega, encode_gamma, encode_omega
 from phalanx.errors import WireError
 
 WORDS = {
@@ -67,24 +67,43 @@ def test_bits_an_index(share, most):
     assert 8 * bits.indices_length(dim, count) / count <= most
 
 
-def test_published_code_words():
-    for number, word in WORDS.items():
-        assert "".join(map(str, encode_omega(np.array([number])))) == word
+GAMMA_WORDS = {1: "1", 2: "010", 3: "011", 4: "00100", 8: "0001000"}
+CODES = {"omega": (encode_omega, decode_omega), "gamma": (encode_gamma, decode_gamma)}
+codes = pytest.mark.parametrize("code", CODES.values(), ids=CODES)
 
 
-def test_many_numbers():
+@pytest.mark.parametrize(
+    ("encode", "words"), [(encode_omega, WORDS), (encode_gamma, GAMMA_WORDS)], ids=CODES
+)
+def test_published_code_words(encode, words):
+    for number, word in words.items():
+        assert "".join(map(str, encode(np.array([number])))) == word
+
+
+@codes
+def test_many_numbers(code):
+    encode, decode = code
     exponents = np.random.default_rng(0).uniform(0, 31, 100_000)
     numbers = np.minimum(2**exponents, 2**31 - 1).astype(np.int64)
-    assert np.array_equal(decode_omega(encode_omega(numbers), len(numbers)), numbers)
+    assert np.array_equal(decode(encode(numbers), len(numbers)), numbers)
 
 
+@codes
+def test_numbers_that_are_too_large_are_refused(code):
+    encode, decode = code
+    with pytest.raises(WireError, match="whole Elias codes"):
+        decode(encode(np.array([3, 2**31])), 2)
+
+
+@codes
 @given(stream=st.lists(st.integers(0, 1), max_size=80), count=st.integers(0, 20))
-def test_any_bits_decode_or_are_refused(stream, count):
+def test_any_bits_decode_or_are_refused(code, stream, count):
+    encode, decode = code
     stream = np.array(stream, dtype=np.uint8)
     try:
-        numbers = decode_omega(stream, count)
+        numbers = decode(stream, count)
     except WireError:
         return
-    again = encode_omega(numbers)
+    again = encode(numbers)
     assert np.array_equal(again, stream[: len(again)])
     assert not stream[len(again) :].any()

@@ -100,7 +100,7 @@ def test_bytes_do_not_grow_with_the_number_of_workers():
 
 
 @pytest.mark.parametrize(
-    "inner", [Atomo(), QSGD(coding="elias"), ErrorFeedback(ScaledSign())], ids=repr
+    "inner", [Atomo(), QSGD(coding="elias-sparse"), ErrorFeedback(ScaledSign())], ids=repr
 )
 def test_what_does_not_fit_is_refused(inner):
     with pytest.raises(ValueError, match="inner must have messages of a fixed size, and neither"):

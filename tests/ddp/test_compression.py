@@ -38,7 +38,7 @@ COMPRESSORS = [
     ErrorFeedback(ScaledSign()),
     ErrorFeedback(RandomBlock(ratio=0.2, rescale=False)),
     HalfPrecision("bfloat16"),
-    QSGD(coding="elias"),
+    QSGD(coding="elias-sparse"),
     SignSGD(),
     TernGrad(),
     Uncompressed(),

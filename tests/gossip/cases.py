@@ -45,7 +45,7 @@ MORE = [
     ChocoSGD(TopK(ratio=0.2), consensus_rate=0.1),
     ChocoSGD(RandomBlock(ratio=0.3, rescale=False, shared=False), consensus_rate=0.2),
     ChocoSGD(QSGD(levels=127, norm="max"), consensus_rate=0.5),
-    ChocoSGD(QSGD(bucket_size=5, levels=4, norm="max", coding="elias"), consensus_rate=0.2),
+    ChocoSGD(QSGD(bucket_size=5, levels=4, norm="max", coding="elias-sparse"), consensus_rate=0.2),
     ChocoSGD(PowerSGD(rank=1, min_compression=1.0), consensus_rate=0.2),
     DeepSqueeze(UniformQuantization(bucket_size=6, bits=4), consensus_rate=0.2),
     DeepSqueeze(HalfPrecision(), consensus_rate=0.5),

@@ -21,7 +21,7 @@ from phalanx.gossip import (
 pytestmark = pytest.mark.slow
 NUM_RANKS = 4
 STEPS = 5
-ELIAS = ChocoSGD(QSGD(coding="elias"))  # messages of any length
+ELIAS = ChocoSGD(QSGD(coding="elias-sparse"))  # messages of any length
 
 
 @pytest.fixture(scope="module")

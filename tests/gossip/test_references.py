@@ -227,7 +227,7 @@ def test_bytes_by_hand():
     signs = [4 + (x[0].numel() + 7) // 8 for x in values.values()]
     assert torch.equal(sent(ChocoSGD()), sum(signs) * neighbours)
     assert torch.equal(sent(DeepSqueeze()), sum(signs) * neighbours)
-    elias = QSGD(coding="elias")
+    elias = QSGD(coding="elias-sparse")
     assert torch.equal(
         sent(ChocoSGD(elias)),
         (_elias_bytes(elias, values) + 8 * len(values) + 8) * neighbours,

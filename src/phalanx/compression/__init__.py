@@ -25,15 +25,18 @@ from phalanx.compression.power_sgd import PowerSGD
 from phalanx.compression.qsgd import QSGD
 from phalanx.compression.random_block import RandomBlock
 from phalanx.compression.random_k import RandomK
+from phalanx.compression.randomized_singular_vectors import RandomizedSingularVectors
 from phalanx.compression.scaled_sign import ScaledSign
 from phalanx.compression.sign_sgd import SignSGD
 from phalanx.compression.signum import Signum
 from phalanx.compression.simulation import simulate, together
 from phalanx.compression.tern_grad import TernGrad
+from phalanx.compression.threshold import SampledTopK, Threshold
 from phalanx.compression.top_k import TopK
 from phalanx.compression.two_stage import TwoStage
 from phalanx.compression.uncompressed import Uncompressed
 from phalanx.compression.uniform_quantization import UniformQuantization
+from phalanx.compression.whole_gradient import WholeGradient
 
 __all__ = [
     "QSGD",
@@ -60,19 +63,23 @@ __all__ = [
     "PowerSGD",
     "RandomBlock",
     "RandomK",
+    "RandomizedSingularVectors",
     "Regime",
     "Request",
     "Round",
+    "SampledTopK",
     "ScaledSign",
     "SignSGD",
     "Signum",
     "SingularVectors",
     "TernGrad",
+    "Threshold",
     "TopK",
     "TwoStage",
     "Uncompressed",
     "UniformQuantization",
     "Waves",
+    "WholeGradient",
     "average",
     "communicate",
     "frame",

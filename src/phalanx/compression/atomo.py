@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression.atoms import Atoms, SingularVectors
+from phalanx.compression.atoms import Atoms, Budget, SingularVectors
 from phalanx.compression.base import Compressor, Shape
-from phalanx.compression.grid import norms
 from phalanx.compression.message import Part
-from phalanx.compression.sampling import Sampling, probabilities, sample, threshold
+from phalanx.compression.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,13 @@ class Atomo(Compressor):
 
     atoms: Atoms = field(default_factory=SingularVectors)
     """What the tensor is made of."""
-    budget: float | Literal["l2", "max"] = 3.0
+    budget: Budget = 3.0
     """Atoms kept, on average (s); or a norm of the coefficients, whose ratio to their sum it is."""
     sampling: Sampling = "systematic"
     """Whether as many atoms are kept as the budget says, but for rounding; or each by itself."""
+    bytes_budget: float | None = None
+    """Bytes that the atoms of a tensor take, on average, instead of `budget`, where it is given;
+    values of entries or waves that are certain come on top."""
 
     def __post_init__(self) -> None:
         if isinstance(self.budget, str):
@@ -50,6 +51,10 @@ class Atomo(Compressor):
             raise ValueError(f"budget must be above 0, got {self.budget}")
         if self.sampling not in ("systematic", "bernoulli"):
             raise ValueError(f"sampling must be systematic or bernoulli, got {self.sampling}")
+        if self.bytes_budget is not None:
+            if not self.bytes_budget > 0:
+                raise ValueError(f"bytes_budget must be above 0, got {self.bytes_budget}")
+            self.atoms.affordable(self.bytes_budget, (1,), torch.float32)
 
     @property
     def random(self) -> bool:
@@ -69,7 +74,7 @@ class Atomo(Compressor):
     @property
     def per_tensor_shape(self) -> bool:
         """True where atoms are matrices."""
-        return isinstance(self.atoms, SingularVectors)
+        return self.atoms.per_tensor_shape
 
     def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
         """That of the atoms."""
@@ -77,10 +82,7 @@ class Atomo(Compressor):
 
     def pack(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         """Analyses, draws, and keeps."""
-        sizes, handle = self.atoms.analyse(x)
-        tau = self._threshold(sizes)
-        kept = sample(probabilities(sizes, tau), self.sampling, generator)
-        return self.atoms.pack(handle, kept, sizes, tau)
+        return self.atoms.sparsify(x, self._budget(x), self.sampling, generator)
 
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         """The sum of the atoms that were sent."""
@@ -92,13 +94,9 @@ class Atomo(Compressor):
 
     def variance(self, x: Float[Tensor, "..."]) -> float:
         """`E ||C(x) - x||^2` of this tensor, exactly."""
-        sizes, _ = self.atoms.analyse(x)
-        chances = probabilities(sizes, self._threshold(sizes)).double()
-        wide = sizes.double()
-        return float(torch.where(wide > 0, wide * wide * (1 / chances - 1), 0.0).sum())
+        return self.atoms.variance(x, self._budget(x))
 
-    def _threshold(self, sizes: Float[Tensor, " atoms"]) -> Float[Tensor, ""]:
-        """The size from which on an atom is certain."""
-        if isinstance(self.budget, str):
-            return norms(sizes[None], self.budget)[0]
-        return threshold(sizes, self.budget)
+    def _budget(self, x: Float[Tensor, "..."]) -> Budget:
+        if self.bytes_budget is None:
+            return self.budget
+        return self.atoms.affordable(self.bytes_budget, tuple(x.shape), x.dtype)

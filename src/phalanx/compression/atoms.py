@@ -1,16 +1,19 @@
 """What a tensor is made of: entries, waves or singular vectors."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from phalanx.compression.base import Shape, working
 from phalanx.compression.bits import (
     check_packed,
+    empty,
     indices_length,
     pack_indices,
     pack_signs,
@@ -18,7 +21,13 @@ from phalanx.compression.bits import (
     unpack_indices,
     unpack_signs,
 )
+from phalanx.compression.grid import norms
 from phalanx.compression.message import Part, fixed, num_values, require
+from phalanx.compression.sampling import Sampling, probabilities, sample, threshold
+
+Budget = float | Literal["l2", "max"]
+"""Atoms that are kept on average; or a norm of the sizes, whose ratio to their sum it is."""
+Reshape = Literal["out-first", "paper"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,35 @@ class Atoms(ABC):
         self, handle: tuple[Tensor, ...], kept: Tensor, sizes: Tensor, tau: Tensor
     ) -> tuple[Tensor, ...]:
         """Those atoms that are kept, each divided by its probability `min(1, size / tau)`."""
+
+    @property
+    def per_tensor_shape(self) -> bool:
+        """Whether the atoms depend on the shape of a tensor, not only on how many values it has."""
+        return False
+
+    def affordable(self, num_bytes: float, shape: Shape, dtype: torch.dtype) -> float:
+        """How many atoms these bytes buy, on average."""
+        raise ValueError(f"bytes_budget must be None: what atoms cost is not said by {self}")
+
+    def level(self, sizes: Float[Tensor, " atoms"], budget: Budget) -> Float[Tensor, ""]:
+        """The size from which on an atom is certain (tau)."""
+        if isinstance(budget, str):
+            return norms(sizes[None], budget)[0]
+        return threshold(sizes, budget)
+
+    def sparsify(
+        self, x: Tensor, budget: Budget, sampling: Sampling, generator: torch.Generator | None
+    ) -> tuple[Tensor, ...]:
+        """The parts of a message: analyses, draws and packs."""
+        sizes, handle = self.analyse(x)
+        tau = self.level(sizes, budget)
+        kept = sample(probabilities(sizes, tau), sampling, generator)
+        return self.pack(handle, kept, sizes, tau)
+
+    def variance(self, x: Tensor, budget: Budget) -> float:
+        """The expected squared error, exactly."""
+        sizes, _ = self.analyse(x)
+        return spread(sizes, self.level(sizes, budget))
 
     @abstractmethod
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
@@ -81,22 +119,25 @@ class Basis(Atoms):
     ) -> tuple[Tensor, ...]:
         """Atoms below `tau` by their signs, the others by their coefficients."""
         (coefficients,) = handle
-        dim, small = len(sizes), sizes < tau
-        signed = (kept & small).nonzero().flatten()
-        exact = (kept & ~small).nonzero().flatten()
-        count = torch.tensor([len(signed)], device=tau.device)
-        signs = pack_signs(coefficients[signed])
-        positions = pack_indices(signed, dim), signs, pack_indices(exact, dim)
-        return tau.view(1), count, *positions, coefficients[exact]
+        return pack_chosen(coefficients, kept.nonzero().flatten(), tau)
+
+    def affordable(self, num_bytes: float, shape: Shape, dtype: torch.dtype) -> float:
+        """As many as find place with a sign, and a position in an Elias-Fano code.
+
+        Values of those that are certain come on top: few, if a tenth of the atoms are kept.
+        """
+        dim = num_values(shape)
+        found = 8 * num_bytes
+        for _ in range(20):  # fewer atoms have positions that are longer
+            found = 8 * num_bytes / entry_bits(dim, found)
+        return found
 
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         """The inverse of the coefficients that were sent, zeros elsewhere."""
         tau, count, signed, signs, exact, values = parts
         dim, number = num_values(shape), int(count)
-        coefficients = torch.zeros(dim, dtype=tau.dtype, device=tau.device)
-        coefficients[unpack_indices(signed, dim, number)] = (
-            unpack_signs(signs, number, tau.dtype) * tau
-        )
+        coefficients = empty(dim, tau).zero_()
+        coefficients[unpack_indices(signed, dim, number)] = unpack_signs(signs, number, tau)
         coefficients[unpack_indices(exact, dim, values.numel())] = values
         return self.inverse(coefficients)
 
@@ -155,9 +196,39 @@ class SingularVectors(Atoms):
     Wire: two vectors an atom.
     """
 
+    reshape: Reshape = "out-first"
+    """Which matrix a tensor is: its first axis against all others; or as ATOMO's authors have it,
+    which is tall and thin, quick to decompose, and takes many times more bytes an atom."""
+
+    def __post_init__(self) -> None:
+        if self.reshape not in ("out-first", "paper"):
+            raise ValueError(f"reshape must be out-first or paper, got {self.reshape}")
+
+    @property
+    def per_tensor_shape(self) -> bool:
+        """True."""
+        return True
+
+    def affordable(self, num_bytes: float, shape: Shape, dtype: torch.dtype) -> float:
+        """Two vectors an atom."""
+        return num_bytes / (working(dtype).itemsize * sum(self.sides(shape)))
+
+    def sides(self, shape: Shape) -> tuple[int, int]:
+        """Rows and columns of the matrix."""
+        rest = num_values(shape[1:])
+        if self.reshape == "out-first" or not shape:
+            return (shape[0], rest) if shape else (1, 1)
+        if len(shape) == 1:
+            return (shape[0], 1) if shape[0] % 2 else (shape[0] // 2, 2)
+        kernel = num_values(shape[2:])
+        rows = shape[0] * shape[1]
+        if kernel == 1:
+            return shape[0], shape[1]
+        return (rows, kernel) if rows % 2 else (rows // 2, 2 * kernel)
+
     def analyse(self, x: Tensor) -> tuple[Float[Tensor, " atoms"], tuple[Tensor, ...]]:
         """Singular values from the largest on; left and right vectors with the values in them."""
-        matrix = _as_matrix(x)
+        matrix = x.reshape(self.sides(tuple(x.shape))).to(working(x.dtype))
         wide = matrix.shape[0] < matrix.shape[1]
         tall = matrix.T if wide else matrix
         scale = tall.abs().max()
@@ -169,7 +240,7 @@ class SingularVectors(Atoms):
 
     def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
         """Left vectors, right vectors: any number of atoms up to the smaller side."""
-        rows, columns = _sides(shape)
+        rows, columns = self.sides(shape)
         most = min(rows, columns)
         return Part(working(dtype), 0, most * rows), Part(working(dtype), 0, most * columns)
 
@@ -183,22 +254,40 @@ class SingularVectors(Atoms):
 
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         """The sum of the outer products."""
-        rows, columns = _sides(shape)
+        rows, columns = self.sides(shape)
         left, right = parts[0].view(-1, rows), parts[1].view(-1, columns)
         return (left.T @ right).nan_to_num()  # forged vectors may overflow
 
     def check(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> None:
         """There are as many left vectors as right ones, and these are whole."""
-        rows, columns = _sides(shape)
+        rows, columns = self.sides(shape)
         number, rest = divmod(parts[0].numel(), rows)
         require(rest == 0, "have whole vectors")
         require(parts[1].numel() == number * columns, "have as many left vectors as right ones")
 
 
-def _sides(shape: Shape) -> tuple[int, int]:
-    """First axis, all others."""
-    return (shape[0], num_values(shape[1:])) if shape else (1, 1)
+def spread(sizes: Float[Tensor, " atoms"], tau: Float[Tensor, ""]) -> float:
+    """`sum of size^2 (1 / p - 1)`: the variance of atoms that are certain from `tau` on."""
+    chances, wide = probabilities(sizes, tau).double(), sizes.double()
+    return float(torch.where(wide > 0, wide * wide * (1 / chances - 1), 0.0).sum())
 
 
-def _as_matrix(x: Tensor) -> Float[Tensor, "rows columns"]:
-    return x.reshape(_sides(tuple(x.shape))).to(working(x.dtype))
+def entry_bits(dim: int, count: float) -> float:
+    """Bits of an entry's sign and position, if about so many of `dim` are sent."""
+    return 3 + max(0.0, math.log2(dim / count)) if 0 < count < dim else 2.0
+
+
+def pack_chosen(
+    coefficients: Float[Tensor, " dim"], chosen: Int64[Tensor, " chosen"], tau: Float[Tensor, ""]
+) -> tuple[Tensor, ...]:
+    """Those below `tau` by their signs, the others by their values."""
+    dim, device = coefficients.numel(), coefficients.device
+    values = coefficients[chosen]
+    small = values.abs() < tau
+    exact, large = chosen[:0], values[:0]
+    if not small.all():
+        exact, large = chosen[~small], values[~small]
+        chosen, values = chosen[small], values[small]
+    count = torch.tensor([len(chosen)], device=device)
+    positions = pack_indices(chosen, dim), pack_signs(values), pack_indices(exact, dim)
+    return tau.view(1), count, *positions, large

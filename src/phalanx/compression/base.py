@@ -315,11 +315,5 @@ def within(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values.to(working(values.dtype)).clamp(limits.min, limits.max).to(dtype)
 
 
-def uniforms(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draws from [0, 1), as many as `x` has values, in its dtype and on its device."""
-    device = generator.device if generator is not None else x.device
-    return torch.rand(x.numel(), generator=generator, dtype=x.dtype, device=device).to(x.device)
-
-
 def _same_dtype(messages: list[Message]) -> bool:
     return len({message.dtype for message in messages}) == 1

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int16
+from jaxtyping import Float, Int8
 from torch import Tensor
 
 from phalanx.compression.base import Compressor, Shape, working
-from phalanx.compression.bits import check_packed, pack, packed_length, unpack
+from phalanx.compression.bits import check_packed, empty, pack, packed_length, unpack
+from phalanx.compression.draws import Uniforms
 from phalanx.compression.grid import buckets, num_buckets, values
 from phalanx.compression.message import Part, fixed, num_values, require
 
-_BLOCK = 1 << 16  # values at a time
+_BLOCK = 1 << 17  # values at a time: they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,49 @@ class GridQuantizer(Compressor):
         """Levels above zero."""
 
     @abstractmethod
-    def quantize(
-        self, rows: Float[Tensor, "buckets size"], generator: torch.Generator | None
-    ) -> tuple[Float[Tensor, " buckets"], Int16[Tensor, "buckets size"]]:
-        """Scales, and levels from `-num_levels` to `num_levels`."""
+    def scales(self, rows: Float[Tensor, "buckets size"]) -> Float[Tensor, " buckets"]:
+        """The scale of every bucket, at least 0."""
+
+    @abstractmethod
+    def round(
+        self,
+        heights: Float[Tensor, "buckets size"],
+        draws: Float[Tensor, "buckets size"] | None,
+    ) -> None:
+        """Rounds heights from 0 to `num_levels`, in place; with draws, if there is a generator."""
 
     def quantized(
         self, flat: Float[Tensor, " dim"], generator: torch.Generator | None
-    ) -> tuple[Float[Tensor, " buckets"], Int16[Tensor, "buckets size"]]:
-        """All buckets, as many at a time as stay in the cache."""
-        rows = buckets(flat, self.bucket_size)
-        depth = max(1, _BLOCK // rows.shape[1]) if flat.device.type == "cpu" else len(rows)
-        found = [self.quantize(block, generator) for block in rows.split(depth)]
-        return torch.cat([scales for scales, _ in found]), torch.cat([codes for _, codes in found])
+    ) -> tuple[Float[Tensor, " buckets"], Int8[Tensor, "buckets size"]]:
+        """Scales, and levels from `-num_levels` to `num_levels`: block by block."""
+        size = min(self.bucket_size, flat.numel())
+        number = num_buckets(flat.numel(), size)
+        wide = working(flat.dtype)
+        draws = None
+        if generator is not None and self.random:
+            draws = Uniforms(number * size, wide, generator, flat.device)
+        depth = max(1, _BLOCK // size) if flat.device.type == "cpu" else number
+        codes = torch.empty(number, size, dtype=torch.int8, device=flat.device)
+        heights, drawn = torch.empty(
+            2, min(depth, number) * size, dtype=wide, device=flat.device
+        ).unbind()
+        scales = []
+        for start in range(0, number, depth):
+            place = start * size
+            block = buckets(flat[place : place + depth * size], size)
+            found = self.scales(block)
+            # A bucket of zeros has a step, too, and a scale near zero one that is not zero.
+            steps = (found / self.num_levels).clamp_(min=torch.finfo(wide).tiny)
+            height = heights[: block.numel()].view_as(block)
+            torch.div(block, steps[:, None], out=height).abs_().clamp_(max=self.num_levels)
+            draw = None
+            if draws is not None:
+                out = drawn[: block.numel()]
+                draw = draws.part(place, place + block.numel(), out).view_as(block)
+            self.round(height, draw)
+            codes[start : start + depth] = height.copysign_(block)
+            scales.append(found)
+        return torch.cat(scales), codes
 
     @property
     def width(self) -> int:
@@ -61,21 +92,27 @@ class GridQuantizer(Compressor):
     def pack(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         """Levels are packed as numbers from 0 on."""
         scales, codes = self.quantized(x.view(-1), generator)
-        shifted = (codes.view(-1)[: x.numel()] + self.num_levels).to(torch.uint8)
+        # Levels below zero wrap around, and back.
+        shifted = codes.view(-1)[: x.numel()].view(torch.uint8).add_(self.num_levels)
         return scales, pack(shifted, self.width)
 
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         """Every level times its bucket's scale."""
         scales, packed = parts
         dim = num_values(shape)
-        shifted = unpack(packed, self.width, dim).to(torch.int16) - self.num_levels
-        return self.values(shifted, scales, dim)
+        codes = unpack(packed, self.width, dim).sub_(self.num_levels).view(torch.int8)
+        return self.values(codes, scales, dim)
 
-    def values(self, codes: Int16[Tensor, " dim"], scales: Tensor, dim: int) -> Tensor:
+    def values(self, codes: Int8[Tensor, " dim"], scales: Tensor, dim: int) -> Tensor:
         """What levels stand for, given the scales of their buckets."""
         size = min(self.bucket_size, dim)
-        rows = torch.nn.functional.pad(codes, (0, -dim % size)).view(-1, size)
-        return values(rows, scales, self.num_levels).view(-1)[:dim]
+        found = empty(len(scales) * size, scales)
+        whole = dim // size * size
+        values(codes[:whole].view(-1, size), scales, self.num_levels, found[:whole].view(-1, size))
+        if whole < dim:
+            last = torch.nn.functional.pad(codes[whole:], (0, size - dim + whole))
+            values(last[None], scales[-1:], self.num_levels, found[whole:][None])
+        return found[:dim]
 
     def check(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> None:
         """Scales are not negative, and there are no levels beyond the last."""

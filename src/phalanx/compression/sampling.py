@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from phalanx.compression.draws import uniforms
+
 Sampling = Literal["systematic", "bernoulli"]
 
 
@@ -49,10 +51,9 @@ def sample(
     Bernoulli: independently of each other. Systematic: in random order along a comb with one
     random offset, so that as many are kept as the probabilities add up to, but for rounding.
     """
-    where = generator.device if generator is not None else chances.device
     if method == "bernoulli":
-        drawn = torch.rand(len(chances), generator=generator, dtype=chances.dtype, device=where)
-        return drawn.to(chances.device) < chances
+        return uniforms(chances, generator) < chances
+    where = generator.device if generator is not None else chances.device
     order = torch.randperm(len(chances), generator=generator, device=where).to(chances.device)
     offset = torch.rand((), generator=generator, dtype=torch.float64, device=where)
     ends = (chances[order].double().cumsum(0) - offset.to(chances.device)).floor_()

@@ -11,7 +11,7 @@ from phalanx.compression.base import Compressor, Shape, working
 from phalanx.compression.bits import check_packed, pack_signs, packed_length, unpack_signs
 from phalanx.compression.message import Part, fixed, num_values, require
 
-_ROW = 4096  # magnitudes that are summed in their own precision
+_BLOCK = 1 << 15  # magnitudes that are summed in their own precision
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ScaledSign(Compressor):
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         """The scale with the signs."""
         scale, bits = parts
-        return unpack_signs(bits, num_values(shape), scale.dtype).mul_(scale)
+        return unpack_signs(bits, num_values(shape), scale)
 
     def check(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> None:
         """The scale is not negative, and bits after the last are zero."""
@@ -56,12 +56,10 @@ class ScaledSign(Compressor):
 
 
 def _mean_magnitude(flat: Float[Tensor, " dim"]) -> Float[Tensor, ""]:
-    """The mean of the magnitudes in the dtype of arithmetic; rows are summed first, then these."""
+    """The mean magnitude in the dtype of arithmetic; blocks are summed first, then these."""
     wide = working(flat.dtype)
-    whole = flat.numel() // _ROW * _ROW
-    rows: Tensor = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), 1, dim=1, dtype=wide)
-    rest: Tensor = torch.linalg.vector_norm(flat[whole:], 1, dtype=wide)
-    total = rows.sum(dtype=torch.float64) + rest
+    sums = [block.to(wide).abs().sum() for block in flat.split(_BLOCK)]
+    total = torch.stack(sums).sum(dtype=torch.float64)
     if not total.isfinite():  # a sum is too large for its dtype: then smaller numbers are summed
         return (flat.double() / flat.numel()).abs().sum().to(wide)
     return (total / flat.numel()).to(wide)

@@ -48,7 +48,7 @@ class SignSGD(Compressor):
 
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         """One with the signs."""
-        return unpack_signs(parts[0], num_values(shape), dtype)
+        return unpack_signs(parts[0], num_values(shape), parts[0].new_ones(1, dtype=dtype))
 
     def check(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> None:
         """Bits after the last are zero."""

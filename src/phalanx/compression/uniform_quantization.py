@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float, Int16
+from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression.grid import norms, share
+from phalanx.compression.grid import norms
 from phalanx.compression.quantization import GridQuantizer
 
 
@@ -44,10 +43,14 @@ class UniformQuantization(GridQuantizer):
         size = min(dim, self.bucket_size)
         return max(1 / size, 1 - (size - 1) / (2 * self.num_levels) ** 2)
 
-    def quantize(
-        self, rows: Float[Tensor, "buckets size"], generator: torch.Generator | None
-    ) -> tuple[Float[Tensor, " buckets"], Int16[Tensor, "buckets size"]]:
-        """The nearest level; halves go to the even one."""
-        scales = norms(rows, "max")
-        heights = (share(rows, scales) * self.num_levels).round_()
-        return scales, torch.copysign(heights, rows).to(torch.int16)
+    def scales(self, rows: Float[Tensor, "buckets size"]) -> Float[Tensor, " buckets"]:
+        """Largest magnitudes."""
+        return norms(rows, "max")
+
+    def round(
+        self,
+        heights: Float[Tensor, "buckets size"],
+        draws: Float[Tensor, "buckets size"] | None,
+    ) -> None:
+        """To the nearest level; halves go to the even one."""
+        heights.round_()

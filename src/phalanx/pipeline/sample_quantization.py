@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from phalanx.compression import Compressor, Part
-from phalanx.compression.base import uniforms
 from phalanx.compression.bits import check_packed, pack, packed_length, unpack
+from phalanx.compression.draws import uniforms
 from phalanx.compression.message import require
 
 Rounding = Literal["nearest", "stochastic"]

@@ -1,0 +1,74 @@
+"""The recipes of compression at tiny size; their byte tables are exact at any size."""
+
+import pytest
+import torch
+
+from phalanx.compression import ErrorFeedback, TopK
+from phalanx.data import Digits
+from phalanx.reproduce import AtomoRecipe, PowerSGDRecipe, RandomBlocks, reproduce
+from phalanx.reproduce.compressed_training import CompressedTraining
+
+TINY = {"epochs": 1, "num_seeds": 1, "rates": (0.1,), "samples": 350}  # one step
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    found = [reproduce(kind(**TINY), out) for kind in (AtomoRecipe, PowerSGDRecipe, RandomBlocks)]
+    return {one.recipe.name: one.findings for one in found}
+
+
+def table(findings, title):
+    found = next(one for one in findings.tables if one.title == title)
+    return {row[0]: dict(zip(found.headers, row, strict=True)) for row in found.rows}
+
+
+@pytest.mark.slow
+def test_published_bytes_come_out_exactly(done):
+    for findings in done.values():
+        bytes_ = [one for one in findings.findings if one.claim.startswith("Megabytes")]
+        assert bytes_
+        assert all(one.same == "yes" for one in bytes_)
+
+
+@pytest.mark.slow
+def test_values_of_residual_networks(done):
+    rows = table(done["powersgd"], "Traffic")
+    values = [rows[f"ResNet-18, rank {rank}"]["values"] for rank in (1, 2, 4, 7)]
+    assert values == [45_935, 82_260, 154_910, 263_885]
+    assert [rows[f"ResNet-18, rank {rank}"]["fewer"] for rank in (1, 2, 4, 7)] == [
+        243.3,
+        135.8,
+        72.1,
+        42.3,
+    ]
+    rows = table(done["atomo"], "Traffic of ResNet-18")
+    assert [rows[f"first axis, {number}"]["values"] for number in (1, 2, 3)] == [
+        45_956,
+        82_302,
+        118_648,
+    ]
+    assert rows["as the authors reshape, 1"]["values"] == 617_521
+
+
+@pytest.mark.slow
+def test_every_method_is_trained(done):
+    for findings in done.values():
+        rows = table(findings, "Training on digits")
+        assert rows["SGD"]["bytes"] == 4 * sum(
+            torch.Size(shape).numel()
+            for shape in [(128, 64), (128,), (128, 128), (128,), (10, 128), (10,)]
+        )
+        assert all(
+            row["bytes"] < rows["SGD"]["bytes"] for name, row in rows.items() if name != "SGD"
+        )
+        assert all(0 <= row["test accuracy"] <= 100 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_a_compressor_that_loses_nothing_trains_like_none():
+    training = CompressedTraining(Digits().load(), epochs=1, rates=(0.1,), seeds=(0,))
+    plain = training.train(None)
+    whole = training.train(ErrorFeedback(TopK(ratio=1.0)))
+    assert whole.loss == pytest.approx(plain.loss, rel=1e-4)
+    assert plain.accuracy > 50
