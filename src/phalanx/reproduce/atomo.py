@@ -13,6 +13,7 @@ from phalanx.compression import (
     QSGD,
     Atomo,
     Atoms,
+    Basis,
     Compressor,
     Entries,
     RandomizedSingularVectors,
@@ -53,7 +54,8 @@ _NOTES = (
     "Compare the order of the methods, not the figures.",
     "Bytes follow from the shapes of ResNet-18's tensors. An atom is counted as its authors do, "
     "with a number for its singular value; messages here carry it in the left vector.",
-    "Variances are exact, of the gradient of the digits network's largest layer.",
+    "Variances are exact, of the gradient of the digits network's largest layer; entries and waves "
+    "have the largest budget whose messages, all counted, are not longer.",
     "That SVD gives the better atoms than entries depends on what an entry costs: here it costs a "
     "position and a sign, about a third of a number.",
 )
@@ -223,10 +225,23 @@ def _gradients(splits: Splits) -> dict[str, Tensor]:
 def _variances(gradient: Tensor, atoms: Atoms) -> list[tuple[float, float]]:
     """Share of the gradient's bytes, and relative variance."""
     whole_size, square = 4 * gradient.numel(), float(gradient.square().sum())
-    return [
-        (share, Atomo(atoms, bytes_budget=share * whole_size).variance(gradient) / square)
-        for share in _SHARES
-    ]
+    found = []
+    for share in _SHARES:
+        compressor = Atomo(atoms, bytes_budget=share * whole_size)
+        if isinstance(atoms, Basis):
+            compressor = _of_size(gradient, atoms, share * whole_size)
+        found.append((share, compressor.variance(gradient) / square))
+    return found
+
+
+def _of_size(gradient: Tensor, atoms: Basis, wanted: float) -> Atomo:
+    """The largest budget whose messages are no longer than wanted, values of certain atoms too."""
+    low, high = 1e-3, float(gradient.numel())
+    for _ in range(20):
+        middle = (low * high) ** 0.5
+        message = Atomo(atoms, budget=middle).encode(gradient, generator(0, "sizes"))
+        low, high = (low, middle) if message.num_bytes > wanted else (middle, high)
+    return Atomo(atoms, budget=low)
 
 
 def _variance_table(variances: dict[tuple[str, str], list[tuple[float, float]]]) -> Table:
