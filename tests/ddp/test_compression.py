@@ -32,7 +32,11 @@ from phalanx.errors import NotFiniteError, RankLostError, TooManyByzantineError
 
 TOP_K = ErrorFeedback(TopK(ratio=0.1))
 POWER_SGD = ErrorFeedback(PowerSGD(rank=2, min_compression=1.0))
+ACCORDION = Accordion(  # low for two steps, high from the third on
+    POWER_SGD, ErrorFeedback(PowerSGD(rank=1)), 9.0, 1, 1, verify=True
+)
 COMPRESSORS = [
+    ACCORDION,
     TOP_K,
     POWER_SGD,
     ErrorFeedback(ScaledSign()),
@@ -143,7 +147,7 @@ def test_narrow_gradients(pair, compressor):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compressor", [POWER_SGD, QSGD()], ids=repr)
+@pytest.mark.parametrize("compressor", [POWER_SGD, QSGD(), ACCORDION], ids=repr)
 def test_all_ranks_hold_the_same_parameters_after_many_steps(ranks, compressor):
     found = ranks(cases.train, compressor, {}, {}, steps=30, tail=1)
     assert all(one[2].equal(found[0][2]) for one in found)
