@@ -7,6 +7,7 @@ from phalanx.reproduce.detox import Detox
 from phalanx.reproduce.draco import Draco
 from phalanx.reproduce.erasure_head import ErasureHeads
 from phalanx.reproduce.learning_from_history import LearningFromHistory
+from phalanx.reproduce.power_gossip import PowerGossipRecipe
 from phalanx.reproduce.resampling import ResamplingAndBucketing
 from phalanx.reproduce.run import recipes, reproduce
 from phalanx.reproduce.secure_aggregation import SecureAggregationRecipe
@@ -21,6 +22,7 @@ __all__ = [
     "Finding",
     "Findings",
     "LearningFromHistory",
+    "PowerGossipRecipe",
     "Recipe",
     "ResamplingAndBucketing",
     "SecureAggregationRecipe",
