@@ -45,7 +45,7 @@ def test_replicas_compute_what_their_models_do():
         torch.testing.assert_close(outputs[node], own)
         own.square().sum().backward()
         for name, x in single.named_parameters():
-            gradient = getattr(replicas, name.replace(".", "-")).grad[node]
+            gradient = replicas.by_name()[name].grad[node]
             torch.testing.assert_close(gradient, x.grad)
 
 
@@ -53,7 +53,7 @@ def test_replicas_start_equal_and_leave_the_model_alone():
     one = model()
     replicas = Replicas(one, 3)
     for name, x in one.named_parameters():
-        copies = getattr(replicas, name.replace(".", "-"))
+        copies = replicas.by_name()[name]
         assert all(torch.equal(copy, x) for copy in copies)
     with torch.no_grad():
         replicas.get_parameter("0-bias").zero_()

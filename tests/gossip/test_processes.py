@@ -69,10 +69,10 @@ def test_training_is_that_of_replicas(ranks, algorithm, first):
     replicas = Replicas(cases.model_of(0), NUM_RANKS)
     nodes = [dict(cases.model_of(node).named_parameters()) for node in range(NUM_RANKS)]
     with torch.no_grad():
-        for name, parameter in replicas.named_parameters():
-            parameter.copy_(torch.stack([node[name.replace("-", ".")] for node in nodes]))
+        for name, parameter in replicas.by_name().items():
+            parameter.copy_(torch.stack([node[name] for node in nodes]))
     network = SimulatedNetwork(topology)
-    gossip = ParameterGossip(renamed(replicas), algorithm, network, seed=3)
+    gossip = ParameterGossip(replicas.by_name(), algorithm, network, seed=3)
     made = torch.optim.SGD(replicas.parameters(), lr=0.1, momentum=0.9)
     optimizer = GossipOptimizer(made, gossip, first)
     gossip.synchronize()
@@ -92,11 +92,6 @@ def test_training_is_that_of_replicas(ranks, algorithm, first):
     for _, parameters in found:
         for name, x in parameters.items():
             torch.testing.assert_close(x, mean[name].detach(), rtol=1e-5, atol=1e-5)
-
-
-def renamed(replicas):
-    """Under the names that the processes use: randomness comes from names."""
-    return {name.replace("-", "."): x for name, x in replicas.named_parameters()}
 
 
 def test_ranks_that_are_told_different_things_say_so(ranks):

@@ -257,7 +257,10 @@ def test_ids_that_are_none_are_refused(ids, rule):
         ({"buffer_bits": 1}, "buffer_bits must be from 2 to 8, got 1"),
         ({"shape": (10**12,)}, "buffer must fit, got memory of"),
         ({"shape": (10**15,), "buffer": "disk"}, "buffer must fit, got disk of"),
-        ({"forward": QSGD(coding="elias-sparse")}, "forward must send messages of fixed size, got QSGD"),
+        (
+            {"forward": QSGD(coding="elias-sparse")},
+            "forward must send messages of fixed size, got QSGD",
+        ),
         ({"backward": ErrorFeedback(TopK())}, "backward must remember nothing, as each micro-b"),
     ],
 )

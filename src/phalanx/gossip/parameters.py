@@ -37,7 +37,7 @@ class ParameterGossip:
     >>> from phalanx.gossip import PowerGossip, Replicas, SimulatedNetwork, Topology
     >>> network = SimulatedNetwork(Topology.ring(8))
     >>> replicas = Replicas(torch.nn.Linear(20, 10), num_nodes=8)
-    >>> gossip = ParameterGossip(replicas.named_parameters(), PowerGossip(), network)
+    >>> gossip = ParameterGossip(replicas.by_name(), PowerGossip(), network)
     >>> gossip.mix()
     >>> gossip.last_bytes.tolist()[0]  # 20 and 10 numbers to 2 neighbours
     240
@@ -152,7 +152,7 @@ class GossipOptimizer:
     >>> replicas = Replicas(torch.nn.Linear(4, 2), num_nodes=4)
     >>> sgd = torch.optim.SGD(replicas.parameters(), lr=0.1)
     >>> network = SimulatedNetwork(Topology.ring(4))
-    >>> gossip = ParameterGossip(replicas.named_parameters(), DPSGD(), network)
+    >>> gossip = ParameterGossip(replicas.by_name(), DPSGD(), network)
     >>> optimizer = GossipOptimizer(sgd, gossip)
     >>> replicas(torch.ones(4, 3, 4)).square().mean().backward()
     >>> optimizer.step()

@@ -50,7 +50,7 @@ class Replicas(nn.Module):
 
     def forward(self, inputs: Tensor) -> Any:
         """Outputs of every node for its own inputs: the nodes are the first axis of both."""
-        values = {place: getattr(self, name) for name, place in self._names.items()}
+        values: dict[str, Tensor] = {**self.by_name()}
 
         def one(values: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Any:
             return functional_call(self._model[0], (values, buffers), (x,))
@@ -58,11 +58,19 @@ class Replicas(nn.Module):
         self._model[0].train(self.training)
         return vmap(one, randomness="different")(values, self._buffers_here, inputs)
 
+    def by_name(self) -> dict[str, nn.Parameter]:
+        """The stacked parameters by the names that the model has for them.
+
+        Randomness comes from names: under these, gossip draws what processes with one model each
+        draw. (A module's own names cannot hold dots, so `named_parameters` has dashes.)
+        """
+        return {place: self.get_parameter(name) for name, place in self._names.items()}
+
     def model(self, node: int | None = None) -> nn.Module:
         """The model of a node; by default one with the mean of all nodes' parameters."""
-        found = copy.deepcopy(self._model[0])
+        found, stacked = copy.deepcopy(self._model[0]), self.by_name()
         with torch.no_grad():
             for name, parameter in found.named_parameters():
-                mine = getattr(self, name.replace(".", "-"))
+                mine = stacked[name]
                 parameter.copy_(mine.mean(dim=0) if node is None else mine[node])
         return found

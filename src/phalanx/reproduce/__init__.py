@@ -11,6 +11,7 @@ from phalanx.reproduce.draco import Draco
 from phalanx.reproduce.erasure_head import ErasureHeads
 from phalanx.reproduce.large_batch_width import LargeBatchWidth
 from phalanx.reproduce.learning_from_history import LearningFromHistory
+from phalanx.reproduce.power_gossip import PowerGossipRecipe
 from phalanx.reproduce.power_sgd import PowerSGDRecipe
 from phalanx.reproduce.random_block import RandomBlocks
 from phalanx.reproduce.resampling import ResamplingAndBucketing
@@ -31,6 +32,7 @@ __all__ = [
     "Findings",
     "LargeBatchWidth",
     "LearningFromHistory",
+    "PowerGossipRecipe",
     "PowerSGDRecipe",
     "RandomBlocks",
     "Recipe",

@@ -1,0 +1,47 @@
+"""The recipe on few nodes, small matrices and a handful of steps."""
+
+import pytest
+
+from phalanx.reproduce import PowerGossipRecipe, reproduce
+
+pytestmark = pytest.mark.slow
+TINY = PowerGossipRecipe(
+    num_nodes=4, size=12, rounds=60, hidden=(24,), samples=4, steps=5, learning_rates=(0.05,)
+)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PHALANX_DATA", raising=False)
+        done = reproduce(TINY, tmp_path_factory.mktemp("out"))
+    assert len(done.findings.findings) == 8
+    return {
+        table.title: {row[0]: dict(zip(table.headers, row, strict=True)) for row in table.rows}
+        for table in done.findings.tables
+    }
+
+
+def test_consensus_and_its_bytes_are_those_of_the_algorithms(tables):
+    found = tables["Consensus of white noise"]
+    assert found["D-PSGD"]["bytes a round"] == 2 * 4 * 12 * 12
+    assert found["PowerGossip, rank 1"]["bytes a round"] == 2 * 4 * 12
+    assert found["PowerGossip, rank 2"]["bytes a round"] == 2 * 4 * 24
+    left = {name: float(row["60 rounds"]) for name, row in found.items()}
+    assert left["D-PSGD"] < left["PowerGossip, rank 2"] < left["PowerGossip, rank 1"] < 0.5
+
+
+def test_bytes_of_training(tables):
+    """A ring of 4; 64 inputs, 24 hidden units, 10 classes."""
+    found = tables["Training, data alike"]
+    assert found["D-PSGD"]["bytes a step"] == 2 * 4 * (64 * 24 + 24 + 24 * 10 + 10)
+    # Columns in steps 0, 2 and 4, rows in 1 and 3; biases in all.
+    thin = (3 * (64 + 24) + 2 * (24 + 10)) / 5 + 24 + 10
+    assert found["PowerGossip, rank 1"]["bytes a step"] == round(2 * 4 * thin)
+    assert found["all-reduce"]["bytes a step"] == 6 * (64 * 24 + 24 + 24 * 10 + 10)
+
+
+def test_every_graph_converges(tables):
+    found = tables["PowerGossip without tuning"]
+    assert list(found) == ["ring", "torus", "star", "complete"]
+    assert all(float(row["relative squared distance"]) < 0.5 for row in found.values())
