@@ -21,12 +21,16 @@ EXTRAS = (
 BLOCKED = f"""
 import sys
 
-class Absent:
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {EXTRAS!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+            return None
+        return self.finder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, Absent())
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import import_everything
 import_everything.main()

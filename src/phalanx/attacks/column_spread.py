@@ -19,6 +19,7 @@ def column_std(rows: Float[Tensor, "rows dim"]) -> Float[Tensor, " dim"]:
 
     Cost: one pass, and memory for a few columns of all rows.
 
+    >>> import torch
     >>> column_std(torch.tensor([[1.0, 5.0], [3.0, 5.0], [5.0, 5.0]]))
     tensor([2., 0.])
     """

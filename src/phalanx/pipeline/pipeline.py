@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Int64
 from torch import Tensor, nn
-from torch.distributed.pipelining import Schedule1F1B, ScheduleGPipe
 
 from phalanx.compression import Compressor, Memory
 from phalanx.pipeline.activation_difference import ActivationDifference
@@ -20,10 +19,9 @@ from phalanx.pipeline.gradients import average_gradients
 from phalanx.pipeline.sample_quantization import SampleQuantization
 from phalanx.pipeline.settings import Crossed
 from phalanx.pipeline.splitting import crossings
-from phalanx.pipeline.stage import CompressedStage
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-_SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+_SCHEDULES = ("gpipe", "1f1b")
 _log = logging.getLogger(__name__)
 
 
@@ -167,7 +165,7 @@ class CompressedPipeline:
             self.after = crossed.boundary(self._crossings[self.index], name, device)
         self._gradients, self._replicas, self._seed = gradients, replicas, seed
         self._memory = Memory()
-        self._made: dict[tuple[int, bool], tuple[CompressedStage, Any]] = {}
+        self._made: dict[tuple[int, bool], tuple[Any, Any]] = {}
 
     @property
     def is_first(self) -> bool:
@@ -254,10 +252,11 @@ class CompressedPipeline:
             if one is not None and one.buffer is not None:
                 one.buffer.prefetch(ids)
 
-    def _prepare(
-        self, size: int, inputs: Tensor | None, *, training: bool
-    ) -> tuple[CompressedStage, Any]:
+    def _prepare(self, size: int, inputs: Tensor | None, *, training: bool) -> tuple[Any, Any]:
         """Torch's stage and schedule for batches of this size."""
+        # Imported where it is used: torch takes a second to load its pipelines.
+        from phalanx.pipeline.stage import SCHEDULES, CompressedStage
+
         if not size or size % self._num_microbatches:
             raise ValueError(
                 f"a batch must be a multiple of {self._num_microbatches} micro-batches, got {size}"
@@ -271,7 +270,7 @@ class CompressedPipeline:
             stage = CompressedStage(
                 self.module, self._crossings, example, self.index, self._ends, self._group
             )
-            make = _SCHEDULES[self._schedule]
+            make = SCHEDULES[self._schedule]
             self._made[micro, training] = (
                 stage,
                 make(stage, self._num_microbatches, loss_fn=self._loss if training else None),

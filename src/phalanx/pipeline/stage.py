@@ -6,10 +6,13 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Int64
 from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
 from phalanx.pipeline.boundary import ActivationBoundary, Plan
 from phalanx.pipeline.splitting import Crossing
+
+SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+"""Torch's orders of passes that a stage here fits into."""
 
 
 class CompressedStage(PipelineStage):
