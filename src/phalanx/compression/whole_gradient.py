@@ -1,19 +1,18 @@
 """All tensors as one: one budget for the gradient, whatever its layers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from phalanx.compression.base import Compressor, Shape, within
+from phalanx.compression.base import within
 from phalanx.compression.collectives import Exchange, Round, State
-from phalanx.compression.message import Part
-from phalanx.compression.top_k import TopK
+from phalanx.compression.wrapper import Wrapper
 
 
 @dataclass(frozen=True)
-class WholeGradient(Compressor):
+class WholeGradient(Wrapper):
     """Compresses all tensors of a round as one vector instead of each by itself.
 
     Layers with large gradients then get more of what is sent, and small ones may get nothing. A
@@ -31,9 +30,6 @@ class WholeGradient(Compressor):
     (tensor([3., 2.]), tensor([0., 0.]))
     """
 
-    inner: Compressor = field(default_factory=TopK)
-    """What compresses the vector."""
-
     def __post_init__(self) -> None:
         if self.inner.per_tensor_shape:
             raise ValueError(f"inner must not need shapes of tensors, got {self.inner}")
@@ -41,55 +37,6 @@ class WholeGradient(Compressor):
             raise ValueError(
                 f"inner must not remember (ErrorFeedback belongs around), got {self.inner}"
             )
-
-    @property
-    def unbiased(self) -> bool:
-        """As the inner one."""
-        return self.inner.unbiased
-
-    @property
-    def reducible(self) -> bool:
-        """As the inner one."""
-        return self.inner.reducible
-
-    @property
-    def fixed_size(self) -> bool:
-        """As the inner one."""
-        return self.inner.fixed_size
-
-    @property
-    def random(self) -> bool:
-        """As the inner one."""
-        return self.inner.random
-
-    @property
-    def needs_shared_randomness(self) -> bool:
-        """As the inner one."""
-        return self.inner.needs_shared_randomness
-
-    def contraction(self, dim: int) -> float | None:
-        """That of the inner one, for all tensors together."""
-        return self.inner.contraction(dim)
-
-    def variance_bound(self, dim: int) -> float | None:
-        """That of the inner one, for all tensors together."""
-        return self.inner.variance_bound(dim)
-
-    def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
-        """As the inner one."""
-        return self.inner.layout(shape, dtype)
-
-    def pack(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
-        """As the inner one."""
-        return self.inner.pack(x, generator)
-
-    def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
-        """As the inner one."""
-        return self.inner.unpack(parts, shape, dtype)
-
-    def check(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> None:
-        """As the inner one."""
-        self.inner.check(parts, shape, dtype)
 
     def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
         """The inner exchange of one vector, cut up again. Its randomness is the first tensor's."""
@@ -99,7 +46,7 @@ class WholeGradient(Compressor):
         for x in tensors:
             dtype = torch.promote_types(dtype, x.dtype)
         flat = torch.cat([x.detach().reshape(-1).to(dtype) for x in tensors])
-        single = round._replace(names=round.names[:1])
+        single = round._replace(names=round.names[:1], out=None)
         found = yield from self.inner.exchange([flat], [()], single)
         mean, sent = (_cut(one, tensors) for one in (found.mean[0], found.sent[0]))
         return found._replace(mean=mean, sent=sent, states=states)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from phalanx.compression import Compressor, ErrorFeedback, Message, frame
+from phalanx.compression import Compressor, ErrorFeedback, Message, MomentumCorrection, frame
 from phalanx.gossip.base import GossipRound, State
 from phalanx.gossip.network import Telling
 from phalanx.gossip.wire import from_bytes, to_bytes
@@ -67,7 +67,7 @@ def initial(compressor: Compressor, like: Tensor) -> State:
 
 def require_plain_compressor(compressor: Compressor) -> None:
     """Raises a `ValueError` for one that remembers what it left out: the algorithm does that."""
-    if isinstance(compressor, ErrorFeedback):
+    if isinstance(compressor, ErrorFeedback | MomentumCorrection):
         raise ValueError(
             f"compressor must be one without error feedback, got {compressor}: what it leaves out "
             "is remembered already"
