@@ -137,6 +137,7 @@ def errors(compressor, x):
     return torch.stack(rows).double().flatten(1)
 
 
+@pytest.mark.slow
 @unbiased
 def test_the_mean_of_many_draws_is_the_tensor(compressor):
     """Each coordinate within 4.5 standard errors: wrong once in a thousand tests of this size."""

@@ -120,6 +120,7 @@ def test_alpha_says_how_alike_the_workers_are():
     assert shares[-1] < 0.12
 
 
+@pytest.mark.slow
 def test_a_share_has_the_variance_of_its_distribution():
     # One class a draw: the share of a worker is Beta(alpha, 9 alpha), of variance
     # 0.1 * 0.9 / (10 alpha + 1).

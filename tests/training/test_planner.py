@@ -30,6 +30,7 @@ def plan():
     return Planner(ShiftedExponential(1.0, 0.5), num_workers=12, max_redundancy=3).plan()
 
 
+@pytest.mark.slow
 def test_waiting_for_all_takes_the_expected_time(plan):
     alone = find(plan, "none", 1)
     assert alone.round_s == pytest.approx(
@@ -39,6 +40,7 @@ def test_waiting_for_all_takes_the_expected_time(plan):
     assert alone.time_s == alone.round_s
 
 
+@pytest.mark.slow
 def test_the_error_is_that_of_the_codes(plan):
     """Without a code, 8 of 12 partitions count 12 / 8 times, and the others not at all."""
     ignoring = find(plan, "none", 1, 8)
@@ -51,6 +53,7 @@ def test_the_error_is_that_of_the_codes(plan):
     assert find(plan, "ErasureHead", 2, 7).error ** 2 == pytest.approx(lost, rel=0.5)
 
 
+@pytest.mark.slow
 def test_the_plan_is_sorted_and_more_copies_shorten_rounds(plan):
     reaching = [one for one in plan if one.reaches]
     assert plan[: len(reaching)] == reaching
@@ -60,12 +63,14 @@ def test_the_plan_is_sorted_and_more_copies_shorten_rounds(plan):
     assert all(one.error == 0 for one in plan if one.wait_for is None)
 
 
+@pytest.mark.slow
 def test_work_that_costs_more_than_waiting_is_not_recommended():
     steady = ShiftedExponential(1.0, 0.0)
     best = Planner(steady, num_workers=12, seconds_per_partition=1.0).plan()[0]
     assert (best.code, best.wait_for, best.round_s) == ("none", None, 2.0)
 
 
+@pytest.mark.slow
 def test_rare_slow_workers_are_worth_a_second_copy_if_noise_counts():
     delays = Bimodal(1.0, 100.0, slow_share=0.02)
     best = Planner(delays, num_workers=12, noise=10.0).plan()[0]
@@ -95,7 +100,8 @@ def test_the_dead_are_not_waited_for(tmp_path):
         Planner(RecordedTrace(path), num_workers=12, num_rounds=3).plan()
 
 
-def test_a_plan_is_written_as_it_is(plan, tmp_path):
+def test_a_plan_is_written_as_it_is(tmp_path):
+    plan = Planner(num_workers=6, max_redundancy=2, num_rounds=20).plan()
     write_plan(plan, tmp_path / "plan.csv")
     with (tmp_path / "plan.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -155,6 +155,7 @@ def test_the_error_that_missing_messages_leave_is_written_down(trained):
     assert all(entry["error"] == pytest.approx(0.5) for entry in run.rounds)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*num_byzantine")
 @pytest.mark.parametrize("attack", ATTACKS, **named)
 @pytest.mark.parametrize("rule", RULES, **named)

@@ -120,7 +120,8 @@ class Planner:
                 answer.
 
         >>> from phalanx.training import Bimodal, Planner
-        >>> best, *_ = Planner(Bimodal(1.0, 10.0, slow_share=0.1), num_workers=12).plan()
+        >>> rarely = Bimodal(1.0, 10.0, slow_share=0.1)
+        >>> best, *_ = Planner(rarely, num_workers=12, num_rounds=30).plan()
         >>> best.round_s < 2 and best.reaches
         True
         """
