@@ -36,10 +36,10 @@ demo: .venv/core.stamp ## Train with liars among 15 workers and write a report
 	$(BIN)/phalanx demo
 
 test: .venv/all.stamp ## The fast tests, doctests and examples included
-	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow"
+	$(BIN)/pytest -n $(JOBS) -m "not slow"
 
 test-slow: .venv/all.stamp ## The tests that take long or start many processes
-	$(BIN)/pytest -n $(JOBS) --dist worksteal -m slow
+	$(BIN)/pytest -n $(JOBS) -m slow
 
 test-core: ## Import every module in a fresh environment that holds the core dependencies alone
 	rm -rf build/core && $(PYTHON) -m venv build/core

@@ -7,10 +7,7 @@ import time
 import pytest
 
 TIMEOUT_S = 100
-OPTIMIZERS = {
-    "sgd": [],
-    "adam": ["--optimizer", "Adam", "--optimizer.lr", "0.01"],
-}
+ADAM = ["--optimizer", "Adam", "--optimizer.lr", "0.01"]  # remembers more than SGD does
 RUN = [
     "--code",
     "DracoRepetition",
@@ -51,10 +48,9 @@ def ended(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_a_run_killed_again_and_again_ends_with_the_same_bits(start, tmp_path, options):
-    assert finish(start("train", *RUN, *options, "--out", "whole"))[0] == 0
-    words = ["train", *RUN, *options, "--out", "killed"]
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(start, tmp_path):
+    assert finish(start("train", *RUN, *ADAM, "--out", "whole"))[0] == 0
+    words = ["train", *RUN, *ADAM, "--out", "killed"]
     for number in (1, 6, 7, 8, 60, 173, 311, 399):
         process = start(*words)
         await_lines(process, tmp_path / "killed" / "metrics.jsonl", number)

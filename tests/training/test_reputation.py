@@ -199,9 +199,7 @@ def test_bad_arguments_are_refused(trained, options, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method", [{"code": DracoRepetition(6, 1)}, {"code": Detox(9, 1)}, {"rule": Krum(1)}], ids=repr
-)
+@pytest.mark.parametrize("method", [{"code": Detox(9, 1)}, {"rule": Krum(1)}], ids=repr)
 def test_processes_exclude_the_same_with_the_same_bits(trained, cluster, tmp_path, method):
     drill = {"attack": Constant(), "byzantine": FixedWorkers([4]), "exclude_after": 3}
     here = trained(engine=Local(chunk_size=1), **method, **drill)

@@ -276,7 +276,7 @@ def test_replicas_that_change_from_round_to_round_have_no_common_momentum():
 
 
 @pytest.mark.slow
-@every_form
+@pytest.mark.parametrize("momentum", [WorkerMomentum(beta=0.9)], ids=repr)
 def test_processes_send_the_bits_of_one_process_and_take_up_a_run(momentum):
     pytest.importorskip("ray")
     for code in (Uncoded(7), DracoRepetition(7, 3)):
