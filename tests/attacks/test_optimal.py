@@ -36,6 +36,7 @@ def damage(rule, honest, forged):
     return (rule(torch.cat([honest, forged])) - honest.mean(dim=0)).norm().item()
 
 
+@pytest.mark.slow
 @every_attack
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 @settings(max_examples=10)

@@ -88,6 +88,7 @@ def test_enough_atoms_lose_nothing(atoms, shape):
     torch.testing.assert_close(decoded, x, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("atoms", ATOMS, ids=repr)
 @pytest.mark.parametrize("sampling", ["systematic", "bernoulli"])
 def test_the_variance_is_the_one_stated(atoms, sampling):

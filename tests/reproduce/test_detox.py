@@ -62,6 +62,7 @@ def test_the_limit_is_shown(found):
     assert "DETOX of 3, 3 buckets" in limit.ours
 
 
+@pytest.mark.slow
 def test_images_are_for_full_runs(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)

@@ -138,6 +138,7 @@ def test_results_are_written_for_programs_editors_and_readers(done):
     assert not re.search(r"""(src|href)=["'](?!#)""", page)
 
 
+@pytest.mark.slow
 def test_given_data_is_used(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (60, 28, 28), dtype=np.uint8)

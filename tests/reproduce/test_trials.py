@@ -29,6 +29,7 @@ def rows(table):
     return {row[0]: dict(zip(table.headers[1:], row[1:], strict=True)) for row in table.rows}
 
 
+@pytest.mark.slow
 def test_every_table_holds_the_mean_and_the_figures_of_all_its_rules(done):
     for table in done.findings.tables:
         found = rows(table)
