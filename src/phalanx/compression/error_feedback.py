@@ -1,12 +1,13 @@
 """What was not sent is not lost: it is added to the next tensor."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression.base import Compressor, within, working
+from phalanx.compression.base import within, working
 from phalanx.compression.collectives import Exchange, Round, State
 from phalanx.compression.message import Message
 from phalanx.compression.wrapper import Wrapper
@@ -34,6 +35,8 @@ class ErrorFeedback(Wrapper):
     (tensor([3., 0.]), tensor([0., 4.]), (tensor([3., 0.]),))
     """
 
+    num_memories: ClassVar[int] = 1
+
     def __post_init__(self) -> None:
         if self.inner.unbiased:
             raise ValueError(
@@ -52,18 +55,6 @@ class ErrorFeedback(Wrapper):
         wanted = x.detach() + state[0]
         message, inner = self.inner.update(within(wanted, x.dtype), state[1:], generator)
         return message, (wanted - self.inner.decode(message), *inner)
-
-    def inherit(
-        self,
-        like: Float[Tensor, "..."],
-        state: State,
-        previous: Compressor,
-        generator: torch.Generator | None = None,
-    ) -> State:
-        """The memory of another error feedback; the inner state as the inner one has it."""
-        if not isinstance(previous, ErrorFeedback):
-            return self.init(like)
-        return (state[0], *self.inner.inherit(like, state[1:], previous.inner, generator))
 
     def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
         """The inner exchange of tensors with their memories added."""

@@ -1,12 +1,13 @@
 """Momentum that each worker keeps before it compresses."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression.base import Compressor, within, working
+from phalanx.compression.base import within, working
 from phalanx.compression.collectives import Exchange, Round, State
 from phalanx.compression.message import Message
 from phalanx.compression.wrapper import Wrapper
@@ -35,6 +36,8 @@ class MomentumCorrection(Wrapper):
     (tensor([3., 0.]), tensor([0., 5.]))
     """
 
+    num_memories: ClassVar[int] = 2
+
     momentum: float = 0.9
     """Share of the momentum that is kept in a round (m)."""
     masking: bool = True
@@ -60,18 +63,6 @@ class MomentumCorrection(Wrapper):
         velocity, wanted = self._moved(x, state)
         message, inner = self.inner.update(within(wanted, x.dtype), state[2:], generator)
         return message, (*self._left(velocity, wanted, self.inner.decode(message)), *inner)
-
-    def inherit(
-        self,
-        like: Float[Tensor, "..."],
-        state: State,
-        previous: Compressor,
-        generator: torch.Generator | None = None,
-    ) -> State:
-        """Momentum and what is left of another one; the inner state as the inner one has it."""
-        if not isinstance(previous, MomentumCorrection):
-            return self.init(like)
-        return (*state[:2], *self.inner.inherit(like, state[2:], previous.inner, generator))
 
     def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
         """The inner exchange of what is left to send."""

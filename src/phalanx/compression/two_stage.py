@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.compression.base import Compressor, frame, within, working
@@ -40,6 +40,8 @@ class TwoStage(Wrapper):
     tensor([ 3., -1.])
     """
 
+    num_memories: ClassVar[int] = 1
+
     inner: Compressor = field(default_factory=ScaledSign)
     """The compressor of chunks: one that remembers nothing, whose messages have a fixed size, and
     that does not look at shapes."""
@@ -58,16 +60,6 @@ class TwoStage(Wrapper):
     def reducible(self) -> bool:
         """False: messages are averaged where they are decoded."""
         return False
-
-    def inherit(
-        self,
-        like: Float[Tensor, "..."],
-        state: State,
-        previous: Compressor,
-        generator: torch.Generator | None = None,
-    ) -> State:
-        """What another one left out of the means."""
-        return state if isinstance(previous, TwoStage) else ()
 
     def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
         """Chunks to those who average them, and their means to all."""

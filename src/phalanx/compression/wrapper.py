@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.compression.base import Compressor, Shape
+from phalanx.compression.collectives import State
 from phalanx.compression.message import Part
 from phalanx.compression.top_k import TopK
 
@@ -14,6 +17,9 @@ from phalanx.compression.top_k import TopK
 @dataclass(frozen=True)
 class Wrapper(Compressor):
     """Messages are those of the inner compressor; what goes into them is up to the outer one."""
+
+    num_memories: ClassVar[int] = 0
+    """How many tensors of a state are the outer one's own, once there are any; they come first."""
 
     inner: Compressor = field(default_factory=TopK)
     """The compressor of what is sent."""
@@ -71,3 +77,16 @@ class Wrapper(Compressor):
     def check(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> None:
         """As the inner one."""
         self.inner.check(parts, shape, dtype)
+
+    def inherit(
+        self,
+        like: Float[Tensor, "..."],
+        state: State,
+        previous: Compressor,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """What another wrapper of this kind remembered; the inner state as the inner one has it."""
+        if not isinstance(previous, Wrapper) or type(previous) is not type(self):
+            return self.init(like)
+        own, inner = state[: self.num_memories], state[self.num_memories :]
+        return (*own, *self.inner.inherit(like, inner, previous.inner, generator))
