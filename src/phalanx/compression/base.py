@@ -245,7 +245,7 @@ class Compressor(ABC):
             WireError: if the bytes are not a message of this compressor about each of them.
         """
         if self.fixed_size:
-            lengths = [self._num_bytes(*one) for one in tensors]
+            lengths = [self.num_bytes(*one) for one in tensors]
         else:
             require(data.numel() >= 8 * len(tensors), "state the length of every tensor's message")
             lengths = data[: 8 * len(tensors)].cpu().numpy().view("<i8").tolist()
@@ -257,8 +257,8 @@ class Compressor(ABC):
             for piece, one in zip(data.split(lengths), tensors, strict=True)
         ]
 
-    def _num_bytes(self, shape: Shape, dtype: torch.dtype) -> int:
-        """Bytes of a message about such a tensor, where its shape alone decides that."""
+    def num_bytes(self, shape: Shape, dtype: torch.dtype) -> int:
+        """Bytes of a message about a tensor of this shape, from a compressor of `fixed_size`."""
         layout = self.layout(shape, dtype) if num_values(shape) else ()
         return sum(part.dtype.itemsize * part.fewest for part in layout)
 

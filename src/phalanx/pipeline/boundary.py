@@ -14,7 +14,7 @@ from phalanx.errors import DriftError
 from phalanx.pipeline.activation_difference import ActivationDifference
 from phalanx.pipeline.base import ActivationCodec
 from phalanx.pipeline.buffers import BufferKind, SampleBuffer, make_buffer
-from phalanx.pipeline.rows import FULL, Rows, cut, num_bytes, pick, put_together
+from phalanx.pipeline.rows import FULL, Rows, cut, pick, put_together
 from phalanx.pipeline.sample_quantization import SampleQuantization, Shape
 from phalanx.randomness import generator
 
@@ -376,7 +376,7 @@ class ActivationBoundary:
     ) -> int:
         many = int(full.sum())
         exact = many * prod(self.shape) * self.dtype.itemsize
-        return exact + num_bytes(compressor, (len(full) - many, *self.shape), dtype)
+        return exact + compressor.num_bytes((len(full) - many, *self.shape), dtype)
 
     def _count(self, plan: Plan, length: int) -> None:
         many = int(plan.full.sum())

@@ -80,7 +80,7 @@ def cut(
     many = int(full.sum())
     sizes = [many, len(full) - many]
     lengths = [
-        num_bytes(one, (count, *shape), kind)
+        one.num_bytes((count, *shape), kind)
         for one, count, kind in zip((FULL, compressor), sizes, (dtype, coarse_dtype), strict=True)
     ]
     if data.numel() != sum(lengths):
@@ -92,10 +92,3 @@ def cut(
         )
     ]
     return Rows(*found)
-
-
-def num_bytes(compressor: Compressor, shape: Shape, dtype: torch.dtype) -> int:
-    """Bytes of a message about a tensor of this shape, from a compressor of fixed size."""
-    if not all(shape):
-        return 0
-    return sum(part.dtype.itemsize * part.fewest for part in compressor.layout(shape, dtype))
