@@ -312,7 +312,7 @@ def test_the_server_decodes_what_a_forger_encodes():
 @pytest.mark.slow
 def test_processes_send_the_bits_of_one_process_and_take_up_a_run(cluster):
     drill = {"attack": EVERYTHING, "schedule": RandomWorkers(4)}
-    job = a_job(Uncoded(7), **drill, worker_momentum=WorkerMomentum())
+    job = a_job(Uncoded(5), **drill, worker_momentum=WorkerMomentum())
     here = local_rounds(job, 5)
     with Ray().start(job) as session:
         there = list(rounds(session, job, 3))
@@ -330,8 +330,8 @@ def test_processes_send_the_bits_of_one_process_and_take_up_a_run(cluster):
 
 @pytest.mark.slow
 def test_runs_on_processes_resume_and_end_with_the_weights_of_one_process(cluster, tmp_path):
-    drill = {"attack": EVERYTHING, "byzantine": RandomWorkers(2), "rule": CoordinateMedian(2)}
-    drill |= {"compressor": QSGD(), "num_workers": 5, "batch_size": 50}
+    drill = {"attack": EVERYTHING, "byzantine": RandomWorkers(1), "rule": CoordinateMedian(1)}
+    drill |= {"compressor": QSGD(), "num_workers": 3, "batch_size": 48}
     here = trained(**drill, engine=Local(chunk_size=1), steps=4)
     options = {**drill, "engine": Ray(), "out": tmp_path / "run"}
     trained(**options, steps=2)
@@ -340,7 +340,7 @@ def test_runs_on_processes_resume_and_end_with_the_weights_of_one_process(cluste
     shutil.rmtree(tmp_path / "run")
     # A run that too many liars stop is written down as it was before the round that they stopped.
     options["compressor"] = drill["compressor"] = SPARSE
-    sleepers = {"attack": NotFinite(), "byzantine": SleeperWorkers(list(range(5)), from_step=2)}
+    sleepers = {"attack": NotFinite(), "byzantine": SleeperWorkers(list(range(3)), from_step=2)}
     with pytest.raises(TooManyByzantineError):
         trained(**{**options, **sleepers}, steps=4)
     honest = {"attack": None, "byzantine": None}

@@ -247,10 +247,9 @@ def test_who_cannot_be_behind_yet_told_the_truth():
 
 
 @pytest.mark.slow
-def test_processes_send_the_bits_of_one_process():
-    pytest.importorskip("ray")
-    for code in (Uncoded(7), DracoRepetition(7, 3)):
-        job = a_job(code, attack=REMEMBERING, schedule=RandomWorkers(4))
+def test_processes_send_the_bits_of_one_process(cluster):
+    for code in (Uncoded(5), DracoRepetition(5, 2)):
+        job = a_job(code, attack=REMEMBERING, schedule=RandomWorkers(3))
         rule = CoordinateMedian()
         here = local_rounds(job, 5, aggregate=rule)
         with Ray().start(job) as session:
@@ -263,8 +262,7 @@ def test_processes_send_the_bits_of_one_process():
 
 
 @pytest.mark.slow
-def test_runs_on_processes_end_with_the_weights_of_one_process():
-    pytest.importorskip("ray")
+def test_runs_on_processes_end_with_the_weights_of_one_process(cluster):
     here = trained(CoordinateMedian(3), REMEMBERING, engine=Local(chunk_size=1), steps=6)
     there = trained(CoordinateMedian(3), REMEMBERING, engine=Ray(), steps=6)
     assert parameters_of(here.model).equal(parameters_of(there.model))

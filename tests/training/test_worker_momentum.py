@@ -276,25 +276,21 @@ def test_replicas_that_change_from_round_to_round_have_no_common_momentum():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("momentum", [WorkerMomentum(beta=0.9)], ids=repr)
-def test_processes_send_the_bits_of_one_process_and_take_up_a_run(momentum):
-    pytest.importorskip("ray")
-    for code in (Uncoded(7), DracoRepetition(7, 3)):
-        job = a_job(code, momentum, attack=EVERYTHING, schedule=RandomWorkers(4))
-        here = local_rounds(job, 6)
-        with Ray().start(job) as session:
-            there = list(rounds(session, job, 4))
-        with Ray().start(job) as session:  # new processes
-            there += rounds(session, job, 2, there[-1].memory, first=4)
-        for ours, theirs in zip(here, there, strict=True):
-            assert theirs.missing == ours.missing
-            assert theirs.messages[theirs.arrived].equal(ours.messages[ours.arrived])
-            assert theirs.memory.momenta.equal(ours.memory.momenta)
+def test_processes_send_the_bits_of_one_process_and_take_up_a_run(cluster):
+    job = a_job(DracoRepetition(5, 2), attack=EVERYTHING, schedule=RandomWorkers(4))
+    here = local_rounds(job, 6)
+    with Ray().start(job) as session:
+        there = list(rounds(session, job, 4))
+    with Ray().start(job) as session:  # new processes
+        there += rounds(session, job, 2, there[-1].memory, first=4)
+    for ours, theirs in zip(here, there, strict=True):
+        assert theirs.missing == ours.missing
+        assert theirs.messages[theirs.arrived].equal(ours.messages[ours.arrived])
+        assert theirs.memory.momenta.equal(ours.memory.momenta)
 
 
 @pytest.mark.slow
-def test_the_dead_keep_their_last_momentum_and_go_on_with_it():
-    pytest.importorskip("ray")
+def test_the_dead_keep_their_last_momentum_and_go_on_with_it(cluster):
     job = a_job(Uncoded(3))
     with Ray(deadline_s=20.0).start(job) as session:
         *_, second = rounds(session, job, 2)
@@ -312,8 +308,7 @@ def test_the_dead_keep_their_last_momentum_and_go_on_with_it():
 
 
 @pytest.mark.slow
-def test_who_has_never_been_heard_has_no_momentum():
-    pytest.importorskip("ray")
+def test_who_has_never_been_heard_has_no_momentum(cluster):
     job = a_job(Uncoded(3))
     with Ray(deadline_s=20.0).start(job) as session:
         os.kill(session.pids[2], signal.SIGKILL)
@@ -324,9 +319,9 @@ def test_who_has_never_been_heard_has_no_momentum():
 
 
 @pytest.mark.slow
-def test_runs_on_processes_end_with_the_weights_of_one_process(tmp_path):
-    pytest.importorskip("ray")
+def test_runs_on_processes_end_with_the_weights_of_one_process(cluster, tmp_path):
     drill = {"attack": EVERYTHING, "byzantine": RandomWorkers(2), "rule": CoordinateMedian(2)}
+    drill |= {"num_workers": 5}
     here = trained(**drill, engine=Local(chunk_size=1), steps=6, out=tmp_path / "run")
     shutil.rmtree(tmp_path / "run")
     trained(**drill, engine=Ray(), steps=3, out=tmp_path / "run")
