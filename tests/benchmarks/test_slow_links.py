@@ -231,6 +231,31 @@ def test_latency_and_rate_are_those_asked_for(tmp_path):
     assert 0.32 + 0.04 <= many <= 1.5 * 0.36
 
 
+PROBE = """
+import dataclasses, json, os, sys, torch
+import torch.distributed as dist
+from phalanx.ddp import probe_link
+
+torch.set_num_threads(1)
+rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=size)
+print(json.dumps(dataclasses.asdict(probe_link(num_rounds=3))))
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+@with_tun
+@pytest.mark.slow
+def test_a_link_is_probed_within_a_quarter(tmp_path):
+    with slow_links.Cluster(2, "100mbit", delay="10ms") as cluster:
+        said = cluster.run([sys.executable, "-c", PROBE, str(tmp_path / "store")])
+    one, other = (json.loads(printed) for printed in said)
+    assert one == other
+    assert one["rate"] == pytest.approx(1e8, rel=0.25)
+    assert one["latency_s"] == pytest.approx(0.01, rel=0.25)
+
+
 @with_tun
 @pytest.mark.slow
 def test_what_is_lost_is_sent_again(tmp_path):
