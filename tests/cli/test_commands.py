@@ -137,7 +137,7 @@ HELPERS = """
     AllToAll Averaged BatchState BatchTrial Chain CodedLeastSquares CodedMatmul CodedMatrix
     CodedShuffle CodedShuffleSampler Collected CompressedPipeline Consensus CriticalRegimes
     Decoded DiversityMonitor Ends Estimate Evaluation Geometry GossipOptimizer GossipRound
-    GradientDiversity Holdings Inbox Job LargestBatch LinkOutlook LinkPlanner Memory Message
+    GradientDiversity Holdings Inbox Job LargestBatch Link LinkOutlook LinkPlanner Memory Message
     Mixed Mixtures Network OneBitAdam Outlook ParameterGossip Part Party Plan Planner Product
     RayMatmul RayMatmulSession RayShuffle RayShuffleSession Regime Reputation Round Rounds
     RowCache Run Shard ShufflePlan SimulatedPipeline Splits Spread Standing Telling

@@ -103,8 +103,7 @@ class Network:
         operation = dist.ReduceOp.MAX if request.largest else dist.ReduceOp.SUM
         with naming(what=f"an all-reduce of {total.numel()} values"):
             dist.all_reduce(total, operation, group=self.group)
-        size = total.numel() * total.element_size()
-        self._count(size, 2 * size * (self.size - 1) / self.size)
+        self._count(total.nbytes, request.wire_bytes(self.size))
         return total
 
     def all_gather(self, request: AllGather) -> list[Tensor]:
