@@ -21,6 +21,7 @@ from phalanx.gossip import (
     ChocoSGD,
     DeepSqueeze,
     GossipOptimizer,
+    Moniqua,
     ParameterGossip,
     PowerGossip,
     ProcessNetwork,
@@ -38,10 +39,13 @@ CENTRAL = [
     ChocoSGD(),
     ChocoSGD(RandomK(ratio=0.3, rescale=False), consensus_rate=0.2),
     DeepSqueeze(),
+    Moniqua(bound=8.0),
 ]
 MORE = [
     DPSGD("optimal"),
     PowerGossip(rank=2, warm_start=False),
+    PowerGossip(signs=True, iterations=2),
+    Moniqua(bound=8.0, bits=6, rounding="nearest", consensus_rate=0.7),
     ChocoSGD(TopK(ratio=0.2), consensus_rate=0.1),
     ChocoSGD(RandomBlock(ratio=0.3, rescale=False, shared=False), consensus_rate=0.2),
     ChocoSGD(QSGD(levels=127, norm="max"), consensus_rate=0.5),

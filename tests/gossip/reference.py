@@ -48,9 +48,9 @@ class Squeeze:
 class Power:
     """One pair of factors an edge; the difference itself is computed, which no node could."""
 
-    def __init__(self, rows, topology, rank, diffusion, seed, name):
+    def __init__(self, rows, topology, rank, diffusion, seed, name, signs=False):
         self.rows, self.topology, self.rank, self.diffusion = rows, topology, rank, diffusion
-        self.seed, self.name, self.turn = seed, name, 0
+        self.seed, self.name, self.turn, self.signs = seed, name, 0, signs
         self.factors = {edge: [None, None] for edge in topology.edges}
 
     def drawn(self, edge, size):
@@ -67,9 +67,30 @@ class Power:
             if factor is None:
                 factor = self.drawn(edge, len(matrix))
             fixed = torch.linalg.svd(factor, full_matrices=False).U
+            if self.signs:
+                fixed = torch.sign(factor) / len(factor) ** 0.5
             learnt = matrix.T @ fixed
             move = fixed @ learnt.T if side == 0 else learnt @ fixed.T
             self.rows[high] = self.rows[high] - self.diffusion * weight * move
             self.rows[low] = self.rows[low] + self.diffusion * weight * move
             self.factors[edge][1 - side] = learnt
         self.turn += 1
+
+
+def moniqua(rows, weights, circumference, places, shift, rate):
+    """Values as places on a circle, each read as the value there that is closest to the reader."""
+    told = [((x / circumference) % 1 * places + shift).floor() % places for x in rows]
+
+    def taken_for(place, reader):
+        turns = (reader / circumference - place / places).round()
+        return (place / places + turns) * circumference
+
+    return [
+        x
+        + rate
+        * sum(
+            weights[i, j] * (taken_for(told[j], x) - taken_for(told[i], x))
+            for j in range(len(told))
+        )
+        for i, x in enumerate(rows)
+    ]

@@ -149,10 +149,11 @@ def test_it_is_a_value(algorithm):
         (lambda: DPSGD(0.0), 'diffusion must be above 0, or "optimal", got 0.0'),
         (lambda: PowerGossip(rank=0), "rank must be at least 1, got 0"),
         (lambda: PowerGossip(iterations=0), "iterations must be at least 1, got 0"),
+        (lambda: PowerGossip(rank=2, signs=True), "rank must be 1 with signs, got 2"),
         (lambda: ChocoSGD(consensus_rate=1.5), "consensus_rate must be above 0 and at most 1"),
         (lambda: DeepSqueeze(consensus_rate=0.0), "consensus_rate must be above 0 and at most 1"),
     ],
-    ids=range(5),
+    ids=range(6),
 )
 def test_bad_arguments_are_refused(make, words):
     with pytest.raises(ValueError, match=words):

@@ -11,6 +11,7 @@ from phalanx.gossip import (
     AllReduceAveraging,
     ChocoSGD,
     DeepSqueeze,
+    Moniqua,
     PowerGossip,
     SimulatedNetwork,
     Topology,
@@ -60,13 +61,13 @@ def test_sums_of_copies_are_as_good_as_copies(topology, compressor, kind):
 
 
 @few
-@pytest.mark.parametrize("rank", [1, 2])
-def test_power_gossip_is_one_pair_of_factors_an_edge(topology, rank):
+@pytest.mark.parametrize(("rank", "signs"), [(1, False), (2, False), (1, True)])
+def test_power_gossip_is_one_pair_of_factors_an_edge(topology, rank, signs):
     value = start(topology.num_nodes, 6, 5)
-    slow = reference.Power(list(value), topology, rank, 0.8, seed=3, name="x")
+    slow = reference.Power(list(value), topology, rank, 0.8, seed=3, name="x", signs=signs)
     for _ in range(6):
         slow.round()
-    found = run(PowerGossip(rank=rank, diffusion=0.8), topology, value, 6)
+    found = run(PowerGossip(rank=rank, diffusion=0.8, signs=signs), topology, value, 6)
     torch.testing.assert_close(found, torch.stack(slow.rows))
 
 
@@ -172,6 +173,7 @@ def test_power_gossip_needs_no_tuning(topology):
     [
         (DPSGD("optimal"), 30, 1e-8),
         (PowerGossip(), 100, 0.4),
+        (PowerGossip(signs=True), 100, 0.5),
         (PowerGossip(rank=2), 100, 0.17),
     ],
     ids=repr,
@@ -227,6 +229,9 @@ def test_bytes_by_hand():
     signs = [4 + (x[0].numel() + 7) // 8 for x in values.values()]
     assert torch.equal(sent(ChocoSGD()), sum(signs) * neighbours)
     assert torch.equal(sent(DeepSqueeze()), sum(signs) * neighbours)
+    for bits in (2, 3, 8):  # one stream, without a scale
+        assert torch.equal(sent(Moniqua(bits=bits)), (61 * bits + 7) // 8 * neighbours)
+    assert torch.equal(sent(PowerGossip(signs=True), 2), sent(PowerGossip(), 2))
     elias = QSGD(coding="elias-sparse")
     assert torch.equal(
         sent(ChocoSGD(elias)),

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from phalanx.compression import Accordion, ErrorFeedback, PowerSGD, TopK
+from phalanx.compression import Accordion, TopK
 from phalanx.data import Digits
 from phalanx.models import MLP
 from phalanx.reproduce import AccordionRecipe, reproduce
-from phalanx.reproduce.compressed_runs import CompressedTraining, payload
+from phalanx.reproduce.accordion_runs import run_batches, run_levels
+from phalanx.reproduce.compressed_training import CompressedTraining
 from phalanx.reproduce.run import Reproduction
 from phalanx.training import AccordionBatch
 
@@ -65,7 +66,7 @@ def test_bytes_are_counted_by_the_level_of_every_layer(training):
     """Weights 16 x 64 and 10 x 16, biases 16 and 10; low for two epochs of three steps."""
     low, high = TopK(0.5), TopK(0.1)
     compressor = Accordion(low, high, math.inf, training.steps_per_epoch, 1)
-    run = training.run(compressor, 0)
+    run = run_levels(training, compressor, 0.1, 0)
     each = [
         4 * 26
         + sum(len(one.encode(torch.ones(shape)).to_bytes()) for shape in ((16, 64), (10, 16)))
@@ -79,25 +80,19 @@ def test_bytes_are_counted_by_the_level_of_every_layer(training):
 def test_no_compression_at_all_is_plain_descent(training):
     """All values of all workers: the run of one worker with the whole batch."""
     everything = Accordion(TopK(1.0), TopK(1.0), steps_per_epoch=training.steps_per_epoch)
-    many = training.run(everything, 1)
+    many = training.run(everything, 0.1, 1)
     one = CompressedTraining(
         training.splits, training.model, 4, (), num_workers=1, samples=400
-    ).run(everything, 1)
+    ).run(everything, 0.1, 1)
     assert many.loss == pytest.approx(one.loss, rel=1e-4)
 
 
 def test_batches_and_the_learning_rate_grow_together(training):
-    fixed = training.run_batches(AccordionBatch(100, 100, interval=1), 0)
-    grown = training.run_batches(AccordionBatch(100, 400, eta=math.inf, interval=1), 0)
+    fixed = run_batches(training, AccordionBatch(100, 100, interval=1), 0.1, 0)
+    grown = run_batches(training, AccordionBatch(100, 400, eta=math.inf, interval=1), 0.1, 0)
     assert fixed.updates == 4 * 15
     assert grown.updates == 2 * 15 + 2 * 4
     assert grown.low_share == (1.0, 1.0, 0.0, 0.0)
-
-
-def test_payloads_of_factors():
-    compressor = ErrorFeedback(PowerSGD(rank=2))
-    assert payload(compressor, (64, 128)) == 4 * 2 * (64 + 128)
-    assert payload(compressor, (7,)) == 4 * 7
 
 
 @pytest.mark.slow

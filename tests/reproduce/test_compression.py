@@ -3,18 +3,21 @@
 import pytest
 import torch
 
-from phalanx.compression import ErrorFeedback, TopK
+from phalanx.compression import ErrorFeedback, TopK, Uncompressed
 from phalanx.data import Digits
+from phalanx.models import MLP
 from phalanx.reproduce import AtomoRecipe, PowerSGDRecipe, RandomBlocks, reproduce
-from phalanx.reproduce.compressed_training import CompressedTraining
+from phalanx.reproduce.compressed_training import CompressedTraining, DigitsTraining
 
-TINY = {"epochs": 1, "num_seeds": 1, "rates": (0.1,), "samples": 350}  # one step
+TINY = DigitsTraining(epochs=1, num_seeds=1, rates=(0.1,), samples=350)  # one step
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    found = [reproduce(kind(**TINY), out) for kind in (AtomoRecipe, PowerSGDRecipe, RandomBlocks)]
+    found = [
+        reproduce(kind(training=TINY), out) for kind in (AtomoRecipe, PowerSGDRecipe, RandomBlocks)
+    ]
     return {one.recipe.name: one.findings for one in found}
 
 
@@ -67,8 +70,8 @@ def test_every_method_is_trained(done):
 
 @pytest.mark.slow
 def test_a_compressor_that_loses_nothing_trains_like_none():
-    training = CompressedTraining(Digits().load(), epochs=1, rates=(0.1,), seeds=(0,))
-    plain = training.train(None)
-    whole = training.train(ErrorFeedback(TopK(ratio=1.0)))
+    training = CompressedTraining(Digits().load(), MLP, epochs=1)
+    plain = training.run(Uncompressed(), 0.1, 0)
+    whole = training.run(ErrorFeedback(TopK(ratio=1.0)), 0.1, 0)
     assert whole.loss == pytest.approx(plain.loss, rel=1e-4)
     assert plain.accuracy > 50

@@ -12,7 +12,9 @@ from phalanx.attacks import NotFinite
 from phalanx.data import Digits
 from phalanx.models import MLP
 from phalanx.reproduce import LearningFromHistory, ResamplingAndBucketing, reproduce
-from phalanx.reproduce.trials import Trials, above, images, robust_rules
+from phalanx.reproduce.base import above
+from phalanx.reproduce.full_runs import images
+from phalanx.reproduce.training_runs import Trials, robust_rules
 
 HISTORY = LearningFromHistory(num_workers=7, num_byzantine=1, num_manipulating=2, steps=2)
 MIXING = ResamplingAndBucketing(num_workers=11, num_byzantine=1, num_honest=6, steps=2)

@@ -8,6 +8,7 @@ from phalanx.gossip.d_psgd import DPSGD
 from phalanx.gossip.deep_squeeze import DeepSqueeze
 from phalanx.gossip.ends import Ends
 from phalanx.gossip.mixing import Mixed, mix
+from phalanx.gossip.moniqua import Moniqua
 from phalanx.gossip.network import Network, Telling
 from phalanx.gossip.parameters import GossipOptimizer, ParameterGossip
 from phalanx.gossip.power_gossip import PowerGossip
@@ -27,6 +28,7 @@ __all__ = [
     "GossipOptimizer",
     "GossipRound",
     "Mixed",
+    "Moniqua",
     "Network",
     "ParameterGossip",
     "PowerGossip",

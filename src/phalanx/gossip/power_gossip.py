@@ -31,8 +31,9 @@ class PowerGossip(Gossip):
     Cost: `4 * rows * columns * rank` operations for each neighbour and iteration. Memory: two
     factors for each.
     Source: Vogels, Karimireddy, Jaggi, "Practical Low-Rank Communication Compression in
-    Decentralized Deep Learning", NeurIPS 2020, algorithm 1. Where nodes are equal, the difference
-    is zero, and so would be all later ones: then the next factor is drawn anew, on both ends alike.
+    Decentralized Deep Learning", NeurIPS 2020, algorithm 1, and the authors' code for signs. Where
+    nodes are equal, the difference is zero, and so would be all later ones: then the next factor is
+    drawn anew, on both ends alike.
 
     >>> import torch
     >>> from phalanx.gossip import SimulatedNetwork, Topology, average
@@ -50,6 +51,9 @@ class PowerGossip(Gossip):
     """Whether an iteration starts from the last one's factor, or from random numbers."""
     diffusion: float | Literal["optimal"] = 1.0
     """Factor on the moves; "optimal" is the best for uncompressed rounds on the topology."""
+    signs: bool = False
+    """Whether the fixed factor is rounded to its signs, all of one size: with rank 1 only. Products
+    with it are sums and differences; messages are as long as without."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -57,6 +61,8 @@ class PowerGossip(Gossip):
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
         require_diffusion(self.diffusion)
+        if self.signs and self.rank > 1:
+            raise ValueError(f"rank must be 1 with signs, got {self.rank}")
 
     def sizes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
         """Rows and columns of a node's tensor of this shape; None if it is sent as it is."""
@@ -135,13 +141,14 @@ class PowerGossip(Gossip):
             return torch.randn(shape, generator=source, dtype=matrix.dtype)
 
         if not state:
-            return orthonormal(_stacked(drawn, range(len(edges)), matrix, shape))
-        factor = state[side]
-        empty = (~factor.flatten(1).any(dim=1)).nonzero().flatten()
-        if len(empty):
-            factor = factor.clone()
-            factor[empty] = _stacked(drawn, empty.tolist(), matrix, shape)
-        return orthonormal(factor)
+            factor = _stacked(drawn, range(len(edges)), matrix, shape)
+        else:
+            factor = state[side]
+            empty = (~factor.flatten(1).any(dim=1)).nonzero().flatten()
+            if len(empty):
+                factor = factor.clone()
+                factor[empty] = _stacked(drawn, empty.tolist(), matrix, shape)
+        return rounded(factor) if self.signs else orthonormal(factor)
 
 
 def orthonormal(factors: Factor) -> Factor:
@@ -152,6 +159,12 @@ def orthonormal(factors: Factor) -> Factor:
         return factors / norms
     basis: Tensor = torch.linalg.qr(factors).Q
     return basis
+
+
+def rounded(factors: Factor) -> Factor:
+    """Vectors of length 1 that point as these do in every coordinate; zero points up."""
+    size = factors.shape[1] ** -0.5
+    return torch.where(factors < 0, -size, size).to(factors)
 
 
 def _stacked(

@@ -15,14 +15,16 @@ from phalanx.data import Splits
 from phalanx.models import MLP, LeNet
 from phalanx.reporting import Plot, Table
 from phalanx.reporting.plots import COLOURS
-from phalanx.reproduce.base import Finding, Findings, Progress, Recipe
-from phalanx.reproduce.compressed_runs import CompressedRun, CompressedTraining, MakeModel
-from phalanx.reproduce.trials import images, verdict
+from phalanx.reproduce.accordion_runs import AccordionRun, run_batches, run_levels
+from phalanx.reproduce.base import Finding, Findings, MakeModel, Progress, Recipe, verdict
+from phalanx.reproduce.compressed_training import CompressedTraining
+from phalanx.reproduce.full_runs import images
 from phalanx.training import AccordionBatch
 
 _LOW, _HIGH, _ACCORDION = "low compression", "high compression", "Accordion"
 _FIRST, _AFTER = "low first, high after", "high first, low after"
 _PLAIN, _FEEDBACK, _RANKS, _BATCHES = "top-k", "top-k, error feedback", "PowerSGD", "batch size"
+_RATE = 0.1  # at first, where levels of compression are compared
 _NAMES = ("cifar10.npz", "cifar10_12k.npz")
 _NOTES = (
     "The workers are simulated; megabytes are the payload of one worker's messages over a run, "
@@ -95,12 +97,12 @@ class AccordionRecipe(Recipe):
         training = CompressedTraining(
             splits, make, self.epochs, self._milestones(), samples=self.samples
         )
-        runs: dict[str, dict[str, list[CompressedRun]]] = {}
+        runs: dict[str, dict[str, list[AccordionRun]]] = {}
         for kind, pair in self._pairs().items():
             runs[kind] = {}
             for name, compressor in self._settings(kind, pair, training.steps_per_epoch).items():
                 progress(f"{kind}: {name}")
-                runs[kind][name] = [training.run(compressor, seed) for seed in seeds]
+                runs[kind][name] = [run_levels(training, compressor, _RATE, seed) for seed in seeds]
         progress(_BATCHES)
         runs[_BATCHES] = self._batches(splits, make, seeds)
         return Findings(
@@ -156,8 +158,9 @@ class AccordionRecipe(Recipe):
 
     def _batches(
         self, splits: Splits, make: MakeModel, seeds: Sequence[int]
-    ) -> dict[str, list[CompressedRun]]:
+    ) -> dict[str, list[AccordionRun]]:
         low, high = self.batch_sizes
+        training = CompressedTraining(splits, make, self.epochs, self._milestones())
         found = {}
         for name, batch in {
             _LOW: AccordionBatch(low, low, interval=self.interval),
@@ -165,11 +168,10 @@ class AccordionRecipe(Recipe):
             _ACCORDION: AccordionBatch(low, high, interval=self.interval),
         }.items():
             rate = 0.02 * batch.low / low
-            training = CompressedTraining(splits, make, self.epochs, self._milestones(), rate=rate)
-            found[name] = [training.run_batches(batch, seed) for seed in seeds]
+            found[name] = [run_batches(training, batch, rate, seed) for seed in seeds]
         return found
 
-    def _findings(self, runs: dict[str, dict[str, list[CompressedRun]]]) -> tuple[Finding, ...]:
+    def _findings(self, runs: dict[str, dict[str, list[AccordionRun]]]) -> tuple[Finding, ...]:
         findings = []
         for kind in (_PLAIN, _FEEDBACK, _RANKS):
             low, high, ours = (_accuracy(runs[kind][name]) for name in (_LOW, _HIGH, _ACCORDION))
@@ -213,7 +215,7 @@ class AccordionRecipe(Recipe):
         )
         return tuple(findings)
 
-    def _answer(self, runs: dict[str, dict[str, list[CompressedRun]]]) -> str:
+    def _answer(self, runs: dict[str, dict[str, list[AccordionRun]]]) -> str:
         parts = []
         for kind in (_PLAIN, _FEEDBACK, _RANKS):
             low, ours = runs[kind][_LOW], runs[kind][_ACCORDION]
@@ -223,19 +225,19 @@ class AccordionRecipe(Recipe):
         return f"Against low compression throughout, Accordion has {', '.join(parts)}."
 
 
-def _accuracy(runs: Sequence[CompressedRun]) -> float:
+def _accuracy(runs: Sequence[AccordionRun]) -> float:
     return mean(run.accuracy for run in runs)
 
 
-def _megabytes(runs: Sequence[CompressedRun]) -> float:
+def _megabytes(runs: Sequence[AccordionRun]) -> float:
     return mean(run.megabytes for run in runs)
 
 
-def _updates(runs: Sequence[CompressedRun]) -> float:
+def _updates(runs: Sequence[AccordionRun]) -> float:
     return mean(float(run.updates) for run in runs)
 
 
-def _table(kind: str, runs: dict[str, list[CompressedRun]]) -> Table:
+def _table(kind: str, runs: dict[str, list[AccordionRun]]) -> Table:
     return Table(
         f"Levels: {kind}",
         "Test accuracy in percent, mean and standard deviation over seeds; training loss; payload "
@@ -256,7 +258,7 @@ def _table(kind: str, runs: dict[str, list[CompressedRun]]) -> Table:
     )
 
 
-def _plot(runs: dict[str, list[CompressedRun]]) -> Plot:
+def _plot(runs: dict[str, list[AccordionRun]]) -> Plot:
     title = "When compression is low"
     caption = "Share of the compressed values that Accordion kept at the low level (or, at the low "
     caption += "batch size), mean over seeds."

@@ -21,8 +21,7 @@ from phalanx.pipeline.sample_quantization import Rounding
 from phalanx.randomness import generator, seeded
 from phalanx.reporting import Plot, Table
 from phalanx.reporting.plots import COLOURS
-from phalanx.reproduce.base import Finding, Findings, Progress, Recipe
-from phalanx.reproduce.trials import figures, verdict
+from phalanx.reproduce.base import Finding, Findings, Progress, Recipe, figures, verdict
 
 _DIRECT, _ZERO, _DIFFERENCES = "direct", "direct, zero a level", "differences"
 _CASES = (  # method, bits forward and backward

@@ -1,6 +1,6 @@
 """ATOMO: which atoms are worth their bytes, and what the shape of a matrix costs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
 
 from phalanx.compression import (
     QSGD,
@@ -19,28 +21,31 @@ from phalanx.compression import (
     RandomizedSingularVectors,
     SingularVectors,
     TernGrad,
+    Uncompressed,
     Waves,
 )
-from phalanx.data import Digits, Splits
+from phalanx.data import Digits
 from phalanx.models import MLP
 from phalanx.randomness import generator, seeded
 from phalanx.reporting import Plot, Table
 from phalanx.reporting.plots import COLOURS
-from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
-from phalanx.reproduce.compressed_training import (
-    CompressedTraining,
-    Trained,
-    trained_on_digits,
-    whole,
-    worker_gradients,
+from phalanx.reproduce.base import (
+    NOT_QUOTED,
+    Finding,
+    Findings,
+    Progress,
+    Recipe,
+    above,
+    figures,
+    verdict,
 )
+from phalanx.reproduce.compressed_training import DigitsTraining, Trained
 from phalanx.reproduce.network_bytes import (
     RESNET18_STEPS,
     mebibytes_an_epoch,
     num_values,
     resnet18_shapes,
 )
-from phalanx.reproduce.trials import above, figures, verdict
 
 _ATOMS: dict[str, Atoms] = {
     "singular vectors": SingularVectors(),
@@ -77,43 +82,25 @@ class AtomoRecipe(Recipe):
         "Learning via Atomic Sparsification, NeurIPS 2018"
     )
 
-    epochs: int = 20
-    """Passes over the digits."""
-
-    num_seeds: int | None = None
-    """Runs that are averaged; by default 1, or 8 in full."""
-
-    rates: tuple[float, ...] = (0.05, 0.1)
-    """Learning rates that are tried."""
-
-    samples: int = 32
-    """Samples of each of four workers in a step."""
+    training: DigitsTraining = field(default_factory=DigitsTraining)
+    """How long, how often and with which learning rates."""
 
     def measure(self, out: Path, *, full: bool, data: Path | None, progress: Progress) -> Findings:
         """Counts, compares variances, then trains; `data` is not needed."""
-        seeds = tuple(range(self.num_seeds or (8 if full else 1)))
-        splits = Digits().load()
         progress("variances")
         variances = {
             (moment, name): _variances(gradient, atoms)
-            for moment, gradient in _gradients(splits).items()
+            for moment, gradient in _gradients().items()
             for name, atoms in _ATOMS.items()
         }
-        training = CompressedTraining(
-            splits,
-            samples=self.samples,
-            epochs=self.epochs,
-            rates=self.rates,
-            seeds=seeds,
-        )
-        methods: dict[str, Compressor | None] = {
-            "SGD": None,
+        methods: dict[str, Compressor] = {
+            "SGD": Uncompressed(),
             **{f"singular vectors, s = {s}": Atomo(budget=float(s)) for s in (1, 2, 3)},
             "vectors and entries, s = 1": Atomo(RandomizedSingularVectors(), budget=1.0),
             "QSGD, 1 level": QSGD(levels=1),
             "TernGrad": TernGrad(),
         }
-        results, table = trained_on_digits(methods, training, progress)
+        results, table = self.training.train(methods, full, progress)
         spectral = [results[f"singular vectors, s = {s}"].accuracy for s in (1, 2, 3)]
         return Findings(
             answer=(
@@ -134,7 +121,7 @@ class AtomoRecipe(Recipe):
                 for moment in ("before training", "after an epoch")
             ),
             notes=_NOTES,
-            settings={"epochs": self.epochs, "num_seeds": len(seeds), "full": full},
+            settings=self.training.settings(full),
         )
 
 
@@ -204,22 +191,26 @@ def _findings(
     )
 
 
-def _gradients(splits: Splits) -> dict[str, Tensor]:
+def _gradients() -> dict[str, Tensor]:
     """A worker's gradient of the first layer, before training and after an epoch of it."""
-    inputs, targets = whole(splits.train)
+    splits = Digits().load()
+    inputs, targets = splits.train[:]
     with seeded(0, "weights"):
         model = MLP(splits.input_shape, splits.num_classes, (128, 128))
-    gradients = worker_gradients(model)
-    weights = {name: one.detach() for name, one in model.named_parameters()}
-    layer = max(weights, key=lambda name: weights[name].numel())
+    layer, sgd = max(model.parameters(), key=Tensor.numel), SGD(model.parameters(), lr=0.05)
+
+    def gradient(samples: Tensor) -> Tensor:
+        sgd.zero_grad()
+        cross_entropy(model(inputs[samples]), targets[samples]).backward()
+        assert layer.grad is not None  # just computed
+        return layer.grad.clone()
+
     rows = torch.randperm(len(inputs), generator=generator(0, "order"))
-    first = gradients(weights, inputs[rows[None, :32]], targets[rows[None, :32]])
-    found = {"before training": first[layer][0]}
-    for batch in rows[: len(rows) // 32 * 32].view(-1, 1, 32):
-        step = gradients(weights, inputs[batch], targets[batch])
-        weights = {name: one - 0.05 * step[name][0] for name, one in weights.items()}
-    last = gradients(weights, inputs[rows[None, :32]], targets[rows[None, :32]])
-    return found | {"after an epoch": last[layer][0]}
+    first = gradient(rows[:32])
+    for batch in rows[: len(rows) // 32 * 32].view(-1, 32):
+        gradient(batch)
+        sgd.step()
+    return {"before training": first, "after an epoch": gradient(rows[:32])}
 
 
 def _variances(gradient: Tensor, atoms: Atoms) -> list[tuple[float, float]]:

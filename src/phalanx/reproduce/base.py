@@ -1,15 +1,22 @@
 """What a recipe looks like: a paper, its claims, and how to measure them here."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
+
+from torch import nn
 
 from phalanx.reporting import Plot, Table
 
 Progress = Callable[[str], None]
 """Is told in a few words what is being measured now."""
+
+MakeModel = Callable[[tuple[int, ...], int], nn.Module]
+"""Makes a model from the shape of an input and the number of classes."""
+
+Verdict = Literal["yes", "no", "partly"]
 
 NOT_QUOTED = "not quoted: not certain"
 """Stands where we are not certain of the paper's figure: then it is not printed."""
@@ -25,7 +32,7 @@ class Finding:
     """The paper's figure, or that it is not quoted."""
     ours: str
     """What was measured here."""
-    same: Literal["yes", "no", "partly", "—"]
+    same: Verdict | Literal["—"]
     """Whether ours bears the claim out; a dash where there is nothing to compare with."""
 
 
@@ -71,3 +78,26 @@ class Recipe(ABC):
             data: where its data lies; what a recipe falls back to, it says in its notes.
             progress: is told what happens.
         """
+
+
+def verdict(shown: Sequence[bool]) -> Verdict:
+    """Whether the figures show what is claimed: all of them, some of them, none.
+
+    >>> verdict([True, True]), verdict([True, False]), verdict([False])
+    ('yes', 'partly', 'no')
+    """
+    return "yes" if all(shown) else "partly" if any(shown) else "no"
+
+
+def figures(values: Sequence[float | None]) -> str:
+    """Accuracies in percent, one after the other.
+
+    >>> figures([12.34, None])
+    '12.3 / —'
+    """
+    return " / ".join("—" if value is None else f"{value:.1f}" for value in values)
+
+
+def above(one: float | None, other: float | None, by: float = 0.0) -> bool:
+    """Whether an accuracy is higher by so many points; a run that stopped has none."""
+    return (one or 0.0) >= (other or 0.0) + by

@@ -1,34 +1,133 @@
-"""Training on digits by simulated workers who compress what they send, as recipes need it."""
+"""Training by simulated workers who compress what they send, as recipes need it.
 
-from collections.abc import Callable, Mapping, Sequence
+Order of samples and initial weights follow from the seed alone, so that runs with different
+compressors differ in nothing else.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Dataset
+from torch.nn.utils import parameters_to_vector
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import MultiStepLR
 
 from phalanx.compression import Compressor, Memory, simulate
-from phalanx.data import Splits
+from phalanx.data import Digits, Splits
 from phalanx.models import MLP
 from phalanx.randomness import generator, seeded
 from phalanx.reporting import Table
-from phalanx.reproduce.base import Progress
+from phalanx.reproduce.base import MakeModel, Progress
+from phalanx.training import evaluate
+from phalanx.training.decoding import Uncoded
+from phalanx.training.gradients import PartitionGradients
+from phalanx.training.job import Job
 
 _DIVERGED = 1e4  # the loss of a run whose numbers left the range
 
-Weights = dict[str, Tensor]
+
+class Ended(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        accuracy: on the test data, in percent.
+        loss: on the training data.
+    """
+
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class CompressedTraining:
+    """What runs have in common: SGD with momentum, after the mean that the workers decode."""
+
+    splits: Splits
+    """The data."""
+    model: MakeModel
+    """Makes the model."""
+    epochs: int
+    """Passes over the data."""
+    milestones: tuple[int, ...] = ()
+    """Epochs at which the learning rate falls to a tenth."""
+    num_workers: int = 4
+    """Workers, simulated in step."""
+    samples: int = 32
+    """Of a worker and round."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Rounds; samples that do not fill a last one wait for the next epoch."""
+        return len(self.splits.train) // (self.num_workers * self.samples)  # type: ignore[arg-type]
+
+    def run(
+        self,
+        compressor: Compressor,
+        rate: float,
+        seed: int,
+        watch: Callable[[Memory], None] = lambda _: None,
+    ) -> Ended:
+        """Trains with messages of a compressor.
+
+        Args:
+            compressor: of all workers.
+            rate: learning rate at first.
+            seed: of weights, order and compression.
+            watch: told before every round what the first worker remembers.
+        """
+        model, optimizer, schedule = self.start(rate, seed)
+        batch = self.num_workers * self.samples
+        code = Uncoded(self.num_workers)
+        job = Job(model, cross_entropy, self.splits.train, code, batch, seed)
+        gradients, memories = PartitionGradients(job), [Memory()] * self.num_workers
+        for step in range(self.epochs * self.steps_per_epoch):
+            weights = parameters_to_vector(model.parameters()).detach()
+            blocks = gradients.blocks(step, range(self.num_workers), weights)
+            rows = torch.cat([block for block, _ in blocks])
+            if not rows.isfinite().all():
+                return Ended(100 / self.splits.num_classes, _DIVERGED)
+            watch(memories[0])
+            workers = [_by_name(model, row) for row in rows]
+            means, memories = simulate(compressor, workers, memories, seed=seed)
+            descend(model, optimizer, means[0])
+            if (step + 1) % self.steps_per_epoch == 0:
+                schedule.step()
+        return self.ended(model)
+
+    def start(self, rate: float, seed: int) -> tuple[nn.Module, Optimizer, MultiStepLR]:
+        """A model, its optimizer, and what lowers the learning rate, an epoch a step."""
+        with seeded(seed, "weights"):
+            model = self.model(self.splits.input_shape, self.splits.num_classes)
+        optimizer = SGD(model.parameters(), lr=rate, momentum=0.9)
+        return model, optimizer, MultiStepLR(optimizer, list(self.milestones))
+
+    def ended(self, model: nn.Module) -> Ended:
+        """How good the model is."""
+        train, test = self.splits.train, self.splits.test
+        accuracy = evaluate(model, cross_entropy, test, train).accuracy
+        assert accuracy is not None  # targets are classes
+        loss = evaluate(model, cross_entropy, train, train).loss
+        return Ended(100 * accuracy, loss if loss < _DIVERGED else _DIVERGED)
+
+
+def descend(model: nn.Module, optimizer: Optimizer, gradients: Mapping[str, Tensor]) -> None:
+    """A step against these gradients."""
+    for name, value in model.named_parameters():
+        value.grad = gradients[name]
+    optimizer.step()
 
 
 class Trained(NamedTuple):
-    """How training ended, on average over the seeds.
+    """How training with one method ended, on average over the seeds.
 
     Attributes:
-        accuracy: on the test set, in percent.
-        loss: on the training set.
+        accuracy: on the test data, in percent, to a tenth.
+        loss: on the training data.
         rate: the learning rate, of those tried the one with the least training loss.
     """
 
@@ -38,92 +137,64 @@ class Trained(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CompressedTraining:
-    """What the runs of a table have in common: SGD with momentum after the mean."""
+class DigitsTraining:
+    """How recipes that compare compressors train on digits: the sizes of it."""
 
-    splits: Splits
-    """The data."""
-    num_workers: int = 4
-    """Workers, simulated in step."""
-    samples: int = 32
-    """Samples a worker and step."""
     epochs: int = 20
-    """Passes over the data."""
+    """Passes over the digits."""
+    num_seeds: int | None = None
+    """Runs that are averaged; by default 1, or 8 in full."""
+    rates: tuple[float, ...] = (0.05, 0.1)
+    """Learning rates, of which each method has the best."""
+    samples: int = 32
+    """Of each of four workers in a step."""
     hidden: tuple[int, ...] = (128, 128)
     """Widths of the network's hidden layers."""
-    momentum: float = 0.9
-    """Of SGD, applied to the mean that the workers decode."""
-    rates: tuple[float, ...] = (0.02, 0.05, 0.1)
-    """Learning rates, of which each method has the best."""
-    seeds: tuple[int, ...] = (0, 1)
-    """Of weights, order and compression; the first one chooses the rate."""
 
-    def train(self, compressor: Compressor | None) -> Trained:
-        """Trains with a compressor, or without any."""
-        first = [self._run(compressor, rate, self.seeds[0]) for rate in self.rates]
-        best = min(range(len(first)), key=lambda place: first[place][1])
-        rate = self.rates[best]
-        runs = [first[best], *(self._run(compressor, rate, seed) for seed in self.seeds[1:])]
-        accuracies, losses = zip(*runs, strict=True)
-        return Trained(round(100 * mean(accuracies), 1), mean(losses), rate)
+    def train(
+        self, methods: Mapping[str, Compressor], full: bool, progress: Progress
+    ) -> tuple[dict[str, Trained], Table]:
+        """Trains with every method, and says how that ended, beside bytes of messages."""
+        network = partial(MLP, hidden=self.hidden)
+        runs = CompressedTraining(Digits().load(), network, self.epochs, samples=self.samples)
+        shapes = [tuple(one.shape) for one in runs.start(0.0, 0)[0].parameters()]
+        results: dict[str, Trained] = {}
+        sent: dict[str, float] = {}
+        for name, compressor in methods.items():
+            progress(f"training: {name}")
+            results[name] = self._tuned(runs, compressor, full)
+            sent[name] = sent_bytes(compressor, shapes)
+        return results, _accuracy_table(results, sent)
 
-    def _run(self, compressor: Compressor | None, rate: float, seed: int) -> tuple[float, float]:
-        """Test accuracy, training loss."""
-        inputs, targets = whole(self.splits.train)
-        with seeded(seed, "weights"):
-            model = MLP(self.splits.input_shape, self.splits.num_classes, self.hidden)
-        weights = {name: one.detach() for name, one in model.named_parameters()}
-        velocity = {name: torch.zeros_like(one) for name, one in weights.items()}
-        memories = [Memory()] * self.num_workers
-        gradients = worker_gradients(model)
-        batch = self.num_workers * self.samples
-        for epoch in range(self.epochs):
-            order = torch.randperm(len(inputs), generator=generator(seed, "order", epoch))
-            used = order[: len(order) // batch * batch]
-            for rows in used.view(-1, self.num_workers, self.samples):
-                found = gradients(weights, inputs[rows], targets[rows])
-                if not all(bool(one.isfinite().all()) for one in found.values()):
-                    return 1 / self.splits.num_classes, _DIVERGED
-                average, memories = _average(compressor, found, memories, seed)
-                for name, one in average.items():
-                    velocity[name] = self.momentum * velocity[name] + one
-                    weights[name] = weights[name] - rate * velocity[name]
-        test_inputs, test_targets = whole(self.splits.test)
-        right = functional_call(model, weights, test_inputs).argmax(dim=1) == test_targets
-        loss = float(cross_entropy(functional_call(model, weights, inputs), targets))
-        return float(right.float().mean()), loss if loss < _DIVERGED else _DIVERGED
+    def settings(self, full: bool) -> dict[str, str | int | float | bool]:
+        """What was run."""
+        return {"epochs": self.epochs, "num_seeds": len(self._seeds(full)), "full": full}
+
+    def _seeds(self, full: bool) -> range:
+        return range(self.num_seeds or (8 if full else 1))
+
+    def _tuned(self, runs: CompressedTraining, compressor: Compressor, full: bool) -> Trained:
+        """With the learning rate that the first seed chooses."""
+        first, *others = self._seeds(full)
+        tried = {rate: runs.run(compressor, rate, first) for rate in self.rates}
+        rate = min(tried, key=lambda one: tried[one].loss)
+        found = [tried[rate], *(runs.run(compressor, rate, seed) for seed in others)]
+        accuracy = mean(one.accuracy for one in found)
+        return Trained(round(accuracy, 1), mean(one.loss for one in found), rate)
 
 
-def _average(
-    compressor: Compressor | None, found: Weights, memories: list[Memory], seed: int
-) -> tuple[Weights, list[Memory]]:
-    """The mean over the workers, and what they remember of it."""
-    if compressor is None:
-        return {name: one.mean(dim=0) for name, one in found.items()}, memories
-    rows = [{name: one[worker] for name, one in found.items()} for worker in range(len(memories))]
-    means, memories = simulate(compressor, rows, memories, seed=seed)
-    return means[0], memories
+def sent_bytes(compressor: Compressor, shapes: list[tuple[int, ...]]) -> float:
+    """Bytes of a worker's messages about Gaussian tensors of these shapes: a mean of ten draws."""
+    source = generator(0, "sizes")
+    sizes = [
+        compressor.encode(torch.randn(shape, generator=source), source).num_bytes
+        for _ in range(10)
+        for shape in shapes
+    ]
+    return sum(sizes) / 10
 
 
-def worker_gradients(model: nn.Module) -> Callable[[Weights, Tensor, Tensor], Weights]:
-    """Gradients of all workers: of weights, inputs `(workers, samples, ...)` and classes."""
-
-    def loss(weights: Weights, inputs: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(functional_call(model, weights, inputs), targets)
-
-    found: Callable[[Weights, Tensor, Tensor], Weights] = vmap(grad(loss), in_dims=(None, 0, 0))
-    return found
-
-
-def whole(dataset: Dataset[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
-    """All inputs and classes of a data set that is in memory."""
-    size = len(dataset)  # type: ignore[arg-type]
-    inputs, targets = dataset[torch.arange(size)]
-    return inputs, targets
-
-
-def accuracy_table(results: Mapping[str, Trained], sent: Mapping[str, float]) -> Table:
-    """How training ended, and what a worker sends in a step."""
+def _accuracy_table(results: Mapping[str, Trained], sent: Mapping[str, float]) -> Table:
     return Table(
         "Training on digits",
         "Test accuracy and training loss at the end, with the learning rate of least loss, and "
@@ -136,35 +207,11 @@ def accuracy_table(results: Mapping[str, Trained], sent: Mapping[str, float]) ->
     )
 
 
-def sent_bytes(compressor: Compressor | None, shapes: Sequence[tuple[int, ...]]) -> float:
-    """Bytes of a worker's messages about Gaussian tensors of these shapes: a mean of ten draws."""
-    if compressor is None:
-        return float(sum(4 * torch.Size(shape).numel() for shape in shapes))
-    source = generator(0, "sizes")
-    sizes = [
-        compressor.encode(torch.randn(shape, generator=source), source).num_bytes
-        for _ in range(10)
-        for shape in shapes
-    ]
-    return sum(sizes) / 10
-
-
-def parameter_shapes(model: nn.Module) -> list[tuple[int, ...]]:
-    """Shapes of a model's tensors."""
-    return [tuple(one.shape) for one in model.parameters()]
-
-
-def trained_on_digits(
-    methods: Mapping[str, Compressor | None], training: CompressedTraining, progress: Progress
-) -> tuple[dict[str, Trained], Table]:
-    """Trains with every method, and says how that ended."""
-    results: dict[str, Trained] = {}
-    sent: dict[str, float] = {}
-    shapes = parameter_shapes(
-        MLP(training.splits.input_shape, training.splits.num_classes, training.hidden)
-    )
-    for name, compressor in methods.items():
-        progress(f"training: {name}")
-        results[name] = training.train(compressor)
-        sent[name] = sent_bytes(compressor, shapes)
-    return results, accuracy_table(results, sent)
+def _by_name(model: nn.Module, row: Tensor) -> dict[str, Tensor]:
+    """A flat gradient, cut into those of the tensors."""
+    named = dict(model.named_parameters())
+    parts = row.split([value.numel() for value in named.values()])
+    return {
+        name: part.view(value.shape)
+        for (name, value), part in zip(named.items(), parts, strict=True)
+    }

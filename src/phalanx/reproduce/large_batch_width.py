@@ -17,8 +17,7 @@ from phalanx.models import MLP
 from phalanx.randomness import generator, seeded
 from phalanx.reporting import Plot, Table
 from phalanx.reporting.plots import COLOURS
-from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
-from phalanx.reproduce.trials import verdict
+from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe, verdict
 from phalanx.training import (
     GradientDiversity,
     LargestBatch,

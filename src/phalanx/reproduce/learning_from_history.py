@@ -9,16 +9,18 @@ from phalanx.aggregation import Mean
 from phalanx.attacks import ALittleIsEnough, Attack, InnerProductManipulation, LabelFlip, SignFlip
 from phalanx.models import MLP, ResNet18
 from phalanx.reporting import Table
-from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
-from phalanx.reproduce.trials import (
-    Trials,
+from phalanx.reproduce.base import (
+    NOT_QUOTED,
+    Finding,
+    Findings,
+    Progress,
+    Recipe,
     above,
-    device_for,
     figures,
-    images,
-    robust_rules,
     verdict,
 )
+from phalanx.reproduce.full_runs import device_for, images
+from phalanx.reproduce.training_runs import Trials, robust_rules
 from phalanx.training import WorkerMomentum
 
 _RULES = ("mean", "Krum", "median", "RFA", "trimmed mean", "centred clipping")

@@ -35,8 +35,8 @@ from phalanx.models import MLP
 from phalanx.randomness import generator, seeded
 from phalanx.reporting import Plot, Table
 from phalanx.reporting.plots import COLOURS
-from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
-from phalanx.reproduce.trials import images, verdict
+from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe, verdict
+from phalanx.reproduce.full_runs import images
 from phalanx.training import evaluate
 
 _FILES = ("fashion_mnist.npz", "mnist.npz")

@@ -1,14 +1,13 @@
 """PowerSGD: what it sends, and what error feedback and the warm start are for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from phalanx.compression import Compressor, ErrorFeedback, PowerSGD
-from phalanx.data import Digits
+from phalanx.compression import Compressor, ErrorFeedback, PowerSGD, Uncompressed
 from phalanx.reporting import Table
-from phalanx.reproduce.base import Finding, Findings, Progress, Recipe
-from phalanx.reproduce.compressed_training import CompressedTraining, Trained, trained_on_digits
+from phalanx.reproduce.base import Finding, Findings, Progress, Recipe, above, figures, verdict
+from phalanx.reproduce.compressed_training import DigitsTraining, Trained
 from phalanx.reproduce.network_bytes import (
     LSTM_STEPS,
     RESNET18_STEPS,
@@ -18,7 +17,6 @@ from phalanx.reproduce.network_bytes import (
     num_values,
     resnet18_shapes,
 )
-from phalanx.reproduce.trials import above, figures, verdict
 
 _RESNET18 = {0: (1023, 94.3), 1: (4, 93.6), 2: (8, 94.4), 4: (14, 94.5), 7: (24, 94.6)}
 """Published megabytes an epoch and test accuracy, by rank; 0 is SGD."""
@@ -52,37 +50,20 @@ class PowerSGDRecipe(Recipe):
         "Distributed Optimization, NeurIPS 2019"
     )
 
-    epochs: int = 20
-    """Passes over the digits."""
-
-    num_seeds: int | None = None
-    """Runs that are averaged; by default 1, or 8 in full."""
-
-    rates: tuple[float, ...] = (0.05, 0.1)
-    """Learning rates that are tried."""
-
-    samples: int = 32
-    """Samples of each of four workers in a step."""
+    training: DigitsTraining = field(default_factory=DigitsTraining)
+    """How long, how often and with which learning rates."""
 
     def measure(self, out: Path, *, full: bool, data: Path | None, progress: Progress) -> Findings:
         """Counts, then trains; `data` is not needed."""
-        seeds = tuple(range(self.num_seeds or (8 if full else 1)))
-        training = CompressedTraining(
-            Digits().load(),
-            samples=self.samples,
-            epochs=self.epochs,
-            rates=self.rates,
-            seeds=seeds,
-        )
-        methods: dict[str, Compressor | None] = {
-            "SGD": None,
+        methods: dict[str, Compressor] = {
+            "SGD": Uncompressed(),
             "rank 1": ErrorFeedback(_rank(1)),
             "rank 2": ErrorFeedback(_rank(2)),
             "rank 2, cold start": ErrorFeedback(_rank(2, warm_start=False)),
             "rank 1, no feedback": _rank(1),
             "rank 2, no feedback": _rank(2),
         }
-        results, table = trained_on_digits(methods, training, progress)
+        results, table = self.training.train(methods, full, progress)
         return Findings(
             answer=(
                 f"Rank 1 and 2 reach {results['rank 1'].accuracy} % and "
@@ -93,7 +74,7 @@ class PowerSGDRecipe(Recipe):
             findings=(*_byte_findings(), *_training_findings(results)),
             tables=(_byte_table(), table),
             notes=_NOTES,
-            settings={"epochs": self.epochs, "num_seeds": len(seeds), "full": full},
+            settings=self.training.settings(full),
         )
 
 

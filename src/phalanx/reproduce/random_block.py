@@ -1,14 +1,31 @@
 """Random blocks: what which values are sent, by whom and with what memory, does to training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from phalanx.compression import Compressor, ErrorFeedback, PowerSGD, RandomBlock, RandomK, TopK
-from phalanx.data import Digits
+from phalanx.compression import (
+    Compressor,
+    ErrorFeedback,
+    PowerSGD,
+    RandomBlock,
+    RandomK,
+    TopK,
+    Uncompressed,
+)
 from phalanx.reporting import Table
-from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
-from phalanx.reproduce.compressed_training import CompressedTraining, Trained, trained_on_digits
+from phalanx.reproduce.base import (
+    NOT_QUOTED,
+    Finding,
+    Findings,
+    Progress,
+    Recipe,
+    above,
+    figures,
+    verdict,
+)
+from phalanx.reproduce.compressed_training import DigitsTraining, Trained
 from phalanx.reproduce.network_bytes import (
     RESNET18_STEPS,
     mebibytes_an_epoch,
@@ -16,7 +33,6 @@ from phalanx.reproduce.network_bytes import (
     num_values,
     resnet18_shapes,
 )
-from phalanx.reproduce.trials import above, figures, verdict
 
 _NOTES = (
     "Data: scikit-learn's digits. Figures of ResNet-18 on CIFAR-10 are those that Vogels, "
@@ -40,29 +56,12 @@ class RandomBlocks(Recipe):
         "Barati Eghlidi and Jaggi, Sparse Communication for Training Deep Networks, 2020"
     )
 
-    epochs: int = 20
-    """Passes over the digits."""
-
-    num_seeds: int | None = None
-    """Runs that are averaged; by default 1, or 8 in full."""
-
-    rates: tuple[float, ...] = (0.02, 0.1)
-    """Learning rates that are tried."""
-
-    samples: int = 32
-    """Samples of each of four workers in a step."""
+    training: DigitsTraining = field(default_factory=partial(DigitsTraining, rates=(0.02, 0.1)))
+    """How long, how often and with which learning rates."""
 
     def measure(self, out: Path, *, full: bool, data: Path | None, progress: Progress) -> Findings:
         """Counts, then trains; `data` is not needed."""
-        seeds = tuple(range(self.num_seeds or (8 if full else 1)))
-        training = CompressedTraining(
-            Digits().load(),
-            samples=self.samples,
-            epochs=self.epochs,
-            rates=self.rates,
-            seeds=seeds,
-        )
-        results, table = trained_on_digits(_methods(), training, progress)
+        results, table = self.training.train(_methods(), full, progress)
         return Findings(
             answer=(
                 f"At 10 % random blocks reach {results['block 10 %'].accuracy} % on digits and "
@@ -74,14 +73,14 @@ class RandomBlocks(Recipe):
             findings=(_byte_finding(), *_findings(results)),
             tables=(_byte_table(), table),
             notes=_NOTES,
-            settings={"epochs": self.epochs, "num_seeds": len(seeds), "full": full},
+            settings=self.training.settings(full),
         )
 
 
-def _methods() -> dict[str, Compressor | None]:
+def _methods() -> dict[str, Compressor]:
     """The axes: which values, whose randomness, what memory."""
     return {
-        "SGD": None,
+        "SGD": Uncompressed(),
         "top-k 1 %": ErrorFeedback(TopK(0.01)),
         "top-k 1 %, no feedback": TopK(0.01),
         "random-k 1 %": ErrorFeedback(RandomK(0.01, rescale=False)),

@@ -13,16 +13,18 @@ from phalanx.data import IidShards, LongTailedShards, Shards, SortedShards, Spli
 from phalanx.models import MLP, LeNet
 from phalanx.randomness import generator
 from phalanx.reporting import Table
-from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
-from phalanx.reproduce.trials import (
-    Trials,
+from phalanx.reproduce.base import (
+    NOT_QUOTED,
+    Finding,
+    Findings,
+    Progress,
+    Recipe,
     above,
-    device_for,
     figures,
-    images,
-    robust_rules,
     verdict,
 )
+from phalanx.reproduce.full_runs import device_for, images
+from phalanx.reproduce.training_runs import Trials, robust_rules
 from phalanx.training import WorkerMomentum
 
 
