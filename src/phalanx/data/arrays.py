@@ -185,7 +185,7 @@ def in_memory(
     """The `Splits` of inputs and numbered labels.
 
     Args:
-        train: inputs `(n, ...)` and labels `(n,)`.
+        train: inputs `(n, ...)`, whole numbers being tokens, and labels `(n,)` or `(n, length)`.
         test: the same, with another n.
         num_classes: how many classes there are.
         name: the file, for messages.
@@ -215,7 +215,8 @@ def in_memory(
 
 
 def _tensors(inputs: Array, labels: Array) -> TensorDataset:
+    kind = np.int64 if inputs.dtype.kind in "iu" else np.float32
     return TensorDataset(
-        torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32)),
+        torch.from_numpy(np.ascontiguousarray(inputs, dtype=kind)),
         torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64)),
     )
