@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from phalanx.compression import (
     QSGD,
@@ -35,6 +34,7 @@ from phalanx.compression import (
 )
 from phalanx.training.checks import trained_parameters
 from phalanx.training.job import Loss
+from phalanx.training.losses import class_entropy
 
 CANDIDATES: tuple[Compressor, ...] = (
     HalfPrecision(),
@@ -131,7 +131,7 @@ class LinkPlanner:
         model: nn.Module,
         inputs: Tensor,
         targets: Tensor,
-        loss: Loss = cross_entropy,
+        loss: Loss = class_entropy,
         progress: Callable[[str], None] = lambda _: None,
     ) -> list[LinkOutlook]:
         """All compressors and the dense all-reduce, the quickest first.
