@@ -35,10 +35,13 @@ class AllGather(NamedTuple):
     Attributes:
         tensor: uint8, one-dimensional.
         equal: whether all workers' lengths are known to be equal, and need not be exchanged.
+        most: bytes that a worker can have; who says that it has more is taken to have none, and no
+            room is made for them. None for any number.
     """
 
     tensor: Tensor
     equal: bool = False
+    most: int | None = None
 
     def wire_bytes(self, num_workers: int) -> float:
         """What a worker sends, by a ring, if all have as many bytes; lengths take 8 each."""

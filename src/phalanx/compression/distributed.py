@@ -1,5 +1,6 @@
 """A round of one worker among processes of `torch.distributed`."""
 
+import math
 from collections.abc import Generator, Mapping
 from typing import TypeVar
 
@@ -112,7 +113,9 @@ class Network:
         lengths = [own.numel()] * self.size
         if not request.equal:
             count = own.new_tensor([own.numel()], dtype=torch.int64)
-            lengths = [int(one) for one in self._gathered(count)]
+            most = math.inf if request.most is None else request.most
+            stated = [int(one) for one in self._gathered(count)]
+            lengths = [one if 0 <= one <= most else 0 for one in stated]
             self._count(8, 8.0 * (self.size - 1))
         padded = torch.nn.functional.pad(own, (0, max(lengths) - own.numel()))
         rows = self._gathered(padded)
