@@ -20,10 +20,10 @@ from phalanx.compression.spending import Extent, Levels, extent, share_budget
 from phalanx.randomness import generator as seeded_by
 
 _BLOCK = 1 << 16  # entries at a time: they stay in the cache
-_SMALL, _LARGE = 1e-12, 1e12  # products of values of such norms are normal float32 numbers
+_SMALL, _LARGE = 1e-12, 1e12  # products of values in between are normal float32 numbers
 _ENTRIES = Entries()
 _BITS = 10  # an entry's, roughly: enough to tell when to stop looking for vectors
-_NEGLIGIBLE = 0.003  # share of the whole below which it does not matter how the rest is sent
+_GAUSSIAN = 0.8  # mean magnitude of normal numbers of variance 1
 
 Matrix = Float[Tensor, "rows columns"]
 
@@ -59,12 +59,12 @@ class RandomizedSingularVectors(SingularVectors):
     entries are drawn like any atoms, so nothing is missing on average. Vectors and entries share
     the budget, by what each costs in bytes, so that their variance is least. Where the spectrum is
     flat, entries are the better atoms, and where it falls, vectors are: the variance is then about
-    that of exact singular vectors in as many bytes, or several times below. It is above, by up to a
-    sixth, for matrices of nearly low rank, whose vectors exact decompositions send almost all.
+    that of exact singular vectors in as many bytes, or several times below.
     Vectors are sought `rank` at a time for as long as they are worth their bytes. A matrix whose
-    smaller side has no more than four times `rank` values is decomposed exactly.
+    smaller side has no more than twice `rank` values is decomposed exactly.
     Wire: two vectors an atom; and entries as `Entries` has them.
-    Cost: `2 * power_iterations + 2` thin products for each `rank` vectors, and a few passes.
+    Cost: `2 * power_iterations + 1` thin products for each `rank` vectors, one more if some of them
+    are kept, and a few passes.
     Source: Halko, Martinsson, Tropp, "Finding Structure with Randomness: Probabilistic Algorithms
     for Constructing Approximate Matrix Decompositions", SIAM Review 2011, algorithm 4.4.
 
@@ -137,31 +137,33 @@ class RandomizedSingularVectors(SingularVectors):
         _ENTRIES.check(parts[2:], shape, dtype)
 
     def split(self, x: Tensor, budget: Budget = 3.0) -> Split:
-        """Finds vectors for as long as they are worth their bytes, twice the budget at least."""
+        """Finds vectors for as long as they are worth their bytes."""
         rank = self.rank if isinstance(budget, str) else max(self.rank, math.ceil(2 * budget))
         matrix = x.reshape(self.sides(tuple(x.shape))).to(working(x.dtype))
-        norm, scale = float(torch.linalg.vector_norm(matrix)), 1.0
-        if not _SMALL < norm < _LARGE and (largest := float(matrix.abs().max())):
-            matrix, scale = matrix / largest, largest
+        whole, scale = extent(matrix), 1.0
+        if whole.largest and not _SMALL < whole.largest < _LARGE:
+            scale = whole.largest
+            matrix = matrix / scale
+            whole = extent(matrix)
         smaller = min(matrix.shape)
-        if smaller <= 4 * rank:
+        if smaller <= 2 * rank:
             return self._exact(matrix, scale)
-        cost = _BITS / (8 * matrix.dtype.itemsize * sum(matrix.shape))
-        lefts: list[Tensor] = []
-        rights: list[Tensor] = []
-        rest, found = matrix, 0.0
-        while len(lefts) * rank <= smaller // 2:
-            left, right = _leading(rest, rank, self.power_iterations, len(lefts))
-            room = empty(matrix.numel(), matrix).view_as(matrix) if rest is matrix else rest
-            rest = torch.addmm(rest, left.T, right, alpha=-1, out=room)
-            lefts.append(left)
-            rights.append(right)
-            sizes, whole = _norms(left, right), extent(rest)
-            found += float(sizes.sum())
-            # Entries' part of the variance's root, and what one more vector of the last size would
-            # take away from it, if it took from all entries alike.
-            part, last = math.sqrt(cost) * whole.total, float(sizes[-1])
-            if part <= _NEGLIGIBLE * found or part * last <= 2 * whole.norm**2:
+        root = math.sqrt(_BITS / (8 * matrix.dtype.itemsize * sum(matrix.shape)))
+        lefts, rights = ([matrix.new_empty(0, side)] for side in matrix.shape)
+        rest = matrix
+        for turn in range(smaller // (2 * rank)):
+            left, right = _leading(rest, rank, self.power_iterations, turn)
+            sizes = _norms(left, right)
+            count = _worth(sizes, whole.norm, _GAUSSIAN * math.sqrt(matrix.numel()) * root)
+            if count:
+                room = empty(matrix.numel(), matrix).view_as(matrix) if rest is matrix else rest
+                rest = torch.addmm(rest, left[:count].T, right[:count], alpha=-1, out=room)
+                whole = extent(rest)
+                lefts.append(left[:count])
+                rights.append(right[:count])
+            # What one more vector of the last size would take away from the entries' part of the
+            # variance's root, if it took from all entries alike, has to be more than that size.
+            if count < rank or float(sizes[-1]) * root * whole.total <= 2 * whole.norm**2:
                 return Split(torch.cat(lefts), torch.cat(rights), rest, whole, scale)
         return self._exact(matrix, scale)
 
@@ -192,6 +194,16 @@ def _leading(
     turned = torch.linalg.eigh(images @ images.T).eigenvectors.flip(1).T
     basis, images = turned @ basis, turned @ images
     return (images, basis) if tall else (basis, images)
+
+
+def _worth(sizes: Float[Tensor, " found"], norm: float, factor: float) -> int:
+    """How many of the vectors to keep, so that the root of the variance is least.
+
+    That is the sum of the sizes and the entries' part, in proportion to the norm of what is left.
+    """
+    kept = torch.nn.functional.pad(sizes.double(), (1, 0))
+    left = (norm**2 - kept.square().cumsum(0)).clamp_(min=0).sqrt_()
+    return int((kept.cumsum(0) + factor * left).argmin())
 
 
 def _drawn(

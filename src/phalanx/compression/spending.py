@@ -73,13 +73,15 @@ def share_budget(
     value = 8 * rest.dtype.itemsize  # bits
     pair = value * sum(rest.shape)
     spending = _Spending(sizes, rest, whole, value / pair)
-    bits, level = _ROUGHLY, 0.0
-    for _ in range(3):  # how long positions are depends on how many are sent
+    bits = _ROUGHLY
+    for _ in range(3):  # how long positions are depends on how many there are
         cost = bits / pair
         level = spending.level(cost, budget)
         if not level:
             break
-        bits = entry_bits(rest.numel(), spending.entries(level * math.sqrt(cost))[0])
+        number, certain = spending.entries(level * math.sqrt(cost))
+        kinds = [(one, entry_bits(rest.numel(), one)) for one in (number - certain, float(certain))]
+        bits = sum(one * each for one, each in kinds) / number if number else _ROUGHLY
     return Levels(level, level * math.sqrt(cost))
 
 
