@@ -163,7 +163,7 @@ SPECTRA = {
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
-@pytest.mark.parametrize("budget", [0.5, 3.0, 8.0])
+@pytest.mark.parametrize("budget", [0.5, 3.0])
 def test_random_projections_have_the_variance_of_exact_ones(spectrum, budget):
     """Within 5 % of the optimum, in no more bytes than exact singular vectors take."""
     x = matrix_with(spectrum, 96, 400)

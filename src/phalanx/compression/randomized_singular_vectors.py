@@ -104,9 +104,9 @@ class RandomizedSingularVectors(SingularVectors):
         kept = sample(probabilities(sizes, tau), sampling, generator)
         left, right = self.pack((split.left, split.right), kept, sizes, tau)
         flat = split.rest.reshape(-1)
-        chosen = _drawn(flat, levels.entries, generator)
+        chosen, values = _drawn(flat, levels.entries, generator)
         limits = torch.finfo(flat.dtype)
-        entries = list(pack_chosen(flat, chosen, flat.new_tensor(levels.entries)))
+        entries = list(pack_chosen(chosen, values, flat.new_tensor(levels.entries), len(flat)))
         for place in (0, -1):  # magnitude and values
             entries[place] = (entries[place] * split.scale).clamp_(limits.min, limits.max)
         # The factors share what one of them may have no room for.
@@ -152,15 +152,15 @@ class RandomizedSingularVectors(SingularVectors):
         lefts, rights = ([matrix.new_empty(0, side)] for side in matrix.shape)
         rest = matrix
         for turn in range(smaller // (2 * rank)):
-            left, right = _leading(rest, rank, self.power_iterations, turn)
-            sizes = _norms(left, right)
+            basis, sizes = _leading(rest, rank, self.power_iterations, turn)
             count = _worth(sizes, whole.norm, _GAUSSIAN * math.sqrt(matrix.numel()) * root)
             if count:
+                left, right = _atoms(basis[:count], rest)
                 room = empty(matrix.numel(), matrix).view_as(matrix) if rest is matrix else rest
-                rest = torch.addmm(rest, left[:count].T, right[:count], alpha=-1, out=room)
+                rest = torch.addmm(rest, left.T, right, alpha=-1, out=room)
                 whole = extent(rest)
-                lefts.append(left[:count])
-                rights.append(right[:count])
+                lefts.append(left)
+                rights.append(right)
             # What one more vector of the last size would take away from the entries' part of the
             # variance's root, if it took from all entries alike, has to be more than that size.
             if count < rank or float(sizes[-1]) * root * whole.total <= 2 * whole.norm**2:
@@ -182,18 +182,25 @@ class RandomizedSingularVectors(SingularVectors):
 
 def _leading(
     matrix: Matrix, rank: int, power_iterations: int, turn: int
-) -> tuple[Float[Tensor, "rank rows"], Float[Tensor, "rank columns"]]:
-    """About the `rank` leading singular vectors, one side with the singular values in it."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    wide = matrix.T if tall else matrix
+) -> tuple[Float[Tensor, "rank smaller"], Float[Tensor, " rank"]]:
+    """About the `rank` leading singular vectors of the smaller side, and singular values."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     source = seeded_by("range", turn, *matrix.shape)
     basis = torch.randn(rank, len(wide), generator=source).to(wide)
     for _ in range(power_iterations):
-        basis = torch.linalg.qr(wide @ (basis @ wide).T).Q.T.contiguous()
-    images = basis @ wide
-    turned = torch.linalg.eigh(images @ images.T).eigenvectors.flip(1).T
-    basis, images = turned @ basis, turned @ images
-    return (images, basis) if tall else (basis, images)
+        images = wide @ torch.linalg.qr((basis @ wide).T).Q
+        squares, turned = torch.linalg.eigh(images.T @ images)
+        basis = torch.linalg.qr(images @ turned.flip(1)).Q.T.contiguous()
+    return basis, squares.clamp(min=0).sqrt().flip(0)
+
+
+def _atoms(
+    basis: Float[Tensor, "kept smaller"], matrix: Matrix
+) -> tuple[Float[Tensor, "kept rows"], Float[Tensor, "kept columns"]]:
+    """The matrix's part in a space: left and right vectors, one side with the sizes in it."""
+    if matrix.shape[0] <= matrix.shape[1]:
+        return basis, basis @ matrix
+    return basis @ matrix.T, basis
 
 
 def _worth(sizes: Float[Tensor, " found"], norm: float, factor: float) -> int:
@@ -208,18 +215,19 @@ def _worth(sizes: Float[Tensor, " found"], norm: float, factor: float) -> int:
 
 def _drawn(
     flat: Float[Tensor, " dim"], level: float, generator: torch.Generator | None
-) -> Int64[Tensor, " chosen"]:
-    """Positions, each with the probability `min(1, magnitude / level)`."""
+) -> tuple[Int64[Tensor, " chosen"], Float[Tensor, " chosen"]]:
+    """Positions, each with the probability `min(1, magnitude / level)`, and the values there."""
     draws = Uniforms(flat.dtype, generator, flat.device)
     size = _BLOCK if flat.device.type == "cpu" else flat.numel()
     magnitudes, drawn = flat.new_empty(2, min(size, flat.numel())).unbind()
-    pieces = []
+    places, values = [], []
     for start in range(0, flat.numel(), size):
         block = flat[start : start + size]
-        border = draws.take(len(block), drawn[: len(block)]).mul_(level)
-        magnitude = torch.abs(block, out=magnitudes[: len(block)])
-        pieces.append(reached(magnitude, border, strictly=True).add_(start))
-    return torch.cat(pieces)
+        border = draws.take(len(block), drawn[: len(block)], top=level)
+        found = reached(torch.abs(block, out=magnitudes[: len(block)]), border, strictly=True)
+        values.append(block[found])
+        places.append(found.add_(start))
+    return torch.cat(places), torch.cat(values)
 
 
 def _norms(
