@@ -20,7 +20,7 @@ from phalanx.compression.spending import Extent, Levels, extent, share_budget
 from phalanx.randomness import generator as seeded_by
 
 _BLOCK = 1 << 16  # entries at a time: they stay in the cache
-_SMALL, _LARGE = 1e-12, 1e12  # products of values in between are normal float32 numbers
+_SMALL, _LARGE = 1e-12, 1e12  # products of values of such norms are normal float32 numbers
 _ENTRIES = Entries()
 _BITS = 10  # an entry's, roughly: enough to tell when to stop looking for vectors
 _GAUSSIAN = 0.8  # mean magnitude of normal numbers of variance 1
@@ -140,11 +140,10 @@ class RandomizedSingularVectors(SingularVectors):
         """Finds vectors for as long as they are worth their bytes."""
         rank = self.rank if isinstance(budget, str) else max(self.rank, math.ceil(2 * budget))
         matrix = x.reshape(self.sides(tuple(x.shape))).to(working(x.dtype))
-        whole, scale = extent(matrix), 1.0
-        if whole.largest and not _SMALL < whole.largest < _LARGE:
-            scale = whole.largest
-            matrix = matrix / scale
-            whole = extent(matrix)
+        norm, scale = float(torch.linalg.vector_norm(matrix)), 1.0
+        if not _SMALL < norm < _LARGE and (largest := float(matrix.abs().max())):
+            matrix, scale = matrix / largest, largest
+            norm = float(torch.linalg.vector_norm(matrix))
         smaller = min(matrix.shape)
         if smaller <= 2 * rank:
             return self._exact(matrix, scale)
@@ -153,17 +152,18 @@ class RandomizedSingularVectors(SingularVectors):
         rest = matrix
         for turn in range(smaller // (2 * rank)):
             basis, sizes = _leading(rest, rank, self.power_iterations, turn)
-            count = _worth(sizes, whole.norm, _GAUSSIAN * math.sqrt(matrix.numel()) * root)
+            count = _worth(sizes, norm, _GAUSSIAN * math.sqrt(matrix.numel()) * root)
             if count:
                 left, right = _atoms(basis[:count], rest)
                 room = empty(matrix.numel(), matrix).view_as(matrix) if rest is matrix else rest
                 rest = torch.addmm(rest, left.T, right, alpha=-1, out=room)
-                whole = extent(rest)
                 lefts.append(left)
                 rights.append(right)
+            whole = extent(rest)
+            norm = whole.norm
             # What one more vector of the last size would take away from the entries' part of the
             # variance's root, if it took from all entries alike, has to be more than that size.
-            if count < rank or float(sizes[-1]) * root * whole.total <= 2 * whole.norm**2:
+            if count < rank or float(sizes[-1]) * root * whole.total <= 2 * norm**2:
                 return Split(torch.cat(lefts), torch.cat(rights), rest, whole, scale)
         return self._exact(matrix, scale)
 
