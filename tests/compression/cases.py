@@ -84,6 +84,8 @@ CASES = [
     Threshold(0.5),
     TopK(),
     TopK(ratio=0.2),
+    TopK(ratio=0.2, values="float16"),
+    TopK(ratio=0.2, values="bfloat16"),
     TopK(ratio=1.0),
     ErrorFeedback(TwoStage()),
     TwoStage(QSGD()),
