@@ -68,6 +68,8 @@ CASES = [
     QSGD(bucket_size=5, levels=4, norm="max", coding="elias-sparse"),
     QSGD(bucket_size=9, levels=2, coding="elias-dense", integers="gamma"),
     QSGD(bucket_size=5, levels=4, coding="elias-dense"),
+    QSGD(bucket_size=40, levels=1, coding="auto"),
+    QSGD(bucket_size=7, coding="auto", integers="gamma"),
     QSGD(levels=127, norm="max"),
     RandomBlock(ratio=0.3),
     RandomBlock(ratio=0.3, rescale=False, shared=False),
