@@ -60,6 +60,7 @@ CASES = [
     HalfPrecision("bfloat16"),
     MomentumCorrection(TopK(ratio=0.2)),
     MomentumCorrection(ScaledSign(), masking=False),
+    MomentumCorrection(TopK(ratio=0.2), clip=1.0),
     PowerSGD(),
     PowerSGD(rank=1, min_compression=1.0, warm_start=False),
     PowerSGD(rank=1, min_compression=1.0, error="local"),
