@@ -155,19 +155,21 @@ SPECTRA = {
     "square": lambda i: i**-2,
     "geometric": lambda i: 0.9**i,
     "slow": lambda i: 0.98**i,
+    "fast": lambda i: 0.7**i,
     "few": lambda i: (i <= 5).to(i),
+    "some": lambda i: (i <= 20).to(i),
     "spike": lambda i: torch.where(i <= 1, 10.0, 0.1),
 }
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
-@pytest.mark.parametrize("budget", [1.0, 3.0])
+@pytest.mark.parametrize("budget", [0.5, 3.0])
 def test_random_projections_have_the_variance_of_exact_ones(spectrum, budget):
     """Within 5 % of the optimum, in no more bytes than exact singular vectors take."""
     x = matrix_with(spectrum, 96, 400)
-    exact, ours = Atomo(budget=budget), Atomo(RandomizedSingularVectors(rank=8), budget=budget)
+    exact, ours = Atomo(budget=budget), Atomo(RandomizedSingularVectors(), budget=budget)
     assert ours.variance(x) <= 1.05 * exact.variance(x) + 1e-6 * x.square().sum()
-    source = torch.Generator().manual_seed(0)
+    source = torch.Generator().manual_seed(1)
     sizes = torch.tensor([ours.encode(x, source).num_bytes for _ in range(20)]).double()
     # Whole vectors come and go: the mean of few draws is off by as much.
     off = 4 * sizes.std() / len(sizes) ** 0.5
@@ -182,16 +184,6 @@ def test_budgets_are_spent_where_few_entries_are_large(scale):
     source = torch.Generator().manual_seed(0)
     sizes = [compressor.encode(x, source).num_bytes for _ in range(40)]
     assert sum(sizes) / 40 == pytest.approx(3000, rel=0.05)
-
-
-@pytest.mark.parametrize("budget", [0.5, 8.0])
-@pytest.mark.parametrize("base", [0.7, 0.0])
-def test_matrices_of_nearly_low_rank_cost_somewhat_more(base, budget):
-    """What the page says of them; a base of 0 stands for 20 equal values."""
-    spectrum = (lambda i: base**i) if base else (lambda i: (i <= 20).to(i))
-    x = matrix_with(spectrum, 80, 90)
-    ours = Atomo(RandomizedSingularVectors(), budget=budget).variance(x)
-    assert ours <= 7 / 6 * Atomo(budget=budget).variance(x)
 
 
 def test_vectors_and_rest_add_up_to_the_matrix():

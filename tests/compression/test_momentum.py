@@ -66,6 +66,23 @@ def test_what_was_sent_begins_again_without_momentum():
     assert (velocity == 0).sum() == 4
 
 
+def test_workers_cut_their_gradients_down_to_their_share():
+    """Together, over all tensors: to the norm over the root of the number of workers."""
+    rows = [{"w": normal(20, seed=seed), "b": 9 * normal(3, seed=seed)} for seed in range(4)]
+    compressor = MomentumCorrection(TopK(ratio=1.0), momentum=0.0, clip=2.0)
+    means, _ = simulate(compressor, rows, [Memory()] * 4)
+    for name in ("w", "b"):
+        shares = [row[name] / torch.cat(list(row.values())).norm() for row in rows]
+        torch.testing.assert_close(means[0][name], torch.stack(shares).mean(dim=0))
+
+
+def test_what_is_small_enough_is_not_cut_down():
+    clipped, _, _ = rounds(MomentumCorrection(TopK(ratio=0.1), clip=1e6))
+    assert clipped.equal(rounds(MomentumCorrection(TopK(ratio=0.1)))[0])
+    with pytest.raises(ValueError, match="clip must be above 0"):
+        MomentumCorrection(clip=0.0)
+
+
 def test_signs_are_those_of_the_average_over_time():
     ours, rows, _ = rounds(Signum(momentum=0.8), num_workers=1)
     momentum = torch.zeros(40)

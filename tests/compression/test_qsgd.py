@@ -19,7 +19,7 @@ def encoded(x, seed=0, **fields):
 
 
 @pytest.mark.parametrize("integers", ["omega", "gamma"])
-@pytest.mark.parametrize("coding", ["elias-sparse", "elias-dense"])
+@pytest.mark.parametrize("coding", ["elias-sparse", "elias-dense", "auto"])
 @pytest.mark.parametrize("levels", [1, 4, 127])
 def test_codings_differ_in_bytes_alone(coding, integers, levels):
     x = normal(1001)
@@ -55,6 +55,25 @@ def test_many_levels_in_a_dense_code_are_as_short_as_published():
     dim = 64**2
     message, _ = encoded(normal(dim), levels=64, bucket_size=dim, coding="elias-dense")
     assert 8 * message.num_bytes <= 3 * dim + 32 + 8 * 16
+
+
+@pytest.mark.parametrize("levels", [1, 2, 7, 30, 127])
+@pytest.mark.parametrize("kind", ["normal", "heavy", "zero", "patches"])
+@pytest.mark.parametrize("integers", ["omega", "gamma"])
+def test_the_shortest_coding_is_found(levels, kind, integers):
+    """But for five bytes, and for guessing: gaps are taken to be random."""
+    x = normal(5000) if kind != "heavy" else normal(5000) ** 5
+    if kind == "zero":
+        x = torch.zeros(5000)
+    if kind == "patches":
+        x[torch.arange(5000) % 500 > 10] = 0
+    lengths = {
+        coding: encoded(x, levels=levels, coding=coding, integers=integers)[0].num_bytes
+        for coding in ("fixed", "elias-sparse", "elias-dense", "auto")
+    }
+    found = lengths.pop("auto")
+    assert found <= lengths["fixed"] + 5
+    assert found <= 1.1 * min(lengths.values()) + 30
 
 
 def test_codings_are_named():

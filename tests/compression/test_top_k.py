@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.compression import TopK
+from phalanx.compression import ErrorFeedback, TopK
 from phalanx.compression.selection import largest, reached
 
 
@@ -51,6 +51,23 @@ def test_places_where_a_border_is_reached(dtype):
 def test_all_values_are_sent_as_they_are():
     x = torch.tensor([1.0, -2.0, 0.0])
     assert torch.equal(TopK(ratio=1.0).decode(TopK(ratio=1.0).encode(x)), x)
+
+
+@pytest.mark.parametrize(("values", "off"), [("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
+def test_values_in_halves(values, off):
+    """The same positions, values rounded, in two bytes each; and error feedback keeps the rest."""
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    whole, halves = TopK(ratio=0.1), TopK(ratio=0.1, values=values)
+    message = halves.encode(x)
+    assert message.num_bytes == whole.encode(x).num_bytes - 2 * 100
+    torch.testing.assert_close(
+        halves.decode(message), whole.decode(whole.encode(x)), rtol=off, atol=0
+    )
+    compressor = ErrorFeedback(halves)
+    sent, (left,) = compressor.update(x, compressor.init(x))
+    assert torch.equal(compressor.decode(sent) + left, x)
+    with pytest.raises((ValueError, TypeError), match="values"):
+        TopK(values="float8")
 
 
 @pytest.mark.parametrize("ratio", [0.0, -1.0, 1.5, float("nan")])

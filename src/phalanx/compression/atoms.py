@@ -119,7 +119,8 @@ class Basis(Atoms):
     ) -> tuple[Tensor, ...]:
         """Atoms below `tau` by their signs, the others by their coefficients."""
         (coefficients,) = handle
-        return pack_chosen(coefficients, kept.nonzero().flatten(), tau)
+        chosen = kept.nonzero().flatten()
+        return pack_chosen(chosen, coefficients[chosen], tau, len(coefficients))
 
     def affordable(self, num_bytes: float, shape: Shape, dtype: torch.dtype) -> float:
         """As many as find place with a sign, and a position in an Elias-Fano code.
@@ -278,16 +279,17 @@ def entry_bits(dim: int, count: float) -> float:
 
 
 def pack_chosen(
-    coefficients: Float[Tensor, " dim"], chosen: Int64[Tensor, " chosen"], tau: Float[Tensor, ""]
+    chosen: Int64[Tensor, " chosen"],
+    values: Float[Tensor, " chosen"],
+    tau: Float[Tensor, ""],
+    dim: int,
 ) -> tuple[Tensor, ...]:
-    """Those below `tau` by their signs, the others by their values."""
-    dim, device = coefficients.numel(), coefficients.device
-    values = coefficients[chosen]
+    """Those of `dim` coefficients that are chosen: below `tau` by their signs, others by values."""
     small = values.abs() < tau
     exact, large = chosen[:0], values[:0]
     if not small.all():
         exact, large = chosen[~small], values[~small]
         chosen, values = chosen[small], values[small]
-    count = torch.tensor([len(chosen)], device=device)
+    count = torch.tensor([len(chosen)], device=chosen.device)
     positions = pack_indices(chosen, dim), pack_signs(values), pack_indices(exact, dim)
     return tau.view(1), count, *positions, large

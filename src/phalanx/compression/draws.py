@@ -40,19 +40,21 @@ class Uniforms:
             shared = 0.5 + fine * _COARSE / 2 ** _FINE[dtype]
             self._shared = torch.tensor(shared, dtype=dtype)  # of no axis: it fits any device
 
-    def take(self, count: int, out: Tensor | None = None) -> Float[Tensor, " draws"]:
-        """The next draws, in `out` if it is given and they are on the CPU.
+    def take(
+        self, count: int, out: Tensor | None = None, top: float = 1.0
+    ) -> Float[Tensor, " draws"]:
+        """The next draws times `top`, in `out` if it is given and they are on the CPU.
 
         They are those of one piece if all pieces but the last are of multiples of four.
         """
         if self._source is None:
             where = None if self._generator is None else self._generator.device
             found = torch.rand(count, generator=self._generator, dtype=self._dtype, device=where)
-            return found.to(self._device)
+            return found.mul_(top).to(self._device)
         words = np.atleast_1d(self._source.random_raw(-(-count // 4)))
         bits = torch.from_numpy(words.view(np.int16))[:count]
         draws = bits.to(self._dtype) if out is None else out.copy_(bits)
-        draws = torch.add(self._shared, draws, alpha=_COARSE, out=draws)
+        draws = torch.add(self._shared * top, draws, alpha=_COARSE * top, out=draws)
         return draws.to(self._device)
 
 

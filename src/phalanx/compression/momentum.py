@@ -1,5 +1,6 @@
 """Momentum that each worker keeps before it compresses."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,8 +24,8 @@ class MomentumCorrection(Wrapper):
     its own, then.
     Wire: that of the inner compressor. Memory: two tensors' size.
     Source: Lin, Han, Mao, Wang, Dally, "Deep Gradient Compression: Reducing the Communication
-    Bandwidth for Distributed Training", ICLR 2018, sections 3.1 and 3.2; without its clipping of
-    gradients and its growing sparsity in the first epochs.
+    Bandwidth for Distributed Training", ICLR 2018, sections 3.1 to 3.3; without its growing
+    sparsity in the first epochs.
 
     >>> import torch
     >>> from phalanx.compression import TopK
@@ -43,9 +44,14 @@ class MomentumCorrection(Wrapper):
     masking: bool = True
     """Whether a value that is sent starts again without momentum, as published: otherwise old
     gradients go on moving it in a direction that is stale."""
+    clip: float | None = None
+    """Norm that the mean gradient, all tensors of a round as one, may have: each worker cuts its
+    own down to that over the root of their number, before it joins the momentum."""
 
     def __post_init__(self) -> None:
         require_momentum(self.momentum)
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be above 0, got {self.clip}")
         if self.inner.unbiased:
             raise ValueError(
                 f"inner must be a biased compressor (with rescale=False, say), got {self.inner}"
@@ -59,13 +65,17 @@ class MomentumCorrection(Wrapper):
     def update(
         self, x: Float[Tensor, "..."], state: State, generator: torch.Generator | None = None
     ) -> tuple[Message, State]:
-        """Encodes what is left to send; what the message lacks is left again."""
-        velocity, wanted = self._moved(x, state)
+        """Encodes what is left to send; what the message lacks is left again.
+
+        The tensor is cut down by its own norm, as if there were no other and no other worker.
+        """
+        velocity, wanted = self._moved(self._clipped([x], 1)[0], state)
         message, inner = self.inner.update(within(wanted, x.dtype), state[2:], generator)
         return message, (*self._left(velocity, wanted, self.inner.decode(message)), *inner)
 
     def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
         """The inner exchange of what is left to send."""
+        tensors = self._clipped(tensors, round.num_workers)
         moved = [self._moved(x, state) for x, state in zip(tensors, states, strict=True)]
         given = [within(wanted, x.dtype) for (_, wanted), x in zip(moved, tensors, strict=True)]
         found = yield from self.inner.exchange(given, [state[2:] for state in states], round)
@@ -73,6 +83,15 @@ class MomentumCorrection(Wrapper):
         return found._replace(
             states=[(*self._left(*pair, sent), *inner) for pair, sent, inner in following]
         )
+
+    def _clipped(self, tensors: list[Tensor], num_workers: int) -> list[Tensor]:
+        """The tensors, all smaller if their common norm is too large for this many workers."""
+        if self.clip is None:
+            return tensors
+        norms = [float(torch.linalg.vector_norm(x, dtype=torch.float64)) for x in tensors]
+        largest = self.clip / math.sqrt(num_workers)
+        norm = math.hypot(*norms)
+        return [x * (largest / norm) for x in tensors] if norm > largest else tensors
 
     def _moved(self, x: Tensor, state: State) -> tuple[Tensor, Tensor]:
         """The momentum with this tensor in it, and all that is left to send."""

@@ -1,18 +1,21 @@
 """Random rounding to a few levels, right on average."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression.base import Shape, working
-from phalanx.compression.grid import Norm, norms, num_buckets
-from phalanx.compression.level_codes import DenseLevels, Integers, LevelCode, SparseLevels
-from phalanx.compression.message import Part, fixed, num_values, require
+from phalanx.compression.grid import Norm, norms
+from phalanx.compression.level_codes import (
+    DenseLevels,
+    FixedLevels,
+    Integers,
+    LevelCode,
+    ShortestLevels,
+    SparseLevels,
+)
 from phalanx.compression.quantization import GridQuantizer
 
 
@@ -40,9 +43,10 @@ class QSGD(GridQuantizer):
     norm: Norm = "l2"
     """Scale of a bucket: its Euclidean norm, or its largest magnitude, which rounds less and leaves
     fewer zeros."""
-    coding: Literal["fixed", "elias-sparse", "elias-dense"] = "fixed"
+    coding: Literal["fixed", "elias-sparse", "elias-dense", "auto"] = "fixed"
     """All levels in equally many bits; or in a code of varying length, which is slow: those that
-    are not zero and the gaps between them, short where most are zero; or all of them."""
+    are not zero and the gaps between them, short where most are zero; or all of them. "auto" takes
+    what is shortest for each tensor, at one byte more."""
     integers: Integers = "omega"
     """Elias's code of gaps and heights: gamma is shorter below 16, omega for large numbers."""
 
@@ -50,7 +54,7 @@ class QSGD(GridQuantizer):
         super().__post_init__()
         if not 1 <= self.levels <= 127:
             raise ValueError(f"levels must be from 1 to 127, got {self.levels}")
-        codings = ("fixed", "elias-sparse", "elias-dense")
+        codings = ("fixed", "elias-sparse", "elias-dense", "auto")
         if self.coding not in codings:
             raise ValueError(f"coding must be one of {', '.join(codings)}, got {self.coding}")
         if self.integers not in ("omega", "gamma"):
@@ -94,40 +98,12 @@ class QSGD(GridQuantizer):
         assert draws is not None
         heights.sub_(draws).ceil_()
 
-    def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
-        """Scales and levels."""
-        if self._code is None:
-            return super().layout(shape, dtype)
-        dim = num_values(shape)
-        scales = fixed(working(dtype), num_buckets(dim, self.bucket_size))
-        return scales, *self._code.layout(dim)
-
-    def pack(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
-        """As the coding says."""
-        if self._code is None:
-            return super().pack(x, generator)
-        scales, rows = self.quantized(x.view(-1), generator)
-        return scales, *self._code.write(rows.view(-1)[: x.numel()])
-
-    def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
-        """Every level times its bucket's scale."""
-        if self._code is None:
-            return super().unpack(parts, shape, dtype)
-        dim = num_values(shape)
-        return self.values(self._code.read(parts[1:], dim), parts[0], dim)
-
-    def check(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> None:
-        """Also that codes are whole, inside the tensor, and of levels that exist."""
-        if self._code is None:
-            super().check(parts, shape, dtype)
-            return
-        require(bool((parts[0] >= 0).all()), "have scales of at least 0")
-        self._code.check(parts[1:], num_values(shape), self.levels)
-
     @property
-    def _code(self) -> LevelCode | None:
-        """None for levels of fixed width."""
+    def code(self) -> LevelCode:
+        """As `coding` says."""
         if self.coding == "fixed":
-            return None
+            return FixedLevels(self.levels)
+        if self.coding == "auto":
+            return ShortestLevels(self.levels, self.integers)
         kind = SparseLevels if self.coding == "elias-sparse" else DenseLevels
-        return kind(self.integers)
+        return kind(self.levels, self.integers)

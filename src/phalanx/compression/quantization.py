@@ -9,9 +9,10 @@ from jaxtyping import Float, Int8
 from torch import Tensor
 
 from phalanx.compression.base import Compressor, Shape, working
-from phalanx.compression.bits import check_packed, empty, pack, packed_length, unpack
+from phalanx.compression.bits import empty
 from phalanx.compression.draws import Uniforms
 from phalanx.compression.grid import buckets, num_buckets, values
+from phalanx.compression.level_codes import FixedLevels, LevelCode
 from phalanx.compression.message import Part, fixed, num_values, require
 
 _BLOCK = 1 << 17  # values at a time: they stay in the cache
@@ -78,29 +79,30 @@ class GridQuantizer(Compressor):
         return torch.cat(scales), codes
 
     @property
-    def width(self) -> int:
-        """Bits a level takes, its sign among them."""
-        return (2 * self.num_levels).bit_length()
+    def code(self) -> LevelCode:
+        """How levels are written."""
+        return FixedLevels(self.num_levels)
 
     def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
-        """Scales, levels of fixed width."""
+        """Scales, levels."""
         dim = num_values(shape)
         scales = fixed(working(dtype), num_buckets(dim, self.bucket_size))
-        return scales, fixed(torch.uint8, packed_length(dim, self.width))
+        return scales, *self.code.layout(dim)
 
     def pack(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
-        """Levels are packed as numbers from 0 on."""
-        scales, codes = self.quantized(x.view(-1), generator)
-        # Levels below zero wrap around, and back.
-        shifted = codes.view(-1)[: x.numel()].view(torch.uint8).add_(self.num_levels)
-        return scales, pack(shifted, self.width)
+        """As the code says."""
+        scales, rows = self.quantized(x.view(-1), generator)
+        return scales, *self.code.write(rows.view(-1)[: x.numel()])
 
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         """Every level times its bucket's scale."""
-        scales, packed = parts
         dim = num_values(shape)
-        codes = unpack(packed, self.width, dim).sub_(self.num_levels).view(torch.int8)
-        return self.values(codes, scales, dim)
+        return self.values(self.code.read(parts[1:], dim), parts[0], dim)
+
+    def check(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> None:
+        """Scales are not negative, codes are whole, and of levels that exist."""
+        require(bool((parts[0] >= 0).all()), "have scales of at least 0")
+        self.code.check(parts[1:], num_values(shape))
 
     def values(self, codes: Int8[Tensor, " dim"], scales: Tensor, dim: int) -> Tensor:
         """What levels stand for, given the scales of their buckets."""
@@ -112,12 +114,3 @@ class GridQuantizer(Compressor):
             last = torch.nn.functional.pad(codes[whole:], (0, size - dim + whole))
             values(last[None], scales[-1:], self.num_levels, found[whole:][None])
         return found[:dim]
-
-    def check(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> None:
-        """Scales are not negative, and there are no levels beyond the last."""
-        scales, packed = parts
-        dim = num_values(shape)
-        require(bool((scales >= 0).all()), "have scales of at least 0")
-        check_packed(packed, self.width, dim)
-        top = int(unpack(packed, self.width, dim).max())
-        require(top <= 2 * self.num_levels, f"have levels of at most {2 * self.num_levels}")

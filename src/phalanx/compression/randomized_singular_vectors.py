@@ -23,7 +23,7 @@ _BLOCK = 1 << 16  # entries at a time: they stay in the cache
 _SMALL, _LARGE = 1e-12, 1e12  # products of values of such norms are normal float32 numbers
 _ENTRIES = Entries()
 _BITS = 10  # an entry's, roughly: enough to tell when to stop looking for vectors
-_NEGLIGIBLE = 0.003  # share of the whole below which it does not matter how the rest is sent
+_GAUSSIAN = 0.8  # mean magnitude of normal numbers of variance 1
 
 Matrix = Float[Tensor, "rows columns"]
 
@@ -59,12 +59,12 @@ class RandomizedSingularVectors(SingularVectors):
     entries are drawn like any atoms, so nothing is missing on average. Vectors and entries share
     the budget, by what each costs in bytes, so that their variance is least. Where the spectrum is
     flat, entries are the better atoms, and where it falls, vectors are: the variance is then about
-    that of exact singular vectors in as many bytes, or several times below. It is above, by up to a
-    sixth, for matrices of nearly low rank, whose vectors exact decompositions send almost all.
+    that of exact singular vectors in as many bytes, or several times below.
     Vectors are sought `rank` at a time for as long as they are worth their bytes. A matrix whose
-    smaller side has no more than four times `rank` values is decomposed exactly.
+    smaller side has no more than twice `rank` values is decomposed exactly.
     Wire: two vectors an atom; and entries as `Entries` has them.
-    Cost: `2 * power_iterations + 2` thin products for each `rank` vectors, and a few passes.
+    Cost: `2 * power_iterations + 1` thin products for each `rank` vectors, one more if some of them
+    are kept, and a few passes.
     Source: Halko, Martinsson, Tropp, "Finding Structure with Randomness: Probabilistic Algorithms
     for Constructing Approximate Matrix Decompositions", SIAM Review 2011, algorithm 4.4.
 
@@ -104,9 +104,9 @@ class RandomizedSingularVectors(SingularVectors):
         kept = sample(probabilities(sizes, tau), sampling, generator)
         left, right = self.pack((split.left, split.right), kept, sizes, tau)
         flat = split.rest.reshape(-1)
-        chosen = _drawn(flat, levels.entries, generator)
+        chosen, values = _drawn(flat, levels.entries, generator)
         limits = torch.finfo(flat.dtype)
-        entries = list(pack_chosen(flat, chosen, flat.new_tensor(levels.entries)))
+        entries = list(pack_chosen(chosen, values, flat.new_tensor(levels.entries), len(flat)))
         for place in (0, -1):  # magnitude and values
             entries[place] = (entries[place] * split.scale).clamp_(limits.min, limits.max)
         # The factors share what one of them may have no room for.
@@ -137,31 +137,33 @@ class RandomizedSingularVectors(SingularVectors):
         _ENTRIES.check(parts[2:], shape, dtype)
 
     def split(self, x: Tensor, budget: Budget = 3.0) -> Split:
-        """Finds vectors for as long as they are worth their bytes, twice the budget at least."""
+        """Finds vectors for as long as they are worth their bytes."""
         rank = self.rank if isinstance(budget, str) else max(self.rank, math.ceil(2 * budget))
         matrix = x.reshape(self.sides(tuple(x.shape))).to(working(x.dtype))
         norm, scale = float(torch.linalg.vector_norm(matrix)), 1.0
         if not _SMALL < norm < _LARGE and (largest := float(matrix.abs().max())):
             matrix, scale = matrix / largest, largest
+            norm = float(torch.linalg.vector_norm(matrix))
         smaller = min(matrix.shape)
-        if smaller <= 4 * rank:
+        if smaller <= 2 * rank:
             return self._exact(matrix, scale)
-        cost = _BITS / (8 * matrix.dtype.itemsize * sum(matrix.shape))
-        lefts: list[Tensor] = []
-        rights: list[Tensor] = []
-        rest, found = matrix, 0.0
-        while len(lefts) * rank <= smaller // 2:
-            left, right = _leading(rest, rank, self.power_iterations, len(lefts))
-            room = empty(matrix.numel(), matrix).view_as(matrix) if rest is matrix else rest
-            rest = torch.addmm(rest, left.T, right, alpha=-1, out=room)
-            lefts.append(left)
-            rights.append(right)
-            sizes, whole = _norms(left, right), extent(rest)
-            found += float(sizes.sum())
-            # Entries' part of the variance's root, and what one more vector of the last size would
-            # take away from it, if it took from all entries alike.
-            part, last = math.sqrt(cost) * whole.total, float(sizes[-1])
-            if part <= _NEGLIGIBLE * found or part * last <= 2 * whole.norm**2:
+        root = math.sqrt(_BITS / (8 * matrix.dtype.itemsize * sum(matrix.shape)))
+        lefts, rights = ([matrix.new_empty(0, side)] for side in matrix.shape)
+        rest = matrix
+        for turn in range(smaller // (2 * rank)):
+            basis, sizes = _leading(rest, rank, self.power_iterations, turn)
+            count = _worth(sizes, norm, _GAUSSIAN * math.sqrt(matrix.numel()) * root)
+            if count:
+                left, right = _atoms(basis[:count], rest)
+                room = empty(matrix.numel(), matrix).view_as(matrix) if rest is matrix else rest
+                rest = torch.addmm(rest, left.T, right, alpha=-1, out=room)
+                lefts.append(left)
+                rights.append(right)
+            whole = extent(rest)
+            norm = whole.norm
+            # What one more vector of the last size would take away from the entries' part of the
+            # variance's root, if it took from all entries alike, has to be more than that size.
+            if count < rank or float(sizes[-1]) * root * whole.total <= 2 * norm**2:
                 return Split(torch.cat(lefts), torch.cat(rights), rest, whole, scale)
         return self._exact(matrix, scale)
 
@@ -180,34 +182,52 @@ class RandomizedSingularVectors(SingularVectors):
 
 def _leading(
     matrix: Matrix, rank: int, power_iterations: int, turn: int
-) -> tuple[Float[Tensor, "rank rows"], Float[Tensor, "rank columns"]]:
-    """About the `rank` leading singular vectors, one side with the singular values in it."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    wide = matrix.T if tall else matrix
+) -> tuple[Float[Tensor, "rank smaller"], Float[Tensor, " rank"]]:
+    """About the `rank` leading singular vectors of the smaller side, and singular values."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     source = seeded_by("range", turn, *matrix.shape)
     basis = torch.randn(rank, len(wide), generator=source).to(wide)
     for _ in range(power_iterations):
-        basis = torch.linalg.qr(wide @ (basis @ wide).T).Q.T.contiguous()
-    images = basis @ wide
-    turned = torch.linalg.eigh(images @ images.T).eigenvectors.flip(1).T
-    basis, images = turned @ basis, turned @ images
-    return (images, basis) if tall else (basis, images)
+        images = wide @ torch.linalg.qr((basis @ wide).T).Q
+        squares, turned = torch.linalg.eigh(images.T @ images)
+        basis = torch.linalg.qr(images @ turned.flip(1)).Q.T.contiguous()
+    return basis, squares.clamp(min=0).sqrt().flip(0)
+
+
+def _atoms(
+    basis: Float[Tensor, "kept smaller"], matrix: Matrix
+) -> tuple[Float[Tensor, "kept rows"], Float[Tensor, "kept columns"]]:
+    """The matrix's part in a space: left and right vectors, one side with the sizes in it."""
+    if matrix.shape[0] <= matrix.shape[1]:
+        return basis, basis @ matrix
+    return basis @ matrix.T, basis
+
+
+def _worth(sizes: Float[Tensor, " found"], norm: float, factor: float) -> int:
+    """How many of the vectors to keep, so that the root of the variance is least.
+
+    That is the sum of the sizes and the entries' part, in proportion to the norm of what is left.
+    """
+    kept = torch.nn.functional.pad(sizes.double(), (1, 0))
+    left = (norm**2 - kept.square().cumsum(0)).clamp_(min=0).sqrt_()
+    return int((kept.cumsum(0) + factor * left).argmin())
 
 
 def _drawn(
     flat: Float[Tensor, " dim"], level: float, generator: torch.Generator | None
-) -> Int64[Tensor, " chosen"]:
-    """Positions, each with the probability `min(1, magnitude / level)`."""
+) -> tuple[Int64[Tensor, " chosen"], Float[Tensor, " chosen"]]:
+    """Positions, each with the probability `min(1, magnitude / level)`, and the values there."""
     draws = Uniforms(flat.dtype, generator, flat.device)
     size = _BLOCK if flat.device.type == "cpu" else flat.numel()
     magnitudes, drawn = flat.new_empty(2, min(size, flat.numel())).unbind()
-    pieces = []
+    places, values = [], []
     for start in range(0, flat.numel(), size):
         block = flat[start : start + size]
-        border = draws.take(len(block), drawn[: len(block)]).mul_(level)
-        magnitude = torch.abs(block, out=magnitudes[: len(block)])
-        pieces.append(reached(magnitude, border, strictly=True).add_(start))
-    return torch.cat(pieces)
+        border = draws.take(len(block), drawn[: len(block)], top=level)
+        found = reached(torch.abs(block, out=magnitudes[: len(block)]), border, strictly=True)
+        values.append(block[found])
+        places.append(found.add_(start))
+    return torch.cat(places), torch.cat(values)
 
 
 def _norms(

@@ -73,13 +73,17 @@ def share_budget(
     value = 8 * rest.dtype.itemsize  # bits
     pair = value * sum(rest.shape)
     spending = _Spending(sizes, rest, whole, value / pair)
-    bits, level = _ROUGHLY, 0.0
-    for _ in range(3):  # how long positions are depends on how many are sent
+    bits = _ROUGHLY
+    for _ in range(3):  # how long positions are depends on how many there are
         cost = bits / pair
         level = spending.level(cost, budget)
         if not level:
             break
-        bits = entry_bits(rest.numel(), spending.entries(level * math.sqrt(cost))[0])
+        border = level * math.sqrt(cost)
+        total, certain = spending.entries(border)
+        numbers = (total / border, float(certain))
+        if any(numbers):
+            bits = sum(one * entry_bits(rest.numel(), one) for one in numbers) / sum(numbers)
     return Levels(level, level * math.sqrt(cost))
 
 
@@ -93,16 +97,16 @@ class _Spending:
         self._large, self._known = self._rest[:0].double(), self._largest
 
     def entries(self, level: float) -> tuple[float, int]:
-        """Entries sent on average, and how many of them are certain."""
+        """Magnitudes of the entries that are not certain, added up; and how many are certain."""
         if self._largest <= level:
-            return self._total / level, 0
+            return self._total, 0
         if level < self._known:  # somewhat more are looked up, as levels fall
             self._known = level / 2
             border = self._rest.new_tensor(self._known)
             blocks = (block.abs() for block in self._rest.split(_BLOCK))
             self._large = torch.cat([block[reached(block, border)] for block in blocks]).double()
         certain = self._large[self._large > level]
-        return (self._total - float(certain.sum())) / level + len(certain), len(certain)
+        return self._total - float(certain.sum()), len(certain)
 
     def level(self, cost: float, budget: float) -> float:
         """The level at which the budget is spent; 0 if it is enough for everything."""
@@ -116,14 +120,18 @@ class _Spending:
         level = (float(self._sizes.sum()) + root * self._total) / budget
         low, high = 0.0, math.inf
         for _ in range(_STEPS):
-            number, certain = self.entries(level * root)
-            vectors = float((self._sizes / level).clamp_(max=1).sum())
-            share = (vectors + cost * number + self._value * certain) / budget
+            total, certain = self.entries(level * root)
+            above = self._sizes > level
+            sure = int(above.sum()) + dense * certain
+            free = float(self._sizes[~above].sum()) + root * total
+            share = (sure + free / level) / budget
             low, high = (level, high) if share > 1 else (low, level)
             if 0.99 <= share <= 1.001:
                 return level
-            # Without certain atoms this is the answer; with such it is a step towards it.
-            level *= share
+            # The first would be the answer if as many atoms were certain there; it overshoots, as
+            # their values are sent from one level on.
+            other = free / (budget - sure) if sure < budget else math.inf
+            level = (level + other) / 2 if certain else other
             if not low < level < high:
                 level = 2 * low if math.isinf(high) else (low + high) / 2
         return high if math.isfinite(high) else level

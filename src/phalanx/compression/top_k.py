@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from phalanx.compression.base import Compressor, Shape
+from phalanx.compression.base import Compressor, Shape, within
 from phalanx.compression.bits import indices_length, pack_indices, unpack_indices
 from phalanx.compression.message import Part, fixed, num_values
 from phalanx.compression.selection import largest, num_kept, require_ratio
@@ -18,7 +19,8 @@ class TopK(Compressor):
 
     Biased: train with `ErrorFeedback` around it. Its error is at most `1 - k / dim` of the squared
     norm, for every tensor.
-    Wire: the positions, about `2 + log2(1 / ratio)` bits each, and the values as they are.
+    Wire: the positions, about `2 + log2(1 / ratio)` bits each, and the values as they are or in two
+    bytes each.
     Cost: one pass to find candidates, and a sort of these.
     Source: Stich, Cordonnier, Jaggi, "Sparsified SGD with Memory", NeurIPS 2018.
 
@@ -30,33 +32,47 @@ class TopK(Compressor):
 
     ratio: float = 0.01
     """Share of the values that is kept."""
+    values: Literal["as they are", "float16", "bfloat16"] = "as they are"
+    """How values are sent. float16 has three more bits of precision, bfloat16 the range of float32;
+    what they round off is what error feedback remembers."""
 
     def __post_init__(self) -> None:
         require_ratio(self.ratio)
+        formats = ("as they are", "float16", "bfloat16")
+        if self.values not in formats:
+            raise ValueError(f"values must be one of {', '.join(formats)}, got {self.values}")
 
     def contraction(self, dim: int) -> float | None:
-        """`k / dim`, for every tensor."""
-        return num_kept(self.ratio, dim) / dim
+        """`k / dim`, for every tensor; none in halves, whose range may not reach its values."""
+        return num_kept(self.ratio, dim) / dim if self.values == "as they are" else None
 
     def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
         """Positions, values."""
         dim = num_values(shape)
         count = num_kept(self.ratio, dim)
-        return fixed(torch.uint8, indices_length(dim, count)), fixed(dtype, count)
+        sent = fixed(self._sent(dtype), count)
+        return fixed(torch.uint8, indices_length(dim, count)), sent
 
     def pack(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         """Positions in increasing order, and the values there."""
         flat = x.view(-1)
         indices = largest(flat, num_kept(self.ratio, flat.numel()))
-        return pack_indices(indices, flat.numel()), flat[indices]
+        return pack_indices(indices, flat.numel()), within(flat[indices], self._sent(x.dtype))
 
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         """The values in their places, zeros elsewhere."""
         packed, values = parts
         dim = num_values(shape)
         indices = unpack_indices(packed, dim, values.numel())
-        return torch.zeros(dim, dtype=dtype, device=values.device).index_copy_(0, indices, values)
+        found = torch.zeros(dim, dtype=values.dtype, device=values.device)
+        return found.index_copy_(0, indices, values)
 
     def check(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> None:
         """The positions are increasing and inside the tensor."""
         unpack_indices(parts[0], num_values(shape), parts[1].numel())
+
+    def _sent(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype of values on the wire: that of the tensor, unless halves are wanted."""
+        if self.values == "as they are":
+            return dtype
+        return torch.float16 if self.values == "float16" else torch.bfloat16
