@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -18,25 +18,28 @@ from phalanx.data import Digits
 from phalanx.errors import NotFiniteError
 from phalanx.pipeline import ActivationDifference, SampleQuantization, SimulatedPipeline
 from phalanx.pipeline.sample_quantization import Rounding
-from phalanx.randomness import generator, seeded
+from phalanx.randomness import seeded
 from phalanx.reporting import Plot, Table
 from phalanx.reporting.plots import COLOURS
+from phalanx.reproduce import activation_language
+from phalanx.reproduce.activation_language import Texts
 from phalanx.reproduce.base import Finding, Findings, Progress, Recipe, figures, verdict
+from phalanx.reproduce.staged_training import DIFFERENCES, DIRECT, StagedTraining
 
-_DIRECT, _ZERO, _DIFFERENCES = "direct", "direct, zero a level", "differences"
+_ZERO = "direct, zero a level"
 _CASES = (  # method, bits forward and backward
-    (_DIRECT, 2, 4),
+    (DIRECT, 2, 4),
     (_ZERO, 2, 4),
-    (_DIFFERENCES, 2, 4),
-    (_DIRECT, 3, 6),
-    (_DIFFERENCES, 3, 6),
-    (_DIRECT, 4, 8),
-    (_DIFFERENCES, 4, 8),
+    (DIFFERENCES, 2, 4),
+    (DIRECT, 3, 6),
+    (DIFFERENCES, 3, 6),
+    (DIRECT, 4, 8),
+    (DIFFERENCES, 4, 8),
 )
 _ROUNDINGS: tuple[Rounding, ...] = ("nearest", "stochastic")
 _NOTES = (
-    "Data: scikit-learn's digits; the paper fine-tunes language models of 1.5 billion weights. The "
-    "shape of its claim is compared, not its figures.",
+    "Data, where nothing else is said: scikit-learn's digits; the paper fine-tunes language models "
+    "of 1.5 billion weights. The shape of its claim is compared, not its figures.",
     "All stages in one process, which comes to the values of the stages as processes; the first "
     "epoch crosses in full, forward and backward, with either method.",
     "Direct rounds activations, differences rounds what changed since the sample's last visit; one "
@@ -74,7 +77,7 @@ Key = tuple[int, Rounding, str, int]  # stages, rounding, method, bits forward
 
 @dataclass(frozen=True)
 class ActivationCompression(Recipe):
-    """A network in two and four stages, with activations in 2, 3 and 4 bits.
+    """Networks in two and four stages, with activations in 2, 3 and 4 bits: digits, then texts.
 
     Cost: in quick mode two to three minutes on one core.
     Source: Wang, Yuan, Rimanic, He, Dao, Chen, Re, Zhang, "Fine-tuning Language Models over Slow
@@ -94,7 +97,7 @@ class ActivationCompression(Recipe):
     """Of the hidden layers: two in two stages, else one fewer than stages."""
 
     epochs: int | None = None
-    """By default 20, or 40 in full."""
+    """By default 12, or 40 in full."""
 
     seeds: int | None = None
     """Runs of each method; by default 2, or 5 in full."""
@@ -105,24 +108,32 @@ class ActivationCompression(Recipe):
     learning_rate: float = 0.02
     """Of SGD with momentum 0.9."""
 
+    texts: Texts = field(default_factory=Texts)
+    """Of the part on texts."""
+
     def measure(self, out: Path, *, full: bool, data: Path | None, progress: Progress) -> Findings:
-        """Trains with every method; `data` is not needed."""
-        epochs, seeds = self.epochs or (40 if full else 20), self.seeds or (5 if full else 2)
+        """Trains with every method; without `data` the part on texts is left out."""
+        epochs, seeds = self.epochs or (40 if full else 12), self.seeds or (5 if full else 2)
         runs: dict[Key, Trained] = {}
         exact: dict[int, Trained] = {}
         for number in self.stages:
             progress(f"{number} stages: nothing compressed")
-            exact[number] = self._trained(number, _DIRECT, 32, 32, "nearest", epochs, seeds)
+            exact[number] = self._trained(number, DIRECT, 32, 32, "nearest", epochs, seeds)
             for rounding, (method, bits, back) in itertools.product(_ROUNDINGS, _CASES):
                 progress(f"{number} stages, {rounding}: {method}, {bits} and {back} bits")
                 key = number, rounding, method, bits
                 runs[key] = self._trained(number, method, bits, back, rounding, epochs, seeds)
+        tasks = self.texts.tasks(data, full=full)
+        texts = [(task, task.measure(progress)) for task in tasks]
+        more = activation_language.findings(texts) if texts else ()
+        absent = () if len(tasks) == 2 else (activation_language.ABSENT,)
+        tables = [self._table(rounding, exact, runs) for rounding in _ROUNDINGS]
         return Findings(
             answer=self._answer(exact, runs),
-            findings=self._findings(exact, runs, epochs),
-            tables=tuple(self._table(rounding, exact, runs) for rounding in _ROUNDINGS),
+            findings=self._findings(exact, runs, epochs) + more,
+            tables=(*tables, *(activation_language.table(*one) for one in texts)),
             plots=tuple(_plot(number, runs) for number in self.stages),
-            notes=_NOTES,
+            notes=_NOTES + (activation_language.NOTES if texts else ()) + absent,
             settings={
                 "width": self.width,
                 "epochs": epochs,
@@ -159,9 +170,9 @@ class ActivationCompression(Recipe):
     def _forward(
         self, method: str, bits: int, rounding: Rounding
     ) -> ActivationDifference | Compressor:
-        if method == _DIFFERENCES:
+        if method == DIFFERENCES:
             return ActivationDifference(bits, rounding)
-        if method == _DIRECT:
+        if method == DIRECT:
             return SampleQuantization(bits, rounding)
         if rounding == "nearest":  # one bucket a sample
             return UniformQuantization(self.width, bits)
@@ -192,17 +203,10 @@ class ActivationCompression(Recipe):
         )
         weights = [weight for stage in stages for weight in stage.parameters()]
         optimizer = torch.optim.SGD(weights, lr=self.learning_rate, momentum=0.9)
-        errors = []
+        training = StagedTraining(inputs, targets, epochs, self.batch_size, seed)
+        errors: list[float] = []
         try:
-            for epoch in range(epochs):
-                order = torch.randperm(len(inputs), generator=generator(seed, "order", epoch))
-                found = []
-                for ids in order.split(self.batch_size):
-                    optimizer.zero_grad()
-                    pipeline.step(ids, inputs[ids], targets[ids])
-                    optimizer.step()
-                    found.append(fmean(pipeline.errors) if pipeline.errors else 0.0)
-                errors.append(fmean(found))
+            errors.extend(training.run([pipeline], optimizer))  # keeps those before a failure
         except NotFiniteError:
             return None, errors, pipeline
         outputs = pipeline.predict(tests)
@@ -217,20 +221,20 @@ class ActivationCompression(Recipe):
         deepest = self.stages[-1]
         samples = len(_digits()[0][0])
         pairs = [
-            (runs[deepest, rounding, _DIFFERENCES, 2], runs[deepest, rounding, _DIRECT, 2])
+            (runs[deepest, rounding, DIFFERENCES, 2], runs[deepest, rounding, DIRECT, 2])
             for rounding in _ROUNDINGS
         ]
         zeros = [runs[deepest, rounding, _ZERO, 2].accuracy for rounding in _ROUNDINGS]
         kept = [(ours.accuracy or 0) >= (exact[deepest].accuracy or 0) - 1 for ours, _ in pairs]
         better = [(ours.accuracy or 0) > (theirs.accuracy or 0) for ours, theirs in pairs]
-        coarsest, finest = runs[deepest, "nearest", _DIFFERENCES, 2], exact[deepest]
+        coarsest, finest = runs[deepest, "nearest", DIFFERENCES, 2], exact[deepest]
         curves = [ours.errors for ours, _ in pairs]
         falls = [len(one) > 2 and one[-1] < 0.5 * one[1] for one in curves]
-        remembered = [one for (_, _, method, _), one in runs.items() if method == _DIFFERENCES]
+        remembered = [one for (_, _, method, _), one in runs.items() if method == DIFFERENCES]
         once = [
             one.full == samples * (number - 1)
             for (number, _, method, _), one in runs.items()
-            if method == _DIFFERENCES
+            if method == DIFFERENCES
         ]
         return (
             Finding(
@@ -281,7 +285,7 @@ class ActivationCompression(Recipe):
     def _answer(self, exact: dict[int, Trained], runs: dict[Key, Trained]) -> str:
         deepest = self.stages[-1]
         ours, theirs = (
-            runs[deepest, "nearest", method, 2].accuracy for method in (_DIFFERENCES, _DIRECT)
+            runs[deepest, "nearest", method, 2].accuracy for method in (DIFFERENCES, DIRECT)
         )
         return (
             f"In {deepest} stages with activations in 2 bits, rounded to the nearest, differences "
@@ -342,7 +346,7 @@ def _plot(number: int, runs: dict[Key, Trained]) -> Plot:
 def plot_errors(errors: Mapping[str, Sequence[float]], ax: Axes) -> None:
     """One line a method, from the second epoch on: direct dotted, differences in full."""
     for place, (name, values) in enumerate(errors.items()):
-        style = ":" if name.startswith(_DIRECT) else "-"
+        style = ":" if name.startswith(DIRECT) else "-"
         epochs = range(2, len(values) + 1)
         ax.plot(epochs, values[1:], style, color=COLOURS[place // 2], label=name)
     ax.set_yscale("log")
