@@ -11,15 +11,23 @@ TINY = PowerGossipRecipe(
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory):
+def findings(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PHALANX_DATA", raising=False)
-        done = reproduce(TINY, tmp_path_factory.mktemp("out"))
-    assert len(done.findings.findings) == 8
+        return reproduce(TINY, tmp_path_factory.mktemp("out")).findings
+
+
+@pytest.fixture
+def tables(findings):
     return {
         table.title: {row[0]: dict(zip(table.headers, row, strict=True)) for row in table.rows}
-        for table in done.findings.tables
+        for table in findings.tables
     }
+
+
+def test_every_claim_has_a_verdict(findings):
+    assert len(findings.findings) == 9
+    assert {one.same for one in findings.findings} <= {"yes", "no", "partly", "—"}
 
 
 def test_consensus_and_its_bytes_are_those_of_the_algorithms(tables):
@@ -39,6 +47,16 @@ def test_bytes_of_training(tables):
     thin = (3 * (64 + 24) + 2 * (24 + 10)) / 5 + 24 + 10
     assert found["PowerGossip, rank 1"]["bytes a step"] == round(2 * 4 * thin)
     assert found["all-reduce"]["bytes a step"] == 6 * (64 * 24 + 24 + 24 * 10 + 10)
+
+
+def test_every_rate_is_tried_on_both_kinds_of_data_and_runs_of_four_lengths(findings):
+    tried, lengths = findings.tables[-2:]
+    assert len(tried.rows) == 2 * (3 + 3 + 2)
+    assert {row[:2] for row in lengths.rows} == {
+        (name, steps)
+        for name in ("D-PSGD", "PowerGossip, rank 1, optimal diffusion")
+        for steps in (1, 2, 5, 10)
+    }
 
 
 def test_every_graph_converges(tables):
