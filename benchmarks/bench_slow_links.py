@@ -34,6 +34,7 @@ from phalanx.compression import (
     Compressor,
     ErrorFeedback,
     HalfPrecision,
+    Link,
     Memory,
     PowerSGD,
     RandomBlock,
@@ -224,7 +225,7 @@ def step_rows(ranks: int, steps: int) -> list[dict[str, Any]]:
         for way, one in found.items():
             outlook = predictions[way]
             measured = median(one["times"])
-            expected = outlook.at(bits_per_second(rate)) if rate is not None else None
+            expected = outlook.at(Link(bits_per_second(rate))) if rate is not None else None
             row = {
                 "link": link,
                 "ranks": ranks,

@@ -4,10 +4,12 @@
         cluster.run([sys.executable, "script.py"])
 
 Ranks are joined by a bridge; a token bucket limits what each of them sends, and another what it
-receives. This needs Linux, root, and `ip` and `tc` of iproute2. Latency has to be that of the
-machine: the kernel's `netem` is not asked for, since many kernels come without it.
+receives. Links with latency, jitter or loss are TUN devices, joined by a relay in user space
+(`tun_relay.py`): the kernel's `netem` is not asked for, since many kernels come without it. This
+needs Linux, root, and `ip` and `tc` of iproute2.
 """
 
+import math
 import os
 import secrets
 import shutil
@@ -16,13 +18,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import NamedTuple
+from types import TracebackType
+from typing import Literal, NamedTuple
 
-_BURST = "64kb"  # sent at full speed after a pause; less costs more than it mends at 1 Gbit/s
+import tun_relay
+from phalanx.training import bits_per_second, seconds
+
+Backend = Literal["none", "tbf", "tun"]
+
+# What a bucket lets pass at full speed after a pause, in seconds of its rate: at 1 Gbit/s more than
+# the 64 kB that the kernel hands over at once, since cutting these would halve the speed there.
+_BURST_S = 6e-4
+_SMALLEST_BURST = 2 * 1514  # bytes: of less than a frame nothing would pass
 _QUEUE = "400ms"  # what waits longer is dropped
 
 
@@ -56,25 +65,53 @@ def why_unsupported() -> str | None:
 class Cluster:
     """Network namespaces, one a rank; a context manager that removes them whatever happens.
 
-    Names are fresh for each cluster, so that several may stand at once, and a name that the kernel
-    is still letting go of is never asked for again. SIGTERM is turned into `SystemExit` while the
-    cluster stands, so that it is removed then, too; only SIGKILL leaves it behind.
+    A process of its own removes them, and ends what still runs in them, when this one closes the
+    pipe between the two; the kernel does so for one that was killed. Names are fresh for each
+    cluster, so that several may stand at once, and a name that the kernel is still letting go of is
+    never asked for again.
     """
 
-    def __init__(self, num_ranks: int, rate: str | None = "100mbit") -> None:
+    def __init__(
+        self,
+        num_ranks: int,
+        rate: str | None = "100mbit",
+        *,
+        delay: str = "0s",
+        jitter: str = "0s",
+        loss: float = 0.0,
+        backend: Backend | None = None,
+    ) -> None:
         """Makes nothing yet.
 
         Args:
             num_ranks: namespaces.
-            rate: of each rank's link, each way, as `tc` writes it; None for no limit.
+            rate: of each rank's link, each way, such as 100mbit; None for no limit.
+            delay: latency from one rank to another, such as 20ms.
+            jitter: the latency is longer by as much as this, drawn for each packet.
+            loss: probability of a packet to be lost.
+            backend: "tbf" for token buckets, "tun" for the relay, "none" for cables without any
+                limit; None for the first that can do what is asked for.
 
         Raises:
-            ValueError: if there are not 1 to 250 ranks.
+            ValueError: if there are not 1 to 250 ranks, or a link is out of range, or cannot be had
+                with that backend.
         """
         if not 1 <= num_ranks <= 250:
             raise ValueError(f"num_ranks must be from 1 to 250, got {num_ranks}")
-        self.num_ranks, self.rate = num_ranks, rate
+        if not 0 <= loss < 1:
+            raise ValueError(f"loss must be at least 0 and below 1, got {loss}")
+        self.num_ranks, self.loss = num_ranks, loss
+        self.rate = None if rate is None else bits_per_second(rate)
+        self.delay_s, self.jitter_s = seconds(delay), seconds(jitter)
+        relayed = self.delay_s > 0 or self.jitter_s > 0 or loss > 0
+        limited: Backend = "tbf" if rate is not None else "none"
+        self.backend = backend or ("tun" if relayed else limited)
+        if relayed and self.backend != "tun":
+            raise ValueError(
+                f"backend must be tun where there is delay, jitter or loss, got {backend}"
+            )
         self._tag = f"px{secrets.token_hex(3)}"  # names of interfaces have 15 characters at most
+        self._helpers: list[subprocess.Popen[str]] = []  # each ends when its input does
 
     def __enter__(self) -> "Cluster":
         """Makes the namespaces.
@@ -84,7 +121,6 @@ class Cluster:
         """
         if reason := why_unsupported():
             raise UnsupportedError(reason)
-        self._handler = signal.signal(signal.SIGTERM, _leave)
         try:
             self._make()
         except BaseException as error:
@@ -105,13 +141,8 @@ class Cluster:
 
     def close(self) -> None:
         """Removes what there is; a second time there is nothing."""
-        with _undisturbed():
-            for rank in range(self.num_ranks):
-                _try("ip", "netns", "del", self.namespace(rank))
-                _try("ip", "link", "del", self._port(rank))  # lingers for a moment by itself
-            _try("ip", "link", "del", self._tag)
-        if signal.getsignal(signal.SIGTERM) is _leave:
-            signal.signal(signal.SIGTERM, self._handler)
+        while self._helpers:
+            self._helpers.pop().communicate()
 
     def namespace(self, rank: int) -> str:
         """The namespace of a rank; its interface is `eth0`."""
@@ -166,6 +197,8 @@ class Cluster:
             while None in (codes := [process.poll() for process in processes]):
                 if any(codes):
                     break
+                if any(helper.poll() is not None for helper in self._helpers):
+                    raise RuntimeError("the relay between the ranks has failed")
                 if time.monotonic() > end:
                     raise TimeoutError(f"ranks must end within {timeout_s:g} s")
                 time.sleep(0.05)
@@ -177,26 +210,86 @@ class Cluster:
         return codes
 
     def _port(self, rank: int) -> str:
-        """The end of a rank's cable that is plugged into the bridge."""
+        """The end of a rank's cable that is plugged into the bridge, or its TUN device at first."""
         return f"{self._tag}p{rank}"
 
     def _make(self) -> None:
-        _run("ip", "link", "add", self._tag, "type", "bridge")
-        _run("ip", "link", "set", self._tag, "up")
+        self._help("sh", "-c", self._removal())
+        if self.backend == "tun":
+            self._start_relay()
+        else:
+            _run("ip", "link", "add", self._tag, "type", "bridge")
+            _run("ip", "link", "set", self._tag, "up")
         for rank in range(self.num_ranks):
-            name, port = self.namespace(rank), self._port(rank)
+            name = self.namespace(rank)
             _run("ip", "netns", "add", name)
-            cable = ("type", "veth", "peer", "name", "eth0", "netns", name)
-            _run("ip", "link", "add", port, *cable)
-            _run("ip", "link", "set", port, "master", self._tag, "up")
+            if self.backend == "tun":
+                moved = ("netns", name, "name", "eth0", "mtu", str(tun_relay.MTU))
+                _run("ip", "link", "set", self._port(rank), *moved)
+            else:
+                self._lay_cable(rank)
             address = f"10.77.0.{rank + 1}/24"
             _run("ip", "-n", name, "addr", "add", address, "dev", "eth0")
             for device in ("lo", "eth0"):
                 _run("ip", "-n", name, "link", "set", device, "up")
-            if self.rate is not None:
-                bucket = ("root", "tbf", "rate", self.rate, "burst", _BURST, "latency", _QUEUE)
-                _run("tc", "-n", name, "qdisc", "add", "dev", "eth0", *bucket)
-                _run("tc", "qdisc", "add", "dev", port, *bucket)
+
+    def _lay_cable(self, rank: int) -> None:
+        """From the namespace of a rank to the bridge, with a token bucket at each end."""
+        name, port = self.namespace(rank), self._port(rank)
+        cable = ("type", "veth", "peer", "name", "eth0", "netns", name)
+        _run("ip", "link", "add", port, *cable)
+        _run("ip", "link", "set", port, "master", self._tag, "up")
+        if self.backend == "tbf" and self.rate is not None:
+            burst = max(round(self.rate / 8 * _BURST_S), _SMALLEST_BURST)
+            limit = ("rate", f"{self.rate:.0f}bit", "burst", f"{burst}b", "latency", _QUEUE)
+            _run("tc", "-n", name, "qdisc", "add", "dev", "eth0", "root", "tbf", *limit)
+            _run("tc", "qdisc", "add", "dev", port, "root", "tbf", *limit)
+
+    def _start_relay(self) -> None:
+        """Has it make the TUN devices.
+
+        Raises:
+            UnsupportedError: if it cannot.
+        """
+        options = {
+            "rate": math.inf if self.rate is None else self.rate,
+            "delay_s": self.delay_s,
+            "jitter_s": self.jitter_s,
+            "loss": self.loss,
+        }
+        relay = self._help(
+            sys.executable,
+            tun_relay.__file__,
+            *(f"--{name}={value}" for name, value in options.items()),
+            "--devices",
+            *map(self._port, range(self.num_ranks)),
+        )
+        assert relay.stdout is not None
+        if relay.stdout.readline() != "ready\n":
+            raise UnsupportedError(relay.communicate()[1].strip())
+
+    def _help(self, *command: str) -> "subprocess.Popen[str]":
+        """Starts a process that has to end by itself when its input does, and no earlier."""
+        pipe = subprocess.PIPE
+        helper = subprocess.Popen(
+            command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            start_new_session=True,  # a Ctrl-C is not for it
+        )
+        self._helpers.append(helper)
+        return helper
+
+    def _removal(self) -> str:
+        """A script that waits for its input to end, and then removes all."""
+        lines = ["cat"]
+        for rank in range(self.num_ranks):
+            name = self.namespace(rank)
+            lines += [f"ip netns pids {name} | xargs -r kill -9", f"ip netns del {name}"]
+            lines += [f"ip link del {self._port(rank)}"]  # lingers for a moment by itself
+        return "\n".join([*lines, f"ip link del {self._tag}"])
 
 
 def interface_bytes(table: str, device: str) -> Bytes:
@@ -221,21 +314,3 @@ def own_bytes(device: str = "eth0") -> Bytes:
 def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout
-
-
-def _try(*command: str) -> None:
-    subprocess.run(command, capture_output=True, check=False)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Lets a second Ctrl-C wait until all is removed."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

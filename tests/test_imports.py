@@ -16,6 +16,7 @@ EXTRAS = (
     "ray",
     "sphinx",
     "torchvision",
+    "transformers",
 )
 
 BLOCKED = f"""

@@ -26,6 +26,7 @@ def loaded(name):
     return module
 
 
+tun_relay = loaded("tun_relay")
 slow_links = loaded("slow_links")
 reason = slow_links.why_unsupported()
 if reason is None:
@@ -35,6 +36,20 @@ if reason is None:
     except slow_links.UnsupportedError as error:  # root, but of a container
         reason = str(error)
 as_root = pytest.mark.skipif(reason is not None, reason=f"no network namespaces: {reason}")
+if reason is None:
+    try:
+        with slow_links.Cluster(1, backend="tun"):
+            pass
+    except slow_links.UnsupportedError as error:
+        reason = str(error)
+with_tun = pytest.mark.skipif(reason is not None, reason=f"no TUN devices: {reason}")
+
+
+@pytest.fixture
+def with_benchmarks(monkeypatch):
+    """Scripts can import what the benchmarks share."""
+    paths = [str(FOLDER), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
 
 
 def left(cluster):
@@ -84,7 +99,7 @@ def test_a_rank_that_fails_ends_the_others_and_all_is_removed():
 
 @as_root
 def test_a_rate_that_is_none_leaves_nothing_behind():
-    cluster = slow_links.Cluster(2, rate="fast")
+    cluster = slow_links.Cluster(2, rate="0.1bit")  # which tc takes for none
     with pytest.raises(slow_links.UnsupportedError, match="tc"), cluster:
         pass
     assert not left(cluster)
@@ -112,10 +127,144 @@ def test_counters_are_read_by_the_name_of_the_device():
         slow_links.interface_bytes(table, "eth1")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": 1.0}, "loss must be at least 0 and below 1, got 1.0"),
+        ({"delay": "20"}, "latency must be a time span such as 1ms or 0.2s, got '20'"),
+        ({"rate": "fast"}, "link must be a bandwidth such as 100mbit"),
+        ({"delay": "1ms", "backend": "tbf"}, "backend must be tun where there is delay"),
+    ],
+)
+def test_links_that_cannot_be_made_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        slow_links.Cluster(2, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "backend"),
+    [({}, "tbf"), ({"rate": None}, "none"), ({"loss": 0.1}, "tun"), ({"backend": "tun"}, "tun")],
+)
+def test_the_relay_is_used_where_nothing_else_will_do(options, backend):
+    assert slow_links.Cluster(2, **options).backend == backend
+
+
 @pytest.mark.parametrize("number", [0, 251])
 def test_more_ranks_than_addresses_are_refused(number):
     with pytest.raises(ValueError, match=f"num_ranks must be from 1 to 250, got {number}"):
         slow_links.Cluster(number)
+
+
+KILLED = """
+import sys
+from slow_links import Cluster
+
+with Cluster(2, delay="1ms") as cluster:
+    print(cluster._tag, flush=True)
+    cluster.run(["sleep", "600"])
+"""
+
+
+@with_tun
+@pytest.mark.slow
+def test_what_is_killed_leaves_nothing_behind(with_benchmarks):
+    script = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True)
+    cluster = slow_links.Cluster(2)
+    cluster._tag = script.stdout.readline().strip()
+    ranks = []
+    while len(ranks) < 2:  # they are about to start
+        ranks = [pid for rank in range(2) for pid in pids(cluster.namespace(rank))]
+    script.kill()
+    script.communicate()
+    assert not left(cluster)
+    assert not any(runs(pid) for pid in ranks)
+
+
+def runs(pid):
+    """Whether a process is alive; of one that nobody has waited for, the line is empty."""
+    line = Path("/proc", pid, "cmdline")
+    return line.exists() and line.read_bytes() != b""
+
+
+def pids(namespace):
+    shown = subprocess.run(
+        ["ip", "netns", "pids", namespace], capture_output=True, text=True, check=True
+    )
+    return shown.stdout.split()
+
+
+TIMES = """
+import json, os, sys, time, torch
+import torch.distributed as dist
+
+torch.set_num_threads(1)
+rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=size)
+
+def fastest(number, rounds):
+    found = []
+    for _ in range(rounds):
+        dist.barrier()
+        began = time.perf_counter()
+        dist.all_reduce(torch.ones(number))
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+print(json.dumps([fastest(1, 5), fastest(1_000_000, 2)]))
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def times(cluster, folder):
+    """Seconds of the fastest all-reduce of one number, and of one of 4 MB."""
+    return json.loads(cluster.run([sys.executable, "-c", TIMES, str(folder / "store")])[0])
+
+
+@with_tun
+@pytest.mark.slow
+def test_latency_and_rate_are_those_asked_for(tmp_path):
+    """An all-reduce of two takes two hops; each rank sends, and receives, as much as it has."""
+    with slow_links.Cluster(2, "100mbit", delay="20ms") as cluster:
+        one, many = times(cluster, tmp_path)
+    assert 0.040 <= one <= 0.060
+    assert 0.32 + 0.04 <= many <= 1.5 * 0.36
+
+
+PROBE = """
+import dataclasses, json, os, sys, torch
+import torch.distributed as dist
+from phalanx.ddp import probe_link
+
+torch.set_num_threads(1)
+rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=size)
+print(json.dumps(dataclasses.asdict(probe_link(num_rounds=3))))
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+@with_tun
+@pytest.mark.slow
+def test_a_link_is_probed_within_a_quarter(tmp_path):
+    with slow_links.Cluster(2, "100mbit", delay="10ms") as cluster:
+        said = cluster.run([sys.executable, "-c", PROBE, str(tmp_path / "store")])
+    one, other = (json.loads(printed) for printed in said)
+    assert one == other
+    assert one["rate"] == pytest.approx(1e8, rel=0.25)
+    assert one["latency_s"] == pytest.approx(0.01, rel=0.25)
+
+
+@with_tun
+@pytest.mark.slow
+def test_what_is_lost_is_sent_again(tmp_path):
+    """TCP sees to that: the sum is right, and takes longer."""
+    with slow_links.Cluster(2, None, delay="2ms", jitter="2ms", loss=0.02) as cluster:
+        one, many = times(cluster, tmp_path)
+        assert cluster.counters(0).sent > 4e6
+    assert 0.004 <= one <= 0.012
+    assert many > 0.01
 
 
 WORK = """
@@ -144,10 +293,8 @@ dist.destroy_process_group()
 @as_root
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_the_interface_counts_what_the_model_says_and_headers(tmp_path, monkeypatch, ranks):
+def test_the_interface_counts_what_the_model_says_and_headers(tmp_path, with_benchmarks, ranks):
     """Between 0 and 8 % more, by two and by four ranks."""
-    paths = [str(FOLDER), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     compressors = [HalfPrecision(), ErrorFeedback(TopK(ratio=0.1))]
     model = nn.Linear(1000, 500, bias=False)
     batch = torch.randn(4, 1000), torch.zeros(4, dtype=torch.int64)

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ def start(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_hear_ctrl_c,
         )
         processes.append(process)
         return process
@@ -49,3 +51,8 @@ def start(tmp_path):
     for process in processes:
         process.kill()
         process.communicate()
+
+
+def _hear_ctrl_c():
+    """Those started by a shell in the background, as tests may be, do not hear it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -70,6 +70,20 @@ def test_without_out_a_folder_is_named_after_the_time(phalanx, tmp_path):
     assert re.fullmatch(r"\d{8}-\d{6}", folder.name)
 
 
+def test_texts_are_trained_on(phalanx, tmp_path):
+    (tmp_path / "a.csv").write_text("label,text\n" + "good,a good film\nbad,no film\n" * 60)
+    (tmp_path / "a.txt").write_text("to be or not to be " * 80)
+    small = "--model.width 8 --model.depth 1 --model.num_heads 2 --steps 2"
+    texts = f"--data LabelledTexts --data.path a.csv --data.length 4 --model TextClassifier {small}"
+    coded = "--code DracoRepetition --code.num_workers 3 --code.num_byzantine 1 --attack LabelFlip"
+    play = f"--data TextFile --data.path a.txt --data.length 5 --model GPT {small} --num_workers 3"
+    for out, words in {"coded": f"{texts} {coded}", "play": f"{play} --compressor QSGD"}.items():
+        code, _, err = phalanx("train", *words.split(), "--out", out)
+        assert (code, err) == (0, "")
+        result = json.loads((tmp_path / out / "result.json").read_text())
+        assert 0 <= result["test_accuracy"] <= 1
+
+
 def test_classes_of_ones_own_are_given_by_import_path(phalanx, tmp_path):
     words = "--rule lab.MyRule --model lab.MyModel --model.bias false --attack lab.MyAttack"
     code, _, err = phalanx("train", *words.split(), "--steps", 2, "--out", "a")
@@ -137,7 +151,7 @@ HELPERS = """
     AllToAll Averaged BatchState BatchTrial Chain CodedLeastSquares CodedMatmul CodedMatrix
     CodedShuffle CodedShuffleSampler Collected CompressedPipeline Consensus CriticalRegimes
     Decoded DiversityMonitor Ends Estimate Evaluation Geometry GossipOptimizer GossipRound
-    GradientDiversity Holdings Inbox Job LargestBatch LinkOutlook LinkPlanner Memory Message
+    GradientDiversity Holdings Inbox Job LargestBatch Link LinkOutlook LinkPlanner Memory Message
     Mixed Mixtures Network OneBitAdam Outlook ParameterGossip Part Party Plan Planner Product
     RayMatmul RayMatmulSession RayShuffle RayShuffleSession Regime Reputation Round Rounds
     RowCache Run Shard ShufflePlan SimulatedPipeline Splits Spread Standing Telling

@@ -174,6 +174,16 @@ def test_random_projections_have_the_variance_of_exact_ones(spectrum, budget):
     assert sizes.mean() <= 1.02 * budget * 4 * (96 + 400) + 60 + off
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-30])
+def test_budgets_are_spent_where_few_entries_are_large(scale):
+    """Some entries are certain: their values count, too, and levels are looked for."""
+    x = scale * normal(80, 200).float() ** 7
+    compressor = Atomo(RandomizedSingularVectors(rank=4), bytes_budget=3000.0)
+    source = torch.Generator().manual_seed(0)
+    sizes = [compressor.encode(x, source).num_bytes for _ in range(40)]
+    assert sum(sizes) / 40 == pytest.approx(3000, rel=0.05)
+
+
 @pytest.mark.parametrize("budget", [0.5, 8.0])
 @pytest.mark.parametrize("base", [0.7, 0.0])
 def test_matrices_of_nearly_low_rank_cost_somewhat_more(base, budget):
@@ -181,7 +191,7 @@ def test_matrices_of_nearly_low_rank_cost_somewhat_more(base, budget):
     spectrum = (lambda i: base**i) if base else (lambda i: (i <= 20).to(i))
     x = matrix_with(spectrum, 80, 90)
     ours = Atomo(RandomizedSingularVectors(), budget=budget).variance(x)
-    assert ours <= 1.15 * Atomo(budget=budget).variance(x)
+    assert ours <= 7 / 6 * Atomo(budget=budget).variance(x)
 
 
 def test_vectors_and_rest_add_up_to_the_matrix():
@@ -200,7 +210,7 @@ def test_a_sketched_matrix_is_right_on_average():
     draws = torch.stack([compressor.decode(compressor.encode(x, source)) for _ in range(200)])
     off = (draws.mean(dim=0) - x).square().sum().item()
     expected = compressor.variance(x) / 200
-    assert off <= 1.3 * expected
+    assert off <= 4 * expected  # few atoms make up most of it: as chi squared of about four
     assert (draws - x).square().sum(dim=(1, 2)).mean().item() == pytest.approx(
         200 * expected, rel=0.1
     )

@@ -9,7 +9,15 @@ import torch
 import torch.distributed as dist
 
 from compression.cases import CASES
-from phalanx.compression import Memory, TernGrad, TopK, communicate, simulate
+from phalanx.compression import (
+    AllGather,
+    Memory,
+    Network,
+    TernGrad,
+    TopK,
+    communicate,
+    simulate,
+)
 from phalanx.errors import NotFiniteError
 
 NUM_WORKERS = 2
@@ -48,9 +56,20 @@ def work(rank, store, folder):
         communicate(TernGrad(), poisoned, Memory())
     except NotFiniteError as error:
         found.append({"sick": torch.tensor(error.workers)})
+    found.append({"lengths": announced(rank)})
     mean, _ = communicate(TopK(), gradients(0, rank), Memory())  # the group is still in step
     torch.save([*found, mean], f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+
+
+def announced(rank):
+    """What worker 0 has of both, when worker 1 says that it sends a terabyte."""
+    if rank == 0:
+        rows = Network().all_gather(AllGather(torch.ones(5, dtype=torch.uint8), most=100))
+        return torch.tensor([len(row) for row in rows])
+    for said in (torch.tensor([2**40]), torch.zeros(5, dtype=torch.uint8)):
+        dist.all_gather([torch.empty_like(said) for _ in range(NUM_WORKERS)], said)
+    return torch.tensor([5, 0])
 
 
 @pytest.mark.slow
@@ -79,7 +98,8 @@ def test_processes_come_to_the_simulated_means(tmp_path, monkeypatch):
             means, memories = simulate(compressor, rows, memories, seed=3)
             expected.append(means[0])
     for rank in range(NUM_WORKERS):
-        assert found[rank][-2]["sick"].tolist() == [1]
+        assert found[rank][-3]["sick"].tolist() == [1]
+        assert found[rank][-2]["lengths"].tolist() == [5, 0]
         for mean, wanted in zip(found[rank], expected, strict=False):
             assert all(torch.equal(mean[name], wanted[name]) for name in wanted)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phalanx.compression import TopK
-from phalanx.compression.selection import largest
+from phalanx.compression.selection import largest, reached
 
 
 def slowly(x, count):
@@ -38,6 +38,14 @@ def test_many_values(ratio, kind):
         x = torch.zeros(dim)
     count = max(1, round(ratio * dim))
     assert torch.equal(largest(x, count), slowly(x, count))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_places_where_a_border_is_reached(dtype):
+    values, border = torch.tensor([1, 3, 2, 4], dtype=dtype), torch.tensor(2, dtype=dtype)
+    assert reached(values, border).tolist() == [1, 2, 3]
+    assert reached(values, border, strictly=True).tolist() == [1, 3]
+    assert reached(values, values.flip(0)).tolist() == [1, 3]
 
 
 def test_all_values_are_sent_as_they_are():

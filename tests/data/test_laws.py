@@ -11,7 +11,16 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from phalanx import data
-from phalanx.data import CsvFile, DataSource, Digits, JpegArchive, NpzFile, Splits
+from phalanx.data import (
+    CsvFile,
+    DataSource,
+    Digits,
+    JpegArchive,
+    LabelledTexts,
+    NpzFile,
+    Splits,
+    TextFile,
+)
 
 
 def write_csv(path):
@@ -52,11 +61,27 @@ def write_jpegs(path):
     return JpegArchive(path)
 
 
+def write_texts(path):
+    rows = [f"{i},{'a red fox ' * (i % 4)}is,{'yes' if i % 2 else 'no'}" for i in range(20)]
+    path.write_text("id,text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def write_text(path):
+    path.write_text("the quick brown fox jumps\n" * 20 + "over the lazy dög\n" * 6, "utf-8")
+    return TextFile(path, length=7, test_fraction=0.2)
+
+
 MAKERS = {
     "Digits": lambda folder: Digits(),
     "CsvFile": lambda folder: write_csv(folder / "tiny.csv"),
     "NpzFile": lambda folder: write_npz(folder / "tiny.npz"),
     "JpegArchive": lambda folder: write_jpegs(folder / "jpegs.npz"),
+    "LabelledTexts": lambda folder: LabelledTexts(write_texts(folder / "texts.csv"), length=6),
+    "LabelledTexts-hashed": lambda folder: LabelledTexts(
+        write_texts(folder / "texts.csv"), length=6, vocabulary=9, hashed=True
+    ),
+    "TextFile": lambda folder: write_text(folder / "text.txt"),
 }
 
 every_source = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
@@ -74,18 +99,23 @@ def test_a_description_needs_nothing_and_reads_nothing(kind):
 
 @every_source
 def test_splits_are_what_they_say(make, tmp_path):
-    splits = make(tmp_path).load()
+    source = make(tmp_path)
+    splits = source.load()
     assert isinstance(splits, Splits)
     for part in (splits.train, splits.test):
         assert isinstance(part, TensorDataset)
         inputs, targets = part.tensors
         assert inputs.shape == (len(part), *splits.input_shape)
-        assert inputs.dtype == torch.float32
+        tokens = not inputs.is_floating_point()
+        assert inputs.dtype == (torch.int64 if tokens else torch.float32)
         assert inputs.is_contiguous()
         assert inputs.isfinite().all()
         assert targets.dtype == torch.int64
-        assert targets.shape == (len(part),)
-    assert splits.train.tensors[1].unique().tolist() == list(range(splits.num_classes))
+        every_place = isinstance(source, TextFile)
+        assert targets.shape == (inputs.shape if every_place else (len(part),))
+        assert not tokens or inputs.min() >= 0
+    first = 1 if every_place else 0  # 0: what only the test set has
+    assert splits.train.tensors[1].unique().tolist() == list(range(first, splits.num_classes))
     assert splits.test.tensors[1].max() < splits.num_classes
 
 
@@ -110,7 +140,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(make, tmp_path):
     assert torch.equal(one.train.tensors[0], other.train.tensors[0])
 
 
-@pytest.mark.parametrize("kind", [CsvFile, JpegArchive, NpzFile])
+@pytest.mark.parametrize("kind", [CsvFile, JpegArchive, LabelledTexts, NpzFile, TextFile])
 def test_a_missing_file_is_named(kind, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.file"):
         kind(tmp_path / "nowhere.file").load()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from phalanx.data import CsvFile, JpegArchive, NpzFile
+from phalanx.data import CsvFile, JpegArchive, LabelledTexts, NpzFile, TextFile
 
 FOLDER = Path(os.environ.get("PHALANX_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -33,6 +33,9 @@ def load(source):
         (CsvFile(FOLDER / "adult.csv.gz", "income"), (108,), 2, (32561, 16281)),
         (CsvFile(FOLDER / "sst2.csv.gz", num_features=512), (512,), 2, (6920, 1821)),
         (CsvFile(FOLDER / "trec.csv.gz", ignore=["fine_label"]), (2048,), 6, (5452, 500)),
+        (LabelledTexts(FOLDER / "trec.csv.gz"), (32,), 6, (5452, 500)),
+        (LabelledTexts(FOLDER / "ag_news_7600.csv.gz", ["title"]), (32,), 4, (6080, 1520)),
+        (TextFile(FOLDER / "tinyshakespeare.txt.gz", 128), (128,), 66, (7842, 871)),
     ],
     ids=lambda value: value.path.name if hasattr(value, "path") else None,
 )

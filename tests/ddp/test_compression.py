@@ -281,6 +281,24 @@ def test_a_model_by_itself(alone):
     close(model.module.weight.grad + kept["weight.0"], torch.full((4, 6), 2.0))
 
 
+def test_a_learning_rate_that_drops_is_told_to_accordion(alone):
+    model = DistributedDataParallel(nn.Linear(8, 8, bias=False))
+    levels = Accordion(TopK(ratio=0.5), TopK(ratio=0.1), steps_per_epoch=1, interval=1)
+    handle = compress(model, levels)
+    sent = []
+    for step in range(6):
+        if step == 4:
+            handle.alert()
+        model(torch.ones(2, 8)).sum().backward()
+        model.zero_grad()
+        sent.append(handle.last.payload_bytes)
+    low, high = sent[0], sent[3]
+    assert high < low / 2
+    assert sent[4] == low
+    with pytest.raises(ValueError, match=r"compressor must be Accordion to be alerted, got TopK"):
+        compress(DistributedDataParallel(nn.Linear(3, 2)), TopK()).alert()
+
+
 def test_what_does_not_fit_is_refused(alone):
     model = DistributedDataParallel(nn.Linear(3, 2))
     with pytest.raises(ValueError, match="start_step must be at least 0, got -1"):

@@ -10,11 +10,29 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
-from phalanx.compression import ErrorFeedback, Memory, UniformQuantization, simulate
-from phalanx.pipeline import CompressedPipeline, SimulatedPipeline, split
+from phalanx.compression import (
+    ErrorFeedback,
+    Memory,
+    OneBitAdam,
+    TwoStage,
+    Uncompressed,
+    UniformQuantization,
+    simulate,
+)
+from phalanx.data import Digits
+from phalanx.models import MLP
+from phalanx.pipeline import (
+    ActivationDifference,
+    CompressedPipeline,
+    SampleQuantization,
+    SimulatedPipeline,
+    split,
+)
+from phalanx.randomness import seeded
 
 SAMPLES, BATCH, WIDTH = 16, 8, 12
 GRADIENTS = ErrorFeedback(UniformQuantization(bits=4, bucket_size=32))
+FEW_BITS = ErrorFeedback(TwoStage(UniformQuantization(bits=4)))  # of momenta, in buckets of 512
 
 
 def layers():
@@ -145,6 +163,48 @@ def train_alone(num_stages, steps, *, num_replicas=1, **options):
             for steps_of in one:
                 steps_of.step()
     return losses, [[flat(stage) for stage in one.stages] for one in pipelines], pipelines
+
+
+def train_end_to_end(*, compressed):
+    """Two pipelines of two stages on digits, with everything compressed that crosses, or nothing.
+
+    Returns the accuracy, on last stages, weights of the own stage, and bytes of activations and
+    gradients that the stage before, or this one, has sent.
+    """
+    replica, place = divmod(dist.get_rank(), 2)
+    pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    replicas = [dist.new_group([0, 2]), dist.new_group([1, 3])]
+    splits = Digits().load()
+    inputs, targets = (one[replica:256:2] for one in splits.train.tensors)
+    with seeded(3, "weights"):
+        layers = MLP((1, 8, 8), 10, hidden=[32, 32]).layers
+    pipeline = CompressedPipeline(
+        split(layers, 2),
+        inputs[:1],
+        loss,
+        num_samples=len(inputs),
+        forward=ActivationDifference(3 if compressed else 32),
+        backward=SampleQuantization(6 if compressed else 32),
+        group=pairs[replica],
+    )
+    steps_of = OneBitAdam(
+        pipeline.module.named_parameters(),
+        lr=0.01,
+        freeze_step=8,
+        compressor=FEW_BITS if compressed else Uncompressed(),
+        group=replicas[place],
+    )
+    for epoch in range(9):
+        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(epoch))
+        for ids in order.split(32):
+            steps_of.zero_grad()
+            pipeline.step(ids, inputs[ids], targets[ids])
+            steps_of.step()
+    tests, answers = splits.test.tensors
+    outputs = pipeline.predict(len(tests), tests)
+    accuracy = None if outputs is None else (outputs.argmax(dim=1) == answers).float().mean().item()
+    sent = sum(one.activation_bytes + one.gradient_bytes for one in pipeline.traffic)
+    return accuracy, flat(pipeline.module), sent
 
 
 def _average(stages, memories):

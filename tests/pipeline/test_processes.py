@@ -104,6 +104,19 @@ def test_two_pipelines_beside_each_other_with_everything_compressed(four):
     assert found[1][1].equal(found[3][1])
 
 
+def test_all_three_kinds_in_few_bits_train_as_without_compression(four):
+    """Activations, their gradients, and momenta of Adam whose errors are remembered."""
+    exact, coarse = (
+        four(cases.train_end_to_end, compressed=compressed) for compressed in (False, True)
+    )
+    for found in (exact, coarse):
+        for place in (0, 1):
+            assert found[place][1].equal(found[place + 2][1])
+    assert exact[1][0] > 0.8
+    assert coarse[1][0] > exact[1][0] - 0.03
+    assert coarse[0][2] < 0.3 * exact[0][2]  # the first of nine epochs is in full
+
+
 def test_a_stage_that_dies_stops_its_neighbour(tmp_path):
     with Ranks(2, tmp_path, timeout_s=8.0) as pair:
         pair.start(cases.train_until_killed, 2, 1)

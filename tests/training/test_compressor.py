@@ -10,8 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 import phalanx
@@ -44,12 +42,14 @@ from phalanx.compression import (
 )
 from phalanx.errors import TooManyByzantineError
 from phalanx.randomness import generator
-from phalanx.training import Job, Local, Memory, Ray, WorkerMomentum
+from phalanx.training import Local, Ray, WorkerMomentum
 from phalanx.training.decoding import Uncoded
 from phalanx.training.drills import roles
 from phalanx.training.engine import Inbox
 from phalanx.training.parcel import Parcel
 from phalanx.training.worker import Worker, pack_job
+from training import drifting
+from training.drifting import a_model, drifted, flat, local_rounds, rounds, some_data
 
 SPARSE = ErrorFeedback(TopK(ratio=0.2))
 EVERYTHING = Mixed(
@@ -63,47 +63,10 @@ EVERYTHING = Mixed(
         NotFinite(),
     ]
 )
-NOTHING = Memory()
-
-
-def some_data():
-    numbers = torch.Generator().manual_seed(5)
-    inputs = torch.randn(600, 6, generator=numbers)
-    return TensorDataset(inputs, torch.randint(3, (600,), generator=numbers))
-
-
-def a_model():
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-
-
-def flat(model):
-    return torch.cat([value.detach().reshape(-1) for value in model.parameters()])
 
 
 def a_job(code, compressor=SPARSE, **options):
-    job = Job(a_model(), cross_entropy, some_data(), code, 210, 3)
-    return replace(job, compressor=compressor, **options)
-
-
-def shifted(job, step):
-    drift = torch.Generator().manual_seed(1)
-    shifts = 0.1 * torch.randn(9, len(flat(job.model)), generator=drift)
-    return flat(job.model) + shifts[:step].sum(dim=0)
-
-
-def rounds(session, job, number, memory=NOTHING, first=0):
-    """What is collected in rounds whose parameters drift."""
-    for step in range(first, first + number):
-        collected = session.round(step, shifted(job, step), memory)
-        yield collected._replace(messages=collected.messages.clone())
-        memory = collected.memory
-
-
-def local_rounds(job, number, **start):
-    with Local(chunk_size=1).start(job) as session:
-        return list(rounds(session, job, number, **start))
+    return drifting.a_job(code, compressor=compressor, **options)
 
 
 def trained(**options):
@@ -260,7 +223,7 @@ def test_workers_by_themselves_send_what_one_process_computes_for_them(momentum)
                 process = Worker(worker, packed, 1, torch.get_num_threads(), "cpu")
             role = roles(job, step).get(worker)
             behind = min(role.attack.rounds_behind, step) if role else 0
-            task = step - behind, Parcel.pack(shifted(job, step - behind))
+            task = step - behind, Parcel.pack(drifted(job, step - behind))
             if step == 2:  # a task that it drops changes nothing
                 process.compute(*task, role, known, is_over=lambda: True)
                 assert all(
@@ -312,7 +275,7 @@ def test_the_server_decodes_what_a_forger_encodes():
 @pytest.mark.slow
 def test_processes_send_the_bits_of_one_process_and_take_up_a_run(cluster):
     drill = {"attack": EVERYTHING, "schedule": RandomWorkers(4)}
-    job = a_job(Uncoded(7), **drill, worker_momentum=WorkerMomentum())
+    job = a_job(Uncoded(5), **drill, worker_momentum=WorkerMomentum())
     here = local_rounds(job, 5)
     with Ray().start(job) as session:
         there = list(rounds(session, job, 3))
@@ -330,8 +293,8 @@ def test_processes_send_the_bits_of_one_process_and_take_up_a_run(cluster):
 
 @pytest.mark.slow
 def test_runs_on_processes_resume_and_end_with_the_weights_of_one_process(cluster, tmp_path):
-    drill = {"attack": EVERYTHING, "byzantine": RandomWorkers(2), "rule": CoordinateMedian(2)}
-    drill |= {"compressor": QSGD(), "num_workers": 5, "batch_size": 50}
+    drill = {"attack": EVERYTHING, "byzantine": RandomWorkers(1), "rule": CoordinateMedian(1)}
+    drill |= {"compressor": QSGD(), "num_workers": 3, "batch_size": 48}
     here = trained(**drill, engine=Local(chunk_size=1), steps=4)
     options = {**drill, "engine": Ray(), "out": tmp_path / "run"}
     trained(**options, steps=2)
@@ -340,7 +303,7 @@ def test_runs_on_processes_resume_and_end_with_the_weights_of_one_process(cluste
     shutil.rmtree(tmp_path / "run")
     # A run that too many liars stop is written down as it was before the round that they stopped.
     options["compressor"] = drill["compressor"] = SPARSE
-    sleepers = {"attack": NotFinite(), "byzantine": SleeperWorkers(list(range(5)), from_step=2)}
+    sleepers = {"attack": NotFinite(), "byzantine": SleeperWorkers(list(range(3)), from_step=2)}
     with pytest.raises(TooManyByzantineError):
         trained(**{**options, **sleepers}, steps=4)
     honest = {"attack": None, "byzantine": None}

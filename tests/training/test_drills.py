@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import mse_loss
 from torch.utils.data import TensorDataset
 
 import phalanx
@@ -29,50 +29,13 @@ from phalanx.coding import Detox, DracoRepetition
 from phalanx.training import Job, Local, Ray
 from phalanx.training.decoding import CodeDecoder, RuleDecoder, Uncoded
 from phalanx.training.drills import roles
-from phalanx.training.memory import Memory
 from phalanx.training.parcel import Parcel
 from phalanx.training.worker import Worker, pack_job
+from training.drifting import a_job, a_model, flat, local_rounds, rounds, some_data
 
 REMEMBERING = Mixed(attacks=[StaleGradient(2), LabelFlip(), Mimic(), OptimalALittleIsEnough()])
 ATTACKS = [kind() for kind in concrete(attacks, Attack)]
 every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=repr)
-
-
-def some_data():
-    numbers = torch.Generator().manual_seed(5)
-    inputs = torch.randn(600, 6, generator=numbers)
-    return TensorDataset(inputs, torch.randint(3, (600,), generator=numbers))
-
-
-def a_model():
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-
-
-def a_job(code, **drill):
-    return Job(a_model(), cross_entropy, some_data(), code, 210, 3, **drill)
-
-
-def parameters_of(model):
-    return torch.cat([value.detach().reshape(-1) for value in model.parameters()])
-
-
-def rounds(session, job, number, aggregate=None):
-    """What is collected in rounds whose parameters drift, and the memory after each."""
-    memory, drift = Memory(), torch.Generator().manual_seed(1)
-    parameters = parameters_of(job.model)
-    for step in range(number):
-        collected = session.round(step, parameters, memory, aggregate)
-        # The engine of many processes gives its table out again.
-        yield collected._replace(messages=collected.messages.clone())
-        memory = collected.memory
-        parameters = parameters + 0.1 * torch.randn(len(parameters), generator=drift)
-
-
-def local_rounds(job, number, aggregate=None):
-    with Local(chunk_size=1).start(job) as session:
-        return list(rounds(session, job, number, aggregate))
 
 
 @every_attack
@@ -110,7 +73,7 @@ def test_flipped_labels_are_those_of_flipped_data(code):
 def test_flipped_labels_where_many_gradients_are_computed_at_once():
     job = a_job(DracoRepetition(3, 1), attack=LabelFlip(), schedule=FixedWorkers([2]))
     with Local(chunk_size=2).start(job) as session:
-        together = session.round(0, parameters_of(job.model))
+        together = session.round(0, flat(job.model))
     (alone,) = local_rounds(job, 1)
     torch.testing.assert_close(together.messages, alone.messages)
 
@@ -143,7 +106,7 @@ def test_a_worker_by_itself_sends_what_one_process_computes_for_it():
     (here,) = local_rounds(job, 1)
     for worker, role in roles(job, 0).items():
         process = Worker(worker, pack_job(job), 1, torch.get_num_threads(), "cpu")
-        reply = process.compute(0, Parcel.pack(parameters_of(job.model)), role)
+        reply = process.compute(0, Parcel.pack(flat(job.model)), role)
         assert reply.message.unpack().equal(here.messages[worker])
         assert reply.loss == here.losses[worker]
 
@@ -232,13 +195,13 @@ def test_drills_resume_with_what_they_remember(tmp_path):
     trained(**options, steps=4, out=tmp_path / "run")
     shutil.copytree(tmp_path / "run", tmp_path / "forgetful")
     resumed = trained(**options, steps=9, out=tmp_path / "run", resume=True)
-    assert parameters_of(resumed.model).equal(parameters_of(whole.model))
+    assert flat(resumed.model).equal(flat(whole.model))
 
     newest = max((tmp_path / "forgetful" / "checkpoints").iterdir())
     content = torch.load(newest, weights_only=True)
     torch.save({**content, "drill": {"past": [], "plans": {}}}, newest)
     forgetful = trained(**options, steps=9, out=tmp_path / "forgetful", resume=True)
-    assert not parameters_of(forgetful.model).equal(parameters_of(whole.model))
+    assert not flat(forgetful.model).equal(flat(whole.model))
 
 
 def test_who_cannot_be_behind_yet_told_the_truth():
@@ -247,14 +210,13 @@ def test_who_cannot_be_behind_yet_told_the_truth():
 
 
 @pytest.mark.slow
-def test_processes_send_the_bits_of_one_process():
-    pytest.importorskip("ray")
-    for code in (Uncoded(7), DracoRepetition(7, 3)):
-        job = a_job(code, attack=REMEMBERING, schedule=RandomWorkers(4))
+def test_processes_send_the_bits_of_one_process(cluster):
+    for code in (Uncoded(5), DracoRepetition(5, 2)):
+        job = a_job(code, attack=REMEMBERING, schedule=RandomWorkers(3))
         rule = CoordinateMedian()
         here = local_rounds(job, 5, aggregate=rule)
         with Ray().start(job) as session:
-            for ours, theirs in zip(here, rounds(session, job, 5, rule), strict=True):
+            for ours, theirs in zip(here, rounds(session, job, 5, aggregate=rule), strict=True):
                 assert theirs.missing == {}
                 assert theirs.messages.equal(ours.messages)
                 assert theirs.losses.equal(ours.losses)
@@ -263,8 +225,7 @@ def test_processes_send_the_bits_of_one_process():
 
 
 @pytest.mark.slow
-def test_runs_on_processes_end_with_the_weights_of_one_process():
-    pytest.importorskip("ray")
+def test_runs_on_processes_end_with_the_weights_of_one_process(cluster):
     here = trained(CoordinateMedian(3), REMEMBERING, engine=Local(chunk_size=1), steps=6)
     there = trained(CoordinateMedian(3), REMEMBERING, engine=Ray(), steps=6)
-    assert parameters_of(here.model).equal(parameters_of(there.model))
+    assert flat(here.model).equal(flat(there.model))

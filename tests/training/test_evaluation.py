@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import TensorDataset
 
-from phalanx.training import evaluate
+from phalanx.training import class_entropy, evaluate
 from phalanx.training.evaluation import with_statistics
 
 
@@ -20,6 +20,26 @@ def test_accuracy_and_loss_are_those_of_the_whole_set(make_model):
         outputs = model(inputs)
     assert found.accuracy == pytest.approx((outputs.argmax(1) == targets).double().mean().item())
     assert found.loss == pytest.approx(cross_entropy(outputs, targets).item(), rel=1e-5)
+
+
+def test_sequences_have_an_answer_at_every_place():
+    scores = torch.randn(30, 7, 4, generator=torch.Generator().manual_seed(1))
+    targets = torch.randint(4, (30, 7), generator=torch.Generator().manual_seed(2))
+    data = TensorDataset(scores, targets)
+    model = nn.Linear(4, 4)
+    found = evaluate(model, class_entropy, data, data)
+    outputs = model(scores).reshape(210, 4)
+    assert found.accuracy == (outputs.argmax(1) == targets.reshape(210)).double().mean().item()
+    expected = cross_entropy(outputs, targets.reshape(210)).item()
+    assert found.loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_loss_is_torch_s_wherever_torch_takes_it():
+    images, maps = torch.randn(2, 4, 3, 3), torch.randint(4, (2, 3, 3))
+    assert class_entropy(images, maps).equal(cross_entropy(images, maps))
+    assert class_entropy(images[0, :, 0].T, maps[0, 0]).equal(
+        cross_entropy(images[0, :, 0].T, maps[0, 0])
+    )
 
 
 def test_targets_that_are_no_classes_have_no_accuracy(make_model):

@@ -9,9 +9,10 @@ from torch.nn.functional import cross_entropy, dropout, mse_loss
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.data import Dataset, TensorDataset
 
+from phalanx.attacks import LabelFlip
 from phalanx.coding import DracoRepetition
-from phalanx.models import LeNet, ResNet18
-from phalanx.training import Job, gradients
+from phalanx.models import GPT, LeNet, ResNet18
+from phalanx.training import Job, class_entropy, gradients
 from phalanx.training.batches import fetch, partition_samples
 from phalanx.training.gradients import PartitionGradients
 
@@ -120,6 +121,26 @@ def test_convolutions_are_vectorised_with_the_same_result(images, model):
         together = computed(job, 2, partitions=[0, 1])[0]
     apart = computed(job, 1, partitions=[0, 1])[0]
     torch.testing.assert_close(together, apart, rtol=1e-9, atol=1e-12)
+
+
+def test_models_of_text_are_computed_one_by_one_without_a_warning():
+    numbers = torch.Generator().manual_seed(3)
+    tokens = torch.randint(9, (60, 5), generator=numbers)
+    torch.manual_seed(0)
+    model = GPT((5,), 9, width=8, depth=1, num_heads=2).double()
+    job = a_job(model, TensorDataset(tokens, tokens.roll(-1, 1)), class_entropy)
+    rows, losses = computed(job)
+    expected, expected_losses = by_hand(job)
+    torch.testing.assert_close(rows, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(losses, expected_losses)
+
+
+def test_the_classes_of_a_sequence_are_flipped_place_by_place():
+    tokens = torch.randint(9, (4, 5), generator=torch.Generator().manual_seed(3))
+    scores = torch.randn(4, 5, 9, generator=torch.Generator().manual_seed(4))
+    job = a_job(nn.Linear(1, 1), TensorDataset(tokens, tokens), class_entropy)
+    flipped = job.relabelled(LabelFlip()).loss(scores, tokens)
+    assert flipped.equal(class_entropy(scores, 8 - tokens))
 
 
 def test_targets_may_be_numbers(doubles, make_model):

@@ -204,8 +204,7 @@ def test_every_split_trains(shards):
 
 
 @pytest.mark.slow
-def test_processes_end_with_the_weights_of_one_process():
-    pytest.importorskip("ray")
+def test_processes_end_with_the_weights_of_one_process(cluster):
     drill = {"rule": Mean(), "attack": Mixed([LabelFlip(), StaleGradient(2), Mimic()]), "steps": 6}
     drill |= {"byzantine": FixedWorkers([0, 2, 5]), "worker_momentum": WorkerMomentum()}
     here, there = (trained(**drill, engine=engine) for engine in (Local(chunk_size=1), Ray()))

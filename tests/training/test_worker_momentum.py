@@ -10,8 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 import phalanx
@@ -32,56 +30,24 @@ from phalanx.attacks import (
 )
 from phalanx.coding import Detox, DracoCyclic, DracoRepetition
 from phalanx.errors import TooManyByzantineError
-from phalanx.training import Job, Local, Memory, Ray, Session, WorkerMomentum
+from phalanx.training import Local, Ray, Session, WorkerMomentum
 from phalanx.training.decoding import Uncoded
 from phalanx.training.drills import roles
 from phalanx.training.engine import Engine
 from phalanx.training.parcel import Parcel
 from phalanx.training.worker import Recollection, Worker, pack_job
+from training import drifting
+from training.drifting import NOTHING, a_model, drifted, flat, local_rounds, rounds, some_data
 
 FORMS = [WorkerMomentum(0.9, "average"), WorkerMomentum(0.9, "sum")]
 every_form = pytest.mark.parametrize("momentum", FORMS, ids=repr)
 EVERYTHING = Mixed(
     [StaleGradient(2), LabelFlip(), InnerProductManipulation(), GaussianNoise(), Silence()]
 )
-NOTHING = Memory()
-
-
-def some_data():
-    numbers = torch.Generator().manual_seed(5)
-    inputs = torch.randn(600, 6, generator=numbers)
-    return TensorDataset(inputs, torch.randint(3, (600,), generator=numbers))
-
-
-def a_model():
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-
-
-def flat(model):
-    return torch.cat([value.detach().reshape(-1) for value in model.parameters()])
 
 
 def a_job(code, momentum=FORMS[0], **drill):
-    job = Job(a_model(), cross_entropy, some_data(), code, 210, 3, **drill)
-    return replace(job, worker_momentum=momentum)
-
-
-def rounds(session, job, number, memory=NOTHING, first=0):
-    """What is collected in rounds whose parameters drift."""
-    drift = torch.Generator().manual_seed(1)
-    shifts = 0.1 * torch.randn(first + number, len(flat(job.model)), generator=drift)
-    for step in range(first, first + number):
-        parameters = flat(job.model) + shifts[:step].sum(dim=0)
-        collected = session.round(step, parameters, memory)
-        yield collected._replace(messages=collected.messages.clone())
-        memory = collected.memory
-
-
-def local_rounds(job, number, **start):
-    with Local(chunk_size=1).start(job) as session:
-        return list(rounds(session, job, number, **start))
+    return drifting.a_job(code, worker_momentum=momentum, **drill)
 
 
 def trained(**options):
@@ -191,9 +157,7 @@ def test_workers_by_themselves_send_what_one_process_computes_for_them():
             known = None
             if step == 2:
                 known = Recollection(Parcel.pack(here[1].memory.momenta[worker]), ())
-            drift = torch.Generator().manual_seed(1)
-            shifts = 0.1 * torch.randn(4, len(flat(job.model)), generator=drift)
-            parameters = Parcel.pack(flat(job.model) + shifts[:step].sum(dim=0))
+            parameters = Parcel.pack(drifted(job, step))
             role = roles(job, step).get(worker)
             reply = process.compute(step, parameters, role, known)
             momentum = reply.momentum or reply.message
@@ -276,25 +240,21 @@ def test_replicas_that_change_from_round_to_round_have_no_common_momentum():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("momentum", [WorkerMomentum(beta=0.9)], ids=repr)
-def test_processes_send_the_bits_of_one_process_and_take_up_a_run(momentum):
-    pytest.importorskip("ray")
-    for code in (Uncoded(7), DracoRepetition(7, 3)):
-        job = a_job(code, momentum, attack=EVERYTHING, schedule=RandomWorkers(4))
-        here = local_rounds(job, 6)
-        with Ray().start(job) as session:
-            there = list(rounds(session, job, 4))
-        with Ray().start(job) as session:  # new processes
-            there += rounds(session, job, 2, there[-1].memory, first=4)
-        for ours, theirs in zip(here, there, strict=True):
-            assert theirs.missing == ours.missing
-            assert theirs.messages[theirs.arrived].equal(ours.messages[ours.arrived])
-            assert theirs.memory.momenta.equal(ours.memory.momenta)
+def test_processes_send_the_bits_of_one_process_and_take_up_a_run(cluster):
+    job = a_job(DracoRepetition(5, 2), attack=EVERYTHING, schedule=RandomWorkers(4))
+    here = local_rounds(job, 6)
+    with Ray().start(job) as session:
+        there = list(rounds(session, job, 4))
+    with Ray().start(job) as session:  # new processes
+        there += rounds(session, job, 2, there[-1].memory, first=4)
+    for ours, theirs in zip(here, there, strict=True):
+        assert theirs.missing == ours.missing
+        assert theirs.messages[theirs.arrived].equal(ours.messages[ours.arrived])
+        assert theirs.memory.momenta.equal(ours.memory.momenta)
 
 
 @pytest.mark.slow
-def test_the_dead_keep_their_last_momentum_and_go_on_with_it():
-    pytest.importorskip("ray")
+def test_the_dead_keep_their_last_momentum_and_go_on_with_it(cluster):
     job = a_job(Uncoded(3))
     with Ray(deadline_s=20.0).start(job) as session:
         *_, second = rounds(session, job, 2)
@@ -312,8 +272,7 @@ def test_the_dead_keep_their_last_momentum_and_go_on_with_it():
 
 
 @pytest.mark.slow
-def test_who_has_never_been_heard_has_no_momentum():
-    pytest.importorskip("ray")
+def test_who_has_never_been_heard_has_no_momentum(cluster):
     job = a_job(Uncoded(3))
     with Ray(deadline_s=20.0).start(job) as session:
         os.kill(session.pids[2], signal.SIGKILL)
@@ -324,9 +283,9 @@ def test_who_has_never_been_heard_has_no_momentum():
 
 
 @pytest.mark.slow
-def test_runs_on_processes_end_with_the_weights_of_one_process(tmp_path):
-    pytest.importorskip("ray")
+def test_runs_on_processes_end_with_the_weights_of_one_process(cluster, tmp_path):
     drill = {"attack": EVERYTHING, "byzantine": RandomWorkers(2), "rule": CoordinateMedian(2)}
+    drill |= {"num_workers": 5}
     here = trained(**drill, engine=Local(chunk_size=1), steps=6, out=tmp_path / "run")
     shutil.rmtree(tmp_path / "run")
     trained(**drill, engine=Ray(), steps=3, out=tmp_path / "run")

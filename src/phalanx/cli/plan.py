@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from phalanx.cli import plan_delays, plan_link
 from phalanx.cli.console import console
 from phalanx.cli.train import MakeModel, default_out, usable
-from phalanx.compression import Compressor
+from phalanx.compression import Compressor, Link
 from phalanx.data import DataSource, Digits
 from phalanx.models import MLP
 from phalanx.randomness import seeded
@@ -86,8 +86,7 @@ def plan(
     folder = out or default_out().with_name("plan-" + default_out().name)
     if link is not None:
         planner = LinkPlanner(
-            bits_per_second(link),
-            seconds(latency),
+            Link(bits_per_second(link), seconds(latency)),
             4 if num_workers is None else num_workers,
             CANDIDATES if compressors is None else compressors,
         )
@@ -159,7 +158,7 @@ def _plan_link(
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_plan(outlooks, folder / "plan.csv")
-    write_link_plan(outlooks, planner.rate, folder / "plan.svg")
+    write_link_plan(outlooks, planner.link, folder / "plan.svg")
     console.print(plan_link.table(outlooks))
     console.print(plan_link.answer(outlooks, planner.num_workers))
     console.print(f"All figures: {folder / 'plan.csv'}; over bandwidths: {folder / 'plan.svg'}")

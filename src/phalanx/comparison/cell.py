@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from phalanx.aggregation import Aggregator
 from phalanx.attacks import Attack, RandomWorkers, Schedule
@@ -22,7 +21,7 @@ from phalanx.data import DataSource, Digits, Shards, Splits
 from phalanx.errors import TooManyByzantineError
 from phalanx.models import MLP
 from phalanx.randomness import seeded
-from phalanx.training import WorkerMomentum, evaluate, train
+from phalanx.training import WorkerMomentum, class_entropy, evaluate, train
 from phalanx.training.run import MakeOptimizer, default_optimizer
 
 MakeModel = Callable[[tuple[int, ...], int], nn.Module]
@@ -190,7 +189,7 @@ class Cell:
             found["test_loss"] = _finite(rounds[-1]["test_loss"])
         except TooManyByzantineError as error:
             found = {"status": "stopped", "reason": str(error)}
-            end = evaluate(model, cross_entropy, splits.test, splits.train)
+            end = evaluate(model, class_entropy, splits.test, splits.train)
             found |= {"test_accuracy": end.accuracy, "test_loss": _finite(end.loss)}
         except Exception as error:  # a cell that fails is a result, and the others go on
             found = {"status": "failed", "reason": _reason(error)}

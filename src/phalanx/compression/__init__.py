@@ -18,6 +18,7 @@ from phalanx.compression.critical_regimes import CriticalRegimes, Regime
 from phalanx.compression.distributed import Network, communicate
 from phalanx.compression.error_feedback import ErrorFeedback
 from phalanx.compression.half_precision import HalfPrecision
+from phalanx.compression.link import Link
 from phalanx.compression.message import Message, Part
 from phalanx.compression.momentum import MomentumCorrection
 from phalanx.compression.one_bit_adam import OneBitAdam
@@ -54,6 +55,7 @@ __all__ = [
     "Entries",
     "ErrorFeedback",
     "HalfPrecision",
+    "Link",
     "Memory",
     "Message",
     "MomentumCorrection",

@@ -198,7 +198,7 @@ class Accordion(Compressor):
     def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
         """Level, bytes of the message of that level."""
         most = max(
-            sum(4 * part.varies + part.most * part.dtype.itemsize for part in parts)
+            sum(part.most_bytes for part in parts)
             for parts in (self._codec(level).layout(shape, dtype) for level in self._allowed(shape))
         )
         return fixed(torch.uint8, 1), Part(torch.uint8, 0, most)

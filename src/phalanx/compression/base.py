@@ -225,7 +225,8 @@ class Compressor(ABC):
         In place of messages that cannot be read stands the error that says why.
         """
         tensors = [(one.shape, one.dtype) for one in messages]
-        rows = yield AllGather(frame(messages, self.fixed_size), equal=self.fixed_size)
+        most = sum(8 + message.most_bytes for message in messages)
+        rows = yield AllGather(frame(messages, self.fixed_size), self.fixed_size, most)
         found: list[list[Message] | WireError] = []
         for worker, row in enumerate(rows):
             try:

@@ -20,6 +20,14 @@ class AllReduce(NamedTuple):
     tensor: Tensor
     largest: bool = False
 
+    def wire_bytes(self, num_workers: int) -> float:
+        """What a worker sends, by a ring: sums of its share go round, then totals."""
+        return 2 * (num_workers - 1) / num_workers * self.tensor.nbytes
+
+    def num_hops(self, num_workers: int) -> int:
+        """How often a worker waits for another one, by a ring."""
+        return 2 * (num_workers - 1)
+
 
 class AllGather(NamedTuple):
     """Asks for all workers' bytes, in the order of the workers.
@@ -27,10 +35,22 @@ class AllGather(NamedTuple):
     Attributes:
         tensor: uint8, one-dimensional.
         equal: whether all workers' lengths are known to be equal, and need not be exchanged.
+        most: bytes that a worker can have; who says that it has more is taken to have none, and no
+            room is made for them. None for any number.
     """
 
     tensor: Tensor
     equal: bool = False
+    most: int | None = None
+
+    def wire_bytes(self, num_workers: int) -> float:
+        """What a worker sends, by a ring, if all have as many bytes; lengths take 8 each."""
+        lengths = 0 if self.equal else 8
+        return float((num_workers - 1) * (self.tensor.nbytes + lengths))
+
+    def num_hops(self, num_workers: int) -> int:
+        """How often a worker waits for another one, by a ring."""
+        return (num_workers - 1) * (1 if self.equal else 2)
 
 
 class AllToAll(NamedTuple):
@@ -43,6 +63,14 @@ class AllToAll(NamedTuple):
 
     tensor: Tensor
     lengths: tuple[int, ...]
+
+    def wire_bytes(self, num_workers: int) -> float:
+        """What a worker sends: all but its own piece, which is taken to be as long as the first."""
+        return float(self.tensor.nbytes - self.lengths[0])
+
+    def num_hops(self, num_workers: int) -> int:
+        """How often a worker waits for another one, one after the other."""
+        return num_workers - 1
 
 
 Request = AllReduce | AllGather | AllToAll

@@ -1,5 +1,6 @@
 """A round of one worker among processes of `torch.distributed`."""
 
+import math
 from collections.abc import Generator, Mapping
 from typing import TypeVar
 
@@ -103,8 +104,7 @@ class Network:
         operation = dist.ReduceOp.MAX if request.largest else dist.ReduceOp.SUM
         with naming(what=f"an all-reduce of {total.numel()} values"):
             dist.all_reduce(total, operation, group=self.group)
-        size = total.numel() * total.element_size()
-        self._count(size, 2 * size * (self.size - 1) / self.size)
+        self._count(total.nbytes, request.wire_bytes(self.size))
         return total
 
     def all_gather(self, request: AllGather) -> list[Tensor]:
@@ -113,7 +113,9 @@ class Network:
         lengths = [own.numel()] * self.size
         if not request.equal:
             count = own.new_tensor([own.numel()], dtype=torch.int64)
-            lengths = [int(one) for one in self._gathered(count)]
+            most = math.inf if request.most is None else request.most
+            stated = [int(one) for one in self._gathered(count)]
+            lengths = [one if 0 <= one <= most else 0 for one in stated]
             self._count(8, 8.0 * (self.size - 1))
         padded = torch.nn.functional.pad(own, (0, max(lengths) - own.numel()))
         rows = self._gathered(padded)

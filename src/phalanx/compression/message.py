@@ -29,6 +29,11 @@ class Part(NamedTuple):
         """Whether the length depends on the values, and has to be sent."""
         return self.fewest != self.most
 
+    @property
+    def most_bytes(self) -> int:
+        """Bytes that it takes at most, those of its length among them."""
+        return 4 * self.varies + self.dtype.itemsize * self.most
+
 
 def fixed(dtype: torch.dtype, length: int) -> Part:
     """A part whose length follows from the tensor's shape."""
@@ -52,6 +57,11 @@ class Message(NamedTuple):
     dtype: torch.dtype
     layout: tuple[Part, ...]
     parts: tuple[Tensor, ...]
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of any message about such a tensor, at most."""
+        return sum(part.most_bytes for part in self.layout)
 
     @property
     def num_bytes(self) -> int:

@@ -54,7 +54,7 @@ class GridQuantizer(Compressor):
         wide = working(flat.dtype)
         draws = None
         if generator is not None and self.random:
-            draws = Uniforms(number * size, wide, generator, flat.device)
+            draws = Uniforms(wide, generator, flat.device)
         depth = max(1, _BLOCK // size) if flat.device.type == "cpu" else number
         codes = torch.empty(number, size, dtype=torch.int8, device=flat.device)
         heights, drawn = torch.empty(
@@ -71,8 +71,7 @@ class GridQuantizer(Compressor):
             torch.div(block, steps[:, None], out=height).abs_().clamp_(max=self.num_levels)
             draw = None
             if draws is not None:
-                out = drawn[: block.numel()]
-                draw = draws.part(place, place + block.numel(), out).view_as(block)
+                draw = draws.take(block.numel(), drawn[: block.numel()]).view_as(block)
             self.round(height, draw)
             codes[start : start + depth] = height.copysign_(block)
             scales.append(found)

@@ -5,39 +5,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from phalanx.compression.atoms import Budget, Entries, SingularVectors, entry_bits, pack_chosen
+from phalanx.compression.atoms import Budget, Entries, SingularVectors, pack_chosen
 from phalanx.compression.base import Shape, working
 from phalanx.compression.bits import empty
 from phalanx.compression.draws import Uniforms
 from phalanx.compression.message import Part
 from phalanx.compression.sampling import Sampling, probabilities, sample
+from phalanx.compression.selection import reached
+from phalanx.compression.spending import Extent, Levels, extent, share_budget
 from phalanx.randomness import generator as seeded_by
 
 _BLOCK = 1 << 16  # entries at a time: they stay in the cache
-_SMALL, _LARGE = 1e-12, 1e12  # products of values in between are normal float32 numbers
+_SMALL, _LARGE = 1e-12, 1e12  # products of values of such norms are normal float32 numbers
 _ENTRIES = Entries()
 _BITS = 10  # an entry's, roughly: enough to tell when to stop looking for vectors
-_STEPS = 30  # towards a level
 _NEGLIGIBLE = 0.003  # share of the whole below which it does not matter how the rest is sent
 
 Matrix = Float[Tensor, "rows columns"]
-
-
-class Levels(NamedTuple):
-    """From which size on atoms are certain.
-
-    Attributes:
-        vectors: the singular value from which on.
-        entries: the magnitude from which on.
-    """
-
-    vectors: float
-    entries: float
 
 
 class Split(NamedTuple):
@@ -47,20 +35,20 @@ class Split(NamedTuple):
         left: `(atoms, rows)`; with `right`, the atoms. One of the two is orthonormal.
         right: `(atoms, columns)`.
         rest: `(rows, columns)`: the matrix less all of the atoms, whatever they are.
+        whole: the extent of the rest.
         scale: what all of this has to be multiplied by.
     """
 
     left: Tensor
     right: Tensor
     rest: Matrix
+    whole: Extent
     scale: float
 
     @property
     def sizes(self) -> Float[Tensor, " atoms"]:
         """Norms of the atoms."""
-        lefts: Tensor = torch.linalg.vector_norm(self.left, dim=1)
-        rights: Tensor = torch.linalg.vector_norm(self.right, dim=1)
-        return lefts * rights
+        return _norms(self.left, self.right)
 
 
 @dataclass(frozen=True)
@@ -71,8 +59,8 @@ class RandomizedSingularVectors(SingularVectors):
     entries are drawn like any atoms, so nothing is missing on average. Vectors and entries share
     the budget, by what each costs in bytes, so that their variance is least. Where the spectrum is
     flat, entries are the better atoms, and where it falls, vectors are: the variance is then about
-    that of exact singular vectors in as many bytes, or several times below. It is above, by up to
-    15 %, for matrices of nearly low rank, whose vectors exact decompositions send almost all.
+    that of exact singular vectors in as many bytes, or several times below. It is above, by up to a
+    sixth, for matrices of nearly low rank, whose vectors exact decompositions send almost all.
     Vectors are sought `rank` at a time for as long as they are worth their bytes. A matrix whose
     smaller side has no more than four times `rank` values is decomposed exactly.
     Wire: two vectors an atom; and entries as `Entries` has them.
@@ -110,7 +98,7 @@ class RandomizedSingularVectors(SingularVectors):
     ) -> tuple[Tensor, ...]:
         """Vectors are drawn as `sampling` says, entries each by itself."""
         split = self.split(x, budget)
-        levels = self._levels(split, budget, tuple(x.shape), x.dtype)
+        levels = self._levels(split, budget)
         sizes = split.sizes
         tau = sizes.new_tensor(levels.vectors)
         kept = sample(probabilities(sizes, tau), sampling, generator)
@@ -128,7 +116,7 @@ class RandomizedSingularVectors(SingularVectors):
     def variance(self, x: Tensor, budget: Budget) -> float:
         """The expected squared error, exactly."""
         split = self.split(x, budget)
-        levels = self._levels(split, budget, tuple(x.shape), x.dtype)
+        levels = self._levels(split, budget)
         pairs = zip((split.sizes, split.rest.abs()), levels, strict=True)
         found = 0.0
         for sizes, level in pairs:
@@ -152,153 +140,79 @@ class RandomizedSingularVectors(SingularVectors):
         """Finds vectors for as long as they are worth their bytes, twice the budget at least."""
         rank = self.rank if isinstance(budget, str) else max(self.rank, math.ceil(2 * budget))
         matrix = x.reshape(self.sides(tuple(x.shape))).to(working(x.dtype))
-        low, high = torch.aminmax(matrix)
-        scale = max(-float(low), float(high))
-        if _SMALL < scale < _LARGE or not scale:
-            scale = 1.0
-        else:
-            matrix = matrix / scale
+        norm, scale = float(torch.linalg.vector_norm(matrix)), 1.0
+        if not _SMALL < norm < _LARGE and (largest := float(matrix.abs().max())):
+            matrix, scale = matrix / largest, largest
         smaller = min(matrix.shape)
         if smaller <= 4 * rank:
             return self._exact(matrix, scale)
-        total = _squares(matrix)
         cost = _BITS / (8 * matrix.dtype.itemsize * sum(matrix.shape))
         lefts: list[Tensor] = []
         rights: list[Tensor] = []
-        rest, covered, found = matrix, 0.0, 0.0
+        rest, found = matrix, 0.0
         while len(lefts) * rank <= smaller // 2:
             left, right = _leading(rest, rank, self.power_iterations, len(lefts))
-            room = empty(matrix.numel(), matrix).view_as(matrix)
-            rest = torch.sub(rest, torch.mm(left, right.T, out=room), out=room)
-            sizes = torch.linalg.vector_norm(left, dim=0) * torch.linalg.vector_norm(right, dim=0)
-            lefts.append(left.T)
-            rights.append(right.T)
-            covered, found = covered + _squares(sizes), found + float(sizes.sum())
-            # Entries' part of the variance's root, if they were Gaussian, and what one more vector
-            # of the last size would take away from it.
-            norm = math.sqrt(max(total - covered, 0.0))
-            part = 0.8 * norm * math.sqrt(cost * matrix.numel())
-            last = float(sizes[-1])
-            if part <= _NEGLIGIBLE * found or part * last <= 2 * norm * norm:
-                return Split(torch.cat(lefts), torch.cat(rights), rest, scale)
+            room = empty(matrix.numel(), matrix).view_as(matrix) if rest is matrix else rest
+            rest = torch.addmm(rest, left.T, right, alpha=-1, out=room)
+            lefts.append(left)
+            rights.append(right)
+            sizes, whole = _norms(left, right), extent(rest)
+            found += float(sizes.sum())
+            # Entries' part of the variance's root, and what one more vector of the last size would
+            # take away from it, if it took from all entries alike.
+            part, last = math.sqrt(cost) * whole.total, float(sizes[-1])
+            if part <= _NEGLIGIBLE * found or part * last <= 2 * whole.norm**2:
+                return Split(torch.cat(lefts), torch.cat(rights), rest, whole, scale)
         return self._exact(matrix, scale)
 
     def _exact(self, matrix: Matrix, scale: float) -> Split:
         """All singular vectors, which leave what rounding leaves; that is dropped."""
         exact = SingularVectors()
         _, (left, right) = exact.analyse(matrix)
-        return Split(left, right, torch.zeros_like(matrix), scale)
+        return Split(left, right, torch.zeros_like(matrix), Extent(0.0, 0.0, 0.0), scale)
 
-    def _levels(self, split: Split, budget: Budget, shape: Shape, dtype: torch.dtype) -> Levels:
-        """The levels at which vectors and entries cost the budget, with the least variance.
-
-        With costs `c` the probabilities of least variance are `min(1, size / (tau sqrt(c)))`.
-        """
-        sizes, rest = split.sizes, split.rest
-        if isinstance(budget, str):
-            level = float(self.level(sizes, budget))
-            return Levels(level, level)
-        pair = 8 * rest.dtype.itemsize * sum(rest.shape)  # bits
-        spending = _Spending(sizes, rest, 8 * rest.dtype.itemsize / pair)
-        count, level, root = float(rest.numel()), 0.0, 0.0
-        for _ in range(3):  # how long positions are depends on how many are sent
-            cost = entry_bits(rest.numel(), count) / pair
-            level, root = spending.level(cost, budget), math.sqrt(cost)
-            count = spending.entries(level * root)[0] if level else count
-        return Levels(level, level * root)
-
-
-class _Spending:
-    """What is spent on average at a level, in pairs of vectors."""
-
-    def __init__(self, sizes: Float[Tensor, " atoms"], rest: Matrix, value: float) -> None:
-        """With the cost of an entry's value, which is sent where the entry is certain."""
-        self._sizes, self._rest, self._value = sizes.double(), rest, value
-        self._total, self._largest = _sum_and_largest(rest)
-
-    def entries(self, level: float) -> tuple[float, int]:
-        """Entries sent on average, and how many of them are certain."""
-        if self._largest <= level:
-            return self._total / level, 0
-        magnitudes = self._rest.abs()
-        certain = int((magnitudes > level).sum())
-        return float((magnitudes / level).clamp_(max=1).sum(dtype=torch.float64)), certain
-
-    def level(self, cost: float, budget: float) -> float:
-        """The level at which the budget is spent; 0 if it is enough for everything."""
-        root, dense = math.sqrt(cost), cost + self._value
-        least = int((self._sizes > 0).sum())
-        if least + dense * self._rest.numel() <= budget or (
-            least + dense * self._total / max(self._largest, 1e-300) <= budget
-            and least + dense * int(self._rest.count_nonzero()) <= budget
-        ):
-            return 0.0
-        level = (float(self._sizes.sum()) + root * self._total) / budget
-        low, high = 0.0, math.inf
-        for _ in range(_STEPS):
-            number, certain = self.entries(level * root)
-            vectors = float((self._sizes / level).clamp_(max=1).sum())
-            share = (vectors + cost * number + self._value * certain) / budget
-            low, high = (level, high) if share > 1 else (low, level)
-            if 0.99 <= share <= 1.001:
-                return level
-            # Without certain atoms this is the answer; with such it is a step towards it.
-            level *= share
-            if not low < level < high:
-                level = 2 * low if math.isinf(high) else (low + high) / 2
-        return high if math.isfinite(high) else level
+    def _levels(self, split: Split, budget: Budget) -> Levels:
+        if not isinstance(budget, str):
+            return share_budget(split.sizes, split.rest, split.whole, budget)
+        level = float(self.level(split.sizes, budget))
+        return Levels(level, level)
 
 
 def _leading(
     matrix: Matrix, rank: int, power_iterations: int, turn: int
-) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "columns rank"]]:
+) -> tuple[Float[Tensor, "rank rows"], Float[Tensor, "rank columns"]]:
     """About the `rank` leading singular vectors, one side with the singular values in it."""
-    wide = matrix.shape[0] < matrix.shape[1]
-    tall = matrix.T if wide else matrix
+    tall = matrix.shape[0] > matrix.shape[1]
+    wide = matrix.T if tall else matrix
     source = seeded_by("range", turn, *matrix.shape)
-    basis = torch.randn(tall.shape[1], rank, generator=source).to(tall)
+    basis = torch.randn(rank, len(wide), generator=source).to(wide)
     for _ in range(power_iterations):
-        basis = torch.linalg.qr(tall.T @ (tall @ basis)).Q
-    images = tall @ basis
-    turned = torch.linalg.eigh(images.T @ images).eigenvectors.flip(1)
-    basis, images = basis @ turned, images @ turned
-    return (basis, images) if wide else (images, basis)
+        basis = torch.linalg.qr(wide @ (basis @ wide).T).Q.T.contiguous()
+    images = basis @ wide
+    turned = torch.linalg.eigh(images @ images.T).eigenvectors.flip(1).T
+    basis, images = turned @ basis, turned @ images
+    return (images, basis) if tall else (basis, images)
 
 
 def _drawn(
     flat: Float[Tensor, " dim"], level: float, generator: torch.Generator | None
 ) -> Int64[Tensor, " chosen"]:
     """Positions, each with the probability `min(1, magnitude / level)`."""
-    draws = Uniforms(flat.numel(), flat.dtype, generator, flat.device)
+    draws = Uniforms(flat.dtype, generator, flat.device)
     size = _BLOCK if flat.device.type == "cpu" else flat.numel()
     magnitudes, drawn = flat.new_empty(2, min(size, flat.numel())).unbind()
     pieces = []
     for start in range(0, flat.numel(), size):
         block = flat[start : start + size]
-        border = draws.part(start, start + len(block), drawn[: len(block)]).mul_(level)
-        reach = border < torch.abs(block, out=magnitudes[: len(block)])
-        pieces.append(_places(reach) + start)
+        border = draws.take(len(block), drawn[: len(block)]).mul_(level)
+        magnitude = torch.abs(block, out=magnitudes[: len(block)])
+        pieces.append(reached(magnitude, border, strictly=True).add_(start))
     return torch.cat(pieces)
 
 
-def _places(mask: Bool[Tensor, " dim"]) -> Int64[Tensor, " places"]:
-    """Where it holds."""
-    if mask.device.type != "cpu":
-        return mask.nonzero().flatten()
-    return torch.from_numpy(np.flatnonzero(mask.numpy()))  # twice as fast
-
-
-def _sum_and_largest(matrix: Matrix) -> tuple[float, float]:
-    """Of the magnitudes."""
-    flat = matrix.reshape(-1)
-    room = flat.new_empty(min(_BLOCK, flat.numel()))
-    pairs = []
-    for block in flat.split(_BLOCK):
-        magnitudes = torch.abs(block, out=room[: len(block)])
-        pairs.append((magnitudes.sum(), magnitudes.amax()))
-    sums, largest = (torch.stack(one) for one in zip(*pairs, strict=True))
-    return float(sums.sum(dtype=torch.float64)), float(largest.max())
-
-
-def _squares(x: Tensor) -> float:
-    return float(torch.linalg.vector_norm(x)) ** 2
+def _norms(
+    left: Float[Tensor, "atoms rows"], right: Float[Tensor, "atoms columns"]
+) -> Float[Tensor, " atoms"]:
+    """Of atoms of rank one."""
+    sizes: Tensor = torch.linalg.vector_norm(left, dim=1) * torch.linalg.vector_norm(right, dim=1)
+    return sizes

@@ -7,10 +7,12 @@ from phalanx.data.dirichlet_shards import DirichletShards
 from phalanx.data.hugging_face_dataset import HuggingFaceDataset
 from phalanx.data.iid_shards import IidShards
 from phalanx.data.jpeg_archive import JpegArchive
+from phalanx.data.labelled_texts import LabelledTexts
 from phalanx.data.long_tailed_shards import LongTailedShards
 from phalanx.data.npz_file import NpzFile
 from phalanx.data.shards import Shards
 from phalanx.data.sorted_shards import SortedShards
+from phalanx.data.text_file import TextFile
 from phalanx.data.torchvision_dataset import TorchvisionDataset
 
 __all__ = [
@@ -21,10 +23,12 @@ __all__ = [
     "HuggingFaceDataset",
     "IidShards",
     "JpegArchive",
+    "LabelledTexts",
     "LongTailedShards",
     "NpzFile",
     "Shards",
     "SortedShards",
     "Splits",
+    "TextFile",
     "TorchvisionDataset",
 ]

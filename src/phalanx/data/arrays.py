@@ -179,30 +179,13 @@ def take(argument: str, samples: int | None, available: int, name: str) -> int:
     return available if samples is None else samples
 
 
-def hash_words(documents: Iterable[list[str]], num_features: int) -> Array:
-    """Bags of words, `(documents, num_features)` float32, rows of Euclidean norm 1 (or 0).
-
-    The place of a word is its hash, so that there is no vocabulary to fit or to send.
-
-    Args:
-        documents: the words of each document.
-        num_features: places; more of them make fewer collisions.
-    """
-    # Imported where it is used: it takes as long to import as torch.
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    hashing = HashingVectorizer(n_features=num_features, analyzer=list, dtype=np.float32)
-    bags: Array = hashing.transform(documents).toarray()
-    return bags
-
-
 def in_memory(
     train: tuple[Array, Array], test: tuple[Array, Array], num_classes: int, name: str
 ) -> Splits:
     """The `Splits` of inputs and numbered labels.
 
     Args:
-        train: inputs `(n, ...)` and labels `(n,)`.
+        train: inputs `(n, ...)`, whole numbers being tokens, and labels `(n,)` or `(n, length)`.
         test: the same, with another n.
         num_classes: how many classes there are.
         name: the file, for messages.
@@ -232,7 +215,8 @@ def in_memory(
 
 
 def _tensors(inputs: Array, labels: Array) -> TensorDataset:
+    kind = np.int64 if inputs.dtype.kind in "iu" else np.float32
     return TensorDataset(
-        torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32)),
+        torch.from_numpy(np.ascontiguousarray(inputs, dtype=kind)),
         torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64)),
     )

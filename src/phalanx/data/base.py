@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 class Splits:
     """What to train on and what to test on.
 
-    An item of either set is a pair: an input, float32 of `input_shape`, and its class, an int64
-    number in `0 .. num_classes - 1`.
+    An item of either set is a pair: an input of `input_shape`, and its class, an int64 number in
+    `0 .. num_classes - 1`. Inputs are float32; those of texts are tokens, int64. Where the next
+    token is asked for, there is a class at every place, and the target has the shape of the input.
     """
 
     train: Dataset[tuple[Tensor, ...]]
@@ -22,10 +23,11 @@ class Splits:
     """The test set; no statistic of it enters the training set."""
 
     input_shape: tuple[int, ...]
-    """Shape of one input: `(channels, height, width)` of an image, `(features,)` of a table row."""
+    """Shape of one input: `(channels, height, width)` of an image, `(features,)` of a table row,
+    `(length,)` of a text."""
 
     num_classes: int
-    """How many classes there are."""
+    """How many classes there are; tokens, where the next one is asked for."""
 
 
 @dataclass(frozen=True)

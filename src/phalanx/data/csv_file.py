@@ -1,17 +1,14 @@
 """Tables and short texts from a CSV file."""
 
-import csv
-import gzip
-import re
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from phalanx.data.arrays import Array, check_fraction, hash_words, hold_out, in_memory
-from phalanx.data.arrays import number_labels as number
+from phalanx.data.arrays import Array, check_fraction, in_memory, number_labels
 from phalanx.data.base import DataSource, Splits
+from phalanx.data.tables import read_labels, read_numbers, read_table, train_and_test
+from phalanx.data.text import hash_words, words
 
 
 @dataclass(frozen=True)
@@ -79,12 +76,15 @@ class CsvFile(DataSource):
             FileNotFoundError: if the file is missing.
             ValueError: if it is no such table, or a column that the arguments name is missing.
         """
-        table = self._read()
-        labels = _labels(table.pop(self.label))
-        train, test = self._parts(table, labels)
-        table = {name: cells for name, cells in table.items() if name not in self.ignore}
+        named = [self.label, *self.ignore, *self.categorical, *self.text]
+        table = read_table(self.path, [*named, self.split] if self.split else named)
+        labels = read_labels(table[self.label])
+        train, test = train_and_test(table, self.split, labels, self.test_fraction)
+        left_out = {self.label, self.split or "split", *self.ignore}
         blocks, bags = [], {}
         for name, cells in table.items():
+            if name in left_out:
+                continue
             block = self._block(name, cells, train)
             if block is None:
                 bags[name] = cells
@@ -95,45 +95,16 @@ class CsvFile(DataSource):
         if not blocks:
             raise ValueError(f"{self.path} must have a column besides {self.label}, got none")
         inputs = np.concatenate(blocks, axis=1)
-        y_train, y_test, num_classes = number(labels[train], labels[test], str(self.path))
+        y_train, y_test, num_classes = number_labels(labels[train], labels[test], str(self.path))
         return in_memory(
             (inputs[train], y_train), (inputs[test], y_test), num_classes, str(self.path)
         )
-
-    def _read(self) -> dict[str, Array]:
-        try:
-            opened = gzip.open if str(self.path).endswith(".gz") else open
-            with opened(self.path, "rt", encoding="utf-8", newline="") as file:
-                header, *rows = csv.reader(file)
-        except (gzip.BadGzipFile, EOFError, zlib.error, csv.Error, ValueError) as error:
-            raise ValueError(f"{self.path} must be a CSV file in UTF-8: {error}") from error
-        for line, row in enumerate(rows, start=2):
-            if len(row) != len(header):
-                raise ValueError(
-                    f"{self.path}: row {line} must have {len(header)} cells, got {len(row)}"
-                )
-        named = [self.label, *self.ignore, *self.categorical, *self.text]
-        named += [] if self.split is None else [self.split]
-        missing = [name for name in named if name not in header]
-        if missing:
-            raise ValueError(
-                f"{self.path} must have columns {', '.join(missing)}, got {', '.join(header)}"
-            )
-        return dict(
-            zip(header, np.array(rows, dtype=object).reshape(-1, len(header)).T, strict=True)
-        )
-
-    def _parts(self, table: dict[str, Array], labels: Array) -> tuple[Array, Array]:
-        part = table.pop(self.split or "split", None)
-        if part is None:
-            return hold_out(labels, self.test_fraction)
-        return np.flatnonzero(part == "train"), np.flatnonzero(part == "test")
 
     def _block(self, name: str, cells: Array, train: Array) -> Array | None:
         """The features of one column, or None if it belongs into the bag of words."""
         if name in self.text:
             return None
-        if name not in self.categorical and (numbers := _numbers(cells)) is not None:
+        if name not in self.categorical and (numbers := read_numbers(cells)) is not None:
             return _standardised(numbers, train)
         values = np.unique(cells[train])
         most = self.max_categories
@@ -149,17 +120,9 @@ class CsvFile(DataSource):
         for name, cells in bags.items():
             whole = name in self.categorical and name not in self.text
             for document, cell in zip(documents, cells, strict=True):
-                words = [cell] if whole else re.findall(r"\w+", cell.lower())
-                document.extend(f"{name}={word}" for word in words)
+                found = [cell] if whole else words(cell)
+                document.extend(f"{name}={word}" for word in found)
         return documents
-
-
-def _numbers(cells: Array) -> Array | None:
-    """The column as float64 with NaN for what is missing; None if it is not numeric."""
-    try:
-        return np.array([float(cell) if cell else np.nan for cell in cells])
-    except ValueError:
-        return None
 
 
 def _standardised(numbers: Array, train: Array) -> Array:
@@ -168,10 +131,3 @@ def _standardised(numbers: Array, train: Array) -> Array:
     mean = known.mean() if len(known) else 0.0
     scaled = (numbers - mean) / (known.std() if varies else 1.0)
     return np.where(np.isfinite(scaled), scaled, 0.0).astype(np.float32)[:, None]
-
-
-def _labels(cells: Array) -> Array:
-    numbers = _numbers(cells)
-    if numbers is not None and (numbers == np.round(numbers)).all():
-        return numbers.astype(np.int64)
-    return cells.astype(str)

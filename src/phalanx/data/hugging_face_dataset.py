@@ -1,6 +1,5 @@
 """Sets of the Hugging Face hub, by name, and files that its library reads."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,6 @@ from phalanx.data.arrays import (
     Array,
     channels_first,
     check_fraction,
-    hash_words,
     hold_out,
     in_memory,
     number_labels,
@@ -19,6 +17,7 @@ from phalanx.data.arrays import (
 )
 from phalanx.data.base import DataSource, Splits
 from phalanx.data.images import check_size, stack_images
+from phalanx.data.text import hash_words, words
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,7 @@ class HuggingFaceDataset(DataSource):
             images = stack_images(inputs, self.name, self.image_size)
             return channels_first(images, self.name)
         if all(isinstance(each, str) for each in inputs):
-            words = (re.findall(r"\w+", each.lower()) for each in inputs)
-            return hash_words(words, self.num_features)
+            return hash_words(map(words, inputs), self.num_features)
         try:
             table = np.asarray(inputs, dtype=np.float64)
         except (TypeError, ValueError) as error:

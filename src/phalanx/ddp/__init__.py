@@ -3,6 +3,7 @@
 from phalanx.ddp.aggregation import GradientAggregation, Outcome, aggregate
 from phalanx.ddp.collective import robust_all_reduce
 from phalanx.ddp.compression import CompressedStep, GradientCompression, compress
+from phalanx.ddp.link_probe import probe_link
 
 __all__ = [
     "CompressedStep",
@@ -11,5 +12,6 @@ __all__ = [
     "Outcome",
     "aggregate",
     "compress",
+    "probe_link",
     "robust_all_reduce",
 ]

@@ -10,7 +10,15 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from phalanx.aggregation import Aggregator
-from phalanx.compression import AllGather, Compressor, Memory, Network, Uncompressed, average
+from phalanx.compression import (
+    Accordion,
+    AllGather,
+    Compressor,
+    Memory,
+    Network,
+    Uncompressed,
+    average,
+)
 from phalanx.ddp.aggregation import Outcome
 from phalanx.ddp.parameters import trained
 from phalanx.ddp.robust_mean import RobustMean
@@ -83,6 +91,18 @@ class GradientCompression:
     def verdict(self) -> Outcome | None:
         """What the rule made of the last gradients; None before the first, and without a rule."""
         return None if self._robust is None else self._robust.last
+
+    def alert(self) -> None:
+        """Tells `Accordion` that the learning rate drops: compression is low until its next check.
+
+        Call it on all ranks, between the same two steps.
+
+        Raises:
+            ValueError: if the compressor is another one.
+        """
+        if not isinstance(self.compressor, Accordion):
+            raise ValueError(f"compressor must be Accordion to be alerted, got {self.compressor}")
+        self._memory = self.compressor.alert(self._memory)
 
     def state_dict(self) -> dict[str, Any]:
         """What this rank needs to go on as if it had not stopped: every rank saves its own.

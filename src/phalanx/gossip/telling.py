@@ -54,7 +54,7 @@ def compressed(
         [framing + sum(message.num_bytes for message in row) for row in messages],
         lambda place: frame(messages[place], compressor.fixed_size),
         lambda row: [compressor.decode(one) for one in compressor.unframe(row, shapes)],
-        None if compressor.fixed_size else framing + sum(map(_most_bytes, like)),
+        None if compressor.fixed_size else framing + sum(message.most_bytes for message in like),
     )
     return telling, following
 
@@ -72,7 +72,3 @@ def require_plain_compressor(compressor: Compressor) -> None:
             f"compressor must be one without error feedback, got {compressor}: what it leaves out "
             "is remembered already"
         )
-
-
-def _most_bytes(message: Message) -> int:
-    return sum(4 * part.varies + part.dtype.itemsize * part.most for part in message.layout)

@@ -5,6 +5,7 @@ from phalanx.pipeline.base import ActivationCodec
 from phalanx.pipeline.boundary import ActivationBoundary, Plan, Traffic
 from phalanx.pipeline.buffers import buffer_bytes
 from phalanx.pipeline.gradients import average_gradients
+from phalanx.pipeline.hugging_face import hugging_face_layers
 from phalanx.pipeline.pipeline import CompressedPipeline
 from phalanx.pipeline.sample_quantization import SampleQuantization
 from phalanx.pipeline.settings import Estimate
@@ -23,5 +24,6 @@ __all__ = [
     "Traffic",
     "average_gradients",
     "buffer_bytes",
+    "hugging_face_layers",
     "split",
 ]

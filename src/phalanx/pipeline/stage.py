@@ -11,7 +11,10 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from phalanx.pipeline.boundary import ActivationBoundary, Plan
 from phalanx.pipeline.splitting import Crossing
 
-SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+SCHEDULES: dict[str, type[ScheduleGPipe | Schedule1F1B]] = {
+    "gpipe": ScheduleGPipe,
+    "1f1b": Schedule1F1B,
+}
 """Torch's orders of passes that a stage here fits into."""
 
 

@@ -29,6 +29,7 @@ from phalanx.training.largest_batch import (
 from phalanx.training.link_planner import LinkOutlook, LinkPlanner, bits_per_second, seconds
 from phalanx.training.local import Local
 from phalanx.training.loop import Run
+from phalanx.training.losses import class_entropy
 from phalanx.training.memory import Memory
 from phalanx.training.planner import Outlook, Planner, write_plan
 from phalanx.training.ray import Ray
@@ -96,6 +97,7 @@ __all__ = [
     "WaitingPolicy",
     "WorkerMomentum",
     "bits_per_second",
+    "class_entropy",
     "epochs_to_accuracy",
     "evaluate",
     "gradient_diversity",

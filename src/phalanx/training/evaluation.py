@@ -11,13 +11,17 @@ from torch.utils.data import Dataset
 from phalanx.randomness import generator
 from phalanx.training.batches import fetch
 from phalanx.training.job import Loss
+from phalanx.training.losses import classes_second
 
 _BATCH = 1024
 _ESTIMATED_FROM = 8  # batches of training data from which running statistics are estimated
 
 
 class Evaluation(NamedTuple):
-    """Share of right answers (None if the targets are no classes), and mean loss."""
+    """Share of right answers, and mean loss.
+
+    Sequences have an answer at every place. There is no share if the targets are no classes.
+    """
 
     accuracy: float | None
     loss: float
@@ -36,7 +40,7 @@ def evaluate(
     a function of the weights alone.
     """
     model = with_statistics(model, train)
-    right, total, classes = 0, 0.0, True
+    right, answers, total, classes = 0, 0, 0.0, True
     size = len(test)  # type: ignore[arg-type]
     with torch.no_grad():
         for samples in torch.arange(size).split(_BATCH):
@@ -45,8 +49,9 @@ def evaluate(
             total += loss(outputs, targets).item() * len(samples)
             classes = classes and _are_classes(outputs, targets)
             if classes:
-                right += int((outputs.argmax(dim=1) == targets).sum())
-    return Evaluation(right / size if classes else None, total / size)
+                right += int((classes_second(outputs).argmax(dim=1) == targets).sum())
+                answers += targets.numel()
+    return Evaluation(right / answers if classes else None, total / size)
 
 
 def with_statistics(model: nn.Module, train: Dataset[tuple[Tensor, ...]]) -> nn.Module:
@@ -71,8 +76,8 @@ def with_statistics(model: nn.Module, train: Dataset[tuple[Tensor, ...]]) -> nn.
 
 
 def _are_classes(outputs: Any, targets: Tensor) -> bool:
-    logits = isinstance(outputs, Tensor) and outputs.ndim == 2
-    return logits and targets.ndim == 1 and not targets.is_floating_point()
+    logits = isinstance(outputs, Tensor) and outputs.ndim in (2, 3)
+    return logits and targets.ndim == outputs.ndim - 1 and not targets.is_floating_point()
 
 
 def _on_device(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
@@ -16,6 +15,7 @@ from phalanx.randomness import generator
 from phalanx.training.batches import fetch
 from phalanx.training.evaluation import with_statistics
 from phalanx.training.job import Loss
+from phalanx.training.losses import class_entropy
 
 _BLOCK_BYTES = 2**24  # gradients held at a time, if the chunk size is left to us
 
@@ -64,7 +64,7 @@ class GradientDiversity(NamedTuple):
 def gradient_diversity(
     model: nn.Module,
     dataset: Dataset[tuple[Tensor, ...]],
-    loss: Loss = cross_entropy,
+    loss: Loss = class_entropy,
     *,
     num_samples: int | None = 1000,
     chunk_size: int | None = None,

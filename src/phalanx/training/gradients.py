@@ -80,9 +80,13 @@ class PartitionGradients:
                 yield self._flatten(gradients, 1), loss.reshape(1)
 
     def _prefers_loops(self) -> bool:
-        """On CPUs, vmap turns convolutions into grouped ones, which are slower than one by one."""
+        """Whether one by one is faster: convolutions and models of text on CPUs.
+
+        Vmap turns convolutions into grouped ones, takes attention apart, and fills in embeddings.
+        """
         on_cpu = all(value.device.type == "cpu" for value in self._model.parameters())
-        return on_cpu and any(isinstance(module, _ConvNd) for module in self._model.modules())
+        slow = (_ConvNd, nn.Embedding)
+        return on_cpu and any(isinstance(module, slow) for module in self._model.modules())
 
     def _together(
         self, values: dict[str, Tensor], inputs: Tensor, targets: Tensor

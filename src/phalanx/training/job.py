@@ -11,6 +11,7 @@ from phalanx.attacks import Attack, Schedule
 from phalanx.coding import Code
 from phalanx.compression import Compressor
 from phalanx.training.holdings import Holdings
+from phalanx.training.losses import classes_second
 from phalanx.training.message_codec import MessageCodec
 from phalanx.training.worker_momentum import WorkerMomentum
 
@@ -117,4 +118,4 @@ class _RelabelledLoss:
                 f"model must score every class for {self.attack}, got outputs of shape "
                 f"{tuple(outputs.shape)}"
             )
-        return self.loss(outputs, self.attack.relabel(targets, outputs.shape[1]))
+        return self.loss(outputs, self.attack.relabel(targets, classes_second(outputs).shape[1]))

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
 from phalanx.randomness import generator
 from phalanx.training.batches import fetch
 from phalanx.training.evaluation import evaluate
 from phalanx.training.job import Loss
+from phalanx.training.losses import class_entropy
 
 EpochsToTarget = Callable[[int, float], int | None]
 """Epochs that training with a batch size and a learning rate takes; None if it does not get there.
@@ -102,7 +102,7 @@ def epochs_to_accuracy(
     *,
     target: float = 0.97,
     most_epochs: int = 40,
-    loss: Loss = cross_entropy,
+    loss: Loss = class_entropy,
     seed: int = 0,
 ) -> int | None:
     """Epochs of plain SGD until the accuracy on the training data is reached.

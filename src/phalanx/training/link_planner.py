@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from phalanx.compression import (
     QSGD,
@@ -22,6 +21,7 @@ from phalanx.compression import (
     Compressor,
     ErrorFeedback,
     HalfPrecision,
+    Link,
     Memory,
     PowerSGD,
     RandomK,
@@ -34,6 +34,7 @@ from phalanx.compression import (
 )
 from phalanx.training.checks import trained_parameters
 from phalanx.training.job import Loss
+from phalanx.training.losses import class_entropy
 
 CANDIDATES: tuple[Compressor, ...] = (
     HalfPrecision(),
@@ -48,7 +49,6 @@ CANDIDATES: tuple[Compressor, ...] = (
 )
 """What is compared by default."""
 
-_FRAME = 1514 / 1448  # bytes of a full Ethernet frame, and of those the ones that TCP carries
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _Worker = Generator[Request, Answer, tuple[dict[str, Tensor], Memory]]
@@ -63,9 +63,9 @@ class LinkOutlook(NamedTuple):
             all of them to everybody, "all-to-all" a share to each, whose mean is then gathered.
         payload_bytes: of a worker's messages in a step.
         wire_bytes: what a worker sends in a step, and receives, without headers.
+        num_hops: how often a worker waits for another one in a step.
         overhead_s: seconds that encoding, decoding and averaging take a worker in a step.
-        fixed_s: seconds of a step that do not depend on the bandwidth: computing the gradient, the
-            overhead, and the latency of all hops.
+        own_s: seconds of a step without any link: computing the gradient, and the overhead.
         step_s: seconds of a step on the link.
         break_even: bits a second below which it beats the dense all-reduce: infinity if always, 0
             if never.
@@ -77,15 +77,16 @@ class LinkOutlook(NamedTuple):
     collective: str
     payload_bytes: int
     wire_bytes: float
+    num_hops: int
     overhead_s: float
-    fixed_s: float
+    own_s: float
     step_s: float
     break_even: float
     max_workers: int | None
 
-    def at(self, rate: float) -> float:
-        """Seconds of a step on a link of so many bits a second."""
-        return self.fixed_s + 8 * _FRAME * self.wire_bytes / rate
+    def at(self, link: Link) -> float:
+        """Seconds of a step on a link."""
+        return self.own_s + link.seconds(self.wire_bytes, self.num_hops)
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,8 @@ class LinkPlanner:
     is not in here.
     """
 
-    rate: float = 1e8
-    """Bits a second of each worker's link, each way."""
-
-    latency_s: float = 1e-4
-    """Seconds from one worker to the next."""
+    link: Link = Link()  # noqa: RUF009 - frozen
+    """What joins each worker to the others; `phalanx.ddp.probe_link` measures it."""
 
     num_workers: int = 4
     """Workers (n)."""
@@ -123,10 +121,6 @@ class LinkPlanner:
     """Rounds that are timed for each compressor, after one that is not; the median counts."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < math.inf:
-            raise ValueError(f"rate must be finite and above 0, got {self.rate}")
-        if not 0 <= self.latency_s < math.inf:
-            raise ValueError(f"latency_s must be finite and at least 0, got {self.latency_s}")
         if self.num_workers < 2:
             raise ValueError(f"num_workers must be at least 2, got {self.num_workers}")
         if self.num_rounds < 1:
@@ -137,7 +131,7 @@ class LinkPlanner:
         model: nn.Module,
         inputs: Tensor,
         targets: Tensor,
-        loss: Loss = cross_entropy,
+        loss: Loss = class_entropy,
         progress: Callable[[str], None] = lambda _: None,
     ) -> list[LinkOutlook]:
         """All compressors and the dense all-reduce, the quickest first.
@@ -153,9 +147,10 @@ class LinkPlanner:
             ValueError: if nothing is trained, or the gradients are not finite.
 
         >>> import torch
+        >>> from phalanx.compression import Link
         >>> from phalanx.training import LinkPlanner
         >>> x, y = torch.randn(8, 512), torch.zeros(8, dtype=torch.int64)
-        >>> planner = LinkPlanner(rate=1e6, num_workers=2, num_rounds=1)
+        >>> planner = LinkPlanner(Link(rate=1e6), num_workers=2, num_rounds=1)
         >>> best, *_, worst = planner.plan(torch.nn.Linear(512, 512), x, y)
         >>> worst.compressor, best.step_s < worst.step_s / 10
         ('none', True)
@@ -201,29 +196,28 @@ class LinkPlanner:
             requests, seconds, memory = self._play(compressor, gradients, memory)
             times.append(seconds)
         overhead_s = median(times[1:])
-        wire_bytes = sum(map(self._wire_bytes, requests), 0.0)
-        latency_s = self.latency_s * sum(map(self._hops, requests))
         # Of a compressor, the first request is but the byte that says whether all is finite.
         main = requests if compressor is None else requests[1:]
         payload = sum(one.tensor.nbytes for one in main)
         gathers = any(isinstance(one, AllGather) for one in main)
         cut = any(isinstance(one, AllToAll) for one in main)
         found = LinkOutlook(
-            "none" if compressor is None else str(compressor),
-            "all-to-all" if cut else "all-gather" if gathers else "all-reduce",
-            payload,
-            wire_bytes,
-            overhead_s,
-            compute_s + overhead_s + latency_s,
-            0.0,
-            0.0,
-            None,
+            compressor="none" if compressor is None else str(compressor),
+            collective="all-to-all" if cut else "all-gather" if gathers else "all-reduce",
+            payload_bytes=payload,
+            wire_bytes=sum(one.wire_bytes(self.num_workers) for one in requests),
+            num_hops=sum(one.num_hops(self.num_workers) for one in requests),
+            overhead_s=overhead_s,
+            own_s=compute_s + overhead_s,
+            step_s=0.0,
+            break_even=0.0,
+            max_workers=None,
         )
-        found = found._replace(step_s=found.at(self.rate))
+        found = found._replace(step_s=found.at(self.link))
         if dense is None:
             return found
         most = math.ceil(2 * dense.payload_bytes / max(payload, 1)) if gathers and not cut else None
-        return found._replace(break_even=_break_even(found, dense), max_workers=most)
+        return found._replace(break_even=_break_even(found, dense, self.link), max_workers=most)
 
     def _play(
         self, compressor: Compressor | None, gradients: Mapping[str, Tensor], memory: Memory
@@ -259,21 +253,6 @@ class LinkPlanner:
         if isinstance(request, AllToAll):
             return [request.tensor[: request.lengths[0]]] * self.num_workers
         return [request.tensor] * self.num_workers
-
-    def _wire_bytes(self, request: Request) -> float:
-        """What a worker sends for a collective, by a ring."""
-        others, size = float(self.num_workers - 1), request.tensor.nbytes
-        if isinstance(request, AllReduce):
-            return 2 * others / self.num_workers * size
-        if isinstance(request, AllToAll):
-            return size - request.lengths[0]
-        return others * (size if request.equal else size + 8)
-
-    def _hops(self, request: Request) -> int:
-        others = self.num_workers - 1
-        if isinstance(request, AllReduce):
-            return 2 * others
-        return others if isinstance(request, AllToAll) or request.equal else 2 * others
 
 
 def bits_per_second(text: str) -> float:
@@ -324,12 +303,13 @@ def _dense(gradients: Mapping[str, Tensor], memory: Memory) -> _Worker:
     return {name: piece.view_as(one) for (name, one), piece in shaped}, memory
 
 
-def _break_even(one: LinkOutlook, dense: LinkOutlook) -> float:
-    """The bandwidth at which both take equally long."""
-    saved, extra_s = dense.wire_bytes - one.wire_bytes, one.fixed_s - dense.fixed_s
-    if saved <= 0:
+def _break_even(one: LinkOutlook, dense: LinkOutlook, link: Link) -> float:
+    """The bandwidth at which both take equally long, with the latency of the link."""
+    saved_s = link.seconds(dense.wire_bytes - one.wire_bytes, 0)
+    extra_s = one.own_s - dense.own_s + link.seconds(0, one.num_hops - dense.num_hops)
+    if saved_s <= 0:
         return 0.0
-    return 8 * _FRAME * saved / extra_s if extra_s > 0 else math.inf
+    return link.rate * saved_s / extra_s if extra_s > 0 else math.inf
 
 
 def _seconds(action: Callable[[], None]) -> float:

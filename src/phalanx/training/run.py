@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
@@ -26,6 +25,7 @@ from phalanx.training.interruption import graceful
 from phalanx.training.job import Job, Loss
 from phalanx.training.local import Local
 from phalanx.training.loop import Loop, Run
+from phalanx.training.losses import class_entropy
 from phalanx.training.reputation import Reputation
 from phalanx.training.run_folder import RunFolder
 from phalanx.training.worker_momentum import WorkerMomentum
@@ -53,7 +53,7 @@ def train(
     compressor: Compressor | None = None,
     engine: Engine | None = None,
     optimizer: MakeOptimizer = default_optimizer,
-    loss: Loss = cross_entropy,
+    loss: Loss = class_entropy,
     steps: int = 200,
     batch_size: int | None = None,
     seed: int = 0,
@@ -93,7 +93,8 @@ def train(
             lies in what does not fit, refuse compressors that would make honest workers differ.
         engine: where the workers run; in this process by default.
         optimizer: makes the optimizer from the parameters.
-        loss: mean loss of a batch from the model's output and the targets.
+        loss: mean loss of a batch from the model's output and the targets; by default torch's
+            cross-entropy, which outputs `(batch, length, classes)` may come to, too.
         steps: rounds in all, those before an interruption included.
         batch_size: samples a round over all partitions; a multiple of their number. 16 a partition
             by default.
