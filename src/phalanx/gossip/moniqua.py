@@ -9,6 +9,7 @@ from torch import Tensor
 
 from phalanx.compression.bits import pack, unpack
 from phalanx.gossip.base import Gossip, GossipRound, Network, State
+from phalanx.gossip.checks import require_consensus_rate
 from phalanx.gossip.ends import as_rows, per_end
 
 
@@ -62,10 +63,7 @@ class Moniqua(Gossip):
         least = 2 if self.rounding == "random" else 1
         if not least <= self.bits <= 8:
             raise ValueError(f"bits must be from {least} to 8, got {self.bits}")
-        if not 0 < self.consensus_rate <= 1:
-            raise ValueError(
-                f"consensus_rate must be above 0 and at most 1, got {self.consensus_rate}"
-            )
+        require_consensus_rate(self.consensus_rate)
 
     @property
     def error(self) -> float:
