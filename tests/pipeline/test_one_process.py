@@ -82,3 +82,18 @@ def test_what_is_missing_from_a_step_is_named(alone):
         pipeline.step(ALL[:3], None, targets[:3])
     with pytest.raises(ValueError, match=r"state must be that of stage 0, got \['after', 'grad"):
         pipeline.load_state_dict({"after": {}, "gradients": {}})
+
+
+class Exhausted(nn.Linear):
+    def forward(self, x):
+        if not x.is_meta:
+            raise RuntimeError("out of memory")
+        return super().forward(x)
+
+
+def test_what_fails_in_the_stage_or_the_loss_is_no_neighbours_fault(alone):
+    inputs, targets = cases.data()
+    with pytest.raises(RuntimeError, match="failed to run forward"):
+        made(stages=[Exhausted(6, 3)]).step(ALL[:4], inputs[:4], targets[:4])
+    with pytest.raises(RuntimeError, match="Long"):
+        made().step(ALL[:4], inputs[:4], targets[:4].int())

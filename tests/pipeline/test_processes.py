@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ddp.ranks import Ranks
+from phalanx.errors import RankLostError
 from phalanx.pipeline import ActivationDifference, SampleQuantization
 from pipeline import cases
 
@@ -120,4 +121,6 @@ def test_all_three_kinds_in_few_bits_train_as_without_compression(four):
 def test_a_stage_that_dies_stops_its_neighbour(tmp_path):
     with Ranks(2, tmp_path, timeout_s=8.0) as pair:
         pair.start(cases.train_until_killed, 2, 1)
-        assert isinstance(pair.answer(0, timeout_s=30.0), RuntimeError)
+        error = pair.answer(0, timeout_s=30.0)
+        assert isinstance(error, RankLostError)
+        assert "a rank is gone in a pass of the pipeline" in str(error)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -212,18 +213,20 @@ class CompressedPipeline:
                 wait until this process ends, or for the timeout of the group.
             WireError: if a neighbour's bytes are not what was to come.
             DriftError: if both sides of a boundary remember different things.
+            RankLostError: if a process is gone, or silent for longer than the group's timeout.
         """
         if self.is_last and targets is None:
             raise ValueError("targets must be given on the last stage, got None")
         stage, schedule = self._prepare(len(ids), inputs, training=True)
         stage.begin(ids, self._num_microbatches)
         losses: list[Tensor] = []
-        schedule.step(
-            *((inputs,) if self.is_first else ()),
-            target=targets if self.is_last else None,
-            losses=losses if self.is_last else None,
-            return_outputs=False,
-        )
+        with stage.neighbours_named():
+            schedule.step(
+                *((inputs,) if self.is_first else ()),
+                target=targets if self.is_last else None,
+                losses=losses if self.is_last else None,
+                return_outputs=False,
+            )
         if self._gradients is not None:
             self._memory = average_gradients(
                 self.module, self._gradients, self._memory, seed=self._seed, group=self._replicas
@@ -240,10 +243,14 @@ class CompressedPipeline:
 
         Returns:
             The outputs on the last stage, None on the others.
+
+        Raises:
+            RankLostError: if a process is gone, or silent for longer than the group's timeout.
         """
         stage, schedule = self._prepare(num_inputs, inputs, training=False)
         stage.begin(None, self._num_microbatches)
-        found: Tensor | None = schedule.eval(*((inputs,) if self.is_first else ()))
+        with stage.neighbours_named():
+            found: Tensor | None = schedule.eval(*((inputs,) if self.is_first else ()))
         return found
 
     def prefetch(self, ids: Int64[Tensor, " batch"]) -> None:
@@ -273,7 +280,11 @@ class CompressedPipeline:
             make = SCHEDULES[self._schedule]
             self._made[micro, training] = (
                 stage,
-                make(stage, self._num_microbatches, loss_fn=self._loss if training else None),
+                make(
+                    stage,
+                    self._num_microbatches,
+                    loss_fn=partial(stage.loss, self._loss) if training else None,
+                ),
             )
         return self._made[micro, training]
 

@@ -1,6 +1,9 @@
 """A stage of torch's pipelines whose neighbours exchange bytes instead of tensors."""
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -8,14 +11,31 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
+from phalanx.errors import naming
 from phalanx.pipeline.boundary import ActivationBoundary, Plan
 from phalanx.pipeline.splitting import Crossing
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 SCHEDULES: dict[str, type[ScheduleGPipe | Schedule1F1B]] = {
     "gpipe": ScheduleGPipe,
     "1f1b": Schedule1F1B,
 }
 """Torch's orders of passes that a stage here fits into."""
+
+
+def _own(compute: Method) -> Method:
+    """Has a stage know that what fails in this method is its own."""
+
+    @wraps(compute)
+    def run(stage: "CompressedStage", *args: Any, **kwargs: Any) -> Any:
+        try:
+            return compute(stage, *args, **kwargs)
+        except Exception as error:
+            stage.own_error = error
+            raise
+
+    return cast(Method, run)
 
 
 class CompressedStage(PipelineStage):
@@ -29,6 +49,9 @@ class CompressedStage(PipelineStage):
     exchanges no pickled metadata.
 
     In a pass without ids, as in evaluation, activations travel as they are and are not remembered.
+
+    Torch raises a `RuntimeError` for most of what may fail. What fails while this stage computes is
+    its own; all else is waiting for neighbours, and is named so (`neighbours_named`).
     """
 
     def __init__(
@@ -72,6 +95,26 @@ class CompressedStage(PipelineStage):
         self._plans: dict[tuple[str, int], Plan] = {}
         self._arriving: dict[tuple[str, int], Tensor] = {}
         self._leaving: dict[tuple[str, int], Tensor] = {}
+        self.own_error: Exception | None = None
+
+    @contextmanager
+    def neighbours_named(self) -> Iterator[None]:
+        """Turns errors of a pass that are not this stage's own into a `RankLostError`."""
+        self.own_error = None
+        try:
+            yield
+        except RuntimeError as error:
+            if error is self.own_error:
+                raise
+            with naming(what="a pass of the pipeline"):
+                raise
+
+    @_own
+    def loss(
+        self, loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor
+    ) -> Tensor:
+        """What the last stage is for."""
+        return loss(outputs, targets)
 
     def begin(self, ids: Int64[Tensor, " batch"] | None, num_microbatches: int) -> None:
         """Is told the samples of the next pass, or that there are none to remember."""
@@ -89,6 +132,7 @@ class CompressedStage(PipelineStage):
         self._plans["before", fwd_chunk_id] = plan
         return self._receive("forward", fwd_chunk_id, self.before.num_activation_bytes(plan), -1)
 
+    @_own
     def forward_one_chunk(
         self,
         fwd_chunk_id: int,
@@ -124,6 +168,7 @@ class CompressedStage(PipelineStage):
         length = self.after.num_gradient_bytes(self._plans["after", bwd_chunk_id])
         return self._receive("backward", bwd_chunk_id, length, 1)
 
+    @_own
     def backward_one_chunk(
         self,
         bwd_chunk_id: int,
