@@ -20,13 +20,13 @@ from phalanx.gossip import (
     AllReduceAveraging,
     ChocoSGD,
     DeepSqueeze,
-    GossipOptimizer,
     Moniqua,
     ParameterGossip,
     PowerGossip,
     ProcessNetwork,
     Topology,
     average,
+    decentralize,
     mix,
 )
 from phalanx.randomness import generator, seeded
@@ -127,28 +127,27 @@ def batch(node, step):
 def training(algorithm, topology, steps, first):
     """What a user's script does: its own model and data, one line for gossip; saved half-way."""
     node = dist.get_rank()
-    model = model_of(node)
-    made = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    gossip = ParameterGossip(model.named_parameters(), algorithm, ProcessNetwork(topology), seed=3)
-    optimizer = GossipOptimizer(made, gossip, first)
-    gossip.synchronize()
+
+    def begin():
+        model = model_of(node)
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        return model, decentralize(model, sgd, algorithm, topology, first=first, seed=3)
+
+    model, optimizer = begin()
     losses = []
     for step in range(steps):
         if step == steps // 2:
-            saved = optimizer.state_dict()
-            gossip = ParameterGossip(
-                model.named_parameters(), algorithm, ProcessNetwork(topology), seed=3
-            )
-            made = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-            optimizer = GossipOptimizer(made, gossip, first)
-            optimizer.load_state_dict(saved)
+            saved = model.state_dict(), optimizer.state_dict()
+            model, optimizer = begin()
+            model.load_state_dict(saved[0])
+            optimizer.load_state_dict(saved[1])
         optimizer.zero_grad()
         inputs, targets = batch(node, step)
         loss = torch.nn.functional.cross_entropy(model(inputs), targets)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    gossip.synchronize()
+    optimizer.gossip.synchronize()
     return losses, {name: x.detach() for name, x in model.named_parameters()}
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from phalanx.gossip import (
     DPSGD,
@@ -15,6 +16,7 @@ from phalanx.gossip import (
     SimulatedNetwork,
     Topology,
     average,
+    decentralize,
     spread,
 )
 from phalanx.randomness import seeded
@@ -146,6 +148,13 @@ def test_one_process_alone_needs_no_other(tmp_path):
             gossip.mix()
             gossip.synchronize()
         found = average(torch.ones(1, 3), PowerGossip(), network, rounds=2)
+        optimizer = decentralize(one, torch.optim.SGD(one.parameters(), lr=0.0))
+        one(torch.ones(2, 6)).sum().backward()
+        optimizer.step()
+        assert optimizer.param_groups[0]["lr"] == 0.0
+        assert (optimizer.gossip.algorithm, optimizer.gossip.memory.step) == (PowerGossip(), 1)
+        with pytest.raises(ValueError, match="one of this rank alone"):
+            decentralize(DistributedDataParallel(one), optimizer.optimizer)
         with pytest.raises(ValueError, match="tolerance must be 0 among processes"):
             average(torch.ones(1, 3), PowerGossip(), network, rounds=2, tolerance=0.1)
     finally:

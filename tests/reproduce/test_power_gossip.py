@@ -1,8 +1,13 @@
 """The recipe on few nodes, small matrices and a handful of steps."""
 
+import math
+
 import pytest
 
+from phalanx.data import Digits, IidShards
+from phalanx.gossip import DPSGD
 from phalanx.reproduce import PowerGossipRecipe, reproduce
+from phalanx.reproduce.gossip_runs import RingTraining
 
 pytestmark = pytest.mark.slow
 TINY = PowerGossipRecipe(
@@ -11,15 +16,23 @@ TINY = PowerGossipRecipe(
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory):
+def findings(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PHALANX_DATA", raising=False)
-        done = reproduce(TINY, tmp_path_factory.mktemp("out"))
-    assert len(done.findings.findings) == 8
+        return reproduce(TINY, tmp_path_factory.mktemp("out")).findings
+
+
+@pytest.fixture
+def tables(findings):
     return {
         table.title: {row[0]: dict(zip(table.headers, row, strict=True)) for row in table.rows}
-        for table in done.findings.tables
+        for table in findings.tables
     }
+
+
+def test_every_claim_has_a_verdict(findings):
+    assert len(findings.findings) == 9
+    assert {one.same for one in findings.findings} <= {"yes", "no", "partly", "—"}
 
 
 def test_consensus_and_its_bytes_are_those_of_the_algorithms(tables):
@@ -41,7 +54,25 @@ def test_bytes_of_training(tables):
     assert found["all-reduce"]["bytes a step"] == 6 * (64 * 24 + 24 + 24 * 10 + 10)
 
 
+def test_every_rate_is_tried_on_both_kinds_of_data_and_runs_of_four_lengths(findings):
+    tried, lengths = findings.tables[-2:]
+    assert len(tried.rows) == 2 * (3 + 3 + 2)
+    assert {row[:2] for row in lengths.rows} == {
+        (name, steps)
+        for name in ("D-PSGD", "PowerGossip, rank 1, optimal diffusion")
+        for steps in (1, 2, 5, 10)
+    }
+
+
 def test_every_graph_converges(tables):
     found = tables["PowerGossip without tuning"]
     assert list(found) == ["ring", "torus", "star", "complete"]
     assert all(float(row["relative squared distance"]) < 0.5 for row in found.values())
+
+
+def test_a_run_that_diverges_guesses_and_has_sent_its_bytes():
+    training = RingTraining(Digits().load(), 4, (24,), samples=4, steps=40, rate=1e12)
+    found = training.run(DPSGD(), IidShards(), 0)
+    assert (found.accuracy, found.loss) == (10.0, math.inf)
+    assert found.num_bytes == 2 * 4 * (64 * 24 + 24 + 24 * 10 + 10)
+    assert training.tuned((1e12, 0.1), IidShards()).rate == 0.1

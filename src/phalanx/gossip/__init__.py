@@ -5,6 +5,7 @@ from phalanx.gossip.base import Gossip, GossipRound
 from phalanx.gossip.choco_sgd import ChocoSGD
 from phalanx.gossip.consensus import Consensus, average, spread
 from phalanx.gossip.d_psgd import DPSGD
+from phalanx.gossip.decentralize import decentralize
 from phalanx.gossip.deep_squeeze import DeepSqueeze
 from phalanx.gossip.ends import Ends
 from phalanx.gossip.mixing import Mixed, mix
@@ -38,6 +39,7 @@ __all__ = [
     "Telling",
     "Topology",
     "average",
+    "decentralize",
     "mix",
     "spread",
 ]

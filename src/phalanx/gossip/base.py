@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phalanx.compression import Memory
 from phalanx.gossip.network import Network
 from phalanx.randomness import generator
 
@@ -66,4 +65,4 @@ class Gossip(ABC):
         """
 
 
-__all__ = ["Gossip", "GossipRound", "Memory", "Network", "State"]
+__all__ = ["Gossip", "GossipRound", "Network", "State"]

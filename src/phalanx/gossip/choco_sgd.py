@@ -6,6 +6,7 @@ from torch import Tensor
 
 from phalanx.compression import Compressor, ScaledSign
 from phalanx.gossip.base import Gossip, GossipRound, Network, State
+from phalanx.gossip.checks import require_consensus_rate
 from phalanx.gossip.ends import per_end
 from phalanx.gossip.telling import compressed, initial, require_plain_compressor
 from phalanx.gossip.topology import Topology
@@ -43,10 +44,7 @@ class ChocoSGD(Gossip):
 
     def __post_init__(self) -> None:
         require_plain_compressor(self.compressor)
-        if not 0 < self.consensus_rate <= 1:
-            raise ValueError(
-                f"consensus_rate must be above 0 and at most 1, got {self.consensus_rate}"
-            )
+        require_consensus_rate(self.consensus_rate)
 
     def safe_rate(self, topology: Topology, dim: int) -> float | None:
         """The consensus rate of the published guarantee: safe, and far below the best one.

@@ -6,6 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from phalanx.gossip.base import Gossip, GossipRound, Network, State
+from phalanx.gossip.checks import require_diffusion
 from phalanx.gossip.ends import per_end
 from phalanx.gossip.telling import plainly
 
@@ -51,9 +52,3 @@ class DPSGD(Gossip):
             x + factor * (total - per_end(own, x) * x)
             for x, total in zip(tensors, totals, strict=True)
         ], states
-
-
-def require_diffusion(diffusion: float | str) -> None:
-    """Raises a `ValueError` unless it is a number above 0, or "optimal"."""
-    if diffusion != "optimal" and (isinstance(diffusion, str) or not diffusion > 0):
-        raise ValueError(f'diffusion must be above 0, or "optimal", got {diffusion}')

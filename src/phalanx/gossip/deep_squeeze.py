@@ -6,6 +6,7 @@ from torch import Tensor
 
 from phalanx.compression import Compressor, ScaledSign
 from phalanx.gossip.base import Gossip, GossipRound, Network, State
+from phalanx.gossip.checks import require_consensus_rate
 from phalanx.gossip.ends import per_end
 from phalanx.gossip.telling import compressed, initial, require_plain_compressor
 
@@ -43,10 +44,7 @@ class DeepSqueeze(Gossip):
             raise ValueError(
                 f"compressor must be a biased one (with rescale=False, say), got {self.compressor}"
             )
-        if not 0 < self.consensus_rate <= 1:
-            raise ValueError(
-                f"consensus_rate must be above 0 and at most 1, got {self.consensus_rate}"
-            )
+        require_consensus_rate(self.consensus_rate)
 
     def init(self, like: Tensor, network: Network) -> State:
         """An empty memory, and the compressor's own."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from phalanx.compression.bits import pack, unpack
 from phalanx.gossip.base import Gossip, GossipRound, Network, State
+from phalanx.gossip.checks import require_consensus_rate
 from phalanx.gossip.ends import as_rows, per_end
 
 
@@ -62,10 +63,7 @@ class Moniqua(Gossip):
         least = 2 if self.rounding == "random" else 1
         if not least <= self.bits <= 8:
             raise ValueError(f"bits must be from {least} to 8, got {self.bits}")
-        if not 0 < self.consensus_rate <= 1:
-            raise ValueError(
-                f"consensus_rate must be above 0 and at most 1, got {self.consensus_rate}"
-            )
+        require_consensus_rate(self.consensus_rate)
 
     @property
     def error(self) -> float:
@@ -96,16 +94,18 @@ class Moniqua(Gossip):
         codes = [self._codes(one, place, round) for place, one in enumerate(stands)]
         owners = ends.owners.to(tensors[0].device)
         sent = torch.cat(codes, dim=1)
-        come = round.network.swap([_packed(sent, self.bits)[owners]])[0]
+        come = round.network.swap([_packed(sent, self.bits).index_select(0, owners)])[0]
         theirs = _unpacked(come, self.bits, sent.shape[1])
         mixed = []
         for x, stand, own, other in zip(
             tensors, stands, codes, theirs.split([one.shape[1] for one in codes], 1), strict=True
         ):
-            # Seen from the value itself: turns of the circle cancel.
-            apart = self._offset(other, stand[owners]) - self._offset(own, stand)[owners]
-            pull = ends.total(apart * per_end(self.consensus_rate * ends.weights, apart))
-            mixed.append(x + pull.view_as(x))
+            # Whole turns are in both, and cancel.
+            apart = self._offset(other, stand.index_select(0, owners))
+            apart -= self._offset(own, stand).index_select(0, owners)
+            pull = ends.total(apart.mul_(per_end(ends.weights, apart)))
+            step = self.consensus_rate * self.circumference
+            mixed.append(torch.add(x, pull.view_as(x), alpha=step))
         return mixed, states
 
     def _on_circle(self, values: Float[Tensor, "nodes dim"]) -> Float[Tensor, "nodes dim"]:
@@ -117,19 +117,21 @@ class Moniqua(Gossip):
         self, stand: Float[Tensor, "nodes dim"], place: int, round: GossipRound
     ) -> UInt8[Tensor, "nodes dim"]:
         """The numbers of the places."""
-        shift = torch.full(stand.shape[1:], 0.5, dtype=stand.dtype)
+        shift: float | Tensor = 0.5
         if self.rounding == "random":
             source = round.generator(place, "shared")
-            shift = torch.rand(stand.shape[1:], generator=source, dtype=stand.dtype)
-        number = (stand * (1 << self.bits) + shift.to(stand)).floor()
-        return number.to(torch.int64).remainder(1 << self.bits).to(torch.uint8)
+            drawn = torch.rand(stand.shape[1:], generator=source, dtype=stand.dtype)
+            shift = drawn.to(stand.device)
+        places = 1 << self.bits
+        number = (stand * places).add_(shift).to(torch.int16)  # rounds down
+        return number.bitwise_and_(places - 1).to(torch.uint8)
 
     def _offset(
         self, codes: UInt8[Tensor, "rows dim"], stand: Float[Tensor, "rows dim"]
     ) -> Float[Tensor, "rows dim"]:
-        """How far the closest value at these places is from the value that stands here."""
-        turns = codes.to(stand) / (1 << self.bits) - stand
-        return (turns - turns.round()) * self.circumference
+        """How many turns the closest value at these places is from the one that stands here."""
+        turns = codes.to(stand).div_(1 << self.bits).sub_(stand)
+        return turns.sub_(turns.round())
 
 
 def _packed(codes: UInt8[Tensor, "rows dim"], bits: int) -> UInt8[Tensor, "rows bytes"]:

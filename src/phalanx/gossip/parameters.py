@@ -145,7 +145,8 @@ class ParameterGossip:
 class GossipOptimizer:
     """An optimizer whose steps are taken beside a round of gossip.
 
-    Learning rate schedules are given the inner optimizer.
+    Learning rate schedules are given the inner optimizer, `optimizer.optimizer`. See `decentralize`
+    for processes.
 
     >>> import torch
     >>> from phalanx.gossip import DPSGD, Replicas, SimulatedNetwork, Topology
@@ -186,6 +187,11 @@ class GossipOptimizer:
         if self.first == "step":
             self.gossip.mix()
         return found
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Those of the optimizer."""
+        return self.optimizer.param_groups
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """That of the optimizer."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.gossip.base import Gossip, GossipRound, Network, State
-from phalanx.gossip.d_psgd import require_diffusion
+from phalanx.gossip.checks import require_diffusion
 from phalanx.gossip.ends import per_end
 
 Factor = Float[Tensor, "ends size rank"]
