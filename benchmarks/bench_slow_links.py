@@ -1,14 +1,16 @@
 """Compressors on slow links: real gloo ranks, each behind a link of its own.
 
-    python benchmarks/bench_slow_links.py [--quick] [--part steps|training|all] [--ranks 2]
+    python benchmarks/bench_slow_links.py [--quick] [--part steps|training|all]
+    python benchmarks/bench_slow_links.py --part steps --links "10 Mbit/s" --ways DDP "top-k 1 %"
 
-As root on Linux, with iproute2: every rank has a network namespace whose interface is limited by
-token buckets (`slow_links.py`). Elsewhere it says so and writes nothing.
+As root on Linux, with iproute2: every rank has a network namespace with a link of its own
+(`slow_links.py`). Elsewhere it says so and writes nothing. Links and ways that are left out keep
+the rows that they have: the whole takes minutes, and can be had in pieces.
 
 Steps: a network of 2.6 M parameters, few samples, so that links decide; DDP's own all-reduce and
-compressors, by the clock and by the bytes that the interface counted, headers included; beside them
-what `phalanx plan --link` predicts from one process. Training: MNIST (or digits) until a test
-accuracy is reached.
+`phalanx.ddp.compress`, by the clock and by the bytes that the interface counted, headers included.
+Beside them what the planner predicts on the ranks themselves, and what `probe_link` finds there.
+Training: MNIST (or digits) until a test accuracy is reached.
 """
 
 import argparse
@@ -25,26 +27,25 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from measurement import cell, write_measurement
+from measurement import FOLDER, cell, write_measurement
 from phalanx.compression import (
     Compressor,
     ErrorFeedback,
     HalfPrecision,
     Link,
-    Memory,
     PowerSGD,
     RandomBlock,
     ScaledSign,
     TopK,
-    communicate,
 )
 from phalanx.data import DataSource, Digits, NpzFile
+from phalanx.ddp import compress, probe_link
 from phalanx.models import MLP
-from phalanx.training import LinkPlanner, bits_per_second
+from phalanx.training import LinkPlanner
 from side_by_side import environment
 from slow_links import Cluster, UnsupportedError, own_bytes
 
@@ -58,21 +59,36 @@ COMPRESSORS: dict[str, Compressor | None] = {
     "PowerSGD, rank 2": ErrorFeedback(PowerSGD(rank=2)),
 }
 TRAINED = ("DDP", "half precision", "scaled sign", "top-k 1 %", "PowerSGD, rank 2")
-LINKS: dict[str, str | None] = {
-    "none": None,
-    "1 Gbit/s": "1gbit",
-    "100 Mbit/s": "100mbit",
-    "10 Mbit/s": "10mbit",
+LINKS: dict[str, dict[str, str | None]] = {
+    "no limit": {"rate": None},
+    "1 Gbit/s": {"rate": "1gbit"},
+    "100 Mbit/s": {"rate": "100mbit"},
+    "100 Mbit/s, 20 ms": {"rate": "100mbit", "delay": "20ms"},
+    "10 Mbit/s": {"rate": "10mbit"},
 }
-"""By name; none is without any limit."""
+"""By name; of a `Cluster`."""
+# What is freed is kept for the next step. By default glibc may give 20 MB back to the kernel in
+# each step, and get them page by page in the next: 12 ms, or none, as memory happens to lie.
+ALLOCATION = ("MALLOC_TRIM_THRESHOLD_=1000000000", "MALLOC_MMAP_THRESHOLD_=1000000000")
+CASES = [(link, 2) for link in LINKS] + [("1 Gbit/s", 4), ("100 Mbit/s", 4)]
 WIDTH, DEPTH, SAMPLES = 800, 4, 16  # 2.6 M parameters
-RANKS = "{} gloo ranks on one machine, each in a network namespace"
 STEPS = (
-    "Bytes are those that a rank's interface sent, headers included; the model is the planner's "
-    "count without headers. Predictions are those of `phalanx plan --link`, from one process. "
-    "After a pause the links let 64 kB pass at once, more than half of the smallest messages, "
-    "which are quicker than predicted for it. DDP sends while it computes."
+    "Gloo ranks on one machine with two cores, each in a network namespace and, of two, on a core "
+    f"of its own; a network of 2.6 M parameters, {SAMPLES} samples each. Bytes are those that a "
+    "rank's interface sent, headers included; the model is the planner's count without headers. "
+    "Predictions are those of the planner, which timed the gradient and the compressors on all "
+    "ranks at once, for the link as it was made, and as it was probed where nothing was set. DDP "
+    "sends while it computes. glibc is told to keep memory that was freed, for all ways alike."
 )
+PROBE_CLAIM = "Links, and what probing them finds"
+PROBE = "By `phalanx.ddp.probe_link`, between gloo ranks in network namespaces on one machine."
+PROBE_COLUMNS = {
+    "link": "link",
+    "ranks": "ranks",
+    "probed_mbit": "Mbit/s found",
+    "probed_ms": "latency found, ms",
+}
+RANKS = "{} gloo ranks on one machine, each in a network namespace"
 TRAINING_CLAIM = "Training to equal accuracy at 100 Mbit/s"
 TRAINING = (
     "An MLP with two hidden layers of 512, batches of 64 a rank, SGD with momentum and one "
@@ -89,6 +105,7 @@ TRAINING_COLUMNS = {
 }
 COLUMNS = {
     "link": "link",
+    "ranks": "ranks",
     "way": "gradients by",
     "median_s": "s a step",
     "speedup": "times as fast as DDP",
@@ -105,60 +122,64 @@ def network() -> nn.Module:
     return nn.Sequential(*layers)
 
 
-class Averaged:
-    """A model whose gradients are averaged by DDP, or by a compressor after the backward pass."""
-
-    def __init__(self, model: nn.Module, compressor: Compressor | None) -> None:
-        self.compressor, self.memory = compressor, Memory()
-        self.model = model if compressor is not None else DistributedDataParallel(model)
-
-    def backward(self, inputs: Tensor, targets: Tensor) -> None:
-        """Leaves the mean gradient of all ranks with the parameters."""
-        self.model.zero_grad()
-        cross_entropy(self.model(inputs), targets).backward()
-        if self.compressor is None:
-            return
-        named = {
-            name: value for name, value in self.model.named_parameters() if value.grad is not None
-        }
-        own = {name: value.grad for name, value in named.items() if value.grad is not None}
-        mean, self.memory = communicate(self.compressor, own, self.memory)
-        for name, value in named.items():
-            value.grad = mean[name]
+def wrapped(model: nn.Module, compressor: Compressor | None) -> DistributedDataParallel:
+    """A model whose gradients are averaged by DDP, compressed or not."""
+    model = DistributedDataParallel(model)
+    if compressor is not None:
+        compress(model, compressor)
+    return model
 
 
 def join(store: str) -> None:
     torch.set_num_threads(1)
+    rank = int(os.environ["RANK"])
+    # Woken by packets, ranks would meet on one core, and wait there for each other.
+    os.sched_setaffinity(0, {rank % (os.cpu_count() or 1)})
     dist.init_process_group(
         "gloo",
         init_method=f"file://{store}",
-        rank=int(os.environ["RANK"]),
+        rank=rank,
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=datetime.timedelta(seconds=120),
     )
 
 
-def rank_steps(store: str, steps: int) -> None:
-    """On every rank: seconds and bytes of steps of every way; rank 0 prints them."""
+def rank_steps(store: str, ways: list[str], steps: int, rate: float | None, delay_s: float) -> None:
+    """On every rank: a prediction, seconds and bytes of steps of every way; rank 0 prints them."""
     join(store)
-    found = {}
+    slow = rate is not None and rate < 5e7
+    probed = probe_link(num_rounds=3, num_bytes=1_000_000 if slow else 4_000_000)
+    link = Link(rate or probed.rate, delay_s or probed.latency_s)
     inputs = torch.randn(SAMPLES, WIDTH, generator=torch.Generator().manual_seed(dist.get_rank()))
     targets = torch.zeros(SAMPLES, dtype=torch.int64)
-    for name, compressor in COMPRESSORS.items():
-        averaged = Averaged(network(), compressor)
-        for _ in range(2):  # DDP cuts its buckets anew after the first
-            averaged.backward(inputs, targets)
-        dist.barrier()
-        before, times = own_bytes(), []
-        for _ in range(steps):
+    compressors = [one for way in ways if (one := COMPRESSORS[way]) is not None]
+    planner = LinkPlanner(link, dist.get_world_size(), compressors, num_rounds=9)
+    outlooks = {one.compressor: one for one in planner.plan(network(), inputs, targets)}
+    found = {}
+    for way in ways:
+        model = wrapped(network(), COMPRESSORS[way])
+        times = []
+        for step in range(2 + steps):  # DDP cuts its buckets anew after the first
+            if step == 2:
+                dist.barrier()
+                before = own_bytes()
             began = time.perf_counter()
-            averaged.backward(inputs, targets)
+            model.zero_grad()
+            cross_entropy(model(inputs), targets).backward()
             times.append(time.perf_counter() - began)
         dist.barrier()
-        sent = (own_bytes().sent - before.sent) / steps
-        found[name] = {"times": times, "sent": sent}
+        outlook = outlooks[str(COMPRESSORS[way] or "none")]
+        found[way] = {
+            "times_s": times[2:],
+            "nic_mb": (own_bytes().sent - before.sent) / steps / 1e6,
+            "wire_mb": outlook.wire_bytes / 1e6,
+            "own_s": outlook.own_s,
+            "predicted_s": outlook.step_s,
+            "break_even_mbit": outlook.break_even / 1e6,
+        }
     if dist.get_rank() == 0:
-        print(json.dumps(found), flush=True)
+        probe = {"probed_mbit": probed.rate / 1e6, "probed_ms": 1e3 * probed.latency_s}
+        print(json.dumps([probe, found]), flush=True)
     dist.barrier()  # who leaves first takes its sockets with it
     dist.destroy_process_group()
 
@@ -170,22 +191,23 @@ def rank_training(store: str, name: str, target: float, limit_s: float) -> None:
     splits = data().load()
     train, test = splits.train.tensors, splits.test.tensors  # type: ignore[attr-defined]
     torch.manual_seed(0)
-    averaged = Averaged(
+    model = wrapped(
         MLP(splits.input_shape, splits.num_classes, hidden=(512, 512)), COMPRESSORS[name]
     )
-    optimizer = torch.optim.SGD(averaged.model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     order = torch.Generator().manual_seed(1)
     spent, reached, accuracy = 0.0, None, 0.0
     for step in itertools.count(1):
         batch = torch.randint(len(train[0]), (size, 64), generator=order)[rank]
         dist.barrier()
         began = time.perf_counter()
-        averaged.backward(train[0][batch], train[1][batch])
+        model.zero_grad()
+        cross_entropy(model(train[0][batch]), train[1][batch]).backward()
         optimizer.step()
         spent += time.perf_counter() - began
         if step % 20 == 0:
             with torch.no_grad():
-                right = averaged.model(test[0]).argmax(dim=1) == test[1]
+                right = model.module(test[0]).argmax(dim=1) == test[1]
             accuracy = right.float().mean().item()
             # Rank 0's clock decides for all.
             over = torch.tensor([accuracy >= target or spent > limit_s])
@@ -209,50 +231,60 @@ def data() -> DataSource:
 def on_ranks(cluster: Cluster, *arguments: str) -> Any:
     """What rank 0 of a cluster measured."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--rank", f"{folder}/store", *arguments]
-        printed = cluster.run(command)
+        command = [sys.executable, __file__, "--store", f"{folder}/store", *arguments]
+        printed = cluster.run(["env", *ALLOCATION, *command])
     return json.loads(printed[0].splitlines()[-1])
 
 
-def step_rows(ranks: int, steps: int) -> list[dict[str, Any]]:
-    rows = []
-    predictions = predicted(ranks)
-    for link, rate in LINKS.items():
-        with Cluster(ranks, rate) as cluster:
-            few = max(3, steps // 3) if rate == "10mbit" else steps
-            found = on_ranks(cluster, "--steps", str(few))
-        dense = median(found["DDP"]["times"])
+def measure_steps(links: list[str], ways: list[str], steps: int, quick: bool) -> None:
+    probes, rows = kept("slow_links_probe"), kept("slow_links")
+    for link, ranks in CASES:
+        if link not in links:
+            continue
+        with Cluster(ranks, **LINKS[link]) as cluster:
+            few = 3 if link == "10 Mbit/s" else steps
+            asked = ["--steps", str(few), "--ways", *ways]
+            if cluster.rate is not None:
+                asked += ["--rate", str(cluster.rate)]
+            asked += ["--delay_s", str(cluster.delay_s)]
+            probe, found = on_ranks(cluster, *asked)
+        probes[link, ranks, ""] = {"link": link, "ranks": ranks, **probe}
         for way, one in found.items():
-            outlook = predictions[way]
-            measured = median(one["times"])
-            expected = outlook.at(Link(bits_per_second(rate))) if rate is not None else None
-            row = {
-                "link": link,
-                "ranks": ranks,
-                "way": way,
-                "median_s": measured,
-                "times_s": one["times"],
-                "speedup": dense / measured,
-                "nic_mb": one["sent"] / 1e6,
-                "nic_over_wire": one["sent"] / outlook.wire_bytes,
-                "predicted_s": expected,
-                "predicted_over": expected / measured if expected is not None else None,
-                "break_even_mbit": outlook.break_even / 1e6,
-            }
-            print(" ".join(cell(row[key]).ljust(17) for key in COLUMNS), flush=True)
-            rows.append(row)
-    return rows
+            rows[link, ranks, way] = {"link": link, "ranks": ranks, "way": way, **one}
+            complete(rows, link, ranks, way)
+            shown = rows[link, ranks, way]
+            print(" ".join(cell(shown[key]).ljust(17) for key in COLUMNS), flush=True)
+        if not quick:
+            write_measurement(
+                "slow_links_probe", PROBE_CLAIM, facts(), ordered(probes), PROBE_COLUMNS, PROBE
+            )
+            write_measurement("slow_links", CLAIM, facts(), ordered(rows), COLUMNS, STEPS)
 
 
-def predicted(ranks: int) -> dict[str, Any]:
-    """What the planner makes of the same network, from this process alone."""
-    torch.set_num_threads(1)
-    inputs = torch.randn(SAMPLES, WIDTH)
-    targets = torch.zeros(SAMPLES, dtype=torch.int64)
-    compressors = [one for one in COMPRESSORS.values() if one is not None]
-    planner = LinkPlanner(num_workers=ranks, compressors=compressors, num_rounds=5)
-    outlooks = {one.compressor: one for one in planner.plan(network(), inputs, targets)}
-    return {name: outlooks[str(one) if one else "none"] for name, one in COMPRESSORS.items()}
+def kept(name: str) -> dict[tuple[str, int, str], dict[str, Any]]:
+    """The rows of a measurement that was written before."""
+    path = FOLDER / f"{name}.json"
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
+    return {(row["link"], row["ranks"], row.get("way", "")): row for row in rows}
+
+
+def complete(
+    rows: dict[tuple[str, int, str], dict[str, Any]], link: str, ranks: int, way: str
+) -> None:
+    """Adds to a row what compares it with others, and its parts with each other."""
+    row = rows[link, ranks, way]
+    row["median_s"] = median(row["times_s"])
+    dense = rows.get((link, ranks, "DDP"))
+    row["speedup"] = median(dense["times_s"]) / row["median_s"] if dense else None
+    row["nic_over_wire"] = row["nic_mb"] / row["wire_mb"]
+    row["predicted_over"] = row["predicted_s"] / row["median_s"]
+
+
+def ordered(rows: dict[tuple[str, int, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """By ranks, links and ways, as they are listed above."""
+    ways = ["", *COMPRESSORS]
+    places = [(link, ranks, way) for link, ranks in CASES for way in ways]
+    return [rows[place] for place in places if place in rows]
 
 
 def training_rows(ranks: int, target: float, limit_s: float) -> list[dict[str, Any]]:
@@ -271,15 +303,6 @@ def training_rows(ranks: int, target: float, limit_s: float) -> list[dict[str, A
     return rows
 
 
-def measure_steps(ranks: int, steps: int, quick: bool) -> None:
-    rows = step_rows(ranks, steps)
-    remark = (
-        f"{RANKS.format(ranks)}; a network of 2.6 M parameters, {SAMPLES} samples each. {STEPS}"
-    )
-    if not quick:
-        write_measurement("slow_links", CLAIM, facts(), rows, COLUMNS, remark)
-
-
 def measure_training(ranks: int, target: float, limit_s: float, quick: bool) -> None:
     rows = training_rows(ranks, target, limit_s)
     remark = f"{RANKS.format(ranks)} with 100 Mbit/s each way. {TRAINING}"
@@ -296,24 +319,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer steps; nothing is written")
     parser.add_argument("--part", choices=["steps", "training", "all"], default="all")
-    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--links", nargs="+", choices=LINKS, default=list(LINKS))
+    parser.add_argument("--ways", nargs="+", choices=COMPRESSORS, default=list(COMPRESSORS))
     parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--target", type=float, default=0.95)
     parser.add_argument("--limit_s", type=float, default=110.0)
-    parser.add_argument("--rank", help=argparse.SUPPRESS)
+    parser.add_argument("--store", help=argparse.SUPPRESS)  # this is a rank, then
+    parser.add_argument("--rate", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--delay_s", type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument("--train", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.rank is not None:
+    if options.store is not None:
         if options.train is not None:
-            rank_training(options.rank, options.train, options.target, options.limit_s)
+            rank_training(options.store, options.train, options.target, options.limit_s)
         else:
-            rank_steps(options.rank, options.steps)
+            link = options.rate, options.delay_s
+            rank_steps(options.store, options.ways, options.steps, *link)
         return
     try:
         if options.part in ("steps", "all"):
-            measure_steps(options.ranks, 3 if options.quick else options.steps, options.quick)
+            steps = 3 if options.quick else options.steps
+            measure_steps(options.links, options.ways, steps, options.quick)
         if options.part in ("training", "all"):
-            measure_training(options.ranks, options.target, options.limit_s, options.quick)
+            measure_training(2, options.target, options.limit_s, options.quick)
     except UnsupportedError as error:
         print(f"skipped: {error}")
 

@@ -33,6 +33,9 @@ Backend = Literal["none", "tbf", "tun"]
 _BURST_S = 6e-4
 _SMALLEST_BURST = 2 * 1514  # bytes: of less than a frame nothing would pass
 _QUEUE = "400ms"  # what waits longer is dropped
+# The same on all machines. Where BBR is the usual one, messages of some 100 kB take half as long
+# again, since it paces them by what shorter ones have shown of the link.
+_CONGESTION_CONTROL = "echo reno > /proc/sys/net/ipv4/tcp_congestion_control"
 
 
 class UnsupportedError(RuntimeError):
@@ -223,6 +226,7 @@ class Cluster:
         for rank in range(self.num_ranks):
             name = self.namespace(rank)
             _run("ip", "netns", "add", name)
+            _run("ip", "netns", "exec", name, "sh", "-c", _CONGESTION_CONTROL)
             if self.backend == "tun":
                 moved = ("netns", name, "name", "eth0", "mtu", str(tun_relay.MTU))
                 _run("ip", "link", "set", self._port(rank), *moved)

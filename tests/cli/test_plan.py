@@ -49,7 +49,9 @@ def test_plan_recommends_a_compressor_for_a_link(phalanx, tmp_path):
         "plan", "--link", "1mbit", "--latency", "0.1ms", *SOME, "--out", "plans/a"
     )
     assert (code, err) == (0, "")
+    assert "Gradients of 19.2 kB among 4 workers, on links of 1 Mbit/s and 0.100 ms." in out
     assert "Take ErrorFeedback(inner=TopK(ratio=0.01)): a step" in out
+    assert "Latency" not in out
     with (tmp_path / "plans/a/plan.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["compressor"] for row in rows][-1] == "none"
@@ -69,6 +71,16 @@ def test_plan_says_where_nothing_pays_and_who_sends_too_much(phalanx):
         "send more than the dense all-reduce: UniformQuantization(bucket_size=512, bits=8)."
         in answer
     )
+
+
+def test_plan_says_where_latency_decides(phalanx):
+    words = ["--latency", "5s", "--num_workers", "2", "--compressors+", "ErrorFeedback"]
+    code, out, err = phalanx("plan", "--link", "100mbit", *words)
+    assert (code, err) == (0, "")
+    answer = " ".join(out.split())
+    # A flag and a gather of equal lengths take as many hops as an all-reduce: 4 of two workers.
+    assert "Latency takes 20.00 s of its 20.0" in answer
+    assert "no compressor changes that" in answer
 
 
 def test_plan_is_about_delays_or_about_a_link(phalanx):

@@ -76,11 +76,11 @@ def test_gathered_messages_lose_from_twice_their_factor_of_workers_on():
 def test_hops_take_the_latency_and_gathers_half_of_them():
     far = Link(rate=1e15, latency_s=10.0)
     slow = outlooks(TopK(), link=far, num_workers=5)
-    assert slow["none"].step_s == pytest.approx(80, rel=0.05)  # 2 (n - 1)
-    assert slow[str(TopK())].step_s == pytest.approx(80, rel=0.05)  # flag and messages
+    assert slow["none"].step_s == pytest.approx(160, rel=0.05)  # 4 (n - 1)
+    assert slow[str(TopK())].step_s == pytest.approx(160, rel=0.05)  # flag and messages
     factors = outlooks(PowerSGD(), link=far)[str(PowerSGD())]
-    assert factors.step_s == pytest.approx(30 + 2 * 60, rel=0.05)
-    assert factors.num_hops == 3 + 2 * 6
+    assert factors.step_s == pytest.approx(60 + 2 * 120, rel=0.05)
+    assert factors.num_hops == 6 + 2 * 12
 
 
 def test_compression_pays_below_the_bandwidth_where_both_are_equal():

@@ -58,7 +58,8 @@ def plan(
     Args:
         delays: How long workers take: a CSV file with one line a round and one column a worker, or
             a model by name.
-        link: Bandwidth of each worker's link, such as 100mbit or 2.5gbit.
+        link: Bandwidth of each worker's link, such as 100mbit or 2.5gbit; `phalanx.ddp.probe_link`
+            measures it in a script under torchrun.
         num_workers: Workers, and partitions; if not given 50 with delays, 4 with a link.
         seconds_per_partition: Seconds that a worker computes on one partition, on top of its delay.
         max_redundancy: Most partitions that a worker is to compute.
@@ -159,6 +160,8 @@ def _plan_link(
     folder.mkdir(parents=True, exist_ok=True)
     write_plan(outlooks, folder / "plan.csv")
     write_link_plan(outlooks, planner.link, folder / "plan.svg")
+    where = planner.link, planner.num_workers
+    console.print(plan_link.about(outlooks, *where))
     console.print(plan_link.table(outlooks))
-    console.print(plan_link.answer(outlooks, planner.num_workers))
+    console.print(plan_link.answer(outlooks, *where))
     console.print(f"All figures: {folder / 'plan.csv'}; over bandwidths: {folder / 'plan.svg'}")

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from phalanx.compression import Link
 from phalanx.training import LinkOutlook
+
+_HARDLY = 1.05  # times as fast: within what such predictions can tell apart
 
 
 def table(outlooks: Sequence[LinkOutlook]) -> Table:
@@ -50,8 +53,23 @@ def rate(bits: float) -> str:
     return f"{bits:.3g} bit/s"
 
 
-def answer(outlooks: Sequence[LinkOutlook], num_workers: int) -> str:
+def about(outlooks: Sequence[LinkOutlook], link: Link, num_workers: int) -> str:
+    """What was planned for, in a sentence."""
+    # Imported where it is used: see `table`.
+    from phalanx.reporting.wording import duration, size
+
+    dense = next(one for one in outlooks if one.compressor == "none")
+    return (
+        f"Gradients of {size(dense.payload_bytes)} among {num_workers} workers, on links of "
+        f"{rate(link.rate)} and {duration(link.latency_s)}."
+    )
+
+
+def answer(outlooks: Sequence[LinkOutlook], link: Link, num_workers: int) -> str:
     """The recommendation in a sentence or two."""
+    # Imported where it is used: see `table`.
+    from phalanx.reporting.wording import duration
+
     best = outlooks[0]
     dense = next(one for one in outlooks if one.compressor == "none")
     if best is dense:
@@ -65,6 +83,16 @@ def answer(outlooks: Sequence[LinkOutlook], num_workers: int) -> str:
     else:
         faster = dense.step_s / best.step_s
         lines = [f"Take {best.compressor}: a step {faster:.3g} times as fast as the dense one."]
+        if faster < _HARDLY:
+            lines = [
+                f"Compression hardly pays here: {best.compressor} is {faster:.3g} times as fast."
+            ]
+    waiting_s = link.seconds(0, best.num_hops)
+    if waiting_s > best.step_s / 2:
+        lines.append(
+            f"Latency takes {duration(waiting_s)} of its {duration(best.step_s)} a step: "
+            "no compressor changes that."
+        )
     crowded = [
         one.compressor
         for one in outlooks

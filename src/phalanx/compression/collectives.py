@@ -8,6 +8,9 @@ from torch import Tensor
 
 from phalanx.randomness import generator
 
+HOPS_A_MESSAGE = 2
+"""Gloo sends a message when its receiver has said that it is ready: there, and back."""
+
 
 class AllReduce(NamedTuple):
     """Asks for the sum (or the largest values) of all workers' tensors; every worker gets it.
@@ -25,8 +28,8 @@ class AllReduce(NamedTuple):
         return 2 * (num_workers - 1) / num_workers * self.tensor.nbytes
 
     def num_hops(self, num_workers: int) -> int:
-        """How often a worker waits for another one, by a ring."""
-        return 2 * (num_workers - 1)
+        """How often something is waited for, by a ring; see `HOPS_A_MESSAGE`."""
+        return HOPS_A_MESSAGE * 2 * (num_workers - 1)
 
 
 class AllGather(NamedTuple):
@@ -49,8 +52,8 @@ class AllGather(NamedTuple):
         return float((num_workers - 1) * (self.tensor.nbytes + lengths))
 
     def num_hops(self, num_workers: int) -> int:
-        """How often a worker waits for another one, by a ring."""
-        return (num_workers - 1) * (1 if self.equal else 2)
+        """How often something is waited for, by a ring; see `HOPS_A_MESSAGE`."""
+        return HOPS_A_MESSAGE * (num_workers - 1) * (1 if self.equal else 2)
 
 
 class AllToAll(NamedTuple):
@@ -69,8 +72,8 @@ class AllToAll(NamedTuple):
         return float(self.tensor.nbytes - self.lengths[0])
 
     def num_hops(self, num_workers: int) -> int:
-        """How often a worker waits for another one, one after the other."""
-        return num_workers - 1
+        """How often something is waited for, one piece after the other; see `HOPS_A_MESSAGE`."""
+        return HOPS_A_MESSAGE * (num_workers - 1)
 
 
 Request = AllReduce | AllGather | AllToAll

@@ -16,7 +16,7 @@ def probe_link(
     num_bytes: int = 4_000_000,
     num_rounds: int = 5,
 ) -> Link:
-    """Measures what joins the ranks: latency by all-reduces of one number, bandwidth by large ones.
+    """Measures what joins the ranks: latency by all-reduces of little, bandwidth by large ones.
 
     A collective: every rank of the group calls it. Latency includes what the ranks' software takes,
     and bandwidth is that of the slowest link: what a step meets, not what the cable could do.
@@ -44,7 +44,9 @@ def probe_link(
     network = Network(group)
     if network.size < 2:
         raise ValueError(f"group must have at least 2 ranks, got {network.size}")
-    small, large = (AllReduce(torch.zeros(count, device=device)) for count in (1, num_bytes // 4))
+    # Of fewer numbers some ranks would have no share, and gloo would leave out their hops.
+    counts = 64 * network.size, num_bytes // 4
+    small, large = (AllReduce(torch.zeros(count, device=device)) for count in counts)
     own = [_seconds(network, request, num_rounds) for request in (small, large)]
     # The slowest rank's times, on all ranks: all come to the same link.
     times = torch.tensor(own, dtype=torch.float64, device=device)

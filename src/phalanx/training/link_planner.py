@@ -97,9 +97,11 @@ class LinkPlanner:
 
     - `step = compute + overhead + latency + bytes / bandwidth`, one after the other. DDP sends the
       first gradients while it computes the last ones, so that its steps are a little shorter.
-    - An all-reduce of `S` bytes takes `2 (n - 1)` hops and `2 (n - 1) / n * S` bytes of a worker's
-      link, an all-gather of `b` bytes a worker `n - 1` hops and `(n - 1) b` bytes: rings, as gloo
-      and NCCL build them. Links are full-duplex, and only the workers' own ones are narrow.
+    - An all-reduce of `S` bytes takes `2 (n - 1)` messages in a row and `2 (n - 1) / n * S` bytes
+      of a worker's link, an all-gather of `b` bytes a worker `n - 1` messages and `(n - 1) b`
+      bytes: rings, as gloo and NCCL build them. A message takes two hops, as gloo sends it when
+      its receiver has said that it is ready; NCCL does not wait for that, so halve the latency
+      for it. Links are full-duplex, and only the workers' own ones are narrow.
     - Headers of Ethernet and TCP take 4.6 % on top.
     - Workers compute as fast as this process does: run it on one of them, with its threads.
 
