@@ -28,8 +28,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from measurement import write_measurement
+from phalanx.compression import SampleQuantization
 from phalanx.models import GPT
-from phalanx.pipeline import ActivationDifference, CompressedPipeline, SampleQuantization, split
+from phalanx.pipeline import ActivationDifference, CompressedPipeline, split
 from side_by_side import environment
 from slow_links import Cluster
 

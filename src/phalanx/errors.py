@@ -94,6 +94,12 @@ class WireError(PhalanxError):
     """Bytes that came from a peer are not a message of this compressor about this tensor."""
 
 
+def require(holds: bool, rule: str) -> None:
+    """Raises a `WireError` with the rule that a message breaks."""
+    if not holds:
+        raise WireError(f"message must {rule}")
+
+
 class DriftError(PhalanxError):
     """Two sides that must remember the same of a sample do not: go on from the last checkpoint."""
 

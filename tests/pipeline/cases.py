@@ -14,6 +14,7 @@ from phalanx.compression import (
     ErrorFeedback,
     Memory,
     OneBitAdam,
+    SampleQuantization,
     TwoStage,
     Uncompressed,
     UniformQuantization,
@@ -21,13 +22,7 @@ from phalanx.compression import (
 )
 from phalanx.data import Digits
 from phalanx.models import MLP
-from phalanx.pipeline import (
-    ActivationDifference,
-    CompressedPipeline,
-    SampleQuantization,
-    SimulatedPipeline,
-    split,
-)
+from phalanx.pipeline import ActivationDifference, CompressedPipeline, SimulatedPipeline, split
 from phalanx.randomness import seeded
 
 SAMPLES, BATCH, WIDTH = 16, 8, 12

@@ -7,9 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phalanx.compression import QSGD, ErrorFeedback, HalfPrecision, TopK, UniformQuantization
+from phalanx.compression import (
+    QSGD,
+    ErrorFeedback,
+    HalfPrecision,
+    SampleQuantization,
+    TopK,
+    UniformQuantization,
+)
 from phalanx.errors import DriftError, NotFiniteError, WireError
-from phalanx.pipeline import ActivationBoundary, ActivationDifference, SampleQuantization
+from phalanx.pipeline import ActivationBoundary, ActivationDifference
 from phalanx.pipeline.buffers import DiskBuffer, buffer_bytes, make_buffer
 
 SHAPE = (5, 6)

@@ -7,13 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from phalanx.pipeline import (
-    ActivationDifference,
-    SampleQuantization,
-    SimulatedPipeline,
-    hugging_face_layers,
-    split,
-)
+from phalanx.compression import SampleQuantization
+from phalanx.pipeline import ActivationDifference, SimulatedPipeline, hugging_face_layers, split
 from phalanx.pipeline.hugging_face import mark, unmark
 
 needs_transformers = pytest.mark.skipif(

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from ddp.ranks import Ranks
+from phalanx.compression import SampleQuantization
 from phalanx.errors import RankLostError
-from phalanx.pipeline import ActivationDifference, SampleQuantization
+from phalanx.pipeline import ActivationDifference
 from pipeline import cases
 
 pytestmark = pytest.mark.slow

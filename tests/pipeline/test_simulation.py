@@ -8,14 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from phalanx.compression import SampleQuantization
 from phalanx.data import Digits
-from phalanx.pipeline import (
-    ActivationDifference,
-    SampleQuantization,
-    SimulatedPipeline,
-    buffer_bytes,
-    split,
-)
+from phalanx.pipeline import ActivationDifference, SimulatedPipeline, buffer_bytes, split
 from pipeline import cases
 
 

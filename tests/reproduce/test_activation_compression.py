@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from phalanx.compression import Uncompressed
-from phalanx.pipeline import ActivationDifference, SampleQuantization, SimulatedPipeline
+from phalanx.compression import SampleQuantization, Uncompressed
+from phalanx.pipeline import ActivationDifference, SimulatedPipeline
 from phalanx.reproduce import ActivationCompression, reproduce
 from phalanx.reproduce.activation_compression import chain
 from phalanx.reproduce.activation_language import PLAY, QUESTIONS, Texts, findings, table

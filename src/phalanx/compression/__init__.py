@@ -27,6 +27,7 @@ from phalanx.compression.qsgd import QSGD
 from phalanx.compression.random_block import RandomBlock
 from phalanx.compression.random_k import RandomK
 from phalanx.compression.randomized_singular_vectors import RandomizedSingularVectors
+from phalanx.compression.sample_quantization import SampleQuantization
 from phalanx.compression.scaled_sign import ScaledSign
 from phalanx.compression.sign_sgd import SignSGD
 from phalanx.compression.signum import Signum
@@ -69,6 +70,7 @@ __all__ = [
     "Regime",
     "Request",
     "Round",
+    "SampleQuantization",
     "SampledTopK",
     "ScaledSign",
     "SignSGD",

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.compression.averaging import Memory
-from phalanx.compression.base import Compressor, Shape, working
+from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.collectives import (
     AllGather,
     AllReduce,
@@ -23,10 +23,12 @@ from phalanx.compression.collectives import (
 )
 from phalanx.compression.critical_regimes import CriticalRegimes, Regime
 from phalanx.compression.error_feedback import ErrorFeedback
-from phalanx.compression.message import Message, Part, fixed, parse, require
+from phalanx.compression.message import Message, Part, fixed, parse
 from phalanx.compression.power_sgd import PowerSGD
 from phalanx.compression.uncompressed import Uncompressed
 from phalanx.compression.wrapper import Wrapper
+from phalanx.errors import require
+from phalanx.floats import working
 
 Level = Literal["low", "high", "dense"]
 LEVELS: tuple[Level, ...] = ("low", "high", "dense")

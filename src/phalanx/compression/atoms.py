@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from phalanx.compression.base import Shape, working
-from phalanx.compression.bits import (
+from phalanx.bits import (
     check_packed,
     empty,
     indices_length,
@@ -21,9 +20,12 @@ from phalanx.compression.bits import (
     unpack_indices,
     unpack_signs,
 )
+from phalanx.compression.base import Shape
 from phalanx.compression.grid import norms
-from phalanx.compression.message import Part, fixed, num_values, require
+from phalanx.compression.message import Part, fixed, num_values
 from phalanx.compression.sampling import Sampling, probabilities, sample, threshold
+from phalanx.errors import require
+from phalanx.floats import working
 
 Budget = float | Literal["l2", "max"]
 """Atoms that are kept on average; or a norm of the sizes, whose ratio to their sum it is."""

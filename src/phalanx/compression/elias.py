@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt64
 
-from phalanx.compression.message import require
+from phalanx.errors import require
 
 Numbers = Int64[np.ndarray, " count"]
 Bits = UInt8[np.ndarray, " bits"]

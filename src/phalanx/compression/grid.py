@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-from phalanx.compression.base import working
+from phalanx.floats import working
 
 Norm = Literal["l2", "max"]
 

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from phalanx.compression.base import Compressor, Shape, within
+from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.message import Part, fixed, num_values
+from phalanx.floats import within
 
 
 @dataclass(frozen=True)

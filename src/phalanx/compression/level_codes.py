@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Int8
 from torch import Tensor
 
-from phalanx.compression.bits import check_packed, pack, packed_length, unpack
+from phalanx.bits import check_packed, pack, packed_length, unpack
 from phalanx.compression.elias import decode_gamma, decode_omega, encode_gamma, encode_omega
-from phalanx.compression.message import Message, Part, fixed, parse, require
+from phalanx.compression.message import Message, Part, fixed, parse
+from phalanx.errors import require
 
 Integers = Literal["omega", "gamma"]
 

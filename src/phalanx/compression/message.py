@@ -118,12 +118,6 @@ def parse(
     return Message(shape, dtype, layout, parts)
 
 
-def require(holds: bool, rule: str) -> None:
-    """Raises a `WireError` with the rule that a message breaks."""
-    if not holds:
-        raise WireError(f"message must {rule}")
-
-
 def num_values(shape: tuple[int, ...]) -> int:
     """How many values a tensor of this shape has."""
     return math.prod(shape)

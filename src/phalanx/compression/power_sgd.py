@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression.base import Compressor, Shape, require_finite, within, working
+from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.collectives import AllReduce, Averaged, Exchange, Round, State
 from phalanx.compression.message import Message, Part, fixed, num_values
+from phalanx.floats import require_finite, within, working
 
 Matrix = Float[Tensor, "rows columns"]
 

@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-from phalanx.compression.base import Compressor, Shape, working
-from phalanx.compression.bits import empty
+from phalanx.bits import empty
+from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.draws import Uniforms
 from phalanx.compression.grid import buckets, num_buckets, values
 from phalanx.compression.level_codes import FixedLevels, LevelCode
-from phalanx.compression.message import Part, fixed, num_values, require
+from phalanx.compression.message import Part, fixed, num_values
+from phalanx.errors import require
+from phalanx.floats import working
 
 _BLOCK = 1 << 17  # values at a time: they stay in the cache
 

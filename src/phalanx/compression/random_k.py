@@ -9,8 +9,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from phalanx.compression.base import Compressor, Shape
-from phalanx.compression.message import Part, fixed, num_values, require
+from phalanx.compression.message import Part, fixed, num_values
 from phalanx.compression.selection import num_kept, require_ratio
+from phalanx.errors import require
 from phalanx.randomness import generator as seeded_by
 
 

@@ -9,14 +9,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from phalanx.bits import empty
 from phalanx.compression.atoms import Budget, Entries, SingularVectors, pack_chosen
-from phalanx.compression.base import Shape, working
-from phalanx.compression.bits import empty
+from phalanx.compression.base import Shape
 from phalanx.compression.draws import Uniforms
 from phalanx.compression.message import Part
 from phalanx.compression.sampling import Sampling, probabilities, sample
 from phalanx.compression.selection import reached
 from phalanx.compression.spending import Extent, Levels, extent, share_budget
+from phalanx.floats import working
 from phalanx.randomness import generator as seeded_by
 
 _BLOCK = 1 << 16  # entries at a time: they stay in the cache

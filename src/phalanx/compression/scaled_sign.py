@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression.base import Compressor, Shape, working
-from phalanx.compression.bits import check_packed, pack_signs, packed_length, unpack_signs
-from phalanx.compression.message import Part, fixed, num_values, require
+from phalanx.bits import check_packed, pack_signs, packed_length, unpack_signs
+from phalanx.compression.base import Compressor, Shape
+from phalanx.compression.message import Part, fixed, num_values
+from phalanx.errors import require
+from phalanx.floats import working
 
 _BLOCK = 1 << 15  # magnitudes that are summed in their own precision
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from phalanx.bits import check_packed, pack_signs, packed_length, unpack_signs
 from phalanx.compression.base import Compressor, Shape
-from phalanx.compression.bits import check_packed, pack_signs, packed_length, unpack_signs
 from phalanx.compression.collectives import AllReduce, Averaged, Exchange, Round, State
 from phalanx.compression.message import Part, fixed, num_values
 

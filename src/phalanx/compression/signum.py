@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression.base import require_finite, working
 from phalanx.compression.collectives import State
 from phalanx.compression.message import Message
 from phalanx.compression.momentum import require_momentum
 from phalanx.compression.sign_sgd import SignSGD
+from phalanx.floats import require_finite, working
 
 
 @dataclass(frozen=True)

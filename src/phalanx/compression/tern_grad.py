@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-from phalanx.compression.base import Compressor, Shape, within, working
-from phalanx.compression.bits import check_trits, pack_trits, packed_trits, unpack_trits
+from phalanx.bits import check_trits, pack_trits, packed_trits, unpack_trits
+from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.collectives import AllReduce, Averaged, Exchange, Round, State
 from phalanx.compression.draws import uniforms
 from phalanx.compression.grid import share
-from phalanx.compression.message import Part, fixed, num_values, require
+from phalanx.compression.message import Part, fixed, num_values
+from phalanx.errors import require
+from phalanx.floats import within, working
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from phalanx.bits import pack_indices, packed_length, unpack_indices
 from phalanx.compression.base import Compressor, Shape
-from phalanx.compression.bits import pack_indices, packed_length, unpack_indices
 from phalanx.compression.message import Part, num_values
 from phalanx.compression.selection import num_kept, require_ratio
 

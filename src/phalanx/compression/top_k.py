@@ -7,10 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from phalanx.compression.base import Compressor, Shape, within
-from phalanx.compression.bits import indices_length, pack_indices, unpack_indices
+from phalanx.bits import indices_length, pack_indices, unpack_indices
+from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.message import Part, fixed, num_values
 from phalanx.compression.selection import largest, num_kept, require_ratio
+from phalanx.floats import within
 
 
 @dataclass(frozen=True)

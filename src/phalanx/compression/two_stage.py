@@ -7,12 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from phalanx.compression.base import Compressor, frame, within, working
+from phalanx.compression.base import Compressor, frame
 from phalanx.compression.collectives import AllGather, AllToAll, Averaged, Exchange, Round, State
 from phalanx.compression.message import Message
 from phalanx.compression.scaled_sign import ScaledSign
 from phalanx.compression.wrapper import Wrapper
 from phalanx.errors import WireError
+from phalanx.floats import within, working
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phalanx.compression.base import within
 from phalanx.compression.collectives import Exchange, Round, State
 from phalanx.compression.wrapper import Wrapper
+from phalanx.floats import within
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from phalanx.compression import Memory
-from phalanx.compression.base import all_finite, within, working
 from phalanx.errors import NotFiniteError
+from phalanx.floats import all_finite, within, working
 from phalanx.gossip.base import Gossip, GossipRound
 from phalanx.gossip.ends import as_rows
 from phalanx.gossip.network import Network

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from phalanx.compression.bits import pack, unpack
+from phalanx.bits import pack, unpack
 from phalanx.gossip.base import Gossip, GossipRound, Network, State
 from phalanx.gossip.checks import require_consensus_rate
 from phalanx.gossip.ends import as_rows, per_end

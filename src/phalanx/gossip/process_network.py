@@ -7,9 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from phalanx.compression.message import require
 from phalanx.ddp.peers import Peers
-from phalanx.errors import WireError, naming
+from phalanx.errors import WireError, naming, require
 from phalanx.gossip.network import Network, Telling
 from phalanx.gossip.topology import Topology
 from phalanx.gossip.wire import from_bytes, to_bytes

@@ -7,7 +7,6 @@ from phalanx.pipeline.buffers import buffer_bytes
 from phalanx.pipeline.gradients import average_gradients
 from phalanx.pipeline.hugging_face import hugging_face_layers
 from phalanx.pipeline.pipeline import CompressedPipeline
-from phalanx.pipeline.sample_quantization import SampleQuantization
 from phalanx.pipeline.settings import Estimate
 from phalanx.pipeline.simulation import SimulatedPipeline
 from phalanx.pipeline.splitting import split
@@ -19,7 +18,6 @@ __all__ = [
     "CompressedPipeline",
     "Estimate",
     "Plan",
-    "SampleQuantization",
     "SimulatedPipeline",
     "Traffic",
     "average_gradients",

@@ -1,14 +1,14 @@
 """What changed since the sample was last seen, rounded: AC-SGD, also called AQ-SGD."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression import Message
+from phalanx.compression import Message, SampleQuantization
 from phalanx.pipeline.base import ActivationCodec
-from phalanx.pipeline.sample_quantization import Rounding, SampleQuantization, Scale
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class ActivationDifference(ActivationCodec):
     bits: int = 4
     """Bits a value takes: 2 to 4 as published, 8 at most; or 32, and activations themselves travel
     every time, as they are."""
-    rounding: Rounding = "nearest"
+    rounding: Literal["nearest", "stochastic"] = "nearest"
     """To the nearest level, as published runs did, or `stochastic`, as the guarantee wants it."""
-    scale: Scale = "sample"
+    scale: Literal["sample", "token"] = "sample"
     """What shares a scale: all of a sample, or each of its tokens."""
 
     def __post_init__(self) -> None:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from phalanx.compression import Compressor, Message
 
+Shape = tuple[int, ...]
+
 
 class ActivationCodec(ABC):
     """Encodes activations of samples that were seen before. Hyper-parameters only, never state.

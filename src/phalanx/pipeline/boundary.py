@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from phalanx.compression import Compressor
+from phalanx.compression import Compressor, SampleQuantization
 from phalanx.errors import DriftError
 from phalanx.pipeline.activation_difference import ActivationDifference
-from phalanx.pipeline.base import ActivationCodec
+from phalanx.pipeline.base import ActivationCodec, Shape
 from phalanx.pipeline.buffers import BufferKind, SampleBuffer, make_buffer
 from phalanx.pipeline.rows import FULL, Rows, cut, pick, put_together
-from phalanx.pipeline.sample_quantization import SampleQuantization, Shape
 from phalanx.randomness import generator
 
 _CHECKSUM_BYTES = 4

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from phalanx.pipeline.sample_quantization import SampleQuantization, Shape
+from phalanx.compression import SampleQuantization
+from phalanx.pipeline.base import Shape
 
 BufferKind = Literal["memory", "disk", "low_bit"]
 _LIMITS = {torch.float16: torch.finfo(torch.float16).max}

@@ -11,13 +11,12 @@ import torch.distributed as dist
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from phalanx.compression import Compressor, Memory
+from phalanx.compression import Compressor, Memory, SampleQuantization
 from phalanx.pipeline.activation_difference import ActivationDifference
 from phalanx.pipeline.base import ActivationCodec
 from phalanx.pipeline.boundary import ActivationBoundary, Traffic
 from phalanx.pipeline.buffers import BufferKind
 from phalanx.pipeline.gradients import average_gradients
-from phalanx.pipeline.sample_quantization import SampleQuantization
 from phalanx.pipeline.settings import Crossed
 from phalanx.pipeline.splitting import crossings
 

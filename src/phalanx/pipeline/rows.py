@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from phalanx.compression import Compressor, Message
+from phalanx.compression import Compressor, Message, SampleQuantization
 from phalanx.errors import WireError
-from phalanx.pipeline.sample_quantization import SampleQuantization, Shape
+from phalanx.pipeline.base import Shape
 
 FULL = SampleQuantization(bits=32)
 """What sends rows as they are."""

@@ -9,12 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from phalanx.compression import Compressor
+from phalanx.compression import Compressor, SampleQuantization
 from phalanx.pipeline.activation_difference import ActivationDifference
 from phalanx.pipeline.base import ActivationCodec
 from phalanx.pipeline.boundary import ActivationBoundary, remembers
 from phalanx.pipeline.buffers import BufferKind, buffer_bytes
-from phalanx.pipeline.sample_quantization import SampleQuantization
 from phalanx.pipeline.splitting import Crossing, noise_upstream
 
 

@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from phalanx.compression import Compressor
+from phalanx.compression import Compressor, SampleQuantization
 from phalanx.pipeline.activation_difference import ActivationDifference
 from phalanx.pipeline.base import ActivationCodec
 from phalanx.pipeline.boundary import ActivationBoundary
-from phalanx.pipeline.sample_quantization import SampleQuantization
 from phalanx.pipeline.settings import Crossed
 from phalanx.pipeline.splitting import crossings
 

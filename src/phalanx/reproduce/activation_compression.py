@@ -6,18 +6,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from phalanx.compression import QSGD, Compressor, UniformQuantization
+from phalanx.compression import QSGD, Compressor, SampleQuantization, UniformQuantization
 from phalanx.data import Digits
 from phalanx.errors import NotFiniteError
-from phalanx.pipeline import ActivationDifference, SampleQuantization, SimulatedPipeline
-from phalanx.pipeline.sample_quantization import Rounding
+from phalanx.pipeline import ActivationDifference, SimulatedPipeline
 from phalanx.randomness import seeded
 from phalanx.reporting import Plot, Table
 from phalanx.reporting.plots import COLOURS
@@ -36,6 +35,8 @@ _CASES = (  # method, bits forward and backward
     (DIRECT, 4, 8),
     (DIFFERENCES, 4, 8),
 )
+Rounding = Literal["nearest", "stochastic"]
+
 _ROUNDINGS: tuple[Rounding, ...] = ("nearest", "stochastic")
 _NOTES = (
     "Data, where nothing else is said: scikit-learn's digits; the paper fine-tunes language models "

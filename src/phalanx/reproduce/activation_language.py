@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from phalanx.compression import Compressor, ErrorFeedback, UniformQuantization
+from phalanx.compression import Compressor, ErrorFeedback, SampleQuantization, UniformQuantization
 from phalanx.data import LabelledTexts, Splits, TextFile
 from phalanx.errors import NotFiniteError
 from phalanx.models import GPT, TextClassifier
-from phalanx.pipeline import ActivationDifference, SampleQuantization, SimulatedPipeline, split
+from phalanx.pipeline import ActivationDifference, SimulatedPipeline, split
 from phalanx.randomness import seeded
 from phalanx.reporting import Table
 from phalanx.reproduce.base import Finding, Progress, verdict

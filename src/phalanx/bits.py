@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
-from phalanx.compression.message import require
+from phalanx.errors import require
 
 _POWERS = (1, 3, 9, 27, 81)
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes

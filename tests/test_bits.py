@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.compression import bits
+from phalanx import bits
 from phalanx.compression.elias import decode_gamma, decode_omega, encode_gamma, encode_omega
 from phalanx.errors import WireError
 

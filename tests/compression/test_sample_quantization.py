@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phalanx.compression import SampleQuantization
 from phalanx.errors import WireError
-from phalanx.pipeline import ActivationDifference, SampleQuantization
+from phalanx.pipeline import ActivationDifference
 
 BITS = [2, 3, 4, 6, 8]
 shapes = st.sampled_from([(1, 1), (3, 5), (2, 3, 7), (4, 16)])

@@ -2,20 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from phalanx.compression import Compressor, Part
-from phalanx.compression.bits import check_packed, pack, packed_length, unpack
+from phalanx.bits import check_packed, pack, packed_length, unpack
+from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.draws import uniforms
-from phalanx.compression.message import require
-
-Rounding = Literal["nearest", "stochastic"]
-Scale = Literal["sample", "token"]
-Shape = tuple[int, ...]
+from phalanx.compression.message import Part, fixed, num_values
+from phalanx.errors import require
+from phalanx.floats import working
 
 
 @dataclass(frozen=True)
@@ -42,10 +39,10 @@ class SampleQuantization(Compressor):
 
     bits: int = 8
     """Bits a value takes, its sign among them: 2 to 8; or 32, and values travel as they are."""
-    rounding: Rounding = "nearest"
+    rounding: Literal["nearest", "stochastic"] = "nearest"
     """`nearest` is closer; `stochastic` is right on average, as the published guarantee wants it,
     and draws from a generator."""
-    scale: Scale = "sample"
+    scale: Literal["sample", "token"] = "sample"
     """What shares a scale: all of a sample, or its last axis, which for sequences is a token."""
 
     def __post_init__(self) -> None:
@@ -99,22 +96,21 @@ class SampleQuantization(Compressor):
 
     def _size(self, shape: Shape) -> int:
         """Values that share a scale."""
-        return shape[-1] if self.scale == "token" else prod(shape[1:])
+        return num_values(shape[-1:] if self.scale == "token" else shape[1:])
 
     def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
         """Scales, levels of fixed width; or the values."""
-        count = prod(shape)
+        count = num_values(shape)
         if self.exact:
-            return (Part(dtype, count, count),)
+            return (fixed(dtype, count),)
         num_scales, length = count // self._size(shape), packed_length(count, self.bits)
-        wide = torch.promote_types(dtype, torch.float32)
-        return Part(wide, num_scales, num_scales), Part(torch.uint8, length, length)
+        return fixed(working(dtype), num_scales), fixed(torch.uint8, length)
 
     def pack(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         """Levels are numbered from 0, the lowest."""
         if self.exact:
             return (x.reshape(-1).clone(),)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = x.to(working(x.dtype))
         rows = wide.reshape(-1, self._size(tuple(x.shape)))
         scales: Tensor = torch.linalg.vector_norm(rows, torch.inf, dim=1)
         places = rows / torch.where(scales > 0, scales, 1)[:, None]
@@ -131,7 +127,7 @@ class SampleQuantization(Compressor):
         if self.exact:
             return parts[0]
         scales, packed = parts
-        codes = unpack(packed, self.bits, prod(shape)).view(len(scales), -1)
+        codes = unpack(packed, self.bits, num_values(shape)).view(len(scales), -1)
         shares = codes.to(scales.dtype).mul_(2).sub_(self.num_steps).div_(self.num_steps)
         return shares.mul_(scales[:, None])
 
@@ -139,4 +135,4 @@ class SampleQuantization(Compressor):
         """Scales are not negative; every number of so many bits is a level."""
         if not self.exact:
             require(bool((parts[0] >= 0).all()), "have scales of at least 0")
-            check_packed(parts[1], self.bits, prod(shape))
+            check_packed(parts[1], self.bits, num_values(shape))
