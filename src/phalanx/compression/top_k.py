@@ -33,19 +33,18 @@ class TopK(Compressor):
 
     ratio: float = 0.01
     """Share of the values that is kept."""
-    values: Literal["as they are", "float16", "bfloat16"] = "as they are"
-    """How values are sent. float16 has three more bits of precision, bfloat16 the range of float32;
-    what they round off is what error feedback remembers."""
+    values: Literal["float16", "bfloat16"] | None = None
+    """Halves that values are sent in; None sends them as they are. float16 has three more bits of
+    precision, bfloat16 the range of float32. Error feedback remembers what they round off."""
 
     def __post_init__(self) -> None:
         require_ratio(self.ratio)
-        formats = ("as they are", "float16", "bfloat16")
-        if self.values not in formats:
-            raise ValueError(f"values must be one of {', '.join(formats)}, got {self.values}")
+        if self.values not in (None, "float16", "bfloat16"):
+            raise ValueError(f"values must be float16, bfloat16 or None, got {self.values}")
 
     def contraction(self, dim: int) -> float | None:
         """`k / dim`, for every tensor; none in halves, whose range may not reach its values."""
-        return num_kept(self.ratio, dim) / dim if self.values == "as they are" else None
+        return num_kept(self.ratio, dim) / dim if self.values is None else None
 
     def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
         """Positions, values."""
@@ -74,6 +73,6 @@ class TopK(Compressor):
 
     def _sent(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype of values on the wire: that of the tensor, unless halves are wanted."""
-        if self.values == "as they are":
+        if self.values is None:
             return dtype
         return torch.float16 if self.values == "float16" else torch.bfloat16
