@@ -59,10 +59,8 @@ class GridQuantizer(Compressor):
         if generator is not None and self.random:
             draws = Uniforms(wide, generator, flat.device)
         depth = max(1, _BLOCK // size) if flat.device.type == "cpu" else number
-        codes = torch.empty(number, size, dtype=torch.int8, device=flat.device)
-        heights, drawn = torch.empty(
-            2, min(depth, number) * size, dtype=wide, device=flat.device
-        ).unbind()
+        codes = empty(number * size, flat.new_empty(0, dtype=torch.int8)).view(number, size)
+        heights, drawn = flat.new_empty(2, min(depth, number) * size, dtype=wide).unbind()
         scales = []
         for start in range(0, number, depth):
             place = start * size
@@ -70,13 +68,13 @@ class GridQuantizer(Compressor):
             found = self.scales(block)
             # A bucket of zeros has a step, too, and a scale near zero one that is not zero.
             steps = (found / self.num_levels).clamp_(min=torch.finfo(wide).tiny)
-            height = heights[: block.numel()].view_as(block)
+            height, room = (one[: block.numel()].view_as(block) for one in (heights, drawn))
             torch.div(block, steps[:, None], out=height).abs_().clamp_(max=self.num_levels)
             draw = None
             if draws is not None:
-                draw = draws.take(block.numel(), drawn[: block.numel()]).view_as(block)
+                draw = draws.take(block.numel(), room.view(-1)).view_as(block)
             self.round(height, draw)
-            codes[start : start + depth] = height.copysign_(block)
+            codes[start : start + depth] = _with_signs(height, block, room)
             scales.append(found)
         return torch.cat(scales), codes
 
@@ -116,3 +114,16 @@ class GridQuantizer(Compressor):
             last = torch.nn.functional.pad(codes[whole:], (0, size - dim + whole))
             values(last[None], scales[-1:], self.num_levels, found[whole:][None])
         return found[:dim]
+
+
+def _with_signs(
+    heights: Float[Tensor, "buckets size"],
+    x: Float[Tensor, "buckets size"],
+    room: Float[Tensor, "buckets size"],
+) -> Float[Tensor, "buckets size"]:
+    """Heights, which are not negative, with the signs of other values: a fast `copysign_`."""
+    kind = torch.int32 if heights.dtype == torch.float32 else torch.int64
+    sign = torch.iinfo(kind).min  # the highest bit
+    signs = torch.bitwise_and(x.view(kind), sign, out=room.view(kind))
+    heights.view(kind).bitwise_or_(signs)
+    return heights
