@@ -133,7 +133,7 @@ def wrapped(model: nn.Module, compressor: Compressor | None) -> DistributedDataP
 def join(store: str) -> None:
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
-    # Woken by packets, ranks would meet on one core, and wait there for each other.
+    # A core each, as on machines of their own.
     os.sched_setaffinity(0, {rank % (os.cpu_count() or 1)})
     dist.init_process_group(
         "gloo",

@@ -33,8 +33,8 @@ Backend = Literal["none", "tbf", "tun"]
 _BURST_S = 6e-4
 _SMALLEST_BURST = 2 * 1514  # bytes: of less than a frame nothing would pass
 _QUEUE = "400ms"  # what waits longer is dropped
-# The same on all machines. Where BBR is the usual one, messages of some 100 kB take half as long
-# again, since it paces them by what shorter ones have shown of the link.
+# The same on all machines. Where BBR was the usual one, messages of some 100 kB took half as long
+# again.
 _CONGESTION_CONTROL = "echo reno > /proc/sys/net/ipv4/tcp_congestion_control"
 
 
