@@ -50,7 +50,7 @@ def test_plan_recommends_a_compressor_for_a_link(phalanx, tmp_path):
     )
     assert (code, err) == (0, "")
     assert "Gradients of 19.2 kB among 4 workers, on links of 1 Mbit/s and 0.100 ms." in out
-    assert "Take ErrorFeedback(inner=TopK(ratio=0.01, values=None)): a step" in out
+    assert "Take ErrorFeedback(inner=TopK()): a step" in out
     assert "Latency" not in out
     with (tmp_path / "plans/a/plan.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -67,10 +67,7 @@ def test_plan_says_where_nothing_pays_and_who_sends_too_much(phalanx):
     assert (code, err) == (0, "")
     answer = " ".join(out.split())
     assert "Do not compress: on this link nothing beats the dense all-reduce." in answer
-    assert (
-        "send more than the dense all-reduce: UniformQuantization(bucket_size=512, bits=8)."
-        in answer
-    )
+    assert "send more than the dense all-reduce: UniformQuantization()." in answer
 
 
 def test_plan_says_where_latency_decides(phalanx):

@@ -74,3 +74,8 @@ def test_values_in_halves(values, off):
 def test_shares_are_above_zero(ratio):
     with pytest.raises(ValueError, match="ratio must be"):
         TopK(ratio=ratio)
+
+
+def test_its_text_leaves_out_what_goes_without_saying():
+    assert str(ErrorFeedback(TopK())) == "ErrorFeedback(inner=TopK())"
+    assert str(TopK(0.1, values="float16")) == "TopK(ratio=0.1, values='float16')"

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import cast
 
 import torch
@@ -39,6 +39,18 @@ class Compressor(ABC):
     float16, bfloat16, float32 and float64 are compressed; arithmetic on halves is in float32, and
     what would leave the range of the dtype is held at its border. An empty tensor takes no bytes.
     """
+
+    def __str__(self) -> str:
+        """How it is made: the fields that are not at their default, and compressors inside."""
+        shown = []
+        for one in fields(self):
+            value = getattr(self, one.name)
+            default = one.default if one.default_factory is MISSING else one.default_factory()
+            if isinstance(value, Compressor):
+                shown.append(f"{one.name}={value}")
+            elif value != default:
+                shown.append(f"{one.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def unbiased(self) -> bool:
