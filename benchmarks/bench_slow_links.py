@@ -67,8 +67,8 @@ LINKS: dict[str, dict[str, str | None]] = {
     "10 Mbit/s": {"rate": "10mbit"},
 }
 """By name; of a `Cluster`."""
-# What is freed is kept for the next step. By default glibc may give 20 MB back to the kernel in
-# each step, and get them page by page in the next: 12 ms, or none, as memory happens to lie.
+# What is freed is kept for the next step. By default glibc may give it back to the kernel in each
+# step and get it page by page in the next, or not, as memory happens to lie.
 ALLOCATION = ("MALLOC_TRIM_THRESHOLD_=1000000000", "MALLOC_MMAP_THRESHOLD_=1000000000")
 CASES = [(link, 2) for link in LINKS] + [("1 Gbit/s", 4), ("100 Mbit/s", 4)]
 WIDTH, DEPTH, SAMPLES = 800, 4, 16  # 2.6 M parameters

@@ -176,6 +176,14 @@ def test_random_projections_have_the_variance_of_exact_ones(spectrum, budget):
     assert sizes.mean() <= 1.02 * budget * 4 * (96 + 400) + 60 + off
 
 
+@pytest.mark.parametrize(("budget", "most"), [(6.0, 1.05), (16.0, 4 / 3)])
+@pytest.mark.parametrize("spectrum", ["geometric", "fast", "harmonic", "some"])
+def test_large_budgets_cost_more_where_exact_vectors_leave_little(spectrum, budget, most):
+    x = matrix_with(SPECTRA[spectrum], 96, 400)
+    ours = Atomo(RandomizedSingularVectors(), budget=budget).variance(x)
+    assert ours <= most * Atomo(budget=budget).variance(x)
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-30])
 def test_budgets_are_spent_where_few_entries_are_large(scale):
     """Some entries are certain: their values count, too, and levels are looked for."""

@@ -60,7 +60,8 @@ class RandomizedSingularVectors(SingularVectors):
     entries are drawn like any atoms, so nothing is missing on average. Vectors and entries share
     the budget, by what each costs in bytes, so that their variance is least. Where the spectrum is
     flat, entries are the better atoms, and where it falls, vectors are: the variance is then about
-    that of exact singular vectors in as many bytes, or several times below.
+    that of exact singular vectors in as many bytes, or several times below. It is above, by up to a
+    third, for budgets so large that exact vectors leave little.
     Vectors are sought `rank` at a time for as long as they are worth their bytes. A matrix whose
     smaller side has no more than twice `rank` values is decomposed exactly.
     Wire: two vectors an atom; and entries as `Entries` has them.
