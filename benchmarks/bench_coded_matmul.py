@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from measurement import cell, write_measurement
-from phalanx.coding import CodedMatmul, optimal_num_blocks
+from phalanx.coded_computation import CodedMatmul
+from phalanx.stragglers import optimal_num_blocks
 from side_by_side import environment, side_by_side
 
 CODES = [(5, 3), (10, 7), (20, 14), (50, 35)]

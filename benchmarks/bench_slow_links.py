@@ -32,11 +32,11 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from measurement import FOLDER, cell, write_measurement
+from phalanx.communication import Link
 from phalanx.compression import (
     Compressor,
     ErrorFeedback,
     HalfPrecision,
-    Link,
     PowerSGD,
     RandomBlock,
     ScaledSign,
@@ -45,7 +45,7 @@ from phalanx.compression import (
 from phalanx.data import DataSource, Digits, NpzFile
 from phalanx.ddp import compress, probe_link
 from phalanx.models import MLP
-from phalanx.training import LinkPlanner
+from phalanx.planning import LinkPlanner
 from side_by_side import environment
 from slow_links import Cluster, UnsupportedError, own_bytes
 

@@ -20,10 +20,11 @@ from measurement import cell, write_measurement
 from phalanx.aggregation import Mean
 from phalanx.attacks import Delay, FixedWorkers
 from phalanx.coding import CyclicRepetition, ErasureHead, FractionalRepetition
-from phalanx.data import Digits, SortedShards
+from phalanx.data import Digits, ShardPartitioner
 from phalanx.models import MLP
 from phalanx.randomness import seeded
-from phalanx.training import Ray, UntilDecodable, WaitFor, WaitForAll
+from phalanx.stragglers import UntilDecodable, WaitFor, WaitForAll
+from phalanx.training import Ray
 from side_by_side import environment
 
 WORKERS, SLOW, SAMPLES = 8, [0, 5], 8  # samples in a partition
@@ -75,8 +76,16 @@ METHODS: dict[str, dict[str, Any]] = {
         "code": ErasureHead(WORKERS, copies=2),
         "policy": WaitFor(4),
     },
-    "waiting for all, sorted": {"rule": Mean(), "policy": WaitForAll(), "shards": SortedShards()},
-    "ignoring the late, sorted": {"rule": Mean(), "policy": WaitFor(6), "shards": SortedShards()},
+    "waiting for all, sorted": {
+        "rule": Mean(),
+        "policy": WaitForAll(),
+        "shards": ShardPartitioner(),
+    },
+    "ignoring the late, sorted": {
+        "rule": Mean(),
+        "policy": WaitFor(6),
+        "shards": ShardPartitioner(),
+    },
 }
 
 

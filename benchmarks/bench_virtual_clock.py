@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from measurement import cell, write_measurement
-from phalanx.training import (
+from phalanx.stragglers import (
     AdaptiveDeadline,
     Bursty,
     Deadline,

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Literal, NamedTuple
 
 import tun_relay
-from phalanx.training import bits_per_second, seconds
+from phalanx.planning import bits_per_second, seconds
 
 Backend = Literal["none", "tbf", "tun"]
 

@@ -76,7 +76,7 @@ def messages(num_workers, dim, seed=0, dtype=torch.float32):
 
 def with_bound(rule, num_byzantine):
     """The rule told to survive so many, if it can be told."""
-    return rule.told(num_byzantine)
+    return rule.with_num_byzantine(num_byzantine)
 
 
 def close(one, other, tolerance=1e-5):

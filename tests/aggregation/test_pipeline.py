@@ -88,12 +88,14 @@ def test_is_the_rule_on_the_mixtures(before, rule, offset):
     """One after the other with every mixture formed: the slow and obvious way."""
     rows = random(31, 20) + offset
     rows[:2] *= 7
-    pipeline = Pipeline(before, rule.told(1)).told(2)
+    pipeline = Pipeline(before, rule.with_num_byzantine(1)).with_num_byzantine(2)
     mixed, bad = rows, 2
     for position, part in enumerate(pipeline.before):
         mixed, bad = mixtures_by_hand(part, mixed, bad, position)
     answer = pipeline.explain(rows)
-    torch.testing.assert_close(answer.value, rule.told(bad)(mixed), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        answer.value, rule.with_num_byzantine(bad)(mixed), rtol=1e-6, atol=1e-6
+    )
     if answer.weights is not None:
         torch.testing.assert_close(answer.value, answer.weights @ rows, rtol=1e-6, atol=1e-6)
 
@@ -182,7 +184,7 @@ def test_dropped_workers_enter_no_mixture():
     rows = random(15, 40)
     rows[[3, 8]] = torch.nan
     for part in PARTS:
-        answer = (part >> GeometricMedian()).told(2).explain(rows)
+        answer = (part >> GeometricMedian()).with_num_byzantine(2).explain(rows)
         assert answer.dropped.nonzero().flatten().tolist() == [3, 8]
         assert torch.isfinite(answer.value).all()
         assert answer.suspects[[3, 8]].all()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phalanx import attacks
-from phalanx.attacks import Attack, Schedule, Silence, View, WrongShape
+from phalanx.attacks import AdversaryKnowledge, Attack, Schedule, Silence, WrongShape
 
 
 def concrete(base):
@@ -130,7 +130,7 @@ def test_plans_remember_plain_tensors_and_repeat_themselves(attack):
         memory, sent = {}, []
         for step in range(3):
             source = torch.Generator().manual_seed(step)
-            view = View(rows(step, 6), tuple(range(6)), 3, generator=source)
+            view = AdversaryKnowledge(rows(step, 6), tuple(range(6)), 3, generator=source)
             planned, memory = attack.plans(view, [0, 1, 2], memory)
             assert list(planned) == [0, 1, 2]
             own = rows(9 + step, 1)[0]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.attacks import Mimic, View
+from phalanx.attacks import AdversaryKnowledge, Mimic
 
 
 def seeded(seed):
@@ -17,7 +17,7 @@ def random_rows(seed, num_honest=6, dim=4):
 
 
 def a_view(rows, workers=None, seed=0):
-    return View(rows, tuple(workers or range(len(rows))), 2, generator=seeded(seed))
+    return AdversaryKnowledge(rows, tuple(workers or range(len(rows))), 2, generator=seeded(seed))
 
 
 @given(seed=st.integers(0, 2**32), num_honest=st.integers(1, 9))

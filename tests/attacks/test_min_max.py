@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phalanx.attacks import MinMax, MinSum, View
+from phalanx.attacks import AdversaryKnowledge, MinMax, MinSum
 
 
 def random_rows(seed, num_honest, dim):
@@ -59,6 +59,6 @@ def test_without_spread_there_is_nowhere_to_go(attack, num_honest):
 @pytest.mark.parametrize("attack", [MinMax(), MinSum()], ids=repr)
 def test_all_bad_workers_share_one_plan(attack):
     rows = random_rows(0, 5, 3)
-    plan, memory = attack.plan(View(rows, tuple(range(5)), 3))
+    plan, memory = attack.plan(AdversaryKnowledge(rows, tuple(range(5)), 3))
     assert memory == ()
     assert attack(rows, 3).equal(plan(rows, 3))

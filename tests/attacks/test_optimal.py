@@ -15,11 +15,11 @@ from phalanx.aggregation import (
     NearestNeighborMixing,
 )
 from phalanx.attacks import (
+    AdversaryKnowledge,
     ALittleIsEnough,
     InnerProductManipulation,
     OptimalALittleIsEnough,
     OptimalInnerProductManipulation,
-    View,
 )
 from phalanx.attacks.isometry import coordinates
 
@@ -133,7 +133,9 @@ def test_overflow_is_no_success(attack):
 @every_attack
 def test_what_is_sent_is_the_plan(attack):
     honest = random_rows(0)
-    plan, memory = attack.plan(View(honest, tuple(range(7)), 2, Krum(num_byzantine=2)))
+    plan, memory = attack.plan(
+        AdversaryKnowledge(honest, tuple(range(7)), 2, Krum(num_byzantine=2))
+    )
     assert memory == ()
     assert isinstance(plan, ALittleIsEnough | InnerProductManipulation)
     assert attack(honest, 2, aggregate=Krum(num_byzantine=2)).equal(plan(honest, 2))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from phalanx.compression import ErrorFeedback, HalfPrecision, TopK
-from phalanx.training import LinkPlanner
+from phalanx.planning import LinkPlanner
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 

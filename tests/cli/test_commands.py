@@ -97,15 +97,15 @@ def test_classes_of_ones_own_are_given_by_import_path(phalanx, tmp_path):
 
 
 def test_momentum_and_data_of_the_workers_are_options(phalanx, tmp_path):
-    words = "--rule CoordinateMedian --worker_momentum.beta 0.5 --shards LongTailedShards"
-    words += " --shards.keep 0.8 --shards.shards SortedShards --steps 2 --out a"
+    words = "--rule CoordinateMedian --worker_momentum.beta 0.5 --shards LongTailedPartitioner"
+    words += " --shards.keep 0.8 --shards.shards ShardPartitioner --steps 2 --out a"
     code, _, err = phalanx("train", *words.split())
     assert (code, err) == (0, "")
     result = json.loads((tmp_path / "a" / "result.json").read_text())
     assert result["worker_momentum"] == "WorkerMomentum(beta=0.5, form='average')"
-    assert result["shards"] == "LongTailedShards(keep=0.8, shards=SortedShards())"
+    assert result["shards"] == "LongTailedPartitioner(keep=0.8, shards=ShardPartitioner())"
     page = (tmp_path / "a" / "report.html").read_text()
-    assert "LongTailedShards(keep=0.8" in page
+    assert "LongTailedPartitioner(keep=0.8" in page
     assert "WorkerMomentum(beta=0.5" in page
     assert phalanx("train", "--resume", "a", "--steps", 3)[0] == 0
     assert phalanx("train", "--config", "a/config.yaml", "--steps", 3, "--out", "b")[0] == 0
@@ -151,11 +151,11 @@ HELPERS = """
     AllToAll Averaged BatchState BatchTrial Chain CodedLeastSquares CodedMatmul CodedMatrix
     CodedShuffle CodedShuffleSampler Collected CompressedPipeline Consensus CriticalRegimes
     Decoded DiversityMonitor Ends Estimate Evaluation Geometry GossipOptimizer GossipRound
-    GradientDiversity Holdings Inbox Job LargestBatch Link LinkOutlook LinkPlanner Memory Message
+    GradientDiversity ClientData Inbox Job LargestBatch Link LinkOutlook LinkPlanner Memory Message
     Mixed Mixtures Network OneBitAdam Outlook ParameterGossip Part Party Plan Planner Product
     RayMatmul RayMatmulSession RayShuffle RayShuffleSession Regime Reputation Round Rounds
     RowCache Run Shard ShufflePlan SimulatedPipeline Splits Spread Standing Telling
-    TimedProduct Topology Traffic Verdict View WorkerMomentum
+    TimedProduct Topology Traffic Verdict AdversaryKnowledge WorkerMomentum
 """
 
 

@@ -157,16 +157,19 @@ def test_a_group_won_by_liars_meets_the_outer_rule():
 
 
 def test_the_rules_are_told_what_may_be_corrupted():
-    rules = Hierarchy(Mean(), Krum(0), num_buckets=None).told(15, 4)
+    rules = Hierarchy(Mean(), Krum(0), num_buckets=None).with_num_byzantine(15, 4)
     assert rules.outer == Krum(4)  # a mean survives nothing: every corrupted group is a bucket
-    rules = Hierarchy(MultiKrum(0), Krum(0), num_buckets=1).told(15, 4)
+    rules = Hierarchy(MultiKrum(0), Krum(0), num_buckets=1).with_num_byzantine(15, 4)
     assert (rules.inner, rules.outer) == (MultiKrum(4), Krum(0))  # nothing passes the inner rule
-    rules = Hierarchy(CoordinateMedian(), TrimmedMean(0), num_buckets=5).told(15, 4)
+    rules = Hierarchy(CoordinateMedian(), TrimmedMean(0), num_buckets=5).with_num_byzantine(15, 4)
     assert rules.inner == CoordinateMedian()  # survives 1 of the 3 in a bucket, so it takes 2
     assert rules.outer == TrimmedMean(2)
-    assert Hierarchy(Mean(), CoordinateMedian(), 5).told(15, 4).outer == CoordinateMedian()
+    assert (
+        Hierarchy(Mean(), CoordinateMedian(), 5).with_num_byzantine(15, 4).outer
+        == CoordinateMedian()
+    )
     with pytest.raises(ValueError, match="inner must survive 4 corrupted of 3 groups in a bucket"):
-        Hierarchy(Krum(1), Mean(), num_buckets=5).told(15, 4)
+        Hierarchy(Krum(1), Mean(), num_buckets=5).with_num_byzantine(15, 4)
     assert Detox(45, 9, 5, outer=Krum(1), num_corrupted=1).num_corrupted == 1
 
 

@@ -7,7 +7,7 @@ from phalanx.aggregation import Krum
 from phalanx.attacks import ReverseGradient
 from phalanx.coding import DracoRepetition
 from phalanx.comparison import Grid, Setting, compare_grid
-from phalanx.data import SortedShards
+from phalanx.data import ShardPartitioner
 
 sys.path.insert(0, str(Path(__file__).parent))  # worker processes import the troublemakers by name
 
@@ -16,7 +16,7 @@ GRID = Grid(
     rules=[Krum()],
     codes=[DracoRepetition()],
     attacks=[ReverseGradient(scale=30.0)],
-    splits=[None, SortedShards()],
+    splits=[None, ShardPartitioner()],
     setting=SETTING,
 )
 

@@ -21,10 +21,10 @@ from phalanx.coding import DracoRepetition
 from phalanx.comparison import Grid, Outcome, Place, compare, compare_grid, terminal_tables
 from phalanx.comparison.comparison import Comparison
 from phalanx.comparison.export import to_csv, to_html, to_markdown
-from phalanx.data import Digits, DirichletShards, SortedShards
+from phalanx.data import Digits, DirichletPartitioner, ShardPartitioner
 from phalanx.models import MLP, Softmax
 from phalanx.randomness import seeded
-from phalanx.training import WorkerMomentum
+from phalanx.transforms import WorkerMomentum
 
 
 def figures(outcome):
@@ -39,7 +39,7 @@ def stamps(folder):
 def test_the_mean_and_no_attack_are_always_among_the_cells(grid):
     assert grid.methods == ["Mean", "Krum", "DracoRepetition"]
     assert grid.columns == ["no attack", "ReverseGradient(30)"]
-    assert grid.panels == ["shared data", "SortedShards"]
+    assert grid.panels == ["shared data", "ShardPartitioner"]
     assert len(grid.cells) == 3 * 2 * 2 * 2
     doubled = Grid(rules=[Mean(), Mean(), Krum()], codes=[], attacks=[None, ALittleIsEnough()])
     assert doubled.methods == ["Mean", "Krum"]
@@ -54,9 +54,9 @@ def test_a_cell_is_training_alone_with_the_same_arguments(grid, done):
         Place("shared data", "DracoRepetition", "ReverseGradient(30)", 0): {
             "code": DracoRepetition(7, 1)
         },
-        Place("SortedShards", "Krum", "ReverseGradient(30)", 0): {
+        Place("ShardPartitioner", "Krum", "ReverseGradient(30)", 0): {
             "rule": Krum(1),
-            "shards": SortedShards(),
+            "shards": ShardPartitioner(),
         },
     }
     for place, method in alone.items():
@@ -155,7 +155,7 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(grid, tmp_path):
 
 def test_what_does_not_apply_says_why(done):
     comparison, folder = done
-    outcomes = comparison.of("SortedShards", "DracoRepetition", "no attack")
+    outcomes = comparison.of("ShardPartitioner", "DracoRepetition", "no attack")
     assert {one.status for one in outcomes} == {"not applicable"}
     assert "the same samples" in outcomes[0].reason
     assert not list((folder / "cells").glob("draco*sorted*"))
@@ -185,7 +185,7 @@ def test_numbers_that_are_given_are_kept_and_others_told():
     )
     assert (methods[0].num_workers, methods[0].num_byzantine) == (11, 2)
     told = {repr(cell.method) for cell in grid.cells.values()}
-    assert repr(mixed.told(2)) in told
+    assert repr(mixed.with_num_byzantine(2)) in told
 
 
 def test_worker_momentum_is_an_axis(grid):
@@ -231,7 +231,7 @@ def test_identities_depend_on_all_that_counts_and_nothing_else(grid):
     base = identity()
     same = [
         identity(rules=[CoordinateMedian(), Krum()]),
-        identity(splits=[None, DirichletShards()], seeds=[5, 0]),
+        identity(splits=[None, DirichletPartitioner()], seeds=[5, 0]),
         identity(setting={"batch_size": 16 * 7}),
         identity(setting={"byzantine": phalanx.attacks.RandomWorkers(1)}),
     ]

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phalanx.communication import AllGather
 from phalanx.compression import (
     QSGD,
     Accordion,
-    AllGather,
     CriticalRegimes,
     ErrorFeedback,
     HalfPrecision,

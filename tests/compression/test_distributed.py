@@ -9,15 +9,8 @@ import torch
 import torch.distributed as dist
 
 from compression.cases import CASES
-from phalanx.compression import (
-    AllGather,
-    Memory,
-    Network,
-    TernGrad,
-    TopK,
-    communicate,
-    simulate,
-)
+from phalanx.communication import AllGather
+from phalanx.compression import Memory, Network, TernGrad, TopK, communicate, simulate
 from phalanx.errors import NotFiniteError
 
 NUM_WORKERS = 2

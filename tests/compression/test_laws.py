@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from compression.cases import CASES
 from laws import concrete
 from phalanx import compression
+from phalanx.communication import AllReduce
 from phalanx.compression import (
-    AllReduce,
     Compressor,
     ErrorFeedback,
     HalfPrecision,

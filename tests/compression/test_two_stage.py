@@ -5,14 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phalanx.communication import AllGather, AllToAll, Round
 from phalanx.compression import (
     QSGD,
-    AllGather,
-    AllToAll,
     Atomo,
     ErrorFeedback,
     Memory,
-    Round,
     ScaledSign,
     SignSGD,
     TopK,

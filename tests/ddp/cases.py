@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from phalanx.communication.point_to_point import Peers
 from phalanx.ddp import aggregate, robust_all_reduce
-from phalanx.ddp.peers import Peers
 from phalanx.ddp.sharded import ShardedAllReduce
 from phalanx.randomness import generator, seeded
 

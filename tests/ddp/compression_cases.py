@@ -14,7 +14,6 @@ from ddp.cases import Net, flat_gradient, loss_of
 from phalanx.compression import (
     ErrorFeedback,
     Memory,
-    OneBitAdam,
     TwoStage,
     Uncompressed,
     gather,
@@ -22,6 +21,7 @@ from phalanx.compression import (
     together,
 )
 from phalanx.ddp import compress
+from phalanx.optimizers import OneBitAdam
 
 SEED = 5
 

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from phalanx.aggregation import Bulyan, CenteredClipping, GeometricMedian, Krum, Mean, TrimmedMean
+from phalanx.communication.point_to_point import Peers
 from phalanx.ddp import aggregate, robust_all_reduce
 from phalanx.ddp.memory import ParameterMemory
-from phalanx.ddp.peers import Peers
 from phalanx.ddp.sharded import ShardedAllReduce, cut, groups_of
 
 

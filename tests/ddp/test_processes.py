@@ -35,7 +35,7 @@ def fitting(rule):
     try:
         rule.num_tolerated(NUM_RANKS)
     except ValueError:
-        return rule.told(0)
+        return rule.with_num_byzantine(0)
     return rule
 
 
@@ -212,7 +212,7 @@ def test_too_many_reach_the_user_through_backward(ranks, rule):
     [
         CenteredClipping(),
         CenteredClipping(iterations=2),
-        (Bucketing(2) >> TrimmedMean()).told(0),
+        (Bucketing(2) >> TrimmedMean()).with_num_byzantine(0),
         Bucketing(2) >> CenteredClipping(),
     ],
     ids=repr,

@@ -45,18 +45,17 @@ from phalanx.attacks import (
 )
 from phalanx.coding import CyclicRepetition, Detox, DracoCyclic, DracoRepetition, ErasureHead
 from phalanx.compression import QSGD, ErrorFeedback, PowerSGD, TopK
-from phalanx.data import Digits, DirichletShards, SortedShards
+from phalanx.data import Digits, DirichletPartitioner, ShardPartitioner
 from phalanx.randomness import seeded
-from phalanx.training import (
+from phalanx.stragglers import (
     AdaptiveDeadline,
     FirstOf,
-    Local,
-    Ray,
     ShiftedExponential,
     UntilDecodable,
     WaitFor,
-    WorkerMomentum,
 )
+from phalanx.training import Local, Ray
+from phalanx.transforms import WorkerMomentum
 
 # What differs from run to run: times, and what the decoder's private randomness leaves.
 _VARYING = ("seconds", "compute_seconds", "decode_seconds", "residual")
@@ -85,7 +84,7 @@ RUNS = {
         "attack": Mimic(),
         "byzantine": FixedWorkers([7, 8]),
         "worker_momentum": WorkerMomentum(0.9),
-        "shards": SortedShards(),
+        "shards": ShardPartitioner(),
         "optimizer": _sgd,
     },
     "compressor": {
@@ -144,7 +143,7 @@ RUNS = {
         "rule": Resampling(2) >> GeometricMedian(2),
         "num_workers": 10,
         "attack": StaleGradient(2),
-        "shards": DirichletShards(0.5),
+        "shards": DirichletPartitioner(0.5),
     },
     "random_layers": {
         "rule": TrimmedMean(1),

@@ -13,7 +13,6 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from phalanx.compression import (
     ErrorFeedback,
     Memory,
-    OneBitAdam,
     SampleQuantization,
     TwoStage,
     Uncompressed,
@@ -22,6 +21,7 @@ from phalanx.compression import (
 )
 from phalanx.data import Digits
 from phalanx.models import MLP
+from phalanx.optimizers import OneBitAdam
 from phalanx.pipeline import ActivationDifference, CompressedPipeline, SimulatedPipeline, split
 from phalanx.randomness import seeded
 

@@ -164,7 +164,7 @@ def test_behaves_like_a_rule():
         answer, state = rule.update(rows, state)
         known, memory = clear.update(rows, memory)
         torch.testing.assert_close(answer.weights, known.weights)
-    assert rule.told(2) != rule
+    assert rule.with_num_byzantine(2) != rule
     assert SecureAggregation(Krum(2)).num_tolerated(9) == 2
     with pytest.raises(ValueError, match="num_byzantine must be below"):
         SecureAggregation(Krum(2)).num_tolerated(4)

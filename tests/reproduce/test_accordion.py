@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from phalanx.batch_size import AccordionBatch
 from phalanx.compression import Accordion, TopK
 from phalanx.data import Digits
 from phalanx.models import MLP
@@ -14,7 +15,6 @@ from phalanx.reproduce import AccordionRecipe, reproduce
 from phalanx.reproduce.accordion_runs import run_batches, run_levels
 from phalanx.reproduce.compressed_training import CompressedTraining
 from phalanx.reproduce.run import Reproduction
-from phalanx.training import AccordionBatch
 
 TINY = AccordionRecipe(
     epochs=3, interval=1, samples=170, hidden=(24,), seeds=1, batch_sizes=(180, 360)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from phalanx.data import Digits, IidShards
+from phalanx.data import Digits, IidPartitioner
 from phalanx.gossip import DPSGD
 from phalanx.reproduce import PowerGossipRecipe, reproduce
 from phalanx.reproduce.gossip_runs import RingTraining
@@ -72,7 +72,7 @@ def test_every_graph_converges(tables):
 
 def test_a_run_that_diverges_guesses_and_has_sent_its_bytes():
     training = RingTraining(Digits().load(), 4, (24,), samples=4, steps=40, rate=1e12)
-    found = training.run(DPSGD(), IidShards(), 0)
+    found = training.run(DPSGD(), IidPartitioner(), 0)
     assert (found.accuracy, found.loss) == (10.0, math.inf)
     assert found.num_bytes == 2 * 4 * (64 * 24 + 24 + 24 * 10 + 10)
-    assert training.tuned((1e12, 0.1), IidShards()).rate == 0.1
+    assert training.tuned((1e12, 0.1), IidPartitioner()).rate == 0.1

@@ -39,7 +39,7 @@ class Told(list):
 
 
 @pytest.fixture(scope="module")
-def told():
+def with_num_byzantine():
     return Told()
 
 

@@ -31,6 +31,7 @@ from phalanx.attacks import (
     WrongShape,
 )
 from phalanx.coding import Detox, DracoCyclic, DracoRepetition, ErasureHead
+from phalanx.communication.serialization import Parcel
 from phalanx.compression import (
     QSGD,
     ErrorFeedback,
@@ -42,12 +43,12 @@ from phalanx.compression import (
 )
 from phalanx.errors import TooManyByzantineError
 from phalanx.randomness import generator
-from phalanx.training import Local, Ray, WorkerMomentum
+from phalanx.training import Local, Ray
+from phalanx.training.attack_simulation import roles
 from phalanx.training.decoding import Uncoded
-from phalanx.training.drills import roles
-from phalanx.training.engine import Inbox
-from phalanx.training.parcel import Parcel
-from phalanx.training.worker import Worker, pack_job
+from phalanx.training.engines.base import Inbox
+from phalanx.training.engines.worker import Worker, pack_job
+from phalanx.transforms import WorkerMomentum
 from training import drifting
 from training.drifting import a_model, drifted, flat, local_rounds, rounds, some_data
 

@@ -26,11 +26,11 @@ from phalanx.attacks import (
     StaleGradient,
 )
 from phalanx.coding import Detox, DracoRepetition
+from phalanx.communication.serialization import Parcel
 from phalanx.training import Job, Local, Ray
+from phalanx.training.attack_simulation import roles
 from phalanx.training.decoding import CodeDecoder, RuleDecoder, Uncoded
-from phalanx.training.drills import roles
-from phalanx.training.parcel import Parcel
-from phalanx.training.worker import Worker, pack_job
+from phalanx.training.engines.worker import Worker, pack_job
 from training.drifting import a_job, a_model, flat, local_rounds, rounds, some_data
 
 REMEMBERING = Mixed(attacks=[StaleGradient(2), LabelFlip(), Mimic(), OptimalALittleIsEnough()])

@@ -3,11 +3,13 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn import functional
+from torch.nn.functional import mse_loss
 from torch.utils.data import TensorDataset
 
-from phalanx.training import class_entropy, evaluate
-from phalanx.training.evaluation import with_statistics
+from phalanx.evaluation import with_statistics
+from phalanx.losses import cross_entropy
+from phalanx.training import evaluate
 
 
 def test_accuracy_and_loss_are_those_of_the_whole_set(make_model):
@@ -19,7 +21,7 @@ def test_accuracy_and_loss_are_those_of_the_whole_set(make_model):
     with torch.no_grad():
         outputs = model(inputs)
     assert found.accuracy == pytest.approx((outputs.argmax(1) == targets).double().mean().item())
-    assert found.loss == pytest.approx(cross_entropy(outputs, targets).item(), rel=1e-5)
+    assert found.loss == pytest.approx(functional.cross_entropy(outputs, targets).item(), rel=1e-5)
 
 
 def test_sequences_have_an_answer_at_every_place():
@@ -27,18 +29,18 @@ def test_sequences_have_an_answer_at_every_place():
     targets = torch.randint(4, (30, 7), generator=torch.Generator().manual_seed(2))
     data = TensorDataset(scores, targets)
     model = nn.Linear(4, 4)
-    found = evaluate(model, class_entropy, data, data)
+    found = evaluate(model, cross_entropy, data, data)
     outputs = model(scores).reshape(210, 4)
     assert found.accuracy == (outputs.argmax(1) == targets.reshape(210)).double().mean().item()
-    expected = cross_entropy(outputs, targets.reshape(210)).item()
+    expected = functional.cross_entropy(outputs, targets.reshape(210)).item()
     assert found.loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_loss_is_torch_s_wherever_torch_takes_it():
     images, maps = torch.randn(2, 4, 3, 3), torch.randint(4, (2, 3, 3))
-    assert class_entropy(images, maps).equal(cross_entropy(images, maps))
-    assert class_entropy(images[0, :, 0].T, maps[0, 0]).equal(
-        cross_entropy(images[0, :, 0].T, maps[0, 0])
+    assert cross_entropy(images, maps).equal(functional.cross_entropy(images, maps))
+    assert cross_entropy(images[0, :, 0].T, maps[0, 0]).equal(
+        functional.cross_entropy(images[0, :, 0].T, maps[0, 0])
     )
 
 

@@ -28,8 +28,8 @@ from phalanx.attacks import (
 )
 from phalanx.coding import Detox, DracoCyclic, DracoRepetition
 from phalanx.errors import DecodeError
+from phalanx.ordering.random_reshuffling import partition_samples
 from phalanx.training import Job, Local, Ray, train
-from phalanx.training.batches import partition_samples
 from phalanx.training.decoding import Uncoded
 
 BATCH_SIZE = 420  # a multiple of every number of partitions here

@@ -17,14 +17,11 @@ from phalanx.aggregation import Mean
 from phalanx.attacks import Delay, FixedWorkers, NotFinite, Silence
 from phalanx.coding import ErasureHead, FractionalRepetition
 from phalanx.errors import DecodeError, TooManyByzantineError
-from phalanx.training import (
+from phalanx.stragglers import (
     AdaptiveDeadline,
     Bursty,
     Deadline,
     FirstOf,
-    Job,
-    Local,
-    Ray,
     RecordedTrace,
     ShiftedExponential,
     UntilDecodable,
@@ -32,6 +29,7 @@ from phalanx.training import (
     WaitForAll,
     virtual_clock,
 )
+from phalanx.training import Job, Local, Ray
 from phalanx.training.decoding import Uncoded
 
 EXACT = FractionalRepetition(num_workers=6, num_stragglers=1)

@@ -11,10 +11,10 @@ from torch.utils.data import Dataset, TensorDataset
 
 from phalanx.attacks import FixedWorkers, GaussianNoise, Mixed, Silence
 from phalanx.coding import DracoRepetition
+from phalanx.communication.serialization import Parcel
 from phalanx.training import Job, Local
-from phalanx.training.drills import roles
-from phalanx.training.parcel import Parcel
-from phalanx.training.worker import Worker, pack_job
+from phalanx.training.attack_simulation import roles
+from phalanx.training.engines.worker import Worker, pack_job
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool]
 

@@ -29,13 +29,14 @@ from phalanx.attacks import (
     WrongShape,
 )
 from phalanx.coding import Detox, DracoCyclic, DracoRepetition
+from phalanx.communication.serialization import Parcel
 from phalanx.errors import TooManyByzantineError
-from phalanx.training import Local, Ray, Session, WorkerMomentum
+from phalanx.training import Local, Ray, Session
+from phalanx.training.attack_simulation import roles
 from phalanx.training.decoding import Uncoded
-from phalanx.training.drills import roles
-from phalanx.training.engine import Engine
-from phalanx.training.parcel import Parcel
-from phalanx.training.worker import Recollection, Worker, pack_job
+from phalanx.training.engines.base import Engine
+from phalanx.training.engines.worker import Recollection, Worker, pack_job
+from phalanx.transforms import WorkerMomentum
 from training import drifting
 from training.drifting import NOTHING, a_model, drifted, flat, local_rounds, rounds, some_data
 

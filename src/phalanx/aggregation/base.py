@@ -133,13 +133,13 @@ class Aggregator(ABC):
             num_byzantine: how many of them may be lies.
             state: what `init` or the round before gave.
         """
-        rule = self.told(num_byzantine)
+        rule = self.with_num_byzantine(num_byzantine)
         answer, state = rule.step(mixtures.values(), state, mixtures.geometry.mass)
         weights = None if answer.weights is None else answer.weights @ mixtures.mixing
         verdict = mixtures.per_worker(answer.scores, answer.suspects)
         return Aggregate(answer.value, weights, *verdict), state
 
-    def told(self, num_byzantine: int) -> "Aggregator":
+    def with_num_byzantine(self, num_byzantine: int) -> "Aggregator":
         """The rule with another `num_byzantine`; the rule itself if it has no such field."""
         if all(field.name != "num_byzantine" for field in fields(self)):
             return self

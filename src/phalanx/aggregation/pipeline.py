@@ -210,13 +210,13 @@ class Pipeline(Aggregator):
             )
         return self.combine(*self._gathered(rows, None, state[1:], shard), state)
 
-    def told(self, num_byzantine: int) -> "Pipeline":
+    def with_num_byzantine(self, num_byzantine: int) -> "Pipeline":
         """The pipeline with another `num_byzantine` in all parts."""
         before = [
             replace(part, **{"num_byzantine": num_byzantine}) if _has_bound(part) else part
             for part in self.before
         ]
-        return replace(self, before=before, rule=self.rule.told(num_byzantine))
+        return replace(self, before=before, rule=self.rule.with_num_byzantine(num_byzantine))
 
     def merge(
         self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
@@ -273,7 +273,7 @@ class Pipeline(Aggregator):
     def _check(self, num_workers: int, num_byzantine: int) -> None:
         num_mixtures, num_bad = self._outcome(num_workers, num_byzantine)
         try:
-            self.rule.told(num_bad).num_tolerated(num_mixtures)
+            self.rule.with_num_byzantine(num_bad).num_tolerated(num_mixtures)
         except ValueError as error:
             if (num_mixtures, num_bad) == (num_workers, num_byzantine):
                 raise

@@ -1,6 +1,7 @@
 """What Byzantine workers do in drills, and which workers do it when."""
 
 from phalanx.attacks.a_little_is_enough import ALittleIsEnough
+from phalanx.attacks.adversary_knowledge import AdversaryKnowledge, Rule, column_mean
 from phalanx.attacks.base import Attack, State
 from phalanx.attacks.constant import Constant
 from phalanx.attacks.delay import Delay
@@ -22,12 +23,12 @@ from phalanx.attacks.schedules import FixedWorkers, Phases, RandomWorkers, Sched
 from phalanx.attacks.sign_flip import SignFlip
 from phalanx.attacks.silence import Silence
 from phalanx.attacks.stale_gradient import StaleGradient
-from phalanx.attacks.view import Rule, View, column_mean
 from phalanx.attacks.wrong_shape import WrongShape
 from phalanx.attacks.zero import Zero
 
 __all__ = [
     "ALittleIsEnough",
+    "AdversaryKnowledge",
     "Attack",
     "Constant",
     "Delay",
@@ -55,7 +56,6 @@ __all__ = [
     "SleeperWorkers",
     "StaleGradient",
     "State",
-    "View",
     "WrongShape",
     "Zero",
     "column_mean",

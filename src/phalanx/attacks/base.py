@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.attacks.view import Rule, View, column_mean
+from phalanx.attacks.adversary_knowledge import AdversaryKnowledge, Rule, column_mean
 
 State = tuple[Tensor, ...]
 """What an attack remembers between rounds; empty for an attack without memory."""
@@ -84,7 +84,7 @@ class Attack(ABC):
         """The attack that the `rank`-th bad worker of a round carries out: this one, by default."""
         return self
 
-    def plan(self, view: View, memory: State = ()) -> tuple["Attack", State]:
+    def plan(self, view: AdversaryKnowledge, memory: State = ()) -> tuple["Attack", State]:
         """What the attack comes down to in a round, and what it remembers.
 
         An engine asks this once a round, however many bad workers carry the attack out, if it is
@@ -97,7 +97,7 @@ class Attack(ABC):
         return self, ()
 
     def plans(
-        self, view: View, ranks: Iterable[int], memory: Mapping[int, State]
+        self, view: AdversaryKnowledge, ranks: Iterable[int], memory: Mapping[int, State]
     ) -> tuple[dict[int, "Attack"], dict[int, State]]:
         """The plans of the bad workers of these ranks, and what is remembered.
 
@@ -157,7 +157,9 @@ class Attack(ABC):
             raise ValueError(
                 f"own must have one row per bad worker, got {len(own)} rows for {num_byzantine}"
             )
-        view = View(honest, tuple(range(len(honest))), num_byzantine, aggregate, generator)
+        view = AdversaryKnowledge(
+            honest, tuple(range(len(honest))), num_byzantine, aggregate, generator
+        )
         planned, _ = self.plans(view, range(num_byzantine), {})
         return [
             bad.forge(row, honest if bad.omniscient else None, num_byzantine, generator)

@@ -7,15 +7,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.attacks.adversary_knowledge import AdversaryKnowledge
 from phalanx.attacks.isometry import coordinates
-from phalanx.attacks.view import View
 
 _STEP = 10.0  # the first one
 _SHRINK = 0.8
 
 
 def most_damaging(
-    view: View, start: Float[Tensor, " dim"], direction: Float[Tensor, " dim"], evaluations: int
+    view: AdversaryKnowledge,
+    start: Float[Tensor, " dim"],
+    direction: Float[Tensor, " dim"],
+    evaluations: int,
 ) -> float:
     """The `tau` for which sending `start + tau * direction` does most damage; 0 if nothing helps.
 

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.attacks.adversary_knowledge import AdversaryKnowledge
 from phalanx.attacks.base import Attack, State, require_honest
 from phalanx.attacks.planned_attack import PlannedAttack
-from phalanx.attacks.view import View
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Mimic(PlannedAttack):
         if self.warmup < 1:
             raise ValueError(f"warmup must be at least 1, got {self.warmup}")
 
-    def plan(self, view: View, memory: State = ()) -> tuple[Attack, State]:
+    def plan(self, view: AdversaryKnowledge, memory: State = ()) -> tuple[Attack, State]:
         """A copy of the target's message.
 
         Raises:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 
 from phalanx.attacks.a_little_is_enough import ALittleIsEnough
+from phalanx.attacks.adversary_knowledge import AdversaryKnowledge
 from phalanx.attacks.base import Attack, State, require_honest
 from phalanx.attacks.column_spread import column_std
 from phalanx.attacks.planned_attack import PlannedAttack
-from phalanx.attacks.view import View
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class MinMax(PlannedAttack):
     tensor([[1.]])
     """
 
-    def plan(self, view: View, memory: State = ()) -> tuple[Attack, State]:
+    def plan(self, view: AdversaryKnowledge, memory: State = ()) -> tuple[Attack, State]:
         """`ALittleIsEnough` with the largest shift.
 
         Raises:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from phalanx.attacks.a_little_is_enough import ALittleIsEnough
+from phalanx.attacks.adversary_knowledge import AdversaryKnowledge
 from phalanx.attacks.base import Attack, State, require_honest
 from phalanx.attacks.column_spread import column_std
 from phalanx.attacks.line_search import most_damaging
 from phalanx.attacks.planned_attack import PlannedAttack
-from phalanx.attacks.view import View
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class OptimalALittleIsEnough(PlannedAttack):
     def __post_init__(self) -> None:
         check_evaluations(self.evaluations)
 
-    def plan(self, view: View, memory: State = ()) -> tuple[Attack, State]:
+    def plan(self, view: AdversaryKnowledge, memory: State = ()) -> tuple[Attack, State]:
         """`ALittleIsEnough` with the best shift that was found.
 
         Raises:

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
+from phalanx.attacks.adversary_knowledge import AdversaryKnowledge
 from phalanx.attacks.base import Attack, State, require_honest
 from phalanx.attacks.inner_product_manipulation import InnerProductManipulation
 from phalanx.attacks.line_search import most_damaging
 from phalanx.attacks.optimal_a_little_is_enough import check_evaluations
 from phalanx.attacks.planned_attack import PlannedAttack
-from phalanx.attacks.view import View
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class OptimalInnerProductManipulation(PlannedAttack):
     def __post_init__(self) -> None:
         check_evaluations(self.evaluations)
 
-    def plan(self, view: View, memory: State = ()) -> tuple[Attack, State]:
+    def plan(self, view: AdversaryKnowledge, memory: State = ()) -> tuple[Attack, State]:
         """`InnerProductManipulation` with the best factor that was found.
 
         Raises:

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.attacks.adversary_knowledge import AdversaryKnowledge
 from phalanx.attacks.base import Attack, State, require_honest
-from phalanx.attacks.view import View
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class PlannedAttack(Attack):
         return True
 
     @abstractmethod
-    def plan(self, view: View, memory: State = ()) -> tuple[Attack, State]:
+    def plan(self, view: AdversaryKnowledge, memory: State = ()) -> tuple[Attack, State]:
         """See `Attack.plan`."""
 
     def forge(
@@ -40,5 +40,5 @@ class PlannedAttack(Attack):
             ValueError: if there is no honest message.
         """
         rows = require_honest(honest, self)
-        view = View(rows, tuple(range(len(rows))), num_byzantine, generator=generator)
+        view = AdversaryKnowledge(rows, tuple(range(len(rows))), num_byzantine, generator=generator)
         return self.plan(view)[0].forge(own, rows, num_byzantine, generator)

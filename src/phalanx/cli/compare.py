@@ -13,17 +13,17 @@ from phalanx.attacks import Attack, Schedule
 from phalanx.cli.console import console, progress_bar
 from phalanx.cli.train import MakeModel, MakeOptimizer
 from phalanx.coding import Code
-from phalanx.data import DataSource, Digits, Shards
+from phalanx.data import DataSource, Digits, Partitioner
 from phalanx.errors import PhalanxError
 from phalanx.models import MLP
-from phalanx.training import WorkerMomentum
+from phalanx.transforms import WorkerMomentum
 
 
 def compare(
     rules: list[Aggregator] | None = None,
     codes: list[Code] | None = None,
     attacks: list[Attack] | None = None,
-    splits: list[Shards] | None = None,
+    splits: list[Partitioner] | None = None,
     shared_data: bool = False,
     worker_momenta: list[WorkerMomentum] | None = None,
     seeds: list[int] = [0, 1],  # noqa: B006 - never changed

@@ -9,20 +9,14 @@ from torch.utils.data import DataLoader
 from phalanx.cli import plan_delays, plan_link
 from phalanx.cli.console import console
 from phalanx.cli.train import MakeModel, default_out, usable
-from phalanx.compression import Compressor, Link
+from phalanx.communication import Link
+from phalanx.compression import Compressor
 from phalanx.data import DataSource, Digits
 from phalanx.models import MLP
+from phalanx.planning import LinkPlanner, Planner, bits_per_second, seconds, write_plan
+from phalanx.planning.link_planner import CANDIDATES
 from phalanx.randomness import seeded
-from phalanx.training import (
-    DelayModel,
-    LinkPlanner,
-    Planner,
-    RecordedTrace,
-    bits_per_second,
-    seconds,
-    write_plan,
-)
-from phalanx.training.link_planner import CANDIDATES
+from phalanx.stragglers import DelayModel, RecordedTrace
 
 _OF_DELAYS = ("seconds_per_partition", "max_redundancy", "target_error", "noise", "num_rounds")
 _OF_LINK = ("latency", "model", "data", "batch_size", "compressors", "device")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from phalanx.training import Outlook
+from phalanx.planning import Outlook
 
 _SHOWN = 12
 

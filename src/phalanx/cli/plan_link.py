@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from phalanx.compression import Link
-from phalanx.training import LinkOutlook
+from phalanx.communication import Link
+from phalanx.planning import LinkOutlook
 
 _HARDLY = 1.05  # times as fast: within what such predictions can tell apart
 
@@ -15,7 +15,7 @@ _HARDLY = 1.05  # times as fast: within what such predictions can tell apart
 def table(outlooks: Sequence[LinkOutlook]) -> Table:
     """One line a compressor, the quickest first."""
     # Imported where it is used: the room's matplotlib would make every command wait.
-    from phalanx.reporting.wording import duration, size
+    from phalanx.reporting.format import duration, size
 
     found = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     found.add_column("compressor", style="bold", overflow="fold", min_width=24)
@@ -56,7 +56,7 @@ def rate(bits: float) -> str:
 def about(outlooks: Sequence[LinkOutlook], link: Link, num_workers: int) -> str:
     """What was planned for, in a sentence."""
     # Imported where it is used: see `table`.
-    from phalanx.reporting.wording import duration, size
+    from phalanx.reporting.format import duration, size
 
     dense = next(one for one in outlooks if one.compressor == "none")
     return (
@@ -68,7 +68,7 @@ def about(outlooks: Sequence[LinkOutlook], link: Link, num_workers: int) -> str:
 def answer(outlooks: Sequence[LinkOutlook], link: Link, num_workers: int) -> str:
     """The recommendation in a sentence or two."""
     # Imported where it is used: see `table`.
-    from phalanx.reporting.wording import duration
+    from phalanx.reporting.format import duration
 
     best = outlooks[0]
     dense = next(one for one in outlooks if one.compressor == "none")

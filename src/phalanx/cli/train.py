@@ -14,10 +14,11 @@ from phalanx.attacks import Attack, Schedule
 from phalanx.cli.console import console, round_progress
 from phalanx.coding import Code
 from phalanx.compression import Compressor
-from phalanx.data import DataSource, Digits, Shards
+from phalanx.data import DataSource, Digits, Partitioner
 from phalanx.models import MLP
 from phalanx.randomness import seeded
-from phalanx.training import Engine, Local, WorkerMomentum
+from phalanx.training import Engine, Local
+from phalanx.transforms import WorkerMomentum
 
 MakeModel = Callable[[tuple[int, ...], int], nn.Module]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -35,7 +36,7 @@ def train(
     attack: Attack | None = None,
     byzantine: Schedule | None = None,
     worker_momentum: WorkerMomentum | None = None,
-    shards: Shards | None = None,
+    shards: Partitioner | None = None,
     compressor: Compressor | None = None,
     data: DataSource = Digits(),  # noqa: B008 - frozen
     model: MakeModel = MLP,

@@ -127,7 +127,7 @@ class Detox(Code):
             raise ValueError(f"inner must be a rule without memory, got {self.inner}")
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance must be at least 0 and below 1, got {self.tolerance}")
-        self._rules.told(number, self._bound)
+        self._rules.with_num_byzantine(number, self._bound)
         if self.step == 0:  # said once, not every round
             self._warn_of_few_buckets()
 
@@ -310,7 +310,7 @@ class Detox(Code):
         if spoiled > self._bound:
             raise self._error(ballots, f"the winners of {spoiled} groups are not finite")
         try:
-            return self._rules.told(num_won, min(self._bound - spoiled, num_won))
+            return self._rules.with_num_byzantine(num_won, min(self._bound - spoiled, num_won))
         except ValueError as error:
             raise self._error(ballots, str(error)) from error
 

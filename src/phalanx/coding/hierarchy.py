@@ -46,7 +46,7 @@ class Hierarchy:
         number = min(self.num_buckets or num_rows, num_rows)
         return [num_rows // number + (index < num_rows % number) for index in range(number)]
 
-    def told(self, num_rows: int, num_corrupted: int) -> "Hierarchy":
+    def with_num_byzantine(self, num_rows: int, num_corrupted: int) -> "Hierarchy":
         """The same with rules that know how much may be corrupted of what they are given.
 
         A bucket is corrupted if more of its rows are than its rule survives. A rule that leaves
@@ -122,4 +122,4 @@ class Hierarchy:
 def _told(rule: Aggregator, num_byzantine: int) -> Aggregator:
     """The rule with this number, unless it leaves its own open."""
     left_open = getattr(rule, "num_byzantine", None) is None
-    return rule if left_open else rule.told(num_byzantine)
+    return rule if left_open else rule.with_num_byzantine(num_byzantine)

@@ -17,12 +17,14 @@ from phalanx.attacks import Attack, RandomWorkers, Schedule
 from phalanx.coding import Code
 from phalanx.comparison.identity import description, digest
 from phalanx.comparison.outcome import Outcome, medians
-from phalanx.data import DataSource, Digits, Shards, Splits
+from phalanx.data import DataSource, Digits, Partitioner, Splits
 from phalanx.errors import TooManyByzantineError
+from phalanx.losses import cross_entropy
 from phalanx.models import MLP
 from phalanx.randomness import seeded
-from phalanx.training import WorkerMomentum, class_entropy, evaluate, train
+from phalanx.training import evaluate, train
 from phalanx.training.run import MakeOptimizer, default_optimizer
+from phalanx.transforms import WorkerMomentum
 
 MakeModel = Callable[[tuple[int, ...], int], nn.Module]
 _SAMPLES = 16  # a worker and round, unless the batch size is given
@@ -86,7 +88,7 @@ class Cell:
     """The rule or code."""
     attack: Attack | None
     """What bad workers do; None if nobody is bad."""
-    shards: Shards | None
+    shards: Partitioner | None
     """Who holds which samples; None if all workers draw from the whole data set."""
     worker_momentum: WorkerMomentum | None
     """What workers average before they send; None if they send their gradients."""
@@ -189,7 +191,7 @@ class Cell:
             found["test_loss"] = _finite(rounds[-1]["test_loss"])
         except TooManyByzantineError as error:
             found = {"status": "stopped", "reason": str(error)}
-            end = evaluate(model, class_entropy, splits.test, splits.train)
+            end = evaluate(model, cross_entropy, splits.test, splits.train)
             found |= {"test_accuracy": end.accuracy, "test_loss": _finite(end.loss)}
         except Exception as error:  # a cell that fails is a result, and the others go on
             found = {"status": "failed", "reason": _reason(error)}

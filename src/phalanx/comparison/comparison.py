@@ -9,7 +9,7 @@ from phalanx.comparison.grid import NO_ATTACK, Grid, Place
 from phalanx.comparison.outcome import Outcome, Status
 from phalanx.reporting import Detection
 from phalanx.reporting.detection import total
-from phalanx.reporting.wording import listed, percent
+from phalanx.reporting.format import listed, percent
 
 MEAN = "Mean"
 Measure = Callable[[Outcome], float | None]

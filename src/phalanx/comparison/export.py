@@ -18,7 +18,7 @@ from phalanx.comparison.outcome import Outcome
 from phalanx.docstrings import source
 from phalanx.files import whole
 from phalanx.reporting import Plot, Table, drawn, markdown_table, render_page
-from phalanx.reporting.wording import count, duration, listed, score
+from phalanx.reporting.format import count, duration, listed, score
 
 _WORST = "worst case"
 _COLUMNS = 4  # attacks that fit beside one another on 80 columns

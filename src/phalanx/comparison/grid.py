@@ -26,8 +26,8 @@ from phalanx.coding import Code, DracoRepetition
 from phalanx.comparison.cell import Cell, Setting
 from phalanx.comparison.identity import description, digest
 from phalanx.comparison.labels import labels
-from phalanx.data import Shards
-from phalanx.training import WorkerMomentum
+from phalanx.data import Partitioner
+from phalanx.transforms import WorkerMomentum
 
 _Thing = TypeVar("_Thing")
 NO_ATTACK = "no attack"
@@ -92,7 +92,7 @@ class Grid:
     """Gradient codes."""
     attacks: Sequence[Attack | None] = field(default_factory=default_attacks)
     """What bad workers do."""
-    splits: Sequence[Shards | None] = (None,)
+    splits: Sequence[Partitioner | None] = (None,)
     """Who holds which samples; None for workers that all draw from the whole data set."""
     worker_momenta: Sequence[WorkerMomentum | None] = (None,)
     """What workers average before they send; None for gradients."""
@@ -177,7 +177,7 @@ def _told(method: Aggregator | Code, setting: Setting) -> _Method:
             return _Method(_told_code(method, setting), None)
         usual = getattr(type(method)(), "num_byzantine", None)
         if getattr(method, "num_byzantine", usual) == usual:
-            return _Method(method.told(setting.num_byzantine), None)
+            return _Method(method.with_num_byzantine(setting.num_byzantine), None)
         return _Method(method, None)
     except ValueError as error:  # a row of its own says so
         return _Method(method, str(error))

@@ -16,18 +16,18 @@ from phalanx.comparison.grid import Grid, Place, default_attacks, default_codes,
 from phalanx.comparison.outcome import Outcome
 from phalanx.comparison.pool import measure_here, measure_in_processes
 from phalanx.comparison.progress import Progress, Watch
-from phalanx.data import DataSource, Digits, Shards, Splits
+from phalanx.data import DataSource, Digits, Partitioner, Splits
 from phalanx.models import MLP
-from phalanx.training import WorkerMomentum
 from phalanx.training.environment import environment
 from phalanx.training.run import MakeOptimizer, default_optimizer
+from phalanx.transforms import WorkerMomentum
 
 
 def compare(
     rules: Sequence[Aggregator] | None = None,
     codes: Sequence[Code] | None = None,
     attacks: Sequence[Attack | None] | None = None,
-    splits: Sequence[Shards | None] = (None,),
+    splits: Sequence[Partitioner | None] = (None,),
     seeds: Sequence[int] = (0, 1),
     *,
     worker_momenta: Sequence[WorkerMomentum | None] = (None,),

@@ -5,23 +5,12 @@ from phalanx.compression.atomo import Atomo
 from phalanx.compression.atoms import Atoms, Basis, Entries, SingularVectors, Waves
 from phalanx.compression.averaging import Memory, average, gather
 from phalanx.compression.base import Compressor, frame
-from phalanx.compression.collectives import (
-    AllGather,
-    AllReduce,
-    AllToAll,
-    Answer,
-    Averaged,
-    Request,
-    Round,
-)
 from phalanx.compression.critical_regimes import CriticalRegimes, Regime
 from phalanx.compression.distributed import Network, communicate
 from phalanx.compression.error_feedback import ErrorFeedback
 from phalanx.compression.half_precision import HalfPrecision
-from phalanx.compression.link import Link
 from phalanx.compression.message import Message, Part
 from phalanx.compression.momentum import MomentumCorrection
-from phalanx.compression.one_bit_adam import OneBitAdam
 from phalanx.compression.power_sgd import PowerSGD
 from phalanx.compression.qsgd import QSGD
 from phalanx.compression.random_block import RandomBlock
@@ -43,33 +32,24 @@ from phalanx.compression.whole_gradient import WholeGradient
 __all__ = [
     "QSGD",
     "Accordion",
-    "AllGather",
-    "AllReduce",
-    "AllToAll",
-    "Answer",
     "Atomo",
     "Atoms",
-    "Averaged",
     "Basis",
     "Compressor",
     "CriticalRegimes",
     "Entries",
     "ErrorFeedback",
     "HalfPrecision",
-    "Link",
     "Memory",
     "Message",
     "MomentumCorrection",
     "Network",
-    "OneBitAdam",
     "Part",
     "PowerSGD",
     "RandomBlock",
     "RandomK",
     "RandomizedSingularVectors",
     "Regime",
-    "Request",
-    "Round",
     "SampleQuantization",
     "SampledTopK",
     "ScaledSign",

@@ -9,9 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression.averaging import Memory
-from phalanx.compression.base import Compressor, Shape
-from phalanx.compression.collectives import (
+from phalanx.communication.collectives import (
     AllGather,
     AllReduce,
     Answer,
@@ -21,6 +19,8 @@ from phalanx.compression.collectives import (
     Round,
     State,
 )
+from phalanx.compression.averaging import Memory
+from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.critical_regimes import CriticalRegimes, Regime
 from phalanx.compression.error_feedback import ErrorFeedback
 from phalanx.compression.message import Message, Part, fixed, parse

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from phalanx.communication.collectives import AllGather, Answer, Request, Round, State
 from phalanx.compression.base import Compressor
-from phalanx.compression.collectives import AllGather, Answer, Request, Round, State
 from phalanx.errors import NotFiniteError, WireError
 from phalanx.floats import all_finite
 

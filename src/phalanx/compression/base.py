@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression.collectives import (
+from phalanx.communication.collectives import (
     AllGather,
     AllReduce,
     Answer,

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from phalanx.communication.collectives import AllGather, AllReduce, AllToAll, Answer, Request
 from phalanx.compression.averaging import Memory, average
 from phalanx.compression.base import Compressor
-from phalanx.compression.collectives import AllGather, AllReduce, AllToAll, Answer, Request
 from phalanx.errors import naming
 
 Result = TypeVar("Result")

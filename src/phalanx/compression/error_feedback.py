@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression.collectives import Exchange, Round, State
+from phalanx.communication.collectives import Exchange, Round, State
 from phalanx.compression.message import Message
 from phalanx.compression.wrapper import Wrapper
 from phalanx.floats import within, working

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.communication.collectives import AllReduce, Averaged, Exchange, Round, State
 from phalanx.compression.base import Compressor, Shape
-from phalanx.compression.collectives import AllReduce, Averaged, Exchange, Round, State
 from phalanx.compression.message import Message, Part, fixed, num_values
 from phalanx.floats import require_finite, within, working
 

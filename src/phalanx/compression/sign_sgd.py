@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from phalanx.bits import check_packed, pack_signs, packed_length, unpack_signs
+from phalanx.communication.collectives import AllReduce, Averaged, Exchange, Round, State
 from phalanx.compression.base import Compressor, Shape
-from phalanx.compression.collectives import AllReduce, Averaged, Exchange, Round, State
 from phalanx.compression.message import Part, fixed, num_values
 
 _PACKED_WORKERS = 16  # up to here packed bits to everybody are less than a byte each, added

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.compression.collectives import State
+from phalanx.communication.collectives import State
 from phalanx.compression.message import Message
 from phalanx.compression.momentum import require_momentum
 from phalanx.compression.sign_sgd import SignSGD

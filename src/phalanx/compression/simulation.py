@@ -6,9 +6,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from phalanx.communication.collectives import AllGather, AllToAll, Answer, Request
 from phalanx.compression.averaging import Memory, average
 from phalanx.compression.base import Compressor
-from phalanx.compression.collectives import AllGather, AllToAll, Answer, Request
 
 Result = TypeVar("Result")
 

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int8
 from torch import Tensor
 
 from phalanx.bits import check_trits, pack_trits, packed_trits, unpack_trits
+from phalanx.communication.collectives import AllReduce, Averaged, Exchange, Round, State
 from phalanx.compression.base import Compressor, Shape
-from phalanx.compression.collectives import AllReduce, Averaged, Exchange, Round, State
 from phalanx.compression.draws import uniforms
 from phalanx.compression.grid import share
 from phalanx.compression.message import Part, fixed, num_values

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from phalanx.communication.collectives import AllGather, AllToAll, Averaged, Exchange, Round, State
 from phalanx.compression.base import Compressor, frame
-from phalanx.compression.collectives import AllGather, AllToAll, Averaged, Exchange, Round, State
 from phalanx.compression.message import Message
 from phalanx.compression.scaled_sign import ScaledSign
 from phalanx.compression.wrapper import Wrapper

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phalanx.compression.collectives import Exchange, Round, State
+from phalanx.communication.collectives import Exchange, Round, State
 from phalanx.compression.wrapper import Wrapper
 from phalanx.floats import within
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.communication.collectives import State
 from phalanx.compression.base import Compressor, Shape
-from phalanx.compression.collectives import State
 from phalanx.compression.message import Part
 from phalanx.compression.top_k import TopK
 

@@ -3,15 +3,15 @@
 from phalanx.data.base import DataSource, Splits
 from phalanx.data.csv_file import CsvFile
 from phalanx.data.digits import Digits
-from phalanx.data.dirichlet_shards import DirichletShards
+from phalanx.data.dirichlet_partitioner import DirichletPartitioner
 from phalanx.data.hugging_face_dataset import HuggingFaceDataset
-from phalanx.data.iid_shards import IidShards
+from phalanx.data.iid_partitioner import IidPartitioner
 from phalanx.data.jpeg_archive import JpegArchive
 from phalanx.data.labelled_texts import LabelledTexts
-from phalanx.data.long_tailed_shards import LongTailedShards
+from phalanx.data.long_tailed_partitioner import LongTailedPartitioner
 from phalanx.data.npz_file import NpzFile
-from phalanx.data.shards import Shards
-from phalanx.data.sorted_shards import SortedShards
+from phalanx.data.partitioner import Partitioner
+from phalanx.data.shard_partitioner import ShardPartitioner
 from phalanx.data.text_file import TextFile
 from phalanx.data.torchvision_dataset import TorchvisionDataset
 
@@ -19,15 +19,15 @@ __all__ = [
     "CsvFile",
     "DataSource",
     "Digits",
-    "DirichletShards",
+    "DirichletPartitioner",
     "HuggingFaceDataset",
-    "IidShards",
+    "IidPartitioner",
     "JpegArchive",
     "LabelledTexts",
-    "LongTailedShards",
+    "LongTailedPartitioner",
     "NpzFile",
-    "Shards",
-    "SortedShards",
+    "Partitioner",
+    "ShardPartitioner",
     "Splits",
     "TextFile",
     "TorchvisionDataset",

@@ -11,10 +11,10 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from phalanx.aggregation import Aggregator
+from phalanx.communication.point_to_point import Peers
 from phalanx.ddp.collective import choose
 from phalanx.ddp.memory import ParameterMemory
 from phalanx.ddp.parameters import trained
-from phalanx.ddp.peers import Peers
 from phalanx.ddp.sharded import as_pipeline, remembers
 
 

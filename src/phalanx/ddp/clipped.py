@@ -14,7 +14,7 @@ from phalanx.aggregation import (
     far_out,
     require_tolerated,
 )
-from phalanx.ddp.peers import Peers
+from phalanx.communication.point_to_point import Peers
 from phalanx.errors import naming
 
 _WIDTH = 1 << 18  # columns whose difference is in memory at once

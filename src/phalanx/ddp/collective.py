@@ -5,8 +5,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from phalanx.aggregation import Aggregate, Aggregator, CenteredClipping, Pipeline, State
+from phalanx.communication.point_to_point import Peers
 from phalanx.ddp.clipped import ClippedAllReduce
-from phalanx.ddp.peers import Peers
 from phalanx.ddp.sharded import ShardedAllReduce, groups_of
 
 Collective = ShardedAllReduce | ClippedAllReduce

@@ -10,15 +10,8 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from phalanx.aggregation import Aggregator
-from phalanx.compression import (
-    Accordion,
-    AllGather,
-    Compressor,
-    Memory,
-    Network,
-    Uncompressed,
-    average,
-)
+from phalanx.communication import AllGather
+from phalanx.compression import Accordion, Compressor, Memory, Network, Uncompressed, average
 from phalanx.ddp.aggregation import Outcome
 from phalanx.ddp.parameters import trained
 from phalanx.ddp.robust_mean import RobustMean

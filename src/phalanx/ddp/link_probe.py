@@ -6,7 +6,8 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from phalanx.compression import AllReduce, Link, Network
+from phalanx.communication import AllReduce, Link
+from phalanx.compression import Network
 
 
 def probe_link(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from phalanx.aggregation import Aggregate, Aggregator, GeometryRule, Pipeline, Shard
 from phalanx.coding import DracoRepetition, vote
-from phalanx.ddp.peers import Peers, Swap
+from phalanx.communication.point_to_point import Peers, Swap
 from phalanx.errors import DecodeError
 
 

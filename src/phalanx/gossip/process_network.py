@@ -7,11 +7,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from phalanx.ddp.peers import Peers
+from phalanx.communication.point_to_point import Peers
+from phalanx.communication.wire import from_bytes, to_bytes
 from phalanx.errors import WireError, naming, require
 from phalanx.gossip.network import Network, Telling
 from phalanx.gossip.topology import Topology
-from phalanx.gossip.wire import from_bytes, to_bytes
 
 
 class ProcessNetwork(Network):

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
+from phalanx.communication.wire import from_bytes, to_bytes
 from phalanx.compression import Compressor, ErrorFeedback, Message, MomentumCorrection, frame
 from phalanx.gossip.base import GossipRound, State
 from phalanx.gossip.network import Telling
-from phalanx.gossip.wire import from_bytes, to_bytes
 
 
 def plainly(tensors: list[Tensor]) -> Telling:

@@ -2,10 +2,7 @@
 
 from phalanx.privacy.local_noise import gaussian_epsilon
 from phalanx.privacy.secure_aggregation.client import SecureClient, Shares
-from phalanx.privacy.secure_aggregation.credentials import (
-    channel_credentials,
-    server_credentials,
-)
+from phalanx.privacy.secure_aggregation.credentials import channel_credentials, server_credentials
 from phalanx.privacy.secure_aggregation.dealer import RoundLedger, deal
 from phalanx.privacy.secure_aggregation.entropy import repeatable
 from phalanx.privacy.secure_aggregation.model_server import ModelServerView

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from phalanx.reporting.comparison import SAME_WEIGHTS, Row, is_honest
 from phalanx.reporting.detection import detection, liars, total
+from phalanx.reporting.format import count, difference, excerpt, listed, percent, score
 from phalanx.reporting.record import RunRecord, byzantine, excluded, suspects
-from phalanx.reporting.wording import count, difference, excerpt, listed, percent, score
 
 NOTABLE_FALL = 0.01
 """Test accuracy lost against the reference, as a share, that is called a fall."""

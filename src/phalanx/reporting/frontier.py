@@ -6,9 +6,9 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from phalanx.planning.code_planner import Outlook
 from phalanx.reporting.plots import COLOURS
 from phalanx.reporting.svg import inline_svg
-from phalanx.training import Outlook
 
 _MARKERS = "osD^v"
 

@@ -11,6 +11,7 @@ from phalanx.files import whole
 from phalanx.reporting.answer import answer
 from phalanx.reporting.comparison import Row, compare, with_reference
 from phalanx.reporting.detection import detection
+from phalanx.reporting.format import count, duration, listed, percent, size
 from phalanx.reporting.page import Plot, drawn, render_page
 from phalanx.reporting.plots import (
     plot_accuracy,
@@ -22,7 +23,6 @@ from phalanx.reporting.plots import (
 )
 from phalanx.reporting.record import RunRecord, excluded, missing, worker_ids
 from phalanx.reporting.table import MEANINGS, cells
-from phalanx.reporting.wording import count, duration, listed, percent, size
 
 _SIZE = (5.6, 3.0)  # inches
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from phalanx.compression import Link
+from phalanx.communication import Link
+from phalanx.planning.link_planner import LinkOutlook
 from phalanx.reporting.plots import COLOURS, DASHES
 from phalanx.reporting.svg import inline_svg
-from phalanx.training import LinkOutlook
 
 _DECADES = 2.0  # of bandwidth to either side of the link
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from phalanx.reporting.comparison import Row
-from phalanx.reporting.wording import difference, duration, percent, score, size
+from phalanx.reporting.format import difference, duration, percent, score, size
 
 MEANINGS = {
     "test accuracy": "Share of the test set classified rightly after the last round.",

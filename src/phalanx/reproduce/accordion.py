@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from matplotlib.axes import Axes
 
+from phalanx.batch_size import AccordionBatch
 from phalanx.compression import Accordion, Compressor, ErrorFeedback, PowerSGD, TopK
 from phalanx.data import Splits
 from phalanx.models import MLP, LeNet
@@ -19,7 +20,6 @@ from phalanx.reproduce.accordion_runs import AccordionRun, run_batches, run_leve
 from phalanx.reproduce.base import Finding, Findings, MakeModel, Progress, Recipe, verdict
 from phalanx.reproduce.compressed_training import CompressedTraining
 from phalanx.reproduce.full_runs import images
-from phalanx.training import AccordionBatch
 
 _LOW, _HIGH, _ACCORDION = "low compression", "high compression", "Accordion"
 _FIRST, _AFTER = "low first, high after", "high first, low after"

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from phalanx.batch_size import AccordionBatch, AccordionBatchSampler, squared_norm
 from phalanx.compression import Accordion, Memory
+from phalanx.fetch import fetch
 from phalanx.reproduce.compressed_training import CompressedTraining, descend
-from phalanx.training import AccordionBatch, AccordionBatchSampler, squared_norm
-from phalanx.training.batches import fetch
 
 
 class AccordionRun(NamedTuple):

@@ -14,13 +14,14 @@ from torch.utils.data import TensorDataset
 from phalanx.compression import Compressor, ErrorFeedback, SampleQuantization, UniformQuantization
 from phalanx.data import LabelledTexts, Splits, TextFile
 from phalanx.errors import NotFiniteError
+from phalanx.losses import cross_entropy
 from phalanx.models import GPT, TextClassifier
 from phalanx.pipeline import ActivationDifference, SimulatedPipeline, split
 from phalanx.randomness import seeded
 from phalanx.reporting import Table
 from phalanx.reproduce.base import Finding, Progress, verdict
 from phalanx.reproduce.staged_training import DIFFERENCES, DIRECT, StagedTraining
-from phalanx.training import class_entropy, evaluate
+from phalanx.training import evaluate
 
 PLAY, QUESTIONS = "tinyshakespeare.txt.gz", "trec.csv.gz"
 _BITS = ((2, 4), (3, 6), (4, 8))  # forward and backward
@@ -126,7 +127,7 @@ class Task:
             SimulatedPipeline(
                 stages,
                 inputs[:1],
-                class_entropy,
+                cross_entropy,
                 num_samples=len(inputs),
                 forward=forward,
                 backward=backward,
@@ -142,7 +143,7 @@ class Task:
         errors: list[float] = []
         try:
             errors.extend(training.run(pipelines, optimizer))
-            end = evaluate(model, class_entropy, self.splits.test, self.splits.train)
+            end = evaluate(model, cross_entropy, self.splits.test, self.splits.train)
         except NotFiniteError:
             return Ended(math.inf, 0.0, 0, None, math.inf)
         crossed = [side.traffic for one in pipelines for side in one.senders]

@@ -12,24 +12,24 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from phalanx.coding import (
-    CodedLeastSquares,
-    CodedMatmul,
-    CodedMatrix,
+from phalanx.coded_computation import CodedLeastSquares, CodedMatmul, CodedMatrix, RayMatmul
+from phalanx.data import Digits
+from phalanx.randomness import generator
+from phalanx.reporting import Plot, Table
+from phalanx.reporting.format import count, percent
+from phalanx.reporting.plots import COLOURS
+from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
+from phalanx.stragglers import (
+    ShiftedExponential,
+    WaitFor,
     expected_time_mds,
     expected_time_repetition,
     expected_time_uncoded,
     optimal_code_rate,
     optimal_num_blocks,
     optimal_time,
+    virtual_clock,
 )
-from phalanx.data import Digits
-from phalanx.randomness import generator
-from phalanx.reporting import Plot, Table
-from phalanx.reporting.plots import COLOURS
-from phalanx.reporting.wording import count, percent
-from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
-from phalanx.training import RayMatmul, ShiftedExponential, WaitFor, virtual_clock
 
 _TOLERANCE = 0.02  # a simulated mean may be so far off the law
 _NOTES = (

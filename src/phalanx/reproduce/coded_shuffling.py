@@ -12,13 +12,12 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from phalanx.coding import CodedShuffle
+from phalanx.coded_computation import CodedShuffle, RayShuffle
 from phalanx.data import Digits
 from phalanx.reporting import Plot, Table
+from phalanx.reporting.format import count, listed, percent
 from phalanx.reporting.plots import COLOURS
-from phalanx.reporting.wording import count, listed, percent
 from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
-from phalanx.training import RayShuffle
 
 _TOLERANCE = 0.1  # packets may be so many more than the law's, which holds for many rows
 _NOTES = (

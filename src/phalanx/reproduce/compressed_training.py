@@ -18,6 +18,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
 
 from phalanx.compression import Compressor, Memory, simulate
+from phalanx.computations.gradient import PartitionGradients
 from phalanx.data import Digits, Splits
 from phalanx.models import MLP
 from phalanx.randomness import generator, seeded
@@ -25,7 +26,6 @@ from phalanx.reporting import Table
 from phalanx.reproduce.base import MakeModel, Progress
 from phalanx.training import evaluate
 from phalanx.training.decoding import Uncoded
-from phalanx.training.gradients import PartitionGradients
 from phalanx.training.job import Job
 
 _DIVERGED = 1e4  # the loss of a run whose numbers left the range

@@ -23,7 +23,7 @@ from phalanx.coding import Detox as DetoxCode
 from phalanx.data import Digits, Splits
 from phalanx.models import MLP, ResNet18
 from phalanx.reporting import Plot, Row, RunRecord, Table, compare, plot_accuracy
-from phalanx.reporting.wording import count, listed, percent
+from phalanx.reporting.format import count, listed, percent
 from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
 from phalanx.reproduce.full_runs import device_for, images
 from phalanx.reproduce.training_runs import Case, Experiment, fresh, training_table

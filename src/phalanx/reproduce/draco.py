@@ -24,7 +24,7 @@ from phalanx.reporting import (
     plot_accuracy,
 )
 from phalanx.reporting.detection import total
-from phalanx.reporting.wording import count, difference, listed, percent
+from phalanx.reporting.format import count, difference, listed, percent
 from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
 from phalanx.reproduce.draco_rounds import RoundTime, Timed, plot_rounds, time_rounds
 from phalanx.reproduce.training_runs import Case, Experiment, fresh, training_table

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from phalanx.data import Shards, Splits
+from phalanx.data import Partitioner, Splits
 from phalanx.errors import NotFiniteError
 from phalanx.gossip import (
     AllReduceAveraging,
@@ -71,16 +71,16 @@ class RingTraining:
     rate: float = 0.1
     """Learning rate, once it is warm."""
 
-    def tuned(self, rates: Iterable[float], shards: Shards) -> "RingTraining":
+    def tuned(self, rates: Iterable[float], shards: Partitioner) -> "RingTraining":
         """With the learning rate that gives an all-reduce the lowest training loss."""
         candidates = [replace(self, rate=rate) for rate in rates]
         return min(candidates, key=lambda one: one.run(AllReduceAveraging(), shards, 0).loss)
 
-    def runs(self, algorithm: Gossip, shards: Shards, seeds: Iterable[int]) -> list[Trained]:
+    def runs(self, algorithm: Gossip, shards: Partitioner, seeds: Iterable[int]) -> list[Trained]:
         """A run for each seed."""
         return [self.run(algorithm, shards, seed) for seed in seeds]
 
-    def run(self, algorithm: Gossip, shards: Shards, seed: int) -> Trained:
+    def run(self, algorithm: Gossip, shards: Partitioner, seed: int) -> Trained:
         """One run; every method sees the same batches and starts with the same weights."""
         inputs, targets = self._held(shards, seed)
         with seeded(seed, "weights"):
@@ -117,7 +117,7 @@ class RingTraining:
         warm = min(1.0, 60 * (step + 1) / self.steps)
         return warm * (1.0 if done < 1 / 2 else 0.1 if done < 3 / 4 else 0.01)
 
-    def _held(self, shards: Shards, seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    def _held(self, shards: Partitioner, seed: int) -> tuple[list[Tensor], list[Tensor]]:
         """Inputs and targets of every node."""
         inputs, targets = self.splits.train[:]
         split = shards.split(targets, self.num_nodes, generator(seed, "shards"))

@@ -12,21 +12,21 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import TensorDataset
 
+from phalanx.batch_size import (
+    GradientDiversity,
+    LargestBatch,
+    epochs_to_accuracy,
+    gradient_diversity,
+    largest_batch,
+)
 from phalanx.data import Digits, Splits
+from phalanx.fetch import fetch
 from phalanx.models import MLP
 from phalanx.randomness import generator, seeded
 from phalanx.reporting import Plot, Table
 from phalanx.reporting.plots import COLOURS
 from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe, verdict
-from phalanx.training import (
-    GradientDiversity,
-    LargestBatch,
-    epochs_to_accuracy,
-    evaluate,
-    gradient_diversity,
-    largest_batch,
-)
-from phalanx.training.batches import fetch
+from phalanx.training import evaluate
 
 _SMALL_RATE = 0.01
 _POINTS = 5

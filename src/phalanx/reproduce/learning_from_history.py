@@ -21,7 +21,7 @@ from phalanx.reproduce.base import (
 )
 from phalanx.reproduce.full_runs import device_for, images
 from phalanx.reproduce.training_runs import Trials, robust_rules
-from phalanx.training import WorkerMomentum
+from phalanx.transforms import WorkerMomentum
 
 _RULES = ("mean", "Krum", "median", "RFA", "trimmed mean", "centred clipping")
 _MEMORYLESS = _RULES[1:-1]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from phalanx.compression import TopK
-from phalanx.data import DirichletShards, IidShards, Shards
+from phalanx.data import DirichletPartitioner, IidPartitioner, Partitioner
 from phalanx.gossip import (
     DPSGD,
     AllReduceAveraging,
@@ -25,7 +25,10 @@ from phalanx.reproduce.gossip_runs import RingTraining, Trained, averaged
 _FILES = ("fashion_mnist.npz", "mnist.npz")
 _REDUCED, _PLAIN = "all-reduce", "D-PSGD"
 _OURS = "PowerGossip, rank 1, optimal diffusion"
-_SPLITS: dict[str, Shards] = {"alike": IidShards(), "different": DirichletShards(1.0)}
+_SPLITS: dict[str, Partitioner] = {
+    "alike": IidPartitioner(),
+    "different": DirichletPartitioner(1.0),
+}
 _UNTUNED: dict[str, Gossip] = {
     _REDUCED: AllReduceAveraging(),
     _PLAIN: DPSGD(),
@@ -105,7 +108,7 @@ class PowerGossipRecipe(Recipe):
         ring, graphs = noise.on_ring(progress), noise.on_graphs(progress)
         progress("choosing the learning rate")
         training = RingTraining(splits, self.num_nodes, self.hidden, self.samples, steps)
-        training = training.tuned(self.learning_rates, IidShards())
+        training = training.tuned(self.learning_rates, IidPartitioner())
         tried, trained = _trained(training, seeds, progress)
         lengths = _lengths(training, seeds, progress)
         return Findings(

@@ -9,7 +9,13 @@ from torch.utils.data import TensorDataset
 
 from phalanx.aggregation import Aggregator, Bucketing, Mean, PreAggregation, Resampling
 from phalanx.attacks import Attack, InnerProductManipulation, LabelFlip, Mimic, SignFlip
-from phalanx.data import IidShards, LongTailedShards, Shards, SortedShards, Splits
+from phalanx.data import (
+    IidPartitioner,
+    LongTailedPartitioner,
+    Partitioner,
+    ShardPartitioner,
+    Splits,
+)
 from phalanx.models import MLP, LeNet
 from phalanx.randomness import generator
 from phalanx.reporting import Table
@@ -25,7 +31,7 @@ from phalanx.reproduce.base import (
 )
 from phalanx.reproduce.full_runs import device_for, images
 from phalanx.reproduce.training_runs import Trials, robust_rules
-from phalanx.training import WorkerMomentum
+from phalanx.transforms import WorkerMomentum
 
 
 class _Place(NamedTuple):
@@ -203,19 +209,19 @@ class ResamplingAndBucketing(Recipe):
             steps=self.steps or (4500 if published else trials.steps),
         )
         test = _thinned(trials.splits, keep)
-        splits = {_IID: IidShards(), _DIFFERENT: SortedShards()}
+        splits = {_IID: IidPartitioner(), _DIFFERENT: ShardPartitioner()}
         found: _Figures = {}
         for (rule, before), used in _pairs(0, _radius(0.0, published), (_PLAIN, _BUCKETS)).items():
             for column, split in splits.items():
                 progress(f"training: {_TAIL}, {column}, {rule} {before}")
                 found[_Place(_TAIL, rule, column, before)] = trials.accuracy(
-                    used, shards=LongTailedShards(keep, split), test=test
+                    used, shards=LongTailedPartitioner(keep, split), test=test
                 )
         return found
 
     def _mimic(self, trials: Trials, published: bool, progress: Progress) -> _Figures:
         """The attack that data that differ make possible."""
-        splits: dict[str, Shards] = {_IID: IidShards(), _DIFFERENT: SortedShards()}
+        splits: dict[str, Partitioner] = {_IID: IidPartitioner(), _DIFFERENT: ShardPartitioner()}
         found: _Figures = {}
         for (rule, before), used in _pairs(
             self.num_byzantine, _radius(0.0, published), (_PLAIN, *_MIXED)
@@ -247,7 +253,7 @@ class ResamplingAndBucketing(Recipe):
                         attack,
                         self.num_byzantine,
                         worker_momentum=momentum,
-                        shards=SortedShards(),
+                        shards=ShardPartitioner(),
                     )
         return found
 
@@ -273,7 +279,7 @@ def _pairs(
 def _thinned(splits: Splits, keep: float) -> TensorDataset:
     """The test set with a long tail."""
     inputs, targets = splits.test[:]
-    (kept,) = LongTailedShards(keep).split(targets, 1, generator(0, "long tail"))
+    (kept,) = LongTailedPartitioner(keep).split(targets, 1, generator(0, "long tail"))
     return TensorDataset(inputs[kept], targets[kept])
 
 

@@ -27,7 +27,7 @@ from phalanx.models import MLP
 from phalanx.privacy import SecureAggregation, SecureSetup, traffic
 from phalanx.randomness import generator, seeded
 from phalanx.reporting import Table, compare, load_run
-from phalanx.reporting.wording import count, difference, percent
+from phalanx.reporting.format import count, difference, percent
 from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
 from phalanx.training import train
 

@@ -25,8 +25,8 @@ from phalanx.coding import (
 )
 from phalanx.randomness import generator
 from phalanx.reporting import Plot, Table
+from phalanx.reporting.format import listed
 from phalanx.reporting.plots import COLOURS
-from phalanx.reporting.wording import listed
 from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
 
 _REPETITION, _BERNOULLI = "fractional repetition", "Bernoulli"

@@ -24,14 +24,15 @@ from phalanx.aggregation import (
 )
 from phalanx.attacks import Attack, FixedWorkers, RandomWorkers
 from phalanx.coding import Code
-from phalanx.data import Shards, Splits
+from phalanx.data import Partitioner, Splits
 from phalanx.errors import TooManyByzantineError
 from phalanx.randomness import seeded
 from phalanx.reporting import Row, RunRecord, Table, load_run
-from phalanx.reporting.wording import difference, percent
+from phalanx.reporting.format import difference, percent
 from phalanx.reproduce.base import MakeModel, Progress
-from phalanx.training import WorkerMomentum, train
+from phalanx.training import train
 from phalanx.training.run import MakeOptimizer
+from phalanx.transforms import WorkerMomentum
 
 _COUNTED = 5  # evaluations at the end that are averaged, as in the papers' logs
 _EVALUATIONS = 20  # a run
@@ -159,7 +160,7 @@ class Trials:
         num_byzantine: int = 0,
         *,
         worker_momentum: WorkerMomentum | None = None,
-        shards: Shards | None = None,
+        shards: Partitioner | None = None,
         test: Dataset[Any] | None = None,
     ) -> float | None:
         """Test accuracy in percent, to a tenth, over the last five evaluations and all seeds.

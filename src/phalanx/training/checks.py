@@ -2,25 +2,21 @@
 
 import inspect
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from phalanx.data import Shards
+from phalanx.data import Partitioner
+from phalanx.parameters import trained_parameters
 from phalanx.training.decoding import Uncoded
 from phalanx.training.job import Job
-
-
-def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are trained, in the order of the model."""
-    return [value for value in model.parameters() if value.requires_grad]
 
 
 def check_job(
     job: Job,
     test: Dataset[tuple[Tensor, ...]] | None,
     counts: dict[str, int],
-    shards: Shards | None,
+    shards: Partitioner | None,
 ) -> None:
     """Raises ValueError with everything that does not fit together, not only the first of it."""
     problems = []

@@ -219,7 +219,7 @@ class RuleDecoder(Decoder):
         bound = getattr(self.rule, "num_byzantine", None)
         if number == 0 or bound is None:
             return self
-        return replace(self, rule=self.rule.told(max(bound - number, 0)))
+        return replace(self, rule=self.rule.with_num_byzantine(max(bound - number, 0)))
 
     @property
     def needs_distances_only(self) -> bool:

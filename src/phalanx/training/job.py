@@ -1,6 +1,5 @@
 """What one run computes, whichever engine runs it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,12 +9,10 @@ from torch.utils.data import Dataset
 from phalanx.attacks import Attack, Schedule
 from phalanx.coding import Code
 from phalanx.compression import Compressor
-from phalanx.training.holdings import Holdings
-from phalanx.training.losses import classes_second
-from phalanx.training.message_codec import MessageCodec
-from phalanx.training.worker_momentum import WorkerMomentum
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+from phalanx.losses import Loss, classes_second
+from phalanx.ordering.client_data import ClientData
+from phalanx.transforms.compressed import MessageCodec
+from phalanx.transforms.worker_momentum import WorkerMomentum
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Job:
     worker_momentum: WorkerMomentum | None = None
     """What workers remember of their messages, and send; None for nothing."""
 
-    shards: Holdings | None = None
+    shards: ClientData | None = None
     """Which samples each worker holds, one partition being its own; None if every sample may fall
     to everybody."""
 

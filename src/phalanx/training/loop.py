@@ -13,19 +13,19 @@ from torch.utils.data import Dataset
 
 from phalanx.aggregation import Aggregator
 from phalanx.attacks import Rule
+from phalanx.batch_size.diversity_monitor import DiversityMonitor, Spread, squared_norm
 from phalanx.coding import Code
-from phalanx.data import Shards
+from phalanx.data import Partitioner
 from phalanx.docstrings import source
-from phalanx.training.checks import trained_parameters
+from phalanx.evaluation import Evaluation, evaluate, with_statistics
+from phalanx.parameters import trained_parameters
 from phalanx.training.decoding import Decoder, KnownRule, RuleDecoder
-from phalanx.training.diversity_monitor import DiversityMonitor, Spread, squared_norm
-from phalanx.training.engine import Session
+from phalanx.training.engines.base import Session
 from phalanx.training.environment import environment
-from phalanx.training.evaluation import Evaluation, evaluate, with_statistics
 from phalanx.training.job import Job
-from phalanx.training.memory import Memory
 from phalanx.training.reputation import Reputation, Standing
 from phalanx.training.run_folder import RunFolder
+from phalanx.training.worker_state import Memory
 
 _MALFORMED = ("wrong shape", "wrong type", "malformed", "not finite")
 
@@ -239,7 +239,7 @@ class Loop:
             return None
         return KnownRule(decoding, self.memory, self.job.byzantine(step))
 
-    def _split(self) -> Shards | None:
+    def _split(self) -> Partitioner | None:
         return self.job.shards.split if self.job.shards is not None else None
 
     def _require_momenta(self, memory: Memory) -> None:

@@ -12,23 +12,24 @@ from torch.utils.data import Dataset
 
 from phalanx.aggregation import Aggregator, Mean
 from phalanx.attacks import Attack, RandomWorkers, Schedule
+from phalanx.batch_size.diversity_monitor import DiversityMonitor
 from phalanx.coding import Code
 from phalanx.compression import Compressor
-from phalanx.data import Shards
+from phalanx.data import Partitioner
 from phalanx.errors import TooManyByzantineError
-from phalanx.training.checks import check_job, check_optimizer, trained_parameters
+from phalanx.losses import Loss, cross_entropy
+from phalanx.ordering.client_data import deal
+from phalanx.parameters import trained_parameters
+from phalanx.training.checks import check_job, check_optimizer
 from phalanx.training.decoding import Decoder, Uncoded, decoder
-from phalanx.training.diversity_monitor import DiversityMonitor
-from phalanx.training.engine import Engine
-from phalanx.training.holdings import deal
+from phalanx.training.engines.base import Engine
+from phalanx.training.engines.local import Local
 from phalanx.training.interruption import graceful
-from phalanx.training.job import Job, Loss
-from phalanx.training.local import Local
+from phalanx.training.job import Job
 from phalanx.training.loop import Loop, Run
-from phalanx.training.losses import class_entropy
 from phalanx.training.reputation import Reputation
 from phalanx.training.run_folder import RunFolder
-from phalanx.training.worker_momentum import WorkerMomentum
+from phalanx.transforms.worker_momentum import WorkerMomentum
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 _SAMPLES = 16  # a partition, unless the batch size is given
@@ -49,11 +50,11 @@ def train(
     attack: Attack | None = None,
     byzantine: Schedule | None = None,
     worker_momentum: WorkerMomentum | None = None,
-    shards: Shards | None = None,
+    shards: Partitioner | None = None,
     compressor: Compressor | None = None,
     engine: Engine | None = None,
     optimizer: MakeOptimizer = default_optimizer,
-    loss: Loss = class_entropy,
+    loss: Loss = cross_entropy,
     steps: int = 200,
     batch_size: int | None = None,
     seed: int = 0,
@@ -200,7 +201,7 @@ def _survived(method: Code | Aggregator | None) -> int:
     return int(found)
 
 
-def _monitor(job: Job, shards: Shards | None) -> DiversityMonitor:
+def _monitor(job: Job, shards: Partitioner | None) -> DiversityMonitor:
     changed = job.worker_momentum is not None or job.compressor is not None
     if changed or shards is not None or not isinstance(job.code, Uncoded):
         raise ValueError(

@@ -79,9 +79,9 @@ class SecureAggregation(Aggregator):
         """
         return self.rule.num_tolerated(num_workers)
 
-    def told(self, num_byzantine: int) -> "SecureAggregation":
+    def with_num_byzantine(self, num_byzantine: int) -> "SecureAggregation":
         """The same with another `num_byzantine` in the rule."""
-        rule = self.rule.told(num_byzantine)
+        rule = self.rule.with_num_byzantine(num_byzantine)
         return SecureAggregation(rule, self.fraction_bits, self.seed)
 
     def judge(

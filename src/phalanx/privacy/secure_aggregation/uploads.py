@@ -9,22 +9,22 @@ from phalanx.privacy.secure_aggregation.model_server import ModelServerView
 from phalanx.privacy.secure_aggregation.transport import NotNowError, RoundOverError, worker_name
 from phalanx.privacy.secure_aggregation.worker_server import WorkerServerView
 
-View = TypeVar("View", ModelServerView, WorkerServerView)
+AdversaryKnowledge = TypeVar("AdversaryKnowledge", ModelServerView, WorkerServerView)
 
 _AHEAD = 2  # rounds that are open at a time: the servers do not close a round together
 
 
-class Uploads(Generic[View]):
+class Uploads(Generic[AdversaryKnowledge]):
     """The views of the rounds that are open, filled by many threads.
 
     Args:
         fresh: an empty view of either server, for a round.
     """
 
-    def __init__(self, fresh: Callable[[int], View]) -> None:
-        self._fresh: Callable[[int], View] = fresh
+    def __init__(self, fresh: Callable[[int], AdversaryKnowledge]) -> None:
+        self._fresh: Callable[[int], AdversaryKnowledge] = fresh
         self._open = 0
-        self._views: dict[int, View] = {}
+        self._views: dict[int, AdversaryKnowledge] = {}
         self._changed = threading.Condition()
 
     def take(self, name: str, share: Any) -> None:
@@ -53,12 +53,14 @@ class Uploads(Generic[View]):
                 self._views[self._open] = self._view(self._open).mark(int(found[1]))
                 self._changed.notify_all()
 
-    def wait_for(self, done: Callable[[View], bool], round: int, timeout_s: float) -> bool:
+    def wait_for(
+        self, done: Callable[[AdversaryKnowledge], bool], round: int, timeout_s: float
+    ) -> bool:
         """Waits until the view of a round is as wanted, or time is up; says which."""
         with self._changed:
             return self._changed.wait_for(lambda: done(self._view(round)), timeout_s)
 
-    def finish(self, round: int) -> View:
+    def finish(self, round: int) -> AdversaryKnowledge:
         """The view of a round; closes it and all before, and opens the next."""
         with self._changed:
             view = self._view(round)
@@ -66,5 +68,5 @@ class Uploads(Generic[View]):
             self._views = {one: kept for one, kept in self._views.items() if one > round}
             return view
 
-    def _view(self, round: int) -> View:
+    def _view(self, round: int) -> AdversaryKnowledge:
         return self._views.get(round, self._fresh(round))

@@ -1,0 +1,38 @@
+"""What bad workers that act together know of a round."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Rule = Callable[[Tensor], Tensor]
+"""A server's rule: the messages of all workers, `(workers, dim)`, to their aggregate, `(dim,)`.
+
+One with an attribute `needs_distances_only` that is true weighs messages by their distances alone,
+as many rules of `phalanx.aggregation` do; it can then be tried at the price of its algebra.
+"""
+
+
+def column_mean(messages: Float[Tensor, "workers dim"]) -> Float[Tensor, " dim"]:
+    """The rule that is attacked where no other is known: the plain mean."""
+    return messages.mean(dim=0)
+
+
+class AdversaryKnowledge(NamedTuple):
+    """What the bad workers of a round know together, before they send.
+
+    Attributes:
+        honest: messages of the honest workers, `(honest, dim)`, by id.
+        workers: ids of the honest workers, one a row of `honest`.
+        num_byzantine: how many workers are bad in this round.
+        aggregate: the rule of the server, from the messages of all workers to their aggregate.
+        generator: source of randomness; None draws from torch's global one.
+    """
+
+    honest: Float[Tensor, "honest dim"]
+    workers: tuple[int, ...]
+    num_byzantine: int
+    aggregate: Rule = column_mean
+    generator: torch.Generator | None = None

@@ -1,0 +1,3 @@
+"""Computations: what a worker computes from parameters and samples."""
+
+__all__ = []

@@ -1,0 +1,73 @@
+"""A model's trained parameters as one flat vector, and back: the only place where that is done."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are trained, in the order of the model."""
+    return [value for value in model.parameters() if value.requires_grad]
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """Where each trained parameter of a model lies in the flat vector of all of them.
+
+    >>> import torch
+    >>> layout = ParameterLayout.of(torch.nn.Linear(3, 2))
+    >>> layout.dim, layout.shapes
+    (8, ((2, 3), (2,)))
+    >>> parts = layout.unflatten(torch.arange(8.0))
+    >>> parts["bias"]
+    tensor([6., 7.])
+    >>> layout.flatten(parts).equal(torch.arange(8.0))
+    True
+    """
+
+    names: tuple[str, ...]
+    """Of the parameters, in the order of the model."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Of the parameters."""
+    dtype: torch.dtype
+    """Of all of them."""
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "ParameterLayout":
+        """The layout of a model's trained parameters."""
+        named = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        dtype = next(iter(named.values())).dtype if named else torch.float32
+        return cls(tuple(named), tuple(tuple(value.shape) for value in named.values()), dtype)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers in each parameter."""
+        return [torch.Size(shape).numel() for shape in self.shapes]
+
+    @property
+    def dim(self) -> int:
+        """Numbers in all parameters."""
+        return sum(self.sizes)
+
+    def flatten(self, parts: Mapping[str, Tensor]) -> Float[Tensor, " dim"]:
+        """The parameters one after the other."""
+        return torch.cat([parts[name].detach().reshape(-1) for name in self.names])
+
+    def unflatten(self, vector: Float[Tensor, " dim"]) -> dict[str, Tensor]:
+        """The parameters by name: views of the vector."""
+        parts = zip(self.names, vector.split(self.sizes), self.shapes, strict=True)
+        return {name: part.view(shape) for name, part, shape in parts}
+
+    def read(self, model: nn.Module) -> Float[Tensor, " dim"]:
+        """The model's trained parameters as a new vector."""
+        return torch.cat([value.detach().reshape(-1) for value in trained_parameters(model)])
+
+    @torch.no_grad()
+    def write(self, model: nn.Module, vector: Float[Tensor, " dim"]) -> None:
+        """Copies a vector into the model's trained parameters."""
+        parts = self.unflatten(vector).values()
+        for value, part in zip(trained_parameters(model), parts, strict=True):
+            value.copy_(part)

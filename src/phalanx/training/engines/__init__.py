@@ -1,0 +1,1 @@
+"""Engines: where workers run, and how messages get to the server."""

@@ -1,0 +1,172 @@
+"""What every way of dealing data out to workers promises, and what each adds to it."""
+
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from laws import concrete
+from phalanx import data
+from phalanx.data import (
+    DirichletPartitioner,
+    IidPartitioner,
+    LongTailedPartitioner,
+    Partitioner,
+    ShardPartitioner,
+)
+
+SHARDS = [kind() for kind in concrete(data, Partitioner)]
+SHARDS += [
+    LongTailedPartitioner(keep=0.7, shards=ShardPartitioner()),
+    DirichletPartitioner(alpha=0.01),
+]
+every_way = pytest.mark.parametrize("shards", SHARDS, ids=repr)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def some_targets(num_samples, num_classes, seed=0):
+    return torch.randint(num_classes, (num_samples,), generator=seeded(seed))
+
+
+@every_way
+@settings(max_examples=30)
+@given(
+    num_samples=st.integers(0, 200),
+    num_classes=st.integers(1, 12),
+    num_workers=st.integers(1, 25),
+    seed=st.integers(0, 2**32),
+)
+def test_no_sample_is_dealt_twice(shards, num_samples, num_classes, num_workers, seed):
+    targets = some_targets(num_samples, num_classes, seed)
+    before = targets.clone()
+    dealt = shards.split(targets, num_workers, seeded(seed))
+    assert torch.equal(targets, before)
+    assert len(dealt) == num_workers
+    assert all(shard.dtype == torch.int64 and shard.ndim == 1 for shard in dealt)
+    everything = torch.cat(dealt)
+    assert len(everything.unique()) == len(everything)
+    if isinstance(shards, LongTailedPartitioner):
+        assert targets[everything].unique().equal(targets.unique())
+    else:
+        assert everything.sort().values.equal(torch.arange(num_samples))
+    again = shards.split(targets, num_workers, seeded(seed))
+    assert all(torch.equal(*pair) for pair in zip(dealt, again, strict=True))
+
+
+@every_way
+def test_another_seed_deals_otherwise(shards):
+    targets = some_targets(500, 10)
+    one, other = (shards.split(targets, 5, seeded(seed)) for seed in (1, 2))
+    assert not all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+
+@every_way
+def test_the_global_generator_is_left_alone(shards):
+    before = torch.random.get_rng_state()
+    shards.split(some_targets(50, 3), 5, seeded())
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@every_way
+def test_pickles_to_its_equal(shards):
+    assert pickle.loads(pickle.dumps(shards)) == shards
+
+
+@every_way
+def test_bad_arguments_are_named(shards):
+    with pytest.raises(ValueError, match="num_workers must be at least 1, got 0"):
+        shards.split(torch.tensor([0, 1]), 0)
+    with pytest.raises(ValueError, match="targets must be 0 or more, got -1"):
+        shards.split(torch.tensor([0, -1]), 2)
+
+
+@pytest.mark.parametrize("shards", [IidPartitioner(), ShardPartitioner()], ids=repr)
+def test_shards_are_equally_large_give_or_take_one(shards):
+    sizes = [len(shard) for shard in shards.split(some_targets(103, 10), 10, seeded())]
+    assert sorted(set(sizes)) == [10, 11]
+
+
+def test_alike_workers_hold_every_class():
+    targets = some_targets(10_000, 10)
+    counts = torch.stack(
+        [targets[shard].bincount(minlength=10) for shard in IidPartitioner().split(targets, 10)]
+    )
+    # 100 expected in each cell, with a standard deviation below 10.
+    assert 50 < counts.min() < counts.max() < 150
+
+
+def test_sorted_workers_hold_neighbouring_classes_in_order():
+    targets = some_targets(1000, 10)
+    dealt = [targets[shard] for shard in ShardPartitioner().split(targets, 20, seeded())]
+    assert torch.cat(dealt).equal(targets.sort().values)
+    assert max(len(classes.unique()) for classes in dealt) <= 2
+
+
+def test_within_a_class_the_order_is_random():
+    targets = torch.zeros(1000, dtype=torch.int64)
+    first, _ = ShardPartitioner().split(targets, 2, seeded())
+    # Half of the first 500 in a random half of 1000: 250, with a standard deviation of 8.
+    assert 200 < (first < 500).sum() < 300
+
+
+def largest_share(alpha, num_workers=10):
+    """Mean over classes of the share that goes to whoever gets most."""
+    targets = torch.arange(20_000) % 20
+    dealt = DirichletPartitioner(alpha).split(targets, num_workers, seeded(3))
+    counts = torch.stack([targets[shard].bincount(minlength=20) for shard in dealt])
+    return (counts.amax(dim=0) / counts.sum(dim=0)).mean().item()
+
+
+def test_alpha_says_how_alike_the_workers_are():
+    shares = [largest_share(alpha) for alpha in (0.01, 0.3, 3.0, 1000.0)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.9
+    assert shares[-1] < 0.12
+
+
+@pytest.mark.slow
+def test_a_share_has_the_variance_of_its_distribution():
+    # One class a draw: the share of a worker is Beta(alpha, 9 alpha), of variance
+    # 0.1 * 0.9 / (10 alpha + 1).
+    targets = torch.arange(600_000) % 600
+    first = DirichletPartitioner(alpha=1.0).split(targets, 10, seeded(5))[0]
+    shares = targets[first].bincount(minlength=600) / 1000
+    assert shares.mean().item() == pytest.approx(0.1, abs=0.012)
+    assert shares.var().item() == pytest.approx(0.09 / 11, rel=0.25)
+
+
+def test_the_tail_is_as_long_as_it_is_told():
+    targets = torch.arange(1000) % 5
+    kept = torch.cat(LongTailedPartitioner(keep=0.5).split(targets, 3, seeded()))
+    assert targets[kept].bincount().tolist() == [200, 100, 50, 25, 12]
+    all_of_it = torch.cat(LongTailedPartitioner(keep=1.0).split(targets, 3, seeded()))
+    assert len(all_of_it) == 1000
+
+
+def test_the_tail_may_be_sorted():
+    targets = some_targets(2000, 4)
+    dealt = LongTailedPartitioner(shards=ShardPartitioner()).split(targets, 6, seeded())
+    classes = targets[torch.cat(dealt)]
+    assert classes.equal(classes.sort().values)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DirichletPartitioner(alpha=0.0), "alpha must be finite and above 0, got 0.0"),
+        (
+            lambda: DirichletPartitioner(alpha=float("nan")),
+            "alpha must be finite and above 0, got nan",
+        ),
+        (lambda: LongTailedPartitioner(keep=0.0), "keep must be above 0 and at most 1, got 0.0"),
+        (lambda: LongTailedPartitioner(keep=1.5), "keep must be above 0 and at most 1, got 1.5"),
+    ],
+)
+def test_fields_are_checked(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
