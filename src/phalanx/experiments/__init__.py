@@ -3,6 +3,7 @@
 from phalanx.experiments.grid import Cell, Run, grid
 from phalanx.experiments.labels import labels
 from phalanx.experiments.measure import Progress, Watch, measure
+from phalanx.experiments.plots import heat_map, line_plot
 from phalanx.experiments.records import Pivot, Record, Records, mean, pivot, spread
 from phalanx.experiments.runs import (
     MakeModel,
@@ -25,7 +26,9 @@ __all__ = [
     "build",
     "compressed_run",
     "grid",
+    "heat_map",
     "labels",
+    "line_plot",
     "load",
     "mean",
     "measure",
