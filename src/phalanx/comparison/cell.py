@@ -15,10 +15,10 @@ from torch import nn
 from phalanx.aggregation import Aggregator
 from phalanx.attacks import Attack, RandomWorkers, Schedule
 from phalanx.coding import Code
-from phalanx.comparison.identity import description, digest
 from phalanx.comparison.outcome import Outcome, medians
 from phalanx.data import DataSource, Digits, Partitioner, Splits
 from phalanx.errors import TooManyByzantineError
+from phalanx.experiments.identity import description, digest
 from phalanx.losses import cross_entropy
 from phalanx.models import MLP
 from phalanx.randomness import seeded

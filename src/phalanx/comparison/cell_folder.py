@@ -6,8 +6,8 @@ from typing import Any
 
 from phalanx.comparison.cell import Cell
 from phalanx.comparison.grid import Place
-from phalanx.comparison.labels import slug
 from phalanx.comparison.outcome import Outcome
+from phalanx.experiments.labels import slug
 from phalanx.files import clear_halves, whole
 
 

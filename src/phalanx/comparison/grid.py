@@ -24,9 +24,9 @@ from phalanx.attacks import (
 )
 from phalanx.coding import Code, DracoRepetition
 from phalanx.comparison.cell import Cell, Setting
-from phalanx.comparison.identity import description, digest
-from phalanx.comparison.labels import labels
 from phalanx.data import Partitioner
+from phalanx.experiments.identity import description, digest
+from phalanx.experiments.labels import labels
 from phalanx.transforms import WorkerMomentum
 
 _Thing = TypeVar("_Thing")

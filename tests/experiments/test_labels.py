@@ -3,7 +3,7 @@ from phalanx import aggregation, attacks, coding
 from phalanx.aggregation import Bucketing, Krum, NearestNeighborMixing, Resampling
 from phalanx.attacks import Attack, ReverseGradient
 from phalanx.coding import Code
-from phalanx.comparison.labels import labels, slug
+from phalanx.experiments.labels import labels, slug
 
 
 def test_all_that_has_a_name_gets_one_of_its_own():

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 from phalanx.aggregation import Pipeline
@@ -15,9 +16,8 @@ def labels(things: Sequence[Any], usual: dict[str, Any] | None = None) -> list[s
     """One short name for each thing, no two alike.
 
     Names of rules and attacks with three or more words are written by their initials, as the field
-    does. Of the fields
-    only those stand in the name that are neither at their default nor as usual. Where that leaves
-    two alike, all fields stand in it, and then a number.
+    does. Of the fields only those stand in the name that are neither at their default nor as usual.
+    Where that leaves two alike, all fields stand in it, and then a number.
 
     >>> from phalanx.aggregation import Krum, NearestNeighborMixing
     >>> labels([Krum(), Krum(2), NearestNeighborMixing(2) >> Krum(2)])
@@ -26,7 +26,7 @@ def labels(things: Sequence[Any], usual: dict[str, Any] | None = None) -> list[s
     ['Krum', 'NNM » Krum']
 
     Args:
-        things: dataclasses.
+        things: dataclasses, classes, functions, or `functools.partial` of them.
         usual: values of fields that go without saying here.
     """
     short = [_label(thing, usual or {}) for thing in things]
@@ -53,6 +53,11 @@ def _label(thing: Any, usual: dict[str, Any]) -> str:
     if isinstance(thing, Pipeline):
         parts = [_label(part, usual) for part in (*thing.before, thing.rule)]
         return " » ".join(parts) + (f" seed={thing.seed}" if thing.seed else "")
+    if isinstance(thing, partial):
+        given = [*map(str, thing.args), *(f"{name}={one}" for name, one in thing.keywords.items())]
+        return f"{_label(thing.func, usual)}({', '.join(given)})"
+    if not is_dataclass(thing) or isinstance(thing, type):
+        return str(getattr(thing, "__name__", thing))
     shown = [
         _field(one, getattr(thing, one.name), first=position == 0)
         for position, one in enumerate(_fields(thing))

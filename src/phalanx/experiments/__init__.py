@@ -1,0 +1,39 @@
+"""Experiments: a grid of runs, in parallel, that can go on; records, and pivot tables of them."""
+
+from phalanx.experiments.grid import Cell, Run, grid
+from phalanx.experiments.labels import labels
+from phalanx.experiments.measure import Progress, Watch, measure
+from phalanx.experiments.plots import heat_map, line_plot
+from phalanx.experiments.records import Pivot, Record, Records, mean, pivot, spread
+from phalanx.experiments.runs import (
+    MakeModel,
+    build,
+    compressed_run,
+    load,
+    message_bytes,
+    train_run,
+)
+
+__all__ = [
+    "Cell",
+    "MakeModel",
+    "Pivot",
+    "Progress",
+    "Record",
+    "Records",
+    "Run",
+    "Watch",
+    "build",
+    "compressed_run",
+    "grid",
+    "heat_map",
+    "labels",
+    "line_plot",
+    "load",
+    "mean",
+    "measure",
+    "message_bytes",
+    "pivot",
+    "spread",
+    "train_run",
+]

@@ -1,0 +1,207 @@
+"""Measuring the cells of an experiment: what is missing is run, in parallel, and kept at once."""
+
+import json
+import os
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phalanx.errors import NotFiniteError, TooManyByzantineError
+from phalanx.experiments.grid import Cell
+from phalanx.experiments.labels import slug
+from phalanx.experiments.pool import run_here, run_in_processes
+from phalanx.experiments.records import Record, Records, plain
+from phalanx.files import clear_halves, whole
+from phalanx.training.environment import environment
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an experiment has come."""
+
+    done: int
+    """Cells that need no more work."""
+    found: int
+    """Those of them that were done before."""
+    total: int
+    """All cells."""
+    running: Sequence[Cell]
+    """What is measured now, the longest first."""
+
+
+Watch = Callable[[Progress], None]
+"""Is told whenever a cell begins or ends."""
+
+
+def measure(
+    cells: Iterable[Cell],
+    out: Path | str | None = None,
+    *,
+    jobs: int | None = None,
+    watch: Watch | None = None,
+) -> Records:
+    """Runs every cell, each on one thread, and gives the records in the order of the cells.
+
+    With `out` every record is written when it is done, whole or not at all, and cells of which
+    there is a record already are not run again: the same call goes on with an experiment that was
+    stopped or killed, and one with more cells runs what is new. Cells that failed are tried again;
+    cells whose configurations are equal are run once.
+
+    Args:
+        cells: see `grid`.
+        out: a folder, in which the records lie under `cells`; nothing is written if None.
+        jobs: processes; as many as there are processors for this one if not given. With 1 the
+            cells run in this process. With more, a script must call this under
+            `if __name__ == "__main__":`.
+        watch: is told how far the experiment is.
+
+    Raises:
+        ValueError: if a cell cannot be named or `out` is a file, before anything is run or written.
+        KeyboardInterrupt: after Ctrl-C; finished cells stay in `out`.
+        ChildProcessError: if processes cannot be started.
+    """
+    jobs = _processors() if jobs is None else jobs
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    cells = list(cells)
+    total = len({cell.identity for cell in cells})  # what cannot be named is refused now
+    folder = None if out is None else Path(out)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise ValueError(f"out must be a folder, got {out}, which is a file")
+    known = {} if folder is None else load_records(folder)
+    known |= {
+        cell.identity: Record({}, "not applicable", cell.skipped) for cell in cells if cell.skipped
+    }
+    missing = {cell.identity: cell for cell in cells if cell.identity not in known}
+    if missing:
+        if folder is not None:
+            (folder / "cells").mkdir(parents=True, exist_ok=True)
+            clear_halves(folder / "cells")
+        _run(missing, known, total, folder, jobs, watch or (lambda _: None))
+    return Records(replace(known[cell.identity], labels=cell.labels) for cell in cells)
+
+
+def load_records(folder: Path) -> dict[str, Record]:
+    """The records in a folder by identity; failed ones are left out, so that they run again.
+
+    So are files that are damaged, or none of ours.
+    """
+    found = {}
+    for file in sorted((folder / "cells").glob("*.json")):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            record = Record(**content["record"])
+            identity = str(content["identity"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        if record.status in ("finished", "stopped"):
+            found[identity] = record
+    return found
+
+
+def run_cell(cell: Cell) -> Record:
+    """Runs a cell with one thread: nothing but its arguments has a part in its values.
+
+    An error is a record, too. So is a run that cannot go on as its arguments are: one that raises
+    `TooManyByzantineError` or `NotFiniteError` is stopped.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C or SIGTERM.
+    """
+    threads, began = torch.get_num_threads(), time.perf_counter()
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {"status": "finished"}
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                values = {name: plain(value) for name, value in cell.run(**cell.arguments).items()}
+                if (reason := values.pop("stopped", None)) is not None:
+                    found = {"status": "stopped", "reason": reason}
+                found["values"] = values
+                json.dumps(values)  # what cannot be kept is an error of the run
+            except (TooManyByzantineError, NotFiniteError) as error:
+                found = {"status": "stopped", "reason": str(error)}
+            except Exception as error:  # a cell that fails is a result, and the others go on
+                found = {"status": "failed", "reason": _reason(error)}
+    finally:
+        torch.set_num_threads(threads)
+    told = list(dict.fromkeys(str(one.message) for one in caught))
+    return Record(cell.labels, **found, seconds=time.perf_counter() - began, warnings=told)
+
+
+def _run(
+    missing: dict[str, Cell],
+    known: dict[str, Record],
+    total: int,
+    folder: Path | None,
+    jobs: int,
+    watch: Watch,
+) -> None:
+    """Adds what is missing to what is known."""
+    found, running = total - len(missing), list[Cell]()
+    facts = environment(seed=0)
+    del facts["seed"]
+
+    def tell() -> None:
+        watch(Progress(total - len(waiting), found, total, tuple(running)))
+
+    def started(cell: Cell) -> None:
+        running[:] = [one for one in running if one is not cell] + [cell]
+        tell()
+
+    waiting = dict(missing)
+    tell()
+    try:
+        records = (
+            run_here(missing.values(), run_cell, started)
+            if jobs == 1
+            else run_in_processes(missing.values(), run_cell, jobs, started)
+        )
+        for cell, record in records:
+            running.remove(cell)
+            del waiting[cell.identity]
+            known[cell.identity] = record
+            if folder is not None:
+                _write(folder, cell, record, facts)
+            tell()
+    except KeyboardInterrupt:
+        kept = ", which are kept" if folder is not None else ""
+        done = total - len(waiting)
+        raise KeyboardInterrupt(f"{done} of {total} cells are done{kept}") from None
+
+
+def _write(folder: Path, cell: Cell, record: Record, facts: dict[str, Any]) -> None:
+    """Writes a record's file, whole: `cells/<labels>-<hash>.json`."""
+    content = {
+        "identity": cell.identity,
+        "record": asdict(record),
+        "config": cell.config,
+        "environment": facts,
+    }
+    names = (
+        slug(one if isinstance(one, str) else f"{axis}{one}") for axis, one in cell.labels.items()
+    )
+    name = "_".join(names)[:120] + f"-{cell.identity}.json"
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    with whole(folder / "cells" / name) as beside:
+        beside.write_text(text + "\n", encoding="utf-8")
+
+
+def _reason(error: Exception) -> str:
+    """The error in a line, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

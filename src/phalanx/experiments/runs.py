@@ -1,0 +1,272 @@
+"""Runs that experiments share: training, and training with compressed messages."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+
+from phalanx.compression import Compressor, Memory, simulate
+from phalanx.data import DataSource, Splits
+from phalanx.errors import NotFiniteError, TooManyByzantineError
+from phalanx.evaluation import evaluate
+from phalanx.experiments.identity import description, digest
+from phalanx.experiments.records import mean
+from phalanx.fetch import fetch
+from phalanx.models import MLP
+from phalanx.randomness import generator, seeded
+from phalanx.reporting import SAME_WEIGHTS, detection
+from phalanx.training import train
+from phalanx.training.run import default_optimizer
+
+MakeModel = Callable[[tuple[int, ...], int], nn.Module]
+"""Makes a model from the shape of an input and the number of classes: a class, or a function of a
+module, or a `functools.partial` of one."""
+
+_AVERAGED = 5  # evaluations at the end of a run, as papers' logs average them
+_KEPT = 2  # data sets and reference runs that a process keeps for its next cells
+_kept: dict[str, Any] = {}
+
+
+def load(data: DataSource) -> Splits:
+    """The data of a source; a process that asks for the same again does not read them again."""
+    splits: Splits = _once("data", {"data": data}, data.load)
+    return splits
+
+
+def build(model: MakeModel, splits: Splits, seed: int) -> nn.Module:
+    """An untrained model for the data; its weights depend on the seed alone."""
+    with seeded(seed, "weights"):
+        return model(splits.input_shape, splits.num_classes)
+
+
+def train_run(
+    *,
+    data: DataSource,
+    model: MakeModel = MLP,
+    seed: int = 0,
+    device: str = "cpu",
+    milestones: Sequence[int] = (),
+    curves: Sequence[str] = (),
+    reference: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """`phalanx.train`, told by figures. Without an attack `byzantine` is left out.
+
+    Args:
+        data: what to train and test on.
+        model: makes the model.
+        seed: of weights and run.
+        device: where to compute.
+        milestones: rounds after which the learning rate falls to a tenth.
+        curves: metrics of rounds (see `metrics.jsonl`) that are given whole, such as `"loss"`.
+        reference: options that another run has instead, with whose final weights those of this run
+            are compared; a process trains equal references once.
+        options: all others that `phalanx.train` has, by their names.
+
+    Returns:
+        `rounds`: rounds completed.
+        `test_accuracy` and `test_loss` of the last weights; the accuracy is a share in [0, 1].
+        `last_accuracies`: mean test accuracy of the last five evaluations.
+        `evaluated` and `accuracies`: rounds completed and test accuracy at each evaluation.
+        `round_seconds`, `compute_seconds`, `decode_seconds` and `message_bytes`: medians per round.
+        `lies`, `caught`, `false_alarms`, `unheard`, `precision` and `recall`: see `Detection`.
+        `weights`: a hash of all final weights; those of equal runs are the same bit by bit.
+        `weight_difference`, `relative_difference` and `share_moved`, with a reference: the largest
+        difference of a weight, that relative to the reference's largest weight, and the share of
+        weights that differ by more than `SAME_WEIGHTS` of it.
+        `stopped`: why, if more messages were unusable than the code or rule tolerates.
+    """
+    call = {"model": model, "seed": seed, "device": device, "milestones": milestones, **options}
+    splits = load(data)
+    network, rounds, stopped = _trained(splits, **call)
+    if stopped is None:
+        accuracy, loss = rounds[-1]["test_accuracy"], rounds[-1]["test_loss"]
+    else:
+        accuracy, loss = evaluate(network, cross_entropy, splits.test, splits.train)
+    evaluated = [one for one in rounds if one.get("test_accuracy") is not None]
+    accuracies = [one["test_accuracy"] for one in evaluated]
+    found, weights = detection(rounds), _flat(network)
+    values = {
+        "rounds": len(rounds),
+        "test_accuracy": accuracy,
+        "test_loss": loss,
+        "last_accuracies": mean(accuracies[-_AVERAGED:]) if accuracies else None,
+        "evaluated": [one["step"] + 1 for one in evaluated],
+        "accuracies": accuracies,
+        "round_seconds": _median(rounds, "seconds"),
+        **{name: _median(rounds, name) for name in _MEDIANS},
+        **{name: getattr(found, name) for name in _DETECTED},
+        "weights": hashlib.blake2b(weights.numpy().tobytes(), digest_size=8).hexdigest(),
+        **{name: [one.get(name) for one in rounds] for name in curves},
+    }
+    if reference is not None:
+        other = {**call, **reference}
+        theirs: Tensor = _once(
+            "reference", {"data": data, **other}, lambda: _flat(_trained(splits, **other)[0])
+        )
+        values |= _differences(weights, theirs)
+    return values if stopped is None else values | {"stopped": stopped}
+
+
+_MEDIANS = ("compute_seconds", "decode_seconds", "virtual_seconds", "message_bytes")
+_DETECTED = ("lies", "caught", "false_alarms", "unheard", "precision", "recall")
+
+
+def _trained(
+    splits: Splits,
+    *,
+    model: MakeModel,
+    seed: int,
+    device: str,
+    milestones: Sequence[int],
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = default_optimizer,
+    **options: Any,
+) -> tuple[nn.Module, list[dict[str, Any]], str | None]:
+    """The trained model, its rounds, and why it stopped, if it did."""
+    network, rounds = build(model, splits, seed).to(device), list[dict[str, Any]]()
+    schedules: list[LRScheduler] = []
+
+    def scheduled(parameters: Iterable[nn.Parameter]) -> Optimizer:
+        made = optimizer(parameters)
+        schedules.append(MultiStepLR(made, list(milestones)))
+        return made
+
+    def after(entry: dict[str, Any]) -> None:
+        rounds.append(entry)
+        schedules[0].step()
+
+    if options.get("attack") is None:
+        options.pop("byzantine", None)
+    options = {"test": splits.test, "on_round": after, "seed": seed, **options}
+    made = scheduled if milestones else optimizer
+    if not milestones:
+        options["on_round"] = rounds.append
+    try:
+        train(network, splits.train, optimizer=made, **options)
+    except TooManyByzantineError as error:
+        return network, rounds, str(error)
+    return network, rounds, None
+
+
+def compressed_run(
+    *,
+    data: DataSource,
+    compressor: Compressor,
+    rate: float,
+    epochs: int,
+    model: MakeModel = MLP,
+    seed: int = 0,
+    milestones: Sequence[int] = (),
+    num_workers: int = 4,
+    samples: int = 32,
+    watch: Callable[[Memory], None] = lambda _: None,
+) -> dict[str, Any]:
+    """SGD with momentum 0.9 after the mean that workers, simulated in step, decode.
+
+    Order of samples and initial weights follow from the seed alone, so that runs with different
+    compressors differ in nothing else. Unlike in `train_run`, compressors may sum while they
+    compress, as `PowerSGD` does.
+
+    Args:
+        data: what to train and test on.
+        compressor: of all workers.
+        rate: learning rate at first.
+        epochs: passes over the data; samples that do not fill a last round wait for the next one.
+        model: makes the model.
+        seed: of weights, order and compression.
+        milestones: epochs after which the learning rate falls to a tenth.
+        num_workers: workers.
+        samples: per worker and round.
+        watch: told before every round what the first worker remembers.
+
+    Returns:
+        `test_accuracy`, a share in [0, 1], and `train_loss` of the last weights; a run whose
+        numbers left the range guesses, and its loss is 1e4.
+        `message_bytes`: of one worker and round, a mean over Gaussian tensors.
+        `stopped`: why, if numbers left the range.
+    """
+    splits = load(data)
+    network = build(model, splits, seed)
+    named = dict(network.named_parameters())
+    sent = message_bytes(compressor, [tuple(value.shape) for value in named.values()])
+    optimizer = SGD(network.parameters(), lr=rate, momentum=0.9)
+    schedule = MultiStepLR(optimizer, list(milestones))
+    memories = [Memory()] * num_workers
+    size = len(splits.train)  # type: ignore[arg-type]
+    try:
+        for epoch in range(epochs):
+            order = torch.randperm(size, generator=generator(seed, "order", epoch))
+            for batch in order.split(num_workers * samples)[: size // (num_workers * samples)]:
+                watch(memories[0])
+                rows = [
+                    _gradients(network, *fetch(splits.train, one)) for one in batch.split(samples)
+                ]
+                means, memories = simulate(compressor, rows, memories, seed=seed)
+                for name, value in named.items():
+                    value.grad = means[0][name]
+                optimizer.step()
+            schedule.step()
+    except NotFiniteError as error:
+        lost = {"test_accuracy": 1 / splits.num_classes, "train_loss": _DIVERGED}
+        return lost | {"message_bytes": sent, "stopped": str(error)}
+    accuracy = evaluate(network, cross_entropy, splits.test, splits.train).accuracy
+    loss = evaluate(network, cross_entropy, splits.train, splits.train).loss
+    loss = loss if loss < _DIVERGED else _DIVERGED
+    return {"test_accuracy": accuracy, "train_loss": loss, "message_bytes": sent}
+
+
+_DIVERGED = 1e4  # the loss of a run whose numbers left the range
+
+
+def message_bytes(compressor: Compressor, shapes: Sequence[tuple[int, ...]]) -> float:
+    """Bytes of a worker's messages about Gaussian tensors of these shapes: a mean of ten draws."""
+    source = generator(0, "sizes")
+    sizes = [
+        compressor.encode(torch.randn(shape, generator=source), source).num_bytes
+        for _ in range(10)
+        for shape in shapes
+    ]
+    return sum(sizes) / 10
+
+
+def _gradients(network: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    named = dict(network.named_parameters())
+    found = torch.autograd.grad(cross_entropy(network(inputs), targets), list(named.values()))
+    return dict(zip(named, found, strict=True))
+
+
+def _once(kind: str, described: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+    """What was made of an equal description before, if it was among the last few of its kind."""
+    key = f"{kind} {digest(description(described))}"
+    if key not in _kept:
+        alike = [one for one in _kept if one.startswith(kind)]
+        for old in alike[: len(alike) - _KEPT + 1]:
+            del _kept[old]
+        _kept[key] = make()
+    return _kept[key]
+
+
+def _flat(network: nn.Module) -> Tensor:
+    """All weights in float64; counters, such as those of batch normalisation, are none."""
+    found = [value for value in network.state_dict().values() if value.is_floating_point()]
+    return torch.cat([value.detach().cpu().double().flatten() for value in found])
+
+
+def _differences(weights: Tensor, theirs: Tensor) -> dict[str, float]:
+    apart, scale = (weights - theirs).abs(), theirs.abs().max()
+    return {
+        "weight_difference": apart.max().item(),
+        "relative_difference": (apart.max() / scale).item(),
+        "share_moved": 1 - (apart <= SAME_WEIGHTS * scale).double().mean().item(),
+    }
+
+
+def _median(rounds: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    found = [one[name] for one in rounds if one.get(name) is not None]
+    return median(found) if found else None
