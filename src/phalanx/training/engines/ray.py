@@ -180,6 +180,11 @@ class RaySession(Session):
         for worker in workers:
             self._seats[worker].dismiss()
 
+    def restart(self, workers: Collection[int]) -> None:
+        """See `Session.restart`."""
+        for worker in workers:
+            self._seats[worker].restart()
+
     def close(self) -> None:
         """Stops the workers, and Ray if it was started for them."""
         for seat in self._seats:
@@ -201,7 +206,7 @@ class RaySession(Session):
                 if seat.pid is not None:
                     given[seat.ask(lent)] = seat
                 continue
-            reason = seat.obstacle()
+            reason = None if task.queued else seat.obstacle()
             if reason is None:
                 given[seat.send(lent)] = seat
             else:
@@ -277,7 +282,7 @@ class _Seat:
             self._task = None  # if it came late, its message is dropped unread
             return None
         if time.monotonic() - self._sent > self._engine.restart_after_s:
-            self._restart()
+            self.restart()
             return "starting"
         return "busy"
 
@@ -306,7 +311,7 @@ class _Seat:
             reply: Reply = self._ray.get(reference, timeout=self._engine.deadline_s)
         except errors.RayActorError:
             if not concurrent:
-                self._restart()
+                self.restart()
             return "dead"
         except errors.RayError as error:
             return _failure(error)
@@ -339,7 +344,8 @@ class _Seat:
             self.worker, self._packed, own, site, engine.threads_per_worker
         )
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Puts a new process in the place of the old one."""
         self.stop()
         self._start()
 
@@ -349,7 +355,7 @@ class _Seat:
         try:
             self.pid = self._ray.get(self.ready)
         except self._ray.exceptions.RayError as error:
-            self._restart()
+            self.restart()
             return _failure(error)
         return None
 
