@@ -1,4 +1,4 @@
-"""The parties as real servers over sockets."""
+"""Servers of secure aggregation over sockets."""
 
 import subprocess
 import threading
@@ -14,20 +14,21 @@ from phalanx.privacy import (
     Dealer,
     MalformedMessageError,
     ModelServer,
-    NotNowError,
     Peer,
     RoundOverError,
     SecureClient,
     SecureSetup,
+    UnexpectedMessageError,
     Uploader,
     WorkerServer,
     fresh_keys,
 )
-from phalanx.privacy.secure_aggregation import transport, wire
+from phalanx.privacy.secure_aggregation import messages as wire
+from phalanx.privacy.secure_aggregation import transport
 from phalanx.privacy.secure_aggregation.messages import (
     DealRequest,
+    Participants,
     Receipt,
-    Roll,
     SeedShare,
     VectorShare,
 )
@@ -88,7 +89,7 @@ class Lab:
         return self.opened(Uploader(client, *self.peers(worker)))
 
     def lines(self, worker):
-        return [self.opened(transport.Line(self.setup, peer)) for peer in self.peers(worker)]
+        return [self.opened(transport.Connection(self.setup, peer)) for peer in self.peers(worker)]
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_the_plain_mean_needs_no_dealer(stack):
 
 
 def test_who_reached_one_server_only_is_left_out(stack):
-    lab = Lab(stack, rule=MinimumDiameterAveraging(1), timeout_s=1.0)
+    lab = Lab(stack, rule=MinimumDiameterAveraging(1), timeout_s=0.4)
     rows = messages(SMALL)
     send(lab, rows, workers=range(4))
     one = SecureClient(SMALL, 4).share(rows[4], 0).for_model_server
@@ -161,7 +162,7 @@ def test_nonsense_marks_its_sender_and_stops_nobody(stack):
     assert raw(lab.peers(4)[1], good[:-1]) == malformed
     assert raw(lab.peers(4)[1], good + b"0") == malformed
     assert raw(lab.peers(4)[1], b"") == malformed
-    assert raw(lab.peers(4)[1], wire.pack(Roll(0, (), ()), SMALL)) == malformed
+    assert raw(lab.peers(4)[1], wire.pack(Participants(0, (), ()), SMALL)) == malformed
     assert raw(lab.peers(4)[1], good * 10_000, chunk=len(good)) == malformed
     line = lab.lines(5)[1]  # speaks for another, then twice
     share = SecureClient(SMALL, 5).share(rows[5], 0).for_worker_server
@@ -210,7 +211,7 @@ def test_late_and_early_shares_are_told_so(stack):
     lab.model_server.aggregate(deadline_s=5.0)
     with pytest.raises(RoundOverError):
         lab.uploader(0).send(rows[0], 0, timeout_s=5.0)
-    with pytest.raises(NotNowError, match="not open yet"):
+    with pytest.raises(UnexpectedMessageError, match="not open yet"):
         lab.uploader(0).send(rows[0], 7, timeout_s=0.3)
 
 
@@ -251,7 +252,7 @@ def test_one_at_a_time_and_not_for_ever(stack):
         call = channel.stream_stream("/phalanx.SecureAggregation/Exchange")
         answer = call(slow(), metadata=(("phalanx-key", peer.key),))
         time.sleep(0.2)
-        with pytest.raises(NotNowError, match="sending something else"):
+        with pytest.raises(UnexpectedMessageError, match="sending something else"):
             lab.lines(5)[1].ask(share, 5.0)
         with pytest.raises(grpc.RpcError) as error:
             list(answer)
@@ -266,7 +267,7 @@ def heard_at_last(line, share):
     while True:
         try:
             return line.ask(share, 5.0)
-        except NotNowError:
+        except UnexpectedMessageError:
             if time.monotonic() > until:
                 raise
             time.sleep(0.02)
@@ -300,9 +301,13 @@ def test_the_worker_server_notices_a_silent_model_server(stack):
     lab = Lab(stack, timeout_s=0.3)
     send(lab, messages(SMALL), workers=range(5))
     leader = stack.enter_context(
-        closing(transport.Line(SMALL, lab.peer("worker server", lab.worker_server, "model server")))
+        closing(
+            transport.Connection(
+                SMALL, lab.peer("worker server", lab.worker_server, "model server")
+            )
+        )
     )
-    leader.ask(Roll(0, tuple(range(5)), ()), 5.0)
+    leader.ask(Participants(0, tuple(range(5)), ()), 5.0)
     lab.worker_server.check()
     time.sleep(0.5)
     with pytest.raises(ServerLostError, match="said nothing"):
@@ -312,7 +317,7 @@ def test_the_worker_server_notices_a_silent_model_server(stack):
 
 def test_masks_are_dealt_once(stack):
     lab = Lab(stack)
-    line = lab.opened(transport.Line(SMALL, lab.peer("dealer", lab.dealer, "model server")))
+    line = lab.opened(transport.Connection(SMALL, lab.peer("dealer", lab.dealer, "model server")))
     line.ask(DealRequest(3), 5.0)
     for round in (3, 2):
         with pytest.raises(transport.ReusedRandomnessError):
@@ -321,12 +326,13 @@ def test_masks_are_dealt_once(stack):
         line.ask(SeedShare(4, 0, bytes(32)), 5.0)
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:0", "example.org:443", "[::]:0"])
-def test_others_may_not_listen_by_accident(address):
-    with pytest.raises(ValueError, match="credentials"):
-        Dealer(SMALL, {}, address)
-    with pytest.raises(ValueError, match="credentials"):
-        transport.Line(SMALL, Peer(address, "key"))
+def test_others_may_not_listen_by_accident(subtests):
+    for address in ("0.0.0.0:0", "example.org:443", "[::]:0"):
+        with subtests.test(address):
+            with pytest.raises(ValueError, match="credentials"):
+                Dealer(SMALL, {}, address)
+            with pytest.raises(ValueError, match="credentials"):
+                transport.Connection(SMALL, Peer(address, "key"))
 
 
 def test_encrypted(stack, tmp_path):
@@ -346,6 +352,6 @@ def test_encrypted(stack, tmp_path):
     send(lab, rows)
     value = lab.model_server.aggregate(deadline_s=5.0)
     torch.testing.assert_close(value.float(), MultiKrum(1)(rows), atol=SMALL.unit, rtol=0)
-    stranger = lab.opened(transport.Line(SMALL, lab.peers(0)[1]._replace(credentials=None)))
+    stranger = lab.opened(transport.Connection(SMALL, lab.peers(0)[1]._replace(credentials=None)))
     with pytest.raises(ServerLostError):
         stranger.ask(VectorShare(1, 0, torch.zeros(50).long()), 2.0)
