@@ -155,9 +155,8 @@ def test_the_tail_may_be_sorted():
     assert classes.equal(classes.sort().values)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+def test_fields_are_checked(subtests):
+    for make, message in (
         (lambda: DirichletPartitioner(alpha=0.0), "alpha must be finite and above 0, got 0.0"),
         (
             lambda: DirichletPartitioner(alpha=float("nan")),
@@ -165,8 +164,6 @@ def test_the_tail_may_be_sorted():
         ),
         (lambda: LongTailedPartitioner(keep=0.0), "keep must be above 0 and at most 1, got 0.0"),
         (lambda: LongTailedPartitioner(keep=1.5), "keep must be above 0 and at most 1, got 1.5"),
-    ],
-)
-def test_fields_are_checked(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+    ):
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            make()

@@ -82,20 +82,16 @@ def test_columns_of_text_are_joined(tmp_path):
     assert ((both > 0).sum(dim=1) == torch.tensor([8, 3])).all()
 
 
-@pytest.mark.parametrize(
-    ("make", "rule"),
-    [
+def test_arguments_are_checked_at_construction(subtests):
+    for make, message in (
         (lambda: TextFile(length=0), "length must be at least 1, got 0"),
         (lambda: TextFile(test_fraction=1.0), "test_fraction must be above 0 and below 1, got 1.0"),
         (lambda: LabelledTexts(length=0), "length must be at least 1, got 0"),
         (lambda: LabelledTexts(vocabulary=2), "vocabulary must be at least 3, got 2"),
         (lambda: LabelledTexts(text=[]), "text must name at least 1 column, got none"),
-    ],
-    ids=["text length", "text fraction", "length", "vocabulary", "no column"],
-)
-def test_arguments_are_checked_at_construction(make, rule):
-    with pytest.raises(ValueError, match=rule):
-        make()
+    ):
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            make()
 
 
 def test_a_column_that_is_missing_is_named(tmp_path):
