@@ -1,4 +1,4 @@
-"""Texts as tokens: what stands where, and what is refused."""
+"""Texts as sequences of tokens."""
 
 import gzip
 
@@ -23,10 +23,15 @@ def write(path, text):
     return path
 
 
-@pytest.mark.parametrize("name", ["text.txt", "text.txt.gz"])
-def test_sequences_follow_each_other_and_ask_for_the_next_character(tmp_path, name):
+def test_sequences_follow_each_other_and_ask_for_the_next_character(tmp_path, subtests):
+    for name in ("text.txt", "text.txt.gz"):
+        with subtests.test(name):
+            require_next_characters(tmp_path / name)
+
+
+def require_next_characters(path):
     text = "ab\r\ncdé" * 9
-    splits = TextFile(write(tmp_path / name, text), length=5, test_fraction=0.4).load()
+    splits = TextFile(write(path, text), length=5, test_fraction=0.4).load()
     letters = " " + "".join(sorted(set(text)))  # 0 is none of them
     cut = round(0.6 * len(text))
     for part, own in ((splits.train, text[:cut]), (splits.test, text[cut:])):
