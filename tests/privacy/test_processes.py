@@ -20,6 +20,7 @@ ROUNDS = 2
 CLIENT = """
 import json, os, sys, torch
 from phalanx.privacy import Peer, SecureClient, SecureSetup, Uploader
+from phalanx.privacy.secure_aggregation.messages import Receipt
 from phalanx.privacy.secure_aggregation.transport import Connection
 task = json.load(sys.stdin)
 torch.set_num_threads(1)
@@ -31,7 +32,8 @@ for round in range(task["rounds"]):
     generator = torch.Generator().manual_seed(1000 * round + task["worker"])
     message = torch.randn(setup.dim, generator=generator) / setup.dim**0.5
     if task["how"] == "dies" and round == 1:
-        Connection(setup, peers[1]).ask(client.share(message, round).for_worker_server, 10.0)
+        share = client.share(message, round).for_worker_server
+        Connection(setup, peers[1]).ask(share, Receipt, 10.0)
         os._exit(9)
     uploader.send(message * (-50 if task["how"] == "lies" else 1), round, 60.0)
 """

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phalanx.errors import ServerLostError
 from phalanx.privacy.secure_aggregation.fixed_point import encode, require_encodable
-from phalanx.privacy.secure_aggregation.messages import SeedShare, VectorShare
+from phalanx.privacy.secure_aggregation.messages import Receipt, SeedShare, VectorShare
 from phalanx.privacy.secure_aggregation.protocol import (
     SEED_BYTES,
     Entropy,
@@ -152,7 +152,7 @@ def _deliver(server: Connection, share: SeedShare | VectorShare, until_s: float)
     while True:
         left_s = until_s - time.monotonic()
         try:
-            server.ask(share, timeout_s=max(left_s, 0.01))
+            server.ask(share, Receipt, timeout_s=max(left_s, 0.01))
         except RoundOverError:
             raise
         except (UnexpectedMessageError, ServerLostError):

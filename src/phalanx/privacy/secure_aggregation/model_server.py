@@ -180,17 +180,17 @@ class ModelServer(Server):
 
     def _led(self, view: ModelServerView) -> Float[Tensor, " dim"]:
         other, timeout_s = self._worker_server, self._timeout_s
-        common = other.request(view.participants(), Participants, timeout_s)
+        common = other.ask(view.participants(), Participants, timeout_s)
         if not set(common.workers) <= set(view.seeds):
             raise ServerLostError(f"{other.address} names workers who sent nothing")
         if self._dealer is None:
-            total = other.request(SumRequest(view.round), SumShare, timeout_s)
+            total = other.ask(SumRequest(view.round), SumShare, timeout_s)
             return known(view.open_sum(common, total).aggregate)
-        deal = self._dealer.request(DealRequest(view.round), ModelServerDeal, timeout_s)
+        deal = self._dealer.ask(DealRequest(view.round), ModelServerDeal, timeout_s)
         view, mine = view.mask(common, deal)
-        theirs = other.request(mine, MaskedShares, timeout_s, len(common.workers))
+        theirs = other.ask(mine, MaskedShares, timeout_s, len(common.workers))
         view, distances = view.measure(mine, theirs)
-        weighted = other.request(distances, WeightedShare, timeout_s)
+        weighted = other.ask(distances, WeightedShare, timeout_s)
         return known(view.open(weighted).aggregate)
 
     def _admits(self, name: str, kind: type[Any]) -> bool:

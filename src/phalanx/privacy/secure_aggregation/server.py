@@ -83,17 +83,16 @@ class Uploads(Generic[View]):
             UnexpectedMessageError: if it is not open yet.
         """
         with self._changed:
-            if share.round < self._open:
-                raise RoundOverError(f"round {share.round} is over, {self._open} is open")
-            if share.round >= self._open + _AHEAD:
-                raise UnexpectedMessageError(
-                    f"round {share.round} is not open yet, {self._open} is"
-                )
+            number = share.round
+            if number < self._open:
+                raise RoundOverError(f"round {number} is over, {self._open} is open")
+            if number >= self._open + _AHEAD:
+                raise UnexpectedMessageError(f"round {number} is not open yet, {self._open} is")
             if name == transport.worker_name(share.worker):
-                self._views[share.round] = self._view(share.round).receive(share)
+                self._views[number] = self._view(number).receive(share)
                 self._changed.notify_all()
-        if name != transport.worker_name(share.worker):
-            self.mark(name)
+            else:
+                self.mark(name)
 
     def mark(self, name: str) -> None:
         """Notes that a worker sent something malformed; other names are ignored."""
@@ -123,18 +122,8 @@ class Uploads(Generic[View]):
 class Server(ABC):
     """A gRPC server that answers the messages of callers whose keys it knows.
 
-    Args:
-        setup: the public parameters.
-        keys: who may send.
-        address: where to listen; port 0 takes any.
-        credentials: of `grpc.ssl_server_credentials`; None: not encrypted, which is refused unless
-            it listens on this machine alone.
-        plain: do not encrypt, wherever it listens.
-        patience_s: how long a caller may take over one message; it may send one at a time.
-        uploads: notes who sends bytes that are no message.
-
-    Raises:
-        ValueError: if others could listen by accident.
+    A caller may take `patience_s` over a message, and send one at a time; `uploads` notes who sends
+    bytes that are none. What is not encrypted is refused unless it listens on this machine alone.
     """
 
     def __init__(

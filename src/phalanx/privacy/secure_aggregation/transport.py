@@ -100,11 +100,19 @@ class Connection:
             self._channel = grpc.secure_channel(peer.address, peer.credentials, options=OPTIONS)
         self._exchange = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")
 
-    def ask(self, message: Message, timeout_s: float, present: int = 0) -> Message:
-        """Sends a message and waits for the answer, where so many workers are in the round.
+    def ask(
+        self, message: Message, kind: type[Answer], timeout_s: float, present: int = 0
+    ) -> Answer:
+        """The answer to a message, of this kind and of the same round.
+
+        Args:
+            message: the message.
+            kind: what must come back.
+            timeout_s: how long to wait for it.
+            present: how many workers are in the round.
 
         Raises:
-            ServerLostError: if the server is gone, silent for too long, or talks nonsense.
+            ServerLostError: if the server is gone, silent for too long, or answers something else.
             UnexpectedMessageError: if it cannot take this message now.
             DecodeError: if it found too many unusable messages.
             ReusedRandomnessError: if the randomness of this round is spent.
@@ -113,21 +121,11 @@ class Connection:
         chunks, metadata = in_chunks(messages.pack(message, self._setup)), ((KEY, self._key),)
         call = self._exchange(chunks, timeout=timeout_s, metadata=metadata)
         try:
-            return gather(call, self._setup, present)
+            answer = gather(call, self._setup, present)
         except self._grpc.RpcError as error:
             raise self._translated(error.code().name, str(error.details())) from error
         except MalformedMessageError as error:
             raise ServerLostError(f"{self.address} answers nonsense: {error}") from error
-
-    def request(
-        self, message: Message, kind: type[Answer], timeout_s: float, present: int = 0
-    ) -> Answer:
-        """The answer to a message, of this kind and of the same round.
-
-        Raises:
-            ServerLostError: if it is something else, and as `ask`, which raises all the others.
-        """
-        answer = self.ask(message, timeout_s, present)
         if not isinstance(answer, kind) or answer.round != message.round:
             raise ServerLostError(f"{self.address} answers something else than {kind.__name__}")
         return answer

@@ -324,4 +324,4 @@ class WorkerServer(Server):
     def _deal(self, round: int) -> WorkerServerDeal:
         if self._dealer is None:
             raise UnexpectedMessageError("there is no dealer")
-        return self._dealer.request(DealRequest(round), WorkerServerDeal, self._timeout_s)
+        return self._dealer.ask(DealRequest(round), WorkerServerDeal, self._timeout_s)
