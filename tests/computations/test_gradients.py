@@ -15,7 +15,7 @@ from phalanx.computations import Broadcast
 from phalanx.fetch import fetch
 from phalanx.losses import cross_entropy
 from phalanx.models import GPT, LeNet, ResNet18
-from phalanx.training import Job, Round
+from phalanx.training import Job, Round, partition_updates
 from phalanx.training.partition_updates import PartitionUpdates, _RelabelledLoss
 
 PARTITIONS = 6
