@@ -54,7 +54,7 @@ def mean(values: Sequence[Any]) -> Any:
     return statistics.fmean(values)
 
 
-def spread(values: Sequence[float]) -> float | None:
+def spread(values: Sequence[float | int]) -> float | None:
     """Standard deviation (n - 1); None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
 
