@@ -46,6 +46,7 @@ from phalanx.attacks import (
 from phalanx.coding import CyclicRepetition, Detox, DracoCyclic, DracoRepetition, ErasureHead
 from phalanx.compression import QSGD, ErrorFeedback, PowerSGD, TopK
 from phalanx.data import Digits, DirichletPartitioner, ShardPartitioner
+from phalanx.ordering import PerClient
 from phalanx.randomness import seeded
 from phalanx.stragglers import (
     AdaptiveDeadline,
@@ -55,7 +56,7 @@ from phalanx.stragglers import (
     WaitFor,
 )
 from phalanx.training import Local, Ray
-from phalanx.transforms import WorkerMomentum
+from phalanx.transforms import Compressed, WorkerMomentum
 
 # What differs from run to run: times, and what the decoder's private randomness leaves.
 _VARYING = ("seconds", "compute_seconds", "decode_seconds", "residual")
@@ -83,27 +84,26 @@ RUNS = {
         "num_workers": 9,
         "attack": Mimic(),
         "byzantine": FixedWorkers([7, 8]),
-        "worker_momentum": WorkerMomentum(0.9),
-        "shards": ShardPartitioner(),
+        "transforms": [WorkerMomentum(0.9)],
+        "order": PerClient(ShardPartitioner()),
         "optimizer": _sgd,
     },
     "compressor": {
         "rule": Mean(),
         "num_workers": 6,
-        "compressor": ErrorFeedback(TopK(0.05)),
+        "transforms": [Compressed(ErrorFeedback(TopK(0.05)))],
         "optimizer": _sgd,
     },
     "low_rank_and_attack": {
         "rule": TrimmedMean(2),
         "num_workers": 7,
-        "compressor": PowerSGD(),
+        "transforms": [Compressed(PowerSGD())],
         "attack": ReverseGradient(),
     },
     "quantised_momentum": {
         "rule": TrimmedMean(1),
         "num_workers": 6,
-        "compressor": QSGD(),
-        "worker_momentum": WorkerMomentum(0.8, "sum"),
+        "transforms": [WorkerMomentum(0.8, "sum"), Compressed(QSGD())],
         "attack": Mixed([LabelFlip()]),
     },
     "waiting_code": {
@@ -143,7 +143,7 @@ RUNS = {
         "rule": Resampling(2) >> GeometricMedian(2),
         "num_workers": 10,
         "attack": StaleGradient(2),
-        "shards": DirichletPartitioner(0.5),
+        "order": PerClient(DirichletPartitioner(0.5)),
     },
     "random_layers": {
         "rule": TrimmedMean(1),
@@ -157,8 +157,7 @@ RUNS = {
         "num_workers": 8,
         "attack": Mimic(),
         "byzantine": FixedWorkers([6, 7]),
-        "worker_momentum": WorkerMomentum(0.9),
-        "compressor": ErrorFeedback(TopK(0.1)),
+        "transforms": [WorkerMomentum(0.9), Compressed(ErrorFeedback(TopK(0.1)))],
         "resume_at": 5,
     },
 }

@@ -11,11 +11,12 @@ from torch.optim import SGD
 from phalanx.aggregation import Aggregator
 from phalanx.attacks import Attack, Schedule
 from phalanx.cli.console import console, progress_bar
-from phalanx.cli.train import MakeModel, MakeOptimizer
+from phalanx.cli.train import MakeModel
 from phalanx.coding import Code
 from phalanx.data import DataSource, Digits, Partitioner
 from phalanx.errors import PhalanxError
 from phalanx.models import MLP
+from phalanx.training.server_step import MakeOptimizer
 from phalanx.transforms import WorkerMomentum
 
 

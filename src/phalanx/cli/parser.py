@@ -101,7 +101,12 @@ def build(commands: dict[str, Callable[..., Any]]) -> Parser:
         several = _positional_lists(function)
         for parameter, item in several.items():
             sub.add_argument(parameter, nargs="+", type=item, help=f"One or more {parameter}.")
-        sub.add_function_arguments(function, as_group=False, as_positional=True, skip=set(several))
+        sub.add_function_arguments(
+            function, as_group=False, as_positional=True, skip={*several, "options"}
+        )
+        if (whole := getattr(function, "options_of", None)) is not None:
+            own = {*inspect.signature(function).parameters, *getattr(function, "given", ())}
+            sub.add_function_arguments(whole, as_group=False, skip=own)
         sub.add_argument("--config", action="config", help="Read options from a YAML file.")
         subcommands.add_subcommand(name, sub, help=text.split("\n")[0])
         parser.subcommands[name] = sub

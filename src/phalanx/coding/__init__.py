@@ -17,6 +17,7 @@ from phalanx.coding.regularized_bernoulli_gradient_code import RegularizedBernou
 from phalanx.coding.spectral_stragglers import SpectralStragglers
 from phalanx.coding.stochastic_block_code import StochasticBlockCode
 from phalanx.coding.stragglers import Stragglers
+from phalanx.coding.uncoded import Uncoded
 from phalanx.coding.voting import Party, vote
 
 __all__ = [
@@ -39,5 +40,6 @@ __all__ = [
     "SpectralStragglers",
     "StochasticBlockCode",
     "Stragglers",
+    "Uncoded",
     "vote",
 ]

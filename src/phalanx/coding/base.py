@@ -1,13 +1,15 @@
 """What every gradient code looks like: who computes what, sends what, and how it is decoded."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from phalanx.errors import TooManyByzantineError
 
 State = tuple[Tensor, ...]
 """What a code remembers between rounds; empty for a code without memory."""
@@ -143,6 +145,47 @@ class Code(ABC):
         in the `step`-th call from `init` on.
         """
         return self.decode(messages, arrived, generator=generator), state
+
+    @property
+    def num_tolerated(self) -> int:
+        """Byzantine workers that are survived: `num_byzantine` of codes that have one, else 0."""
+        return int(getattr(self, "num_byzantine", 0))
+
+    @property
+    def method(self) -> object:
+        """What decodes: the code itself, or the rule of one without redundancy."""
+        return self
+
+    @property
+    def needs_distances_only(self) -> bool:
+        """Whether `attacked` follows from how far the messages lie apart."""
+        return False
+
+    def excluding(self, number: int) -> "Code":
+        """The code that is left once so many Byzantine workers are excluded; itself by default."""
+        return self
+
+    def attacked(
+        self, messages: Float[Tensor, "sent width"], state: State, byzantine: Sequence[int]
+    ) -> Float[Tensor, " dim"]:
+        """What would become of other messages in the same round, for attacks that try theirs.
+
+        The mean if they are too few or too broken: `update` will then say so.
+
+        Args:
+            messages: those of the honest workers first, by id.
+            state: what is remembered before the round.
+            byzantine: whose messages come last.
+        """
+        honest = [worker for worker in range(self.num_workers) if worker not in byzantine]
+        if len(messages) != self.num_workers:
+            return messages.mean(dim=0)
+        table = torch.empty_like(messages)
+        table[[*honest, *byzantine]] = messages
+        try:
+            return self.update(table, None, state)[0].gradient
+        except TooManyByzantineError:
+            return messages.mean(dim=0)
 
     @property
     def num_partitions(self) -> int:

@@ -1,5 +1,8 @@
 """Orders: which samples make which partition of which round."""
 
-from phalanx.ordering.client_data import ClientData
+from phalanx.ordering.base import Batches, Order
+from phalanx.ordering.per_client import ClientData, PerClient
+from phalanx.ordering.random_reshuffling import RandomReshuffling
+from phalanx.ordering.shuffle_once import ShuffleOnce
 
-__all__ = ["ClientData"]
+__all__ = ["Batches", "ClientData", "Order", "PerClient", "RandomReshuffling", "ShuffleOnce"]

@@ -1,30 +1,30 @@
-"""Which samples make a round, and which of them a partition: a function of the seed, never sent."""
+"""Random reshuffling: every epoch in a new random order."""
 
-from functools import lru_cache
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from phalanx.ordering.base import Order
 from phalanx.randomness import generator
 
 
-@lru_cache(maxsize=2)
-def _order(num_samples: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(num_samples, generator=generator(seed, "order", epoch))
+@dataclass(frozen=True)
+class RandomReshuffling(Order):
+    """Random reshuffling: every epoch draws a new order of the samples, without replacement.
 
+    Source: Mishchenko, Khaled and Richtarik, "Random Reshuffling: Simple Analysis with Vast
+    Improvements", NeurIPS 2020.
 
-def partition_samples(
-    num_samples: int, batch_size: int, num_partitions: int, seed: int, step: int, partition: int
-) -> Int[Tensor, " samples"]:
-    """Indices of the samples of one partition of one round's batch.
-
-    Every epoch visits the samples in a new random order, `batch_size` a round; samples that do not
-    fill a last round wait for the next epoch. All replicas of a partition, in any process, get the
-    same samples.
+    >>> from phalanx.ordering import RandomReshuffling
+    >>> first, second = (RandomReshuffling().permutation(5, epoch, 0) for epoch in (0, 1))
+    >>> sorted(first.tolist()) == sorted(second.tolist()) and not first.equal(second)
+    True
     """
-    rounds = num_samples // batch_size
-    epoch, place = divmod(step, rounds)
-    size = batch_size // num_partitions
-    start = place * batch_size + partition * size
-    return _order(num_samples, seed, epoch)[start : start + size]
+
+    def permutation(
+        self, num_samples: int, epoch: int, *names: int | str
+    ) -> Int[Tensor, " samples"]:
+        """A random order that differs from epoch to epoch."""
+        return torch.randperm(num_samples, generator=generator(*names, epoch))

@@ -1,31 +1,54 @@
 """The round, the engines that carry it, and runs that survive being killed."""
 
 from phalanx.evaluation import Evaluation, evaluate
-from phalanx.losses import cross_entropy
-from phalanx.training.engines.base import Collected, Engine, Inbox, Session
+from phalanx.training.engines.base import (
+    Collector,
+    Engine,
+    Replies,
+    Reply,
+    Session,
+    Site,
+    Task,
+    Waiting,
+    WorkerFactory,
+)
 from phalanx.training.engines.local import Local
 from phalanx.training.engines.ray import Ray
+from phalanx.training.exchange import Collected, ExchangeMemory, exchange
 from phalanx.training.job import Job
 from phalanx.training.loop import Run
 from phalanx.training.reputation import Reputation, Standing, rounds_until_excluded
+from phalanx.training.round import Round
 from phalanx.training.run import train
-from phalanx.training.worker_state import Memory
+from phalanx.training.server_step import OptimizerStep, ServerMomentum, ServerStep
+from phalanx.training.worker import TrainingWorkers
 
 __all__ = [
     "Collected",
+    "Collector",
     "Engine",
     "Evaluation",
-    "Inbox",
+    "ExchangeMemory",
     "Job",
     "Local",
-    "Memory",
+    "OptimizerStep",
     "Ray",
+    "Replies",
+    "Reply",
     "Reputation",
+    "Round",
     "Run",
+    "ServerMomentum",
+    "ServerStep",
     "Session",
+    "Site",
     "Standing",
-    "cross_entropy",
+    "Task",
+    "TrainingWorkers",
+    "Waiting",
+    "WorkerFactory",
     "evaluate",
+    "exchange",
     "rounds_until_excluded",
     "train",
 ]

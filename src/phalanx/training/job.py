@@ -1,23 +1,24 @@
-"""What one run computes, whichever engine runs it."""
+"""A round with its model and data: what one run computes, whichever engine runs it."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from phalanx.attacks import Attack, Schedule
-from phalanx.coding import Code
-from phalanx.compression import Compressor
-from phalanx.losses import Loss, classes_second
-from phalanx.ordering.client_data import ClientData
-from phalanx.transforms.compressed import MessageCodec
-from phalanx.transforms.worker_momentum import WorkerMomentum
+from phalanx.attacks import Attack
+from phalanx.losses import Loss
+from phalanx.ordering import Batches
+from phalanx.parameters import ParameterLayout
+from phalanx.training.round import Round
+from phalanx.training.server_step import OptimizerStep
+from phalanx.transforms import Chain
 
 
 @dataclass(frozen=True)
 class Job:
-    """The stages before decoding: data, model, code and drill. Workers get a copy of it."""
+    """The round, and what it is about: model, loss, data and seed. Workers get a copy of it."""
 
     model: nn.Module
     """Architecture and buffers; its parameters are replaced by those of each round."""
@@ -28,91 +29,52 @@ class Job:
     dataset: Dataset[tuple[Tensor, ...]]
     """Pairs of input and target."""
 
-    code: Code
-    """Who computes what, and what they send."""
+    round: Round
+    """The stages."""
 
     batch_size: int
-    """Samples in a round, over all partitions; a multiple of `code.num_partitions`."""
+    """Samples per round, over all partitions; a multiple of `round.code.num_partitions`."""
 
     seed: int
-    """Of order, drills and random layers."""
-
-    attack: Attack | None = None
-    """What bad workers do; None for no drill."""
-
-    schedule: Schedule | None = None
-    """Who is bad when; None for nobody."""
-
-    worker_momentum: WorkerMomentum | None = None
-    """What workers remember of their messages, and send; None for nothing."""
-
-    shards: ClientData | None = None
-    """Which samples each worker holds, one partition being its own; None if every sample may fall
-    to everybody."""
-
-    compressor: Compressor | None = None
-    """How workers encode their messages; None to send them as they are."""
+    """Of order, attacks, random layers and all else that is random."""
 
     @cached_property
-    def codec(self) -> MessageCodec | None:
-        """How messages look on the way; None if they are sent as they are.
+    def layout(self) -> ParameterLayout:
+        """Of the model's trained parameters."""
+        return ParameterLayout.of(self.model)
 
-        Tensors are those of the model, unless the code's messages have another width.
+    @cached_property
+    def batches(self) -> Batches:
+        """How the samples of a round are cut."""
+        size = len(self.dataset)  # type: ignore[arg-type]
+        return Batches(size, self.batch_size, self.round.code.num_partitions, self.seed)
+
+    @cached_property
+    def chain(self) -> Chain:
+        """The transforms of messages.
+
+        Messages consist of the model's tensors, unless the code's have another width.
         """
-        if self.compressor is None:
-            return None
-        named = {
-            name: value for name, value in self.model.named_parameters() if value.requires_grad
-        }
-        dim = sum(value.numel() for value in named.values())
-        shapes = {name: tuple(value.shape) for name, value in named.items()}
-        if (width := self.code.width(dim)) != dim:
-            shapes = {"message": (width,)}
-        dtype = next(iter(named.values())).dtype
-        return MessageCodec(
-            self.compressor,
-            self.seed,
-            self.code.num_workers,
-            tuple(shapes),
-            tuple(shapes.values()),
-            dtype,
-        )
+        layout, code = self.layout, self.round.code
+        if (width := code.width(layout.dim)) != layout.dim:
+            layout = ParameterLayout(("message",), ((width,),), layout.dtype)
+        return Chain(self.round.transforms, layout, self.seed, code.num_workers)
 
-    def byzantine(self, step: int) -> list[int]:
-        """Ids of the workers that are bad in a round."""
-        if self.attack is None or self.schedule is None:
-            return []
-        bad = self.schedule.byzantine(step, self.code.num_workers, self.seed)
-        return bad.nonzero().flatten().tolist()
+    @property
+    def remembers(self) -> bool:
+        """Whether workers may remember anything from round to round."""
+        return bool(self.round.transforms or self.round.compute.init(self.layout))
+
+    def empty_table(self, device: torch.device) -> Tensor:
+        """Room for the messages of all workers, `(workers, width)`."""
+        shape = (self.round.code.num_workers, self.chain.layout.dim)
+        return torch.empty(shape, dtype=self.layout.dtype, device=device)
 
     def conduct(self, step: int) -> dict[int, Attack]:
-        """What each bad worker of a round does."""
-        if self.attack is None:
-            return {}
-        return {
-            worker: self.attack.member(rank) for rank, worker in enumerate(self.byzantine(step))
-        }
-
-    def relabelled(self, attack: Attack) -> "Job":
-        """The job of a worker that computes with the targets of an attack."""
-        return replace(self, loss=_RelabelledLoss(self.loss, attack))
+        """What each Byzantine worker of a round does, by id."""
+        return self.round.conduct(step, self.seed)
 
     def for_workers(self) -> "Job":
-        """The part that a worker needs: the drill stays with whoever stages it."""
-        return replace(self, attack=None, schedule=None)
-
-
-@dataclass(frozen=True)
-class _RelabelledLoss:
-    """The loss under other targets; the model's output tells how many classes there are."""
-
-    loss: Loss
-    attack: Attack
-
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        if outputs.ndim < 2:
-            raise ValueError(
-                f"model must score every class for {self.attack}, got outputs of shape "
-                f"{tuple(outputs.shape)}"
-            )
-        return self.loss(outputs, self.attack.relabel(targets, classes_second(outputs).shape[1]))
+        """The part that workers need: attacks and steps stay with the server."""
+        alone = replace(self.round, attack=None, byzantine=None, step=OptimizerStep())
+        return replace(self, round=alone)

@@ -1,31 +1,27 @@
 """The state of a run between rounds, and what happens in one."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from phalanx.aggregation import Aggregator
 from phalanx.attacks import Rule
-from phalanx.batch_size.diversity_monitor import DiversityMonitor, Spread, squared_norm
+from phalanx.batch_size import DiversityMonitor, Spread, squared_norm
 from phalanx.coding import Code
-from phalanx.data import Partitioner
+from phalanx.computations import Broadcast
 from phalanx.docstrings import source
 from phalanx.evaluation import Evaluation, evaluate, with_statistics
-from phalanx.parameters import trained_parameters
-from phalanx.training.decoding import Decoder, KnownRule, RuleDecoder
+from phalanx.training.attack_simulation import AttackMemory
 from phalanx.training.engines.base import Session
 from phalanx.training.environment import environment
+from phalanx.training.exchange import ExchangeMemory, exchange, read_states
 from phalanx.training.job import Job
 from phalanx.training.reputation import Reputation, Standing
 from phalanx.training.run_folder import RunFolder
-from phalanx.training.worker_state import Memory
+from phalanx.training.worker_state import WorkerState
 
 _MALFORMED = ("wrong shape", "wrong type", "malformed", "not finite")
 
@@ -47,51 +43,69 @@ class Run:
     """Where it is written, if anywhere."""
 
 
+@dataclass(frozen=True)
+class KnownRule:
+    """The server's decoder as it stands in a round, for simulated attacks that know it."""
+
+    code: Code
+    state: tuple[Tensor, ...]
+    byzantine: tuple[int, ...]
+
+    @property
+    def needs_distances_only(self) -> bool:
+        """Whether its weights follow from how far the messages lie apart."""
+        return self.code.needs_distances_only
+
+    def __call__(self, messages: Tensor) -> Tensor:
+        """See `Code.attacked`."""
+        return self.code.attacked(messages, self.state, self.byzantine)
+
+
 class Loop:
     """The state of a run between rounds, and what happens in one."""
 
     def __init__(
         self,
         job: Job,
-        decoding: Decoder,
         reputation: Reputation,
-        optimizer: Optimizer,
         test: Dataset[tuple[Tensor, ...]] | None,
         folder: RunFolder | None,
         title: str | None,
         config: str | None,
         monitor: DiversityMonitor | None = None,
     ) -> None:
-        self.job, self.decoding, self.optimizer, self.test = job, decoding, optimizer, test
+        self.job, self.test = job, test
         self.folder, self.title, self.config = folder, title, config
-        self.parameters = trained_parameters(job.model)
-        self.memory = decoding.init(sum(value.numel() for value in self.parameters))
-        self.drill = Memory()
-        self.reputation, self.standing = reputation, reputation.init(job.code.num_workers)
+        self.decoder_state = job.round.code.init(job.layout.dim)
+        self.step_state = job.round.step.init(job.model)
+        self.memory = ExchangeMemory()
+        self.worker_states: dict[int, WorkerState] = {}  # as they were at the last checkpoint
+        self.reputation, self.standing = reputation, reputation.init(job.round.code.num_workers)
         self.monitor, self.spread = monitor, Spread()
         self.rounds: list[dict[str, Any]] = []
         self._first = 0  # the round that begins this part of the run
         self._open = False
 
     def round(self, session: Session, step: int, *, evaluate: bool) -> dict[str, Any]:
-        """One round, from the broadcast of the weights to the step of the optimizer."""
-        began = time.perf_counter()
-        decoding = self.decoding.excluding(len(self.standing.out))
-        collected = session.round(step, self._flat(), self.drill, self._rule(decoding, step))
-        self._require_momenta(collected.memory)
+        """One round, from the broadcast of the weights to the server's step."""
+        began, stages, out = time.perf_counter(), self.job.round, self.standing.out
+        broadcast = Broadcast(self._flat(), stages.step.extra(self.step_state))
+        rule = self._rule(stages.code.excluding(len(out)), step)
+        collected = exchange(session, self.job, step, broadcast, self.memory, rule, out)
         messages_in = time.perf_counter()
         malformed = [worker for worker, why in collected.missing.items() if why in _MALFORMED]
-        # Who sends what is no message is one liar fewer among the others, as who sends NaN is.
-        decoding = self.decoding.excluding(len(self.standing.out) + len(malformed))
-        decoded, memory = decoding.decode(collected.messages, collected.arrived, self.memory)
+        # Who sends what is no message is one Byzantine worker fewer among the others, as who sends
+        # NaN is.
+        code = stages.code.excluding(len(out) + len(malformed))
+        decoded, state = code.update(collected.messages, collected.arrived, self.decoder_state)
         decoded_in = time.perf_counter()
         self._open_folder()
         # From here on the round is done: what it leaves is remembered together, or not at all.
-        self.memory, self.drill = memory, collected.memory
-        self._step(decoded.gradient)
+        self.decoder_state, self.memory = state, collected.memory
+        self.step_state = stages.step.apply(self.job.model, decoded.gradient, self.step_state)
         suspects = sorted({*decoded.suspects.nonzero().flatten().tolist(), *malformed})
         self.standing = self.reputation.update(self.standing, suspects, collected.arrived)
-        session.exclude(self.standing.out)
+        session.dismiss([worker for worker in self.standing.out if worker not in out])
         trusted = [
             value
             for worker, value in enumerate(collected.losses.tolist())
@@ -105,7 +119,7 @@ class Loop:
             "virtual_seconds": collected.virtual_s,
             "decode_seconds": decoded_in - messages_in,
             "message_bytes": collected.message_bytes,
-            "byzantine": self._liars(step, collected.missing),
+            "byzantine": self._byzantine(step, collected.missing),
             "suspects": suspects,
             "missing": {str(worker): why for worker, why in collected.missing.items()},
             "residual": decoded.residual,
@@ -134,27 +148,31 @@ class Loop:
             self.folder.write_text("config.yaml", self.config)
         if not self.folder.checkpoints():
             self.folder.write_json("env.json", environment(self.job.seed))
-            self._save(0, self.drill)
+            self._save(0)
         self.rounds = self.folder.truncate(self._first)
 
     def checkpoint(self, session: Session, step: int) -> None:
         """Writes down all that round `step` and those after it depend on."""
         self._open_folder()
         if self.folder is not None:
-            self._save(step, session.recall(step, self.drill))
+            self.worker_states.update(read_states(session, self.job, step))
+            self._save(step)
 
-    def _save(self, step: int, drill: Memory) -> None:
+    def _save(self, step: int) -> None:
         if self.folder is not None:
+            attack = self.memory.attack
             content = {
                 "parameters": self._flat(),
-                "optimizer": self.optimizer.state_dict(),
-                "memory": list(self.memory),
-                "drill": {
-                    "past": list(drill.past),
-                    "plans": drill.plans,
-                    "momenta": drill.momenta,
-                    "waiting": list(drill.waiting),
-                    "compression": [[list(state) for state in one] for one in drill.compression],
+                "server_step": self.job.round.step.dump(self.step_state),
+                "decoder": list(self.decoder_state),
+                "attack": {
+                    "past": [[one.parameters, dict(one.extra)] for one in attack.past],
+                    "plans": dict(attack.plans),
+                },
+                "waiting": list(self.memory.waiting),
+                "workers": {
+                    worker: {name: list(parts) for name, parts in state.items()}
+                    for worker, state in self.worker_states.items()
                 },
                 "standing": list(self.standing),
                 "spread": list(self.spread),
@@ -164,31 +182,30 @@ class Loop:
     def restore(self) -> int:
         """Goes back to the last checkpoint; returns the round to go on with. Writes nothing."""
         assert self.folder is not None
-        saved = self.folder.load_checkpoint()
-        flat = saved["parameters"]
-        if flat.numel() != sum(value.numel() for value in self.parameters):
+        saved, layout, model = self.folder.load_checkpoint(), self.job.layout, self.job.model
+        if (found := saved["parameters"].numel()) != layout.dim:
             raise ValueError(
-                f"the checkpoint in {self.folder.path} has {flat.numel()} parameters, the model "
-                f"{sum(value.numel() for value in self.parameters)}"
+                f"the checkpoint in {self.folder.path} has {found} parameters, the model "
+                f"{layout.dim}"
             )
-        with torch.no_grad():
-            for value, part in zip(self.parameters, self._parts(flat), strict=True):
-                value.copy_(part)
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.memory = tuple(saved["memory"])
-        drill = saved["drill"]
-        momenta = drill.get("momenta")
-        if momenta is not None:
-            momenta = momenta.to(self.parameters[0].device)
-        waiting = tuple(drill.get("waiting", ()))
-        compression = tuple(
-            tuple(tuple(part.to(self.parameters[0].device) for part in state) for state in one)
-            for one in drill.get("compression", ())
+        layout.write(model, saved["parameters"])
+        device = next(model.parameters()).device
+        self.step_state = self.job.round.step.load(model, saved["server_step"])
+        self.decoder_state = tuple(saved["decoder"])
+        past = tuple(
+            Broadcast(parameters.to(device), {name: one.to(device) for name, one in extra.items()})
+            for parameters, extra in saved["attack"]["past"]
         )
-        self.drill = Memory(tuple(drill["past"]), drill["plans"], momenta, waiting, compression)
-        if "standing" in saved:  # not in checkpoints of before there was any
-            self.standing = Standing(*saved["standing"])
-        self.spread = Spread(*saved.get("spread", ()))
+        attack = AttackMemory(past, saved["attack"]["plans"])
+        self.memory = ExchangeMemory(attack, tuple(saved["waiting"]))
+        self.worker_states.update(
+            {
+                worker: {name: tuple(parts) for name, parts in state.items()}
+                for worker, state in saved["workers"].items()
+            }
+        )
+        self.standing = Standing(*saved["standing"])
+        self.spread = Spread(*saved["spread"])
         self._first = saved["step"]
         return self._first
 
@@ -201,22 +218,22 @@ class Loop:
         measured = self.rounds[-1] if self.rounds else {}
         if "test_accuracy" not in measured:
             measured = self._evaluation()
-        code = self.decoding.code
+        code = self.job.round.code
         methods = [source(type(part)) for part in self._parts_of_method()]
         result = {
-            "title": self.title or type(self._method()).__name__,
+            "title": self.title or type(code.method).__name__,
             "rounds": rounds,
             "test_accuracy": measured.get("test_accuracy"),
             "test_loss": measured.get("test_loss"),
-            "num_parameters": sum(value.numel() for value in self.parameters),
+            "num_parameters": self.job.layout.dim,
             "num_workers": code.num_workers,
             "num_partitions": code.num_partitions,
             "redundancy": code.redundancy,
-            "decoder": repr(self._method()),
-            "attack": _shown(self.job.attack),
-            "worker_momentum": _shown(self.job.worker_momentum),
-            "shards": _shown(self._split()),
-            "compressor": _shown(self.job.compressor),
+            "decoder": repr(code.method),
+            **{
+                name: _shown(getattr(self.job.round, name))
+                for name in ("order", "compute", "transforms", "attack", "step")
+            },
             "message_bytes": _total(self.rounds, "message_bytes"),
             "stopped": stopped,
             "excluded": self.standing.out,
@@ -228,30 +245,21 @@ class Loop:
             self.folder.write_json("result.json", result)
         return Run(model, self.rounds, result, self.folder.path if self.folder else None)
 
-    def _method(self) -> Code | Aggregator:
-        if isinstance(self.decoding, RuleDecoder):
-            return self.decoding.rule
-        return self.decoding.code
-
-    def _rule(self, decoding: Decoder, step: int) -> Rule | None:
-        """The decoder as a rule, for attacks of a drill that know it; None under an exact code."""
-        if self.job.attack is None or decoding.code.exact:
+    def _rule(self, code: Code, step: int) -> Rule | None:
+        """The decoder as a rule, for simulated attacks that know it; None under an exact code."""
+        if self.job.round.attack is None or code.exact:
             return None
-        return KnownRule(decoding, self.memory, self.job.byzantine(step))
-
-    def _split(self) -> Partitioner | None:
-        return self.job.shards.split if self.job.shards is not None else None
-
-    def _require_momenta(self, memory: Memory) -> None:
-        if self.job.worker_momentum is not None and memory.momenta is None:
-            raise ValueError("engine must know worker_momentum, got one that remembers none")
+        return KnownRule(code, self.decoder_state, tuple(self.job.conduct(step)))
 
     def _parts_of_method(self) -> list[object]:
-        compressor = self.job.compressor
-        within = getattr(compressor, "inner", None)  # of error feedback
-        drill = self.job.attack
-        parts = [self._method(), self.job.worker_momentum, self._split(), compressor, within, drill]
-        return [part for part in parts if part is not None]
+        """The stages, and what they are made of: whose papers a report cites."""
+        stages = self.job.round
+        parts: list[object] = [stages.code.method, stages.order, stages.compute]
+        parts += [*stages.transforms, stages.attack, stages.step]
+        inner = [getattr(one, "compressor", None) for one in parts]
+        inner += [getattr(one, "partitioner", None) for one in parts]
+        inner += [getattr(one, "inner", None) for one in inner]  # of error feedback
+        return [part for part in [*parts, *inner] if part is not None]
 
     def _evaluation(self) -> dict[str, float | None]:
         if self.test is None:
@@ -267,8 +275,8 @@ class Loop:
             self.spread = whole.update(self.spread, own, squared_norm([messages.mean(dim=0)]))
         return monitor.diversity(self.spread)
 
-    def _liars(self, step: int, missing: dict[int, str]) -> list[int]:
-        """The bad workers of a round; one that was only slow, and came in time, told the truth.
+    def _byzantine(self, step: int, missing: dict[int, str]) -> list[int]:
+        """Byzantine workers of a round; one that was only slow, and came in time, told the truth.
 
         So did one that is to be behind in the first round: there is nothing to be behind of.
         """
@@ -280,22 +288,11 @@ class Loop:
         ]
 
     def _flat(self) -> Tensor:
-        return torch.cat([value.detach().reshape(-1) for value in self.parameters])
-
-    def _parts(self, flat: Tensor) -> Iterator[Tensor]:
-        sizes = [value.numel() for value in self.parameters]
-        for part, value in zip(flat.split(sizes), self.parameters, strict=True):
-            yield part.view_as(value)
-
-    def _step(self, gradient: Tensor) -> None:
-        for value, part in zip(self.parameters, self._parts(gradient), strict=True):
-            value.grad = part
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        return self.job.layout.read(self.job.model)
 
 
 def _shown(part: object | None) -> str | None:
-    return repr(part) if part is not None else None
+    return repr(part) if part is not None and part != () else None
 
 
 def _total(rounds: list[dict[str, Any]], name: str) -> float | int | None:

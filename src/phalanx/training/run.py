@@ -1,43 +1,36 @@
 """Training: rounds until done, each of them written down, each of them repeatable."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD
 from torch.utils.data import Dataset
 
 from phalanx.aggregation import Aggregator, Mean
-from phalanx.attacks import Attack, RandomWorkers, Schedule
-from phalanx.batch_size.diversity_monitor import DiversityMonitor
-from phalanx.coding import Code
-from phalanx.compression import Compressor
-from phalanx.data import Partitioner
+from phalanx.attacks import Attack, Schedule
+from phalanx.batch_size import DiversityMonitor
+from phalanx.coding import Code, Uncoded
+from phalanx.computations import Computation, Gradient
 from phalanx.errors import TooManyByzantineError
 from phalanx.losses import Loss, cross_entropy
-from phalanx.ordering.client_data import deal
-from phalanx.parameters import trained_parameters
-from phalanx.training.checks import check_job, check_optimizer
-from phalanx.training.decoding import Decoder, Uncoded, decoder
+from phalanx.ordering import Order, RandomReshuffling
+from phalanx.training.checks import check_job
 from phalanx.training.engines.base import Engine
 from phalanx.training.engines.local import Local
 from phalanx.training.interruption import graceful
 from phalanx.training.job import Job
 from phalanx.training.loop import Loop, Run
 from phalanx.training.reputation import Reputation
+from phalanx.training.round import Round
 from phalanx.training.run_folder import RunFolder
-from phalanx.transforms.worker_momentum import WorkerMomentum
+from phalanx.training.server_step import MakeOptimizer, OptimizerStep, ServerStep
+from phalanx.training.worker import TrainingWorkers
+from phalanx.transforms import MessageTransform
 
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-_SAMPLES = 16  # a partition, unless the batch size is given
-
-
-def default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """SGD with learning rate 0.1 and momentum 0.9."""
-    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+_SAMPLES = 16  # per partition, unless the batch size is given
 
 
 def train(
@@ -47,14 +40,15 @@ def train(
     *,
     rule: Aggregator | None = None,
     num_workers: int = 15,
+    order: Order = RandomReshuffling(),  # noqa: B008 - frozen
+    compute: Computation = Gradient(),  # noqa: B008 - frozen
+    transforms: Sequence[MessageTransform] = (),
     attack: Attack | None = None,
     byzantine: Schedule | None = None,
-    worker_momentum: WorkerMomentum | None = None,
-    shards: Partitioner | None = None,
-    compressor: Compressor | None = None,
-    engine: Engine | None = None,
-    optimizer: MakeOptimizer = default_optimizer,
+    step: ServerStep | None = None,
+    optimizer: MakeOptimizer = lambda parameters: SGD(parameters, lr=0.1, momentum=0.9),
     loss: Loss = cross_entropy,
+    engine: Engine = Local(),  # noqa: B008 - frozen
     steps: int = 200,
     batch_size: int | None = None,
     seed: int = 0,
@@ -69,45 +63,46 @@ def train(
     config: str | None = None,
     on_round: Callable[[dict[str, Any]], None] | None = None,
 ) -> Run:
-    """Trains a model on workers some of which may lie, lag or die.
+    """Trains a model on workers some of which may be Byzantine, slow or dead.
 
-    The same arguments give the same weights, on any engine, interrupted or not: order, batches,
-    drills and random layers follow from `seed` and the number of the round.
+    The stages of the round (`Round`) are arguments: a code or a rule, an order, a computation,
+    transforms of messages, a simulated attack, a server step. The same arguments give the same
+    weights, on any engine, interrupted or not: order, batches, attacks and random layers follow
+    from `seed` and the number of the round.
 
     Args:
         model: any module; its parameters are trained in place.
         dataset: pairs of input and target.
-        code: a gradient code; it also says how many workers there are.
-        rule: a robust rule instead of a code; each of `num_workers` workers then computes the
-            gradient of one partition. The plain mean if neither is given.
+        code: a gradient code; it decodes by itself, and says how many workers there are.
+        rule: a robust rule instead of a code; each of `num_workers` workers then computes one
+            partition. The plain mean if neither is given.
         num_workers: workers under a rule.
-        attack: a drill: what bad workers do.
-        byzantine: a drill: who is bad when; by default as many as the code or rule survives, drawn
-            afresh every round.
-        worker_momentum: what workers remember of their messages, and send; nothing by default.
-        shards: how the data are dealt out to workers that have data of their own; by default every
-            sample may fall to every worker. Under a rule only. Workers that are bad for good hold
-            random samples of all classes.
-        compressor: how workers encode what they send; not at all by default. Each tensor of the
-            model is encoded alone, and what an `ErrorFeedback` left out is kept by the worker. The
-            server decodes, then the code or rule does. Codes that compare replicas, or look for
-            lies in what does not fit, refuse compressors that would make honest workers differ.
-        engine: where the workers run; in this process by default.
-        optimizer: makes the optimizer from the parameters.
+        order: which samples make which partition of which round; `PerClient` gives every worker
+            data of its own, under a rule only.
+        compute: what a worker computes from the parameters and its samples.
+        transforms: what workers do to their messages before they send them, in order: momentum,
+            noise, a compressor last. Codes that compare replicas, or look for Byzantine workers in
+            what does not fit, refuse those that would make honest workers differ.
+        attack: what Byzantine workers do, in a simulated attack; none by default.
+        byzantine: which workers are Byzantine when; by default as many as the code or rule
+            survives, drawn anew every round.
+        step: what becomes of the decoded update; a step of `optimizer` by default.
+        optimizer: makes the optimizer from the parameters: any of torch, by name.
         loss: mean loss of a batch from the model's output and the targets; by default torch's
             cross-entropy, which outputs `(batch, length, classes)` may come to, too.
+        engine: where the workers run; in this process by default.
         steps: rounds in all, those before an interruption included.
-        batch_size: samples a round over all partitions; a multiple of their number. 16 a partition
-            by default.
+        batch_size: samples per round over all partitions; a multiple of their number. 16 per
+            partition by default.
         seed: of everything random.
         exclude_after: excludes a worker for good once it was suspected in so many rounds more than
             its messages were held good, see `Reputation`; no more workers than the code or rule
             survives. By default nobody is excluded.
         measure_diversity: writes the gradient diversity of every round into its metrics, as
             estimated from messages that are not suspected, see `DiversityMonitor`; for workers that
-            draw their samples alike and send their gradients: under a rule, without momentum or
-            compressor. Where a rule suspects honest messages, those left are alike, and the
-            estimate is too low.
+            draw their samples alike and send their gradients: under a rule, without transforms.
+            Where a rule suspects honest messages, those left are alike, and the estimate is too
+            low.
         test: data to evaluate on.
         out: a folder for metrics, checkpoints and weights; nothing is written if None. It is made
             once the first round has been decoded: arguments that do not fit leave nothing behind.
@@ -131,25 +126,15 @@ def train(
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the round is done and a checkpoint is
             written.
     """
-    if code is None and rule is None:
-        rule = Mean()
-    decoding = decoder(code, rule, num_workers)
-    if attack is not None and byzantine is None:
-        byzantine = RandomWorkers(_survived(code or rule))
-    if batch_size is None:
-        batch_size = _SAMPLES * decoding.code.num_partitions
-    job = Job(
-        model,
-        loss,
-        dataset,
-        decoding.code,
-        batch_size,
-        seed,
-        attack,
-        byzantine,
-        worker_momentum,
-        compressor=compressor,
+    if code is not None and rule is not None:
+        raise ValueError("give a code or a rule, not both: a code decodes by itself")
+    code = code if code is not None else Uncoded(num_workers, rule or Mean())
+    stages = Round(
+        code, order, compute, tuple(transforms), attack, byzantine, step or OptimizerStep(optimizer)
     )
+    if batch_size is None:
+        batch_size = _SAMPLES * code.num_partitions
+    job = Job(model, loss, dataset, stages, batch_size, seed)
     counts = {
         "steps": steps,
         "evaluate_every": evaluate_every,
@@ -157,66 +142,58 @@ def train(
     }
     if exclude_after is not None:
         counts["exclude_after"] = exclude_after
-    check_job(job, test, counts, shards)
-    reputation = _reputation(decoding, exclude_after)
-    monitor = _monitor(job, shards) if measure_diversity else None
-    if shards is not None:
-        job = replace(job, shards=deal(shards, dataset, job.code.num_workers, byzantine, seed))
+    check_job(job, test, counts)
+    reputation = _reputation(code, exclude_after)
+    monitor = _monitor(job) if measure_diversity else None
+    bound = order.bind(dataset, code.num_workers, stages.byzantine, seed)
+    job = replace(job, round=replace(stages, order=bound))
     if out is None and resume:
         raise ValueError("resume needs out, the folder of the run, got None")
     folder = RunFolder(Path(out), resume=resume) if out is not None else None
-    made = optimizer(trained_parameters(model))
-    check_optimizer(made)
-    loop = Loop(job, decoding, reputation, made, test, folder, title, config, monitor)
+    loop = Loop(job, reputation, test, folder, title, config, monitor)
     first = loop.restore() if resume else 0
     if first > steps:
         raise ValueError(f"steps must be at least the {first} rounds that are done, got {steps}")
-    with (engine or Local()).start(job) as session, graceful() as interrupted:
-        session.exclude(loop.standing.out)
-        for step in range(first, steps):
-            last = step + 1 == steps
+    workers = TrainingWorkers(job, loop.worker_states)
+    with engine.start(workers) as session, graceful() as interrupted:
+        session.dismiss(loop.standing.out)
+        for number in range(first, steps):
+            last = number + 1 == steps
+            due = last or (number + 1) % evaluate_every == 0
             try:
-                entry = loop.round(session, step, evaluate=last or (step + 1) % evaluate_every == 0)
+                entry = loop.round(session, number, evaluate=due)
             except TooManyByzantineError as error:
-                loop.checkpoint(session, step)
-                loop.finish(step, stopped=str(error))
-                error.add_note(f"stopped in round {step}; the weights before it are kept")
+                loop.checkpoint(session, number)
+                loop.finish(number, stopped=str(error))
+                error.add_note(f"stopped in round {number}; the weights before it are kept")
                 raise
             if on_round is not None:
                 on_round(entry)
-            if last or interrupted() or (step + 1) % checkpoint_every == 0:
-                loop.checkpoint(session, step + 1)
+            if last or interrupted() or (number + 1) % checkpoint_every == 0:
+                loop.checkpoint(session, number + 1)
             if interrupted() and not last:
                 kept = "; a checkpoint is written" if folder is not None else ""
-                raise KeyboardInterrupt(f"stopped after {step + 1} of {steps} rounds{kept}")
+                raise KeyboardInterrupt(f"stopped after {number + 1} of {steps} rounds{kept}")
     return loop.finish(steps)
 
 
-def _survived(method: Code | Aggregator | None) -> int:
-    found = getattr(method, "num_byzantine", None)
-    if found is None:
-        raise ValueError(
-            f"byzantine must say who is bad: {method} does not say how many liars it survives"
-        )
-    return int(found)
-
-
-def _monitor(job: Job, shards: Partitioner | None) -> DiversityMonitor:
-    changed = job.worker_momentum is not None or job.compressor is not None
-    if changed or shards is not None or not isinstance(job.code, Uncoded):
+def _monitor(job: Job) -> DiversityMonitor:
+    stages, code = job.round, job.round.code
+    plain = stages.compute == Gradient() and not stages.transforms and stages.order.shared
+    if not plain or not isinstance(code, Uncoded):
         raise ValueError(
             "measure_diversity needs workers that send gradients of samples that are drawn alike: "
-            "a rule, no worker_momentum, no compressor, no shards"
+            "a rule, no transforms, no order with data of their own, no other computation"
         )
-    return DiversityMonitor(job.code.num_workers, job.batch_size // job.code.num_partitions)
+    return DiversityMonitor(code.num_workers, job.batches.size)
 
 
-def _reputation(decoding: Decoder, exclude_after: int | None) -> Reputation:
+def _reputation(code: Code, exclude_after: int | None) -> Reputation:
     if exclude_after is None:
         return Reputation()
-    if decoding.num_tolerated == 0:
+    if code.num_tolerated == 0:
         raise ValueError(
-            f"exclude_after needs a code or rule that survives liars, got {exclude_after} with one "
-            "that survives none"
+            f"exclude_after needs a code or rule that survives Byzantine workers, got "
+            f"{exclude_after} with one that survives none"
         )
-    return Reputation(exclude_after, decoding.num_tolerated)
+    return Reputation(exclude_after, code.num_tolerated)

@@ -1,4 +1,4 @@
-"""Workers that send what they remember of their gradients, not the last one alone."""
+"""Worker momentum: every worker sends the momentum of its messages."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,9 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.coding import Code
+from phalanx.parameters import ParameterLayout
+from phalanx.transforms.base import MessageContext, MessageTransform, State
+
 
 @dataclass(frozen=True)
-class WorkerMomentum:
+class WorkerMomentum(MessageTransform):
     """Every worker sends the momentum of its messages instead of the last message.
 
     Honest momenta vary less from worker to worker than honest gradients do, so that a lie that is
@@ -23,16 +27,15 @@ class WorkerMomentum:
 
     With momentum in the workers, the optimizer needs none.
 
-    Cost: one vector a worker, and one pass over its message; on the server, one more table of the
-    size of the messages.
+    Cost: one vector per worker, and a few passes over its message.
     Source: Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization",
     ICML 2021 (Algorithm 2).
 
     >>> import torch
     >>> from phalanx.transforms import WorkerMomentum
     >>> momentum = WorkerMomentum(beta=0.5)
-    >>> first = momentum.update(torch.tensor([4.0]), None)
-    >>> momentum.update(torch.tensor([0.0]), first)
+    >>> _, first = momentum.update(torch.tensor([4.0]), (), None)
+    >>> momentum.update(torch.tensor([0.0]), first, None)[0]
     tensor([2.])
     """
 
@@ -50,19 +53,22 @@ class WorkerMomentum:
             raise ValueError(f"form must be 'average' or 'sum', got {self.form!r}")
 
     def update(
-        self,
-        messages: Float[Tensor, "*workers width"],
-        momenta: Float[Tensor, "*workers width"] | None,
-    ) -> Float[Tensor, "*workers width"]:
-        """The next momenta, of one worker or of a table of them; nothing is overwritten.
-
-        Args:
-            messages: what would be sent without momentum.
-            momenta: of the round before; None in the first, NaN for a worker without one.
-        """
-        if momenta is None:
-            return messages
+        self, message: Float[Tensor, " width"], state: State, context: MessageContext | None
+    ) -> tuple[Float[Tensor, " width"], State]:
+        """The next momentum, sent and remembered; see `MessageTransform.update`."""
+        if not state:
+            return message, (message,)
+        (momentum,) = state
         gain = 1 - self.beta if self.form == "average" else 1.0
-        # Products apart from the sum: fused ones would round a row otherwise than a table.
-        following = momenta.mul(self.beta).add_(messages.mul(gain))
-        return torch.where(momenta.isfinite(), following, messages)
+        following = momentum.mul(self.beta).add_(message.mul(gain))
+        following = torch.where(momentum.isfinite(), following, message)
+        return following, (following,)
+
+    def conflict(self, code: Code, layout: ParameterLayout) -> str | None:
+        """Replicas agree if they compute the same partitions in every round."""
+        if code.at(1) is code:
+            return None
+        return (
+            "WorkerMomentum needs workers that compute the same partitions in every round, for "
+            f"replicas to agree, got {code}, which is drawn anew"
+        )

@@ -1,94 +1,193 @@
-"""What an engine does: it moves messages. Everything else is the same on all of them."""
+"""What an engine does: it gives workers tasks and collects their replies. Nothing else differs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
-from phalanx.attacks import Rule
-from phalanx.errors import WireError
-from phalanx.training.job import Job
-from phalanx.training.worker_state import Memory
-from phalanx.transforms.compressed import MessageCodec
+from phalanx.stragglers import WaitingPolicy
 
 # Not `typing.Self`: the runtime checks of the tests read annotations one function at a time.
 _Session = TypeVar("_Session", bound="Session")
 
 
-class Collected(NamedTuple):
-    """What reached the server in one round.
+class Site(NamedTuple):
+    """Where workers are: what the engine tells them of itself.
 
     Attributes:
-        messages: `(workers, width)`; rows that did not arrive hold anything.
-        arrived: `(workers,)` bool, whose message arrived in time and in shape.
-        losses: `(workers,)`, mean loss that each worker claims over its partitions; NaN if unknown.
-        missing: why there is no message: "silent", "late", "dead", "busy" (still at an earlier
-            round), "starting", "excluded", "wrong shape", "wrong type", "malformed" (bytes that are
-            no message of the compressor), "not finite" (nothing to compress) or "failed: ...", by
-            worker.
-        compute_s: seconds until the messages stood ready.
-        memory: of workers, drill and waiting, for the next round.
-        virtual_s: seconds that the round took on the engine's virtual clock; None if it has none.
-        message_bytes: bytes of the messages that arrived, without what a transport adds; None if
-            the engine does not count them.
+        device: where to compute; None for where the model is.
+        chunk_size: partitions that are computed by one call; None for as many as fit.
     """
 
-    messages: Float[Tensor, "workers width"]
-    arrived: Bool[Tensor, " workers"]
-    losses: Float[Tensor, " workers"]
+    device: torch.device | str | None = None
+    chunk_size: int | None = None
+
+
+class Reply(NamedTuple):
+    """A worker's answer to a task.
+
+    Attributes:
+        value: what it sends; tensors, and tuples, lists and dictionaries of them, travel cheaply.
+        missing: why it sends nothing, if so.
+        delay_s: seconds by which it holds its answer back, in a simulated attack.
+    """
+
+    value: Any = None
+    missing: str | None = None
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """What workers are asked to do: a value that travels to them."""
+
+    concurrent: ClassVar[bool] = False
+    """Whether a worker takes it up beside the task that it is at."""
+
+    queued: ClassVar[bool] = False
+    """Whether a worker that is still starting, or at another task, takes it up after that."""
+
+    step: int
+    """Which of a run's tasks it is: the round."""
+
+    @abstractmethod
+    def run(self, worker: Any, is_over: Callable[[], bool] = lambda: False) -> Reply:
+        """What one worker does.
+
+        Args:
+            worker: as its `WorkerFactory` made it.
+            is_over: asked now and then: whether nobody waits for the reply any more.
+        """
+
+    def run_together(self, workers: Sequence[Any]) -> Iterator[tuple[int, Reply]]:
+        """The replies of workers of one process, with their places in the sequence's order."""
+        for worker in workers:
+            yield worker.id, self.run(worker)
+
+    def load(self, worker: Any) -> int:
+        """Units of work in it, for a virtual clock."""
+        return 1
+
+
+@dataclass(frozen=True)
+class WorkerFactory(ABC):
+    """Makes workers, where they are: objects with an attribute `id`, which keep what they hold."""
+
+    @property
+    @abstractmethod
+    def num_workers(self) -> int:
+        """How many there are."""
+
+    @abstractmethod
+    def make(self, owned: Mapping[int, Any], site: Site) -> list[Any]:
+        """The workers of some ids.
+
+        Args:
+            owned: what each of them is given at its start, see `own`.
+            site: where they are.
+        """
+
+    def own(self, worker: int) -> Any:
+        """What one worker is given whenever its process starts; asked each time."""
+        return None
+
+    def packed(self) -> "WorkerFactory":
+        """The factory as it travels to other processes."""
+        return self
+
+    @property
+    def seed(self) -> int:
+        """Of delays that are simulated."""
+        return 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Shared memory that workers and messages take."""
+        return 0
+
+
+class Collector:
+    """What replies are put into as they come; this one keeps them as they are."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, Any] = {}
+
+    def take(self, worker: int, value: object) -> None:
+        """Takes in what a worker sent."""
+        self.values[worker] = value
+
+    def refuse(self, worker: int, reason: str) -> None:
+        """Records why there is nothing from a worker."""
+
+    def usable(self, worker: int) -> bool:
+        """Whether what came from a worker counts as an arrival for the waiting policy."""
+        return worker in self.values
+
+
+class Waiting(NamedTuple):
+    """A waiting policy and what it remembers.
+
+    Attributes:
+        policy: when a call is over; None for when all have answered.
+        memory: of the calls before.
+    """
+
+    policy: WaitingPolicy | None = None
+    memory: tuple[float, ...] = ()
+
+
+class Replies(NamedTuple):
+    """How a call went; what was sent is in its collector.
+
+    Attributes:
+        missing: why there is nothing from a worker, by id: "late", "dead", "busy" (still at an
+            earlier task), "starting" or "failed: ...", beside what the collector refused.
+        seconds: until the last message that was waited for.
+        virtual_s: seconds on the engine's virtual clock; None if it has none.
+        waiting: what the waiting policy remembers.
+    """
+
     missing: dict[int, str]
-    compute_s: float
-    memory: Memory = Memory()
-    virtual_s: float | None = None
-    message_bytes: int | None = None
+    seconds: float
+    virtual_s: float | None
+    waiting: tuple[float, ...]
 
 
 class Session(ABC):
-    """A run's workers, started; a context manager that stops them."""
+    """Workers that were started; a context manager that stops them."""
+
+    policy: WaitingPolicy | None = None
+    """When calls are over, if the engine's user said so."""
 
     @abstractmethod
-    def round(
+    def call(
         self,
-        step: int,
-        parameters: Float[Tensor, " dim"],
-        memory: Memory = Memory(),  # noqa: B008 - frozen
-        aggregate: Rule | None = None,
-    ) -> Collected:
-        """Has every worker compute and send its message for one round.
+        task: Task,
+        workers: Collection[int],
+        waiting: Waiting = Waiting(),  # noqa: B008 - immutable
+        collector: Collector | None = None,
+    ) -> Replies:
+        """Gives workers a task, and takes their replies in until the call is over.
 
         Args:
-            step: the round, counted from 0.
-            parameters: the round's.
-            memory: of workers, drill and waiting: `Collected.memory` of the round before.
-            aggregate: the server's rule as it stands in this round, for attacks that know it; None
-                if it has none, or there is no drill.
+            task: what to do.
+            workers: who is asked.
+            waiting: when the call is over; all have answered, or the deadline, by default.
+            collector: what replies are put into.
         """
 
-    def recall(self, step: int, memory: Memory) -> Memory:
-        """The memory that a checkpoint needs: with what only the workers know.
+    def dismiss(self, workers: Collection[int]) -> None:  # noqa: B027 - most have nothing to stop
+        """Stops workers that will not be asked again."""
 
-        Args:
-            step: the round to go on with; the last one that was run, or the one after.
-            memory: what the server remembers before that round.
-        """
-        return memory
-
-    def exclude(self, workers: Iterable[int]) -> None:
-        """Gives these workers no more tasks: from now on they are missing as "excluded".
-
-        Raises:
-            NotImplementedError: if there are any, and the engine cannot do without them.
-        """
-        if found := list(workers):
-            raise NotImplementedError(f"{type(self).__name__} cannot exclude workers {found}")
+    @abstractmethod
+    def restart(self, workers: Collection[int]) -> None:
+        """Starts workers anew, with what their factory has them own now."""
 
     def close(self) -> None:  # noqa: B027 - most engines have nothing to stop
-        """Stops the workers."""
+        """Stops all workers."""
 
     def __enter__(self: _Session) -> _Session:
         return self
@@ -104,95 +203,8 @@ class Session(ABC):
 
 @dataclass(frozen=True)
 class Engine(ABC):
-    """Where the workers run."""
+    """Where workers run."""
 
     @abstractmethod
-    def start(self, job: Job) -> Session:
-        """Starts the workers of a run."""
-
-
-class Inbox:
-    """The server's table of messages: every row is checked before it is taken.
-
-    The table is written in place, so that a round costs no second copy of the messages.
-
-    Args:
-        messages: `(workers, width)`, the table; its shape and dtype are what messages must have.
-        codec: what reads messages that come as bytes; None if they come as they are.
-    """
-
-    def __init__(
-        self, messages: Float[Tensor, "workers width"], codec: MessageCodec | None = None
-    ) -> None:
-        self.messages = messages
-        self._codec = codec
-        self.clear()
-
-    def clear(self) -> None:
-        """Starts a round: nobody has arrived."""
-        self.arrived = torch.zeros(len(self.messages), dtype=torch.bool)
-        self.losses = torch.full((len(self.messages),), torch.nan, dtype=torch.float64)
-        self.missing: dict[int, str] = {}
-        self._num_bytes = torch.zeros(len(self.messages), dtype=torch.int64)
-
-    def put(self, worker: int, message: object, loss: float = torch.nan) -> None:
-        """Takes a message in, or marks its sender: a bad message never stops the run."""
-        values = self._opened(message)
-        if isinstance(values, str):
-            self.refuse(worker, values)
-            return
-        assert isinstance(message, Tensor)
-        self._num_bytes[worker] = message.nbytes
-        if self.messages[worker].data_ptr() != values.data_ptr():
-            self.messages[worker] = values
-        self.arrived[worker] = True
-        self.losses[worker] = loss
-        self.missing.pop(worker, None)
-
-    def refuse(self, worker: int, reason: str) -> None:
-        """Records why there is no message from a worker."""
-        self.arrived[worker] = False
-        self.missing[worker] = reason
-
-    def usable(self, worker: int) -> bool:
-        """Whether a worker's message is here, and finite: decoders take others for missing."""
-        return bool(self.arrived[worker]) and bool(self.messages[worker].isfinite().all())
-
-    def arrivals(self, answers: Float[Tensor, " workers"]) -> Float[Tensor, " workers"]:
-        """What a waiting policy is told: when each usable message came, and infinity for others.
-
-        Args:
-            answers: when each worker answered, whatever it sent, in seconds.
-        """
-        usable = torch.tensor([self.usable(worker) for worker in range(len(answers))])
-        return torch.where(usable, answers, torch.inf)
-
-    def collected(
-        self, compute_s: float, memory: Memory, virtual_s: float | None = None
-    ) -> Collected:
-        """The round's outcome."""
-        missing = dict(sorted(self.missing.items()))
-        num_bytes = int(self._num_bytes[self.arrived].sum())
-        return Collected(
-            self.messages,
-            self.arrived,
-            self.losses,
-            missing,
-            compute_s,
-            memory,
-            virtual_s,
-            num_bytes,
-        )
-
-    def _opened(self, message: object) -> Tensor | str:
-        """The values of a message, or why it is none."""
-        if not isinstance(message, Tensor):
-            return "wrong type"
-        if self._codec is not None:
-            try:
-                return self._codec.decode(message.to(self.messages.device))
-            except WireError:
-                return "malformed"
-        if message.dtype != self.messages.dtype:
-            return "wrong type"
-        return "wrong shape" if message.shape != self.messages.shape[1:] else message
+    def start(self, factory: WorkerFactory) -> Session:
+        """Starts the workers that a factory makes."""

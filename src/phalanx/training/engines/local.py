@@ -1,25 +1,26 @@
-"""The engine of one process: no server, no ports; every gradient is computed once."""
+"""The engine of one process: no server, no ports; every partition is computed once."""
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.attacks import Rule
-from phalanx.computations.gradient import PartitionGradients
-from phalanx.errors import NotFiniteError
-from phalanx.stragglers.delays import DelayModel
-from phalanx.stragglers.waiting import WaitingPolicy
-from phalanx.training.attack_simulation import Drill
-from phalanx.training.engines.base import Collected, Engine, Inbox, Session
-from phalanx.training.engines.worker import own_message
-from phalanx.training.job import Job
-from phalanx.training.worker_state import Memory
-from phalanx.transforms.compressed import MessageCodec, States
+from phalanx.stragglers import DelayModel, WaitingPolicy
+from phalanx.training.engines.base import (
+    Collector,
+    Engine,
+    Replies,
+    Session,
+    Site,
+    Task,
+    Waiting,
+    WorkerFactory,
+)
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,12 @@ class Local(Engine):
     """All workers in this process, vectorised; redundant work is counted, not repeated.
 
     Who is late is decided on a virtual clock, which nobody waits for. So a laptop can ask what a
-    thousand workers would do: `Collected.virtual_s` and `virtual_seconds` in the metrics say how
+    thousand workers would do: `Replies.virtual_s` and `virtual_seconds` in the metrics say how
     long their rounds take. Late work is cancelled there, as on Ray: every worker begins every
     round. Delays follow from the run's seed and the round, so a run that resumes sees the same.
 
-    In a drill, bad workers that read the honest messages read those that will be late, too.
+    In a simulated attack, Byzantine workers that read the honest messages read those that will be
+    late, too.
 
     Cost: memory for the messages, `(workers, width)`, and for `chunk_size` gradients; with a
     compressor, for the messages again as they are read, and for what each worker remembers.
@@ -69,111 +71,74 @@ class Local(Engine):
                 f"{self.seconds_per_partition}"
             )
 
-    def start(self, job: Job) -> "LocalSession":
+    def start(self, factory: WorkerFactory) -> "LocalSession":
         """Nothing to start: the session computes when asked."""
-        return LocalSession(self, job)
+        return LocalSession(self, factory)
 
 
 class LocalSession(Session):
-    """Runs a job's rounds in this process."""
+    """Workers of this process."""
 
-    def __init__(self, engine: Local, job: Job) -> None:
-        self._engine, self._job = engine, job
-        self._gradients = PartitionGradients(job, engine.chunk_size)
-        self._excluded: set[int] = set()
+    def __init__(self, engine: Local, factory: WorkerFactory) -> None:
+        self._engine, self._factory, self.policy = engine, factory, engine.policy
+        self._workers: dict[int, Any] = {}
+        self.restart(range(factory.num_workers))
 
-    def round(
+    def call(
         self,
-        step: int,
-        parameters: Float[Tensor, " dim"],
-        memory: Memory = Memory(),  # noqa: B008 - frozen
-        aggregate: Rule | None = None,
-    ) -> Collected:
-        """Computes every partition once, encodes all messages, then stages the drill."""
-        began = time.perf_counter()
-        losses: list[Tensor] = []
-        code = self._job.code.at(step)
-        messages = code.encode_all(self._stream(step, parameters, losses))
-        compute_s = time.perf_counter() - began
-        inbox = Inbox(messages)
-        claimed = torch.cat(losses).double().cpu()
-        for worker, owned in enumerate(code.assignment):
-            inbox.put(worker, messages[worker], claimed[owned].mean().item())
-        drill = Drill(self._job, step, parameters, memory, aggregate)
-        for worker, role in drill.cast.items():
-            if drill.deviates(worker):
-                computed = own_message(self._gradients, worker, *drill.task(worker), role.attack)
-                inbox.put(worker, *computed)
-        momenta = None
-        if self._job.worker_momentum is not None:
-            momenta = self._job.worker_momentum.update(inbox.messages, memory.momenta)
-            # Forged on a copy: what is remembered stays true.
-            inbox.messages = momenta.clone() if drill.cast else momenta
-        own, compression = None, memory.compression
-        if (codec := self._job.codec) is not None:
-            own = inbox.messages
-            inbox, compression = self._compressed(codec, inbox, compression, step)
-        for worker in self._excluded:
-            inbox.refuse(worker, "excluded")
-        held_back = drill.stage(inbox, drill.cast, own)
-        virtual_s, waiting = self._wait(step, inbox, held_back, memory.waiting)
-        kept = drill.remember(momenta, waiting, compression)
-        return inbox.collected(compute_s, kept, virtual_s)
-
-    def exclude(self, workers: Iterable[int]) -> None:
-        """See `Session.exclude`; what they alone would compute is computed, and not used."""
-        self._excluded.update(workers)
-
-    def _compressed(
-        self, codec: MessageCodec, inbox: Inbox, memory: tuple[States, ...], step: int
-    ) -> tuple[Inbox, tuple[States, ...]]:
-        """What the server makes of the bytes that workers send, and what they remember then."""
-        read = Inbox(torch.empty_like(inbox.messages), codec)
-        following = list(memory or ((),) * len(inbox.messages))
-        for worker, message in enumerate(inbox.messages):
-            try:
-                data, following[worker] = codec.encode(message, following[worker], step, worker)
-            except NotFiniteError:
-                read.refuse(worker, "not finite")
+        task: Task,
+        workers: Collection[int],
+        waiting: Waiting = Waiting(),  # noqa: B008 - immutable
+        collector: Collector | None = None,
+    ) -> Replies:
+        """Has all workers do the task, then plays the call on the virtual clock."""
+        began, collector = time.perf_counter(), collector or Collector()
+        answers = torch.full((self._factory.num_workers,), torch.inf, dtype=torch.float64)
+        for worker, reply in task.run_together([self._workers[one] for one in workers]):
+            if reply.missing is not None:
+                collector.refuse(worker, reply.missing)
             else:
-                read.put(worker, data, inbox.losses[worker].item())
-        return read, tuple(following)
+                collector.take(worker, reply.value)
+            answers[worker] = reply.delay_s
+        seconds = time.perf_counter() - began
+        if task.concurrent:
+            return Replies({}, seconds, 0.0, waiting.memory)
+        answers += self._loads(task, workers)
+        missing = {worker: "dead" for worker in workers if answers[worker].isinf()}
+        end, memory = self._wait(answers, waiting, collector)
+        late = [one for one in workers if answers[one] > end and one not in missing]
+        missing |= dict.fromkeys(late, "late")
+        return Replies(missing, seconds, end, memory)
+
+    def restart(self, workers: Collection[int]) -> None:
+        """See `Session.restart`."""
+        owned = {worker: self._factory.own(worker) for worker in workers}
+        made = self._factory.make(owned, Site(chunk_size=self._engine.chunk_size))
+        self._workers |= dict(zip(owned, made, strict=True))
+
+    def _loads(self, task: Task, workers: Collection[int]) -> Float[Tensor, " workers"]:
+        """How long each worker takes to do the task, in virtual seconds."""
+        engine, number = self._engine, self._factory.num_workers
+        taken = torch.zeros(number, dtype=torch.float64)
+        if engine.seconds_per_partition:
+            for worker in workers:
+                taken[worker] = engine.seconds_per_partition * task.load(self._workers[worker])
+        if engine.delays is not None:
+            taken += engine.delays.at(task.step, number, self._factory.seed)
+        return taken
 
     def _wait(
-        self, step: int, inbox: Inbox, held_back: dict[int, float], waiting: tuple[float, ...]
+        self, answers: Float[Tensor, " workers"], waiting: Waiting, collector: Collector
     ) -> tuple[float, tuple[float, ...]]:
-        """Plays the round on the virtual clock; its length, and what the policy remembers."""
-        answers = self._answers(step, held_back)
-        for worker in answers.isinf().nonzero().flatten().tolist():
-            inbox.refuse(worker, "excluded" if worker in self._excluded else "dead")
+        """When the call is over, and what the policy remembers."""
         # Once everybody has answered there is nobody left to wait for.
         end = answers[answers.isfinite()].max().item() if answers.isfinite().any() else 0.0
-        policy, deadline_s = self._engine.policy, self._engine.deadline_s
-        if deadline_s is not None:
-            end = min(end, deadline_s)
+        if self._engine.deadline_s is not None:
+            end = min(end, self._engine.deadline_s)
+        policy, memory = waiting
         if policy is not None:
-            arrivals = inbox.arrivals(answers)
-            bound = policy.for_code(self._job.code.at(step).can_decode)
-            end = min(end, bound.ends_at(arrivals, waiting).item())
-            waiting = policy.update(arrivals, end, waiting)
-        for worker in (answers > end).nonzero().flatten().tolist():
-            if inbox.arrived[worker]:
-                inbox.refuse(worker, "late")
-        return end, waiting
-
-    def _answers(self, step: int, held_back: dict[int, float]) -> Float[Tensor, " workers"]:
-        """When each worker is done, in virtual seconds; infinity for those who never are."""
-        engine, code = self._engine, self._job.code.at(step)
-        answers = engine.seconds_per_partition * code.assignment.sum(dim=1).double()
-        if engine.delays is not None:
-            answers += engine.delays.at(step, code.num_workers, self._job.seed)
-        for worker, seconds in held_back.items():
-            answers[worker] += seconds
-        answers[list(self._excluded)] = torch.inf
-        return answers
-
-    def _stream(self, step: int, parameters: Tensor, losses: list[Tensor]) -> Iterator[Tensor]:
-        partitions = range(self._job.code.num_partitions)
-        for gradients, block_losses in self._gradients.blocks(step, partitions, parameters):
-            losses.append(block_losses)
-            yield gradients
+            usable = torch.tensor([collector.usable(worker) for worker in self._workers])
+            arrivals = torch.where(usable, answers, torch.inf)
+            end = min(end, policy.ends_at(arrivals, memory).item())
+            memory = policy.update(arrivals, end, memory)
+        return end, memory

@@ -3,28 +3,28 @@
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.utils.data import TensorDataset
 
-from phalanx.attacks import Rule
-from phalanx.coding import Code
-from phalanx.communication.serialization import Parcel
-from phalanx.stragglers.waiting import WaitingPolicy
-from phalanx.training.attack_simulation import Drill, Role
-from phalanx.training.engines.base import Collected, Engine, Inbox, Session
+from phalanx.stragglers import WaitingPolicy
+from phalanx.training.engines.base import (
+    Collector,
+    Engine,
+    Replies,
+    Reply,
+    Session,
+    Site,
+    Task,
+    Waiting,
+    WorkerFactory,
+)
+from phalanx.training.engines.packing import pack, unpack
 from phalanx.training.engines.ray_connection import STORE_BYTES, connect, import_ray
-from phalanx.training.engines.worker import Recollection, Reply, Worker, pack_job
-from phalanx.training.job import Job
-from phalanx.training.worker_state import Memory
-from phalanx.transforms.compressed import States
 
 _SIGNALS = "signals"
 
@@ -35,22 +35,20 @@ class Ray(Engine):
 
     The server sends the data set and the model once, and the parameters once a round; it takes one
     message from each worker, until the deadline. A worker that dies, hangs, fails or is late is an
-    erasure: it is named in `Collected.missing`, the round goes on without it, and it comes back;
+    erasure: it is named in `Replies.missing`, the round goes on without it, and it comes back;
     started anew if it died or hung, with its next task if it was slow. No worker is given a second
     task before it is done with the first; but those that are late are told that the round is over,
     and drop it before the next `chunk_size` partitions, so that nothing piles up. What is trained
-    lies with the server: it writes the checkpoints, and Ctrl-C reaches it alone. Workers keep their
-    momentum, if they have one, and the server the last that it saw of each: a worker that is
-    started anew goes on with that. With a compressor the server sees neither momenta nor what was
-    left out of messages: it asks for both when it writes a checkpoint, and a worker that is started
-    anew in between begins without.
+    lies with the server: it writes the checkpoints, and Ctrl-C reaches it alone. What their stages
+    remember workers keep; the server asks for it when it writes a checkpoint, and a worker that is
+    started anew goes on with what it was then.
 
-    In a drill, bad workers forge, and sleep, in their own processes; only attacks that read the
-    honest messages are staged by the server. A silent worker of a drill says that it sends nothing,
-    so that a drill does not cost a deadline a round. One that the attack `Delay` holds back is deaf
-    to the server as long, and busy in the rounds that it misses. With the same seed,
-    `Local(chunk_size=1)` gives the same bits for codes that add gradients up, where workers and
-    server have equal hardware, software and numbers of threads.
+    In a simulated attack, Byzantine workers forge, and sleep, in their own processes; only attacks
+    that read the honest messages are staged by the server. A silent worker says that it sends
+    nothing, so that a simulation does not cost a deadline per round. One that the attack `Delay`
+    holds back is deaf to the server as long, and busy in the rounds that it misses. With the same
+    seed, `Local(chunk_size=1)` gives the same bits for codes that add gradients up, where workers
+    and server have equal hardware, software and numbers of threads.
 
     Trust: Ray authenticates nobody, and unpickles what it is sent. Whoever reaches its ports runs
     code on every machine. Server and workers belong in one trust domain, behind one firewall:
@@ -111,7 +109,7 @@ class Ray(Engine):
             if not 0 <= share < math.inf:
                 raise ValueError(f"{name} must be finite and at least 0, got {share}")
 
-    def start(self, job: Job) -> "RaySession":
+    def start(self, factory: WorkerFactory) -> "RaySession":
         """Connects to Ray, or starts it, and starts the workers.
 
         Raises:
@@ -119,24 +117,24 @@ class Ray(Engine):
             ConnectionError: if nothing answers at `address`.
             RuntimeError: if all workers fail to start.
         """
-        return RaySession(self, job)
+        return RaySession(self, factory)
 
 
 class RaySession(Session):
-    """Runs a job's rounds on Ray actors; a round's messages overwrite those of the one before."""
+    """Workers as Ray actors."""
 
-    def __init__(self, engine: Ray, job: Job) -> None:
+    def __init__(self, engine: Ray, factory: WorkerFactory) -> None:
         self._ray = import_ray("the engine Ray")
-        self._engine, self._job = engine, job
-        self._inbox: Inbox | None = None
+        self._engine, self._factory, self.policy = engine, factory, engine.policy
         self._seats: list[_Seat] = []
         self._owns_ray = False
         with ExitStack() as stack:
             stack.callback(self.close)  # whatever interrupts the start, Ctrl-C among it
-            self._owns_ray = connect(self._ray, engine.address, _store_bytes(job))
-            packed = self._ray.put(pack_job(job))
-            for worker in range(job.code.num_workers):
-                self._seats.append(_Seat(self._ray, engine, worker, packed))
+            store_bytes = STORE_BYTES + factory.held_bytes
+            self._owns_ray = connect(self._ray, engine.address, store_bytes)
+            packed = self._ray.put(factory.packed())
+            for worker in range(factory.num_workers):
+                self._seats.append(_Seat(self._ray, engine, worker, factory, packed))
             self._await_start()
             stack.pop_all()
 
@@ -145,69 +143,47 @@ class RaySession(Session):
         """Process id of each worker that is ready, on the machine that it runs on."""
         return {seat.worker: seat.pid for seat in self._seats if seat.pid is not None}
 
-    def round(
+    def call(
         self,
-        step: int,
-        parameters: Float[Tensor, " dim"],
-        memory: Memory = Memory(),  # noqa: B008 - frozen
-        aggregate: Rule | None = None,
-    ) -> Collected:
-        """Sends the parameters out, and takes messages in until all are here or late."""
-        began = time.monotonic()
-        inbox = self._cleared(parameters)
-        drill = Drill(self._job, step, parameters, memory, aggregate)
-        pending = self._hand_out(drill, inbox, memory)
-        momenta = self._known(memory)
-        wait = _Wait(self._engine, self._job.code.at(step), began, memory.waiting)
+        task: Task,
+        workers: Collection[int],
+        waiting: Waiting = Waiting(),  # noqa: B008 - immutable
+        collector: Collector | None = None,
+    ) -> Replies:
+        """Sends the task out, and takes replies in until all are here or late."""
+        began, collector = time.monotonic(), collector or Collector()
+        missing: dict[int, str] = {}
+        pending = self._hand_out(task, workers, missing)
+        wait = _Wait(self._engine, self._factory.num_workers, began, waiting)
         while pending:
             done, _ = self._ray.wait(list(pending), num_returns=1, timeout=wait.left_s())
             if not done:
                 break
-            for task in done:
-                seat = pending.pop(task)
-                # What is compressed is no momentum: that stays with the workers.
-                seat.receive(inbox, momenta if self._job.codec is None else None)
-                wait.see(seat.worker, inbox)
+            for one in done:
+                seat = pending.pop(one)
+                reply = seat.receive(one, concurrent=task.concurrent)
+                if isinstance(reply, str):
+                    missing[seat.worker] = reply
+                elif reply.missing is not None:
+                    collector.refuse(seat.worker, reply.missing)
+                else:
+                    collector.take(seat.worker, unpack(reply.value))
+                    wait.see(seat.worker, collector)
         for seat in pending.values():
-            inbox.refuse(seat.worker, "late")
-            seat.drop()
-        compute_s = time.monotonic() - began
-        honest = set(inbox.arrived.nonzero().flatten().tolist()) - drill.cast.keys()
-        if honest:  # else there is nothing to read
-            readers = [worker for worker, role in drill.cast.items() if role.attack.omniscient]
-            for worker, held_back_s in drill.stage(inbox, readers).items():
-                if held_back_s > self._engine.deadline_s:
-                    inbox.refuse(worker, "late")
-        kept = drill.remember(momenta.messages if momenta is not None else None, wait.remember())
-        return inbox.collected(compute_s, kept)
+            missing[seat.worker] = "late"
+            if not task.concurrent:
+                seat.drop()
+        return Replies(missing, time.monotonic() - began, None, wait.remember())
 
-    def recall(self, step: int, memory: Memory) -> Memory:
-        """See `Session.recall`: asks workers that compress, which alone know what they left out.
-
-        Those that do not answer are taken to remember nothing.
-        """
-        if self._job.codec is None:
-            return memory
-        asked = {seat.worker: seat.recall(step) for seat in self._seats if seat.pid is not None}
-        momenta = None if memory.momenta is None else torch.full_like(memory.momenta, torch.nan)
-        compression: list[States] = [()] * len(self._seats)
-        for worker, answer in asked.items():
-            try:
-                known = self._ray.get(answer, timeout=self._engine.deadline_s)
-            except self._ray.exceptions.RayError:
-                continue
-            if known is not None:
-                compression[worker] = tuple(
-                    tuple(part.unpack().clone() for part in state) for state in known.compression
-                )
-                if momenta is not None and known.momentum is not None:
-                    momenta[worker] = known.momentum.unpack()
-        return replace(memory, momenta=momenta, compression=tuple(compression))
-
-    def exclude(self, workers: Iterable[int]) -> None:
-        """See `Session.exclude`; their processes are stopped."""
+    def dismiss(self, workers: Collection[int]) -> None:
+        """See `Session.dismiss`; their processes are stopped."""
         for worker in workers:
-            self._seats[worker].exclude()
+            self._seats[worker].dismiss()
+
+    def restart(self, workers: Collection[int]) -> None:
+        """See `Session.restart`."""
+        for worker in workers:
+            self._seats[worker].restart()
 
     def close(self) -> None:
         """Stops the workers, and Ray if it was started for them."""
@@ -218,42 +194,24 @@ class RaySession(Session):
             self._ray.shutdown()
             self._owns_ray = False
 
-    def _known(self, memory: Memory) -> Inbox | None:
-        """A new table of momenta: those known so far, until this round's are put in."""
-        if self._job.worker_momentum is None:
-            return None
-        assert self._inbox is not None
-        if memory.momenta is None or self._job.codec is not None:
-            return Inbox(torch.full_like(self._inbox.messages, torch.nan))
-        return Inbox(memory.momenta.clone())
-
-    def _hand_out(self, drill: Drill, inbox: Inbox, memory: Memory) -> "dict[Any, _Seat]":
-        """Gives each worker that can take it its task; the tasks, and whose they are."""
-        lent: dict[int, Any] = {}  # by round: that of a worker that is to be behind is another
-        # Attacks that read the honest messages are staged here: their workers send honest ones.
-        carried = {
-            worker: role for worker, role in drill.cast.items() if not role.attack.omniscient
-        }
-        tasks: dict[Any, _Seat] = {}
-        for seat in self._seats:
-            reason = seat.obstacle()
+    def _hand_out(
+        self, task: Task, workers: Collection[int], missing: dict[int, str]
+    ) -> "dict[Any, _Seat]":
+        """Gives each worker that can take it the task; the references, and whose they are."""
+        lent = self._ray.put(pack(task))
+        given: dict[Any, _Seat] = {}
+        for worker in workers:
+            seat = self._seats[worker]
+            if task.concurrent:
+                if seat.pid is not None:
+                    given[seat.ask(lent)] = seat
+                continue
+            reason = None if task.queued else seat.obstacle()
             if reason is None:
-                step, parameters = drill.task(seat.worker)
-                if step not in lent:
-                    lent[step] = self._ray.put(Parcel.pack(parameters))
-                role = carried.get(seat.worker)
-                tasks[seat.send(step, lent[step], role, memory)] = seat
+                given[seat.send(lent)] = seat
             else:
-                inbox.refuse(seat.worker, reason)
-        return tasks
-
-    def _cleared(self, parameters: Tensor) -> Inbox:
-        if self._inbox is None:
-            code = self._job.code
-            table = parameters.new_empty(code.num_workers, code.width(len(parameters)))
-            self._inbox = Inbox(table, self._job.codec)
-        self._inbox.clear()
-        return self._inbox
+                missing[worker] = reason
+        return given
 
     def _await_start(self) -> None:
         ready = [seat.ready for seat in self._seats]
@@ -264,24 +222,24 @@ class RaySession(Session):
 
 
 class _Wait:
-    """How long a round still waits, as messages come in."""
+    """How long a call still waits, as replies come in."""
 
-    def __init__(self, engine: Ray, code: Code, began: float, memory: tuple[float, ...]) -> None:
-        self._began, self._deadline_s, self._memory = began, engine.deadline_s, memory
-        self._policy = engine.policy.for_code(code.can_decode) if engine.policy else None
-        self._arrivals = torch.full((code.num_workers,), torch.inf, dtype=torch.float64)
+    def __init__(self, engine: Ray, num_workers: int, began: float, waiting: Waiting) -> None:
+        self._began, self._deadline_s = began, engine.deadline_s
+        self._policy, self._memory = waiting
+        self._arrivals = torch.full((num_workers,), torch.inf, dtype=torch.float64)
 
     def left_s(self) -> float:
-        """Seconds until the round is over, if no message comes."""
+        """Seconds until the call is over, if no reply comes."""
         return max(0.0, self._end_s() - self._passed_s())
 
-    def see(self, worker: int, inbox: Inbox) -> None:
+    def see(self, worker: int, collector: Collector) -> None:
         """Notes when a worker answered, unless its message is of no use."""
-        if self._policy is not None and inbox.usable(worker):
+        if self._policy is not None and collector.usable(worker):
             self._arrivals[worker] = self._passed_s()
 
     def remember(self) -> tuple[float, ...]:
-        """What the policy remembers once the round is over."""
+        """What the policy remembers once the call is over."""
         if self._policy is None:
             return self._memory
         end_s = min(self._end_s(), self._passed_s())
@@ -299,22 +257,24 @@ class _Wait:
 class _Seat:
     """A worker's place, which outlives the processes that fill it."""
 
-    def __init__(self, ray: ModuleType, engine: Ray, worker: int, job: Any) -> None:
-        self._ray, self._engine, self.worker, self._job = ray, engine, worker, job
+    def __init__(
+        self, ray: ModuleType, engine: Ray, worker: int, factory: WorkerFactory, packed: Any
+    ) -> None:
+        self._ray, self._engine, self.worker = ray, engine, worker
+        self._factory, self._packed = factory, packed
         self.pid: int | None = None  # known once the worker is ready
         self._task: Any = None  # the task that it is at, if any
-        self._fresh = True  # whether its process has had no task yet
         self._sent = 0.0
         self._number = 0  # of the task: what the worker is told to drop
         self._dropped: Any = None  # held, else Ray complains if nobody can be told any more
-        self._excluded = False
+        self._dismissed = False
         self._actor: Any
         self.ready: Any
         self._start()
 
     def obstacle(self) -> str | None:
         """Why the worker gets no task now; None if it can. Restarts it if it hangs."""
-        if self._excluded:
+        if self._dismissed:
             return "excluded"
         if self.pid is None:
             return self._obstacle_at_start()
@@ -322,55 +282,45 @@ class _Seat:
             self._task = None  # if it came late, its message is dropped unread
             return None
         if time.monotonic() - self._sent > self._engine.restart_after_s:
-            self._restart()
+            self.restart()
             return "starting"
         return "busy"
 
-    def send(self, step: int, parameters: Any, role: Role | None, memory: Memory) -> Any:
-        """Gives the worker its task of a round; returns the reference to the reply.
-
-        What the server knows of its memory is sent along to a process that has none yet.
-        """
+    def send(self, task: Any) -> Any:
+        """Gives the worker a task; returns the reference to the reply."""
         self._sent = time.monotonic()
-        known = _known(memory, self.worker) if self._fresh else None
-        self._fresh = False
         self._number += 1
-        self._task = self._actor.compute.remote(self._number, step, parameters, role, known)
+        self._task = self._actor.run.remote(self._number, task)
         return self._task
+
+    def ask(self, task: Any) -> Any:
+        """Gives the worker a task beside the one that it is at."""
+        return self._actor.run_beside.options(concurrency_group=_SIGNALS).remote(task)
 
     def drop(self) -> None:
         """Tells the worker that nobody waits for its task any more."""
         told = self._actor.drop.options(concurrency_group=_SIGNALS)
         self._dropped = told.remote(self._number)
 
-    def recall(self, step: int) -> Any:
-        """Asks the worker what it remembered before a round; returns the reference to the reply."""
-        return self._actor.recall.options(concurrency_group=_SIGNALS).remote(step)
-
-    def receive(self, inbox: Inbox, momenta: Inbox | None) -> None:
-        """Takes in the reply that came, and its momentum, or the reason why there is none."""
-        task, self._task = self._task, None
+    def receive(self, reference: Any, *, concurrent: bool) -> Reply | str:
+        """The reply that came, or the reason why there is none."""
         errors = self._ray.exceptions
+        if not concurrent:
+            self._task = None
         try:
-            reply: Reply = self._ray.get(task, timeout=self._engine.deadline_s)
+            reply: Reply = self._ray.get(reference, timeout=self._engine.deadline_s)
         except errors.RayActorError:
-            inbox.refuse(self.worker, "dead")
-            self._restart()
+            if not concurrent:
+                self.restart()
+            return "dead"
         except errors.RayError as error:
-            inbox.refuse(self.worker, _failure(error))
-        else:
-            momentum = reply.momentum or reply.message
-            if momenta is not None and momentum is not None:
-                momenta.put(self.worker, momentum.unpack())
-            if reply.message is None:
-                inbox.refuse(self.worker, reply.missing)
-            else:
-                inbox.put(self.worker, reply.message.unpack(), reply.loss)
+            return _failure(error)
+        return reply
 
-    def exclude(self) -> None:
+    def dismiss(self) -> None:
         """Ends the worker for good."""
-        if not self._excluded:
-            self._excluded, self.pid = True, None
+        if not self._dismissed:
+            self._dismissed, self.pid = True, None
             self.stop()
 
     def stop(self) -> None:
@@ -380,7 +330,6 @@ class _Seat:
     def _start(self) -> None:
         engine = self._engine
         self.pid = self._task = None
-        self._fresh = True
         kind = self._ray.remote(
             num_cpus=engine.cpus_per_worker,
             num_gpus=engine.gpus_per_worker,
@@ -389,11 +338,14 @@ class _Seat:
         )
         self._actor = kind(_Actor).remote()
         device = "cuda" if engine.gpus_per_worker > 0 else "cpu"
+        site = Site(device, engine.chunk_size)
+        own = pack(self._factory.own(self.worker))
         self.ready = self._actor.prepare.remote(
-            self.worker, self._job, engine.chunk_size, engine.threads_per_worker, device
+            self.worker, self._packed, own, site, engine.threads_per_worker
         )
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Puts a new process in the place of the old one."""
         self.stop()
         self._start()
 
@@ -403,7 +355,7 @@ class _Seat:
         try:
             self.pid = self._ray.get(self.ready)
         except self._ray.exceptions.RayError as error:
-            self._restart()
+            self.restart()
             return _failure(error)
         return None
 
@@ -422,43 +374,31 @@ class _Actor:
     _over = 0
 
     def prepare(
-        self, worker: int, job: Job, chunk_size: int | None, threads: int, device: str
+        self, worker: int, factory: WorkerFactory, own: Any, site: Site, threads: int
     ) -> int:
         """Makes the worker ready; returns the process id."""
-        if device == "cuda" and not torch.cuda.is_available():
-            device = "cpu"
-        self._worker = Worker(worker, job, chunk_size, threads, device)
+        torch.set_num_threads(threads)
+        if site.device == "cuda" and not torch.cuda.is_available():
+            site = site._replace(device="cpu")
+        (self._worker,) = factory.make({worker: unpack(own)}, site)
+        self._device = site.device
         return os.getpid()
 
-    def compute(
-        self,
-        number: int,
-        step: int,
-        parameters: Parcel,
-        role: Role | None,
-        known: Recollection | None,
-    ) -> Reply:
-        """See `Worker.compute`; tasks are numbered from 1."""
-        return self._worker.compute(
-            step, parameters, role, known, is_over=lambda: number <= self._over
-        )
+    def run(self, number: int, task: Task) -> Reply:
+        """See `Task.run`; tasks are numbered from 1."""
+        reply: Reply = unpack(task).run(self._worker, lambda: number <= self._over)
+        if reply.delay_s:
+            time.sleep(reply.delay_s)
+        return reply._replace(value=pack(reply.value))
 
-    def recall(self, step: int) -> Recollection | None:
-        """See `Worker.recall`; on a thread of its own."""
-        return self._worker.recall(step)
+    def run_beside(self, task: Task) -> Reply:
+        """The same, on a thread of its own."""
+        reply: Reply = unpack(task).run(self._worker)
+        return reply._replace(value=pack(reply.value))
 
     def drop(self, number: int) -> None:
         """Has the tasks up to this one dropped; on a thread of its own."""
         self._over = number
-
-
-def _known(memory: Memory, worker: int) -> Recollection | None:
-    """What the server remembers of a worker's memory; None if nothing."""
-    momentum = None if memory.momenta is None else Parcel.pack(memory.momenta[worker])
-    states = memory.compression[worker] if memory.compression else ()
-    if momentum is None and not states:
-        return None
-    return Recollection(momentum, tuple(tuple(map(Parcel.pack, state)) for state in states))
 
 
 def _failure(error: Exception) -> str:
@@ -466,16 +406,3 @@ def _failure(error: Exception) -> str:
     cause = getattr(error, "cause", None) or error
     first, *_ = str(cause).strip().splitlines() or [""]
     return f"failed: {type(cause).__name__}: {first}"
-
-
-def _store_bytes(job: Job) -> int:
-    """Shared memory for the data, and for all that two rounds send: late messages linger."""
-    parameters = [value for value in job.model.parameters() if value.requires_grad]
-    dim = sum(value.numel() for value in parameters)
-    size = max((value.element_size() for value in parameters), default=0)
-    tables = 1 if job.worker_momentum is None else 2  # who forges, sends its momentum along
-    if job.compressor is not None:
-        tables += 2  # what is recalled for a checkpoint
-    held = 2 * dim + tables * job.code.num_workers * job.code.width(dim)
-    tensors = job.dataset.tensors if isinstance(job.dataset, TensorDataset) else ()
-    return STORE_BYTES + 2 * held * size + sum(tensor.nbytes for tensor in tensors)

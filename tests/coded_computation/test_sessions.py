@@ -11,10 +11,11 @@ from phalanx.coded_computation import (
     CodedLeastSquares,
     CodedMatmul,
     CodedShuffle,
-    RayMatmul,
-    RayShuffle,
+    MatmulSession,
+    ShuffleSession,
 )
 from phalanx.errors import DecodeError
+from phalanx.training import Local, Ray
 
 
 def random(*shape, seed=0):
@@ -29,7 +30,7 @@ def assert_close(found, expected):
 def test_the_product_comes_from_the_workers_that_do_not_sleep(cluster):
     matrix, x = random(600, 40), random(40, seed=1)
     coded = CodedMatmul(num_workers=5, num_blocks=3).encode(matrix)
-    with RayMatmul().start(coded) as session:
+    with MatmulSession(Ray(), coded) as session:
         assert_close(session.multiply(coded, x).product.value, matrix @ x)
         delays = torch.tensor([30.0, 0.0, 0.0, 30.0, 0.0])
         for _ in range(3):  # who was cancelled is ready for the next product at once
@@ -46,11 +47,8 @@ def test_the_product_comes_from_the_workers_that_do_not_sleep(cluster):
 def test_the_killed_are_erasures_and_come_back_with_their_shards(cluster):
     matrix, x = random(60, 4), random(4, seed=1)
     coded = CodedMatmul(num_workers=3, num_blocks=2).encode(matrix)
-    with RayMatmul(deadline_s=5.0).start(coded) as session:
-        pids = [
-            cluster.get(actor.__ray_call__.remote(lambda self: os.getpid()))
-            for actor in session.actors
-        ]
+    with MatmulSession(Ray(deadline_s=5.0), coded) as session:
+        pids = session._session.pids
         os.kill(pids[0], signal.SIGKILL)
         timed = session.multiply(coded, x)
         assert_close(timed.product.value, matrix @ x)
@@ -66,7 +64,7 @@ def test_least_squares_descend_with_a_worker_that_always_sleeps(cluster):
     matrix, solution = random(200, 5), random(5, seed=3)
     problem = CodedLeastSquares.encode(CodedMatmul(3, 2), matrix, matrix @ solution)
     delays = torch.tensor([60.0, 0.0, 0.0])
-    with RayMatmul().start(problem.matrix, problem.transpose) as session:
+    with MatmulSession(Ray(), problem.matrix, problem.transpose) as session:
         x = torch.zeros(5, dtype=torch.float64)
         for _ in range(60):
             x -= 0.7 * problem.gradient(
@@ -82,7 +80,7 @@ def test_caches_on_workers_decode_every_epoch_and_the_killed_are_refilled(cluste
     rows = torch.randn(60, 7, generator=torch.Generator().manual_seed(0)).bfloat16()
     labels = torch.arange(60)
     shuffle = CodedShuffle(num_workers=3, num_rows=60, cache_fraction=0.6)
-    with RayShuffle(deadline_s=20.0).start(shuffle, [rows, labels]) as session:
+    with ShuffleSession(Ray(deadline_s=20.0), shuffle, [rows, labels]) as session:
         for epoch in range(1, 5):
             if epoch == 3:
                 os.kill(session.map(lambda x, y: os.getpid())[1], signal.SIGKILL)
@@ -98,15 +96,27 @@ def test_caches_on_workers_decode_every_epoch_and_the_killed_are_refilled(cluste
                 assert x.view(torch.int16).equal(rows[share].view(torch.int16))
 
 
-def test_settings_are_checked_before_ray_is_asked_for():
-    for name in ("deadline_s", "start_timeout_s"):
-        with pytest.raises(ValueError, match=f"{name} must be finite and above 0, got 0.0"):
-            RayMatmul(**{name: 0.0})
-    with pytest.raises(ValueError, match="threads_per_worker must be at least 1, got 0"):
-        RayShuffle(threads_per_worker=0)
-    with pytest.raises(ValueError, match="cpus_per_worker must be finite and at least 0"):
-        RayShuffle(cpus_per_worker=-1.0)
+def test_one_process_gives_the_same_products_and_caches_on_a_virtual_clock():
+    matrix, x = random(60, 4), random(4, seed=1)
+    coded = CodedMatmul(num_workers=5, num_blocks=3).encode(matrix)
+    with MatmulSession(Local(), coded) as session:
+        timed = session.multiply(coded, x, torch.tensor([9.0, 1.0, 2.0, 3.0, 8.0]))
+        assert timed.arrived.tolist() == [False, True, True, True, False]
+        assert timed.duration_s == 3.0
+        assert_close(timed.product.value, matrix @ x)
+    with MatmulSession(Local(deadline_s=1.5), coded) as session, pytest.raises(DecodeError):
+        session.multiply(coded, x, torch.tensor([9.0, 1.0, 2.0, 3.0, 8.0]))
+    shuffle = CodedShuffle(num_workers=3, num_rows=60, cache_fraction=0.6)
+    with ShuffleSession(Local(), shuffle, [torch.arange(60)]) as session:
+        for epoch in range(1, 4):
+            delivery = session.advance()
+            assert (delivery.epoch, delivery.refilled) == (epoch, ())
+            for worker, rows in enumerate(session.map(lambda rows: rows)):
+                assert rows.equal(shuffle.share(worker, epoch))
+
+
+def test_what_does_not_fit_is_refused_before_an_engine_starts():
     with pytest.raises(ValueError, match="matrices must be at least 1, coded for equally many"):
-        RayMatmul().start()
+        MatmulSession(Local())
     with pytest.raises(ValueError, match="tensors must have num_rows = 1000 rows, got 3"):
-        RayShuffle().start(CodedShuffle(), [torch.ones(3)])
+        ShuffleSession(Local(), CodedShuffle(), [torch.ones(3)])

@@ -1,0 +1,150 @@
+"""No redundancy: every worker computes one partition, and a robust rule aggregates."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from phalanx.aggregation import Aggregator, Mean
+from phalanx.coding.base import Code, Decoded, State
+from phalanx.errors import DecodeError, TooManyByzantineError
+
+
+@dataclass(frozen=True)
+class Uncoded(Code):
+    """One partition per worker: worker i sends the update of partition i, and a rule aggregates.
+
+    Not exact against Byzantine workers; the bound is the rule's. Messages that did not arrive are
+    not held against the rule's `num_byzantine`: all Byzantine workers may be among those that did.
+
+    Source: that of the rule.
+
+    >>> import torch
+    >>> from phalanx.aggregation import CoordinateMedian
+    >>> from phalanx.coding import Uncoded
+    >>> code = Uncoded(3, CoordinateMedian())
+    >>> code.decode(torch.tensor([[1.0], [2.0], [900.0]])).gradient
+    tensor([2.])
+    """
+
+    exact: ClassVar[bool] = False
+    compressible: ClassVar[Literal["freely", "alike", "never"]] = "freely"
+
+    rule: Aggregator = Mean()  # noqa: RUF009 - frozen
+    """The robust rule."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
+        self.rule.num_tolerated(self.num_workers)
+
+    @cached_property
+    def assignment(self) -> Bool[Tensor, "workers partitions"]:
+        """The identity."""
+        return torch.eye(self.num_workers, dtype=torch.bool)
+
+    @property
+    def num_tolerated(self) -> int:
+        """What the rule says."""
+        return self.rule.num_tolerated(self.num_workers)
+
+    @property
+    def method(self) -> object:
+        """The rule."""
+        return self.rule
+
+    @property
+    def needs_distances_only(self) -> bool:
+        """What the rule says."""
+        return self.rule.needs_distances_only
+
+    def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
+        """The update itself."""
+        return gradients[0]
+
+    def encode_all(
+        self, blocks: Iterable[Float[Tensor, "block dim"]]
+    ) -> Float[Tensor, "workers width"]:
+        """The updates themselves, not copied if they come in one block."""
+        first, *others = blocks
+        return torch.cat([first, *others]) if others else first
+
+    def init(
+        self, dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> State:
+        """What the rule remembers."""
+        return self.rule.init(dim)
+
+    def decode(
+        self,
+        messages: Float[Tensor, "workers width"],
+        arrived: Bool[Tensor, " workers"] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Decoded:
+        """The aggregate of what arrived, by a rule that remembers nothing of earlier rounds."""
+        return self.update(messages, arrived, self.init(messages.shape[1]))[0]
+
+    def update(
+        self,
+        messages: Float[Tensor, "workers width"],
+        arrived: Bool[Tensor, " workers"] | None,
+        state: State,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Decoded, State]:
+        """The aggregate of what arrived, and what the rule remembers.
+
+        Raises:
+            DecodeError: if too few arrived for the rule.
+            TooManyByzantineError: if more messages are not finite than the rule survives.
+        """
+        if arrived is None:
+            arrived = torch.ones(self.num_workers, dtype=torch.bool)
+        workers = arrived.nonzero().flatten()
+        missing = (~arrived).nonzero().flatten().tolist()
+        if len(workers) == 0:
+            raise DecodeError("no message arrived", workers=missing, bound=0)
+        try:
+            bound = self.rule.num_tolerated(len(workers))
+        except ValueError as error:
+            raise DecodeError(
+                f"too few messages arrived for {self.rule}: {error}; missing: {missing}",
+                workers=missing,
+                bound=0,
+            ) from error
+        rows = messages if not missing else messages[workers]
+        try:
+            aggregate, state = self.rule.update(rows, state)
+        except TooManyByzantineError as error:
+            ids = workers[error.workers].tolist()
+            raise TooManyByzantineError(
+                f"messages of workers {ids} contain NaN or Inf; {self.rule} tolerates at most "
+                f"{bound}: tell the rule of more Byzantine workers, or mend what these compute",
+                workers=ids,
+                bound=bound,
+            ) from error
+        suspects = torch.zeros(self.num_workers, dtype=torch.bool)
+        suspects[workers[aggregate.suspects]] = True
+        return Decoded(aggregate.value, suspects, 0.0), state
+
+    def excluding(self, number: int) -> "Uncoded":
+        """With a rule that has so many Byzantine workers fewer to survive, if it says how many."""
+        bound = getattr(self.rule, "num_byzantine", None)
+        if number == 0 or bound is None:
+            return self
+        rule = self.rule.with_num_byzantine(max(bound - number, 0))
+        return replace(self, rule=rule)
+
+    def attacked(
+        self, messages: Float[Tensor, "sent width"], state: State, byzantine: Sequence[int]
+    ) -> Float[Tensor, " dim"]:
+        """See `Code.attacked`; to a rule all workers are alike."""
+        try:
+            return self.rule.update(messages, state)[0].value
+        except (ValueError, TooManyByzantineError):
+            return messages.mean(dim=0)

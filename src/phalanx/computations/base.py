@@ -1,0 +1,106 @@
+"""What every computation looks like: what a worker makes of a broadcast and its samples."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from phalanx.computations.objective import Objective
+from phalanx.parameters import ParameterLayout
+
+State = tuple[Tensor, ...]
+"""What a worker's computation remembers between rounds; empty for one without memory."""
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """What the server sends to all workers in a round."""
+
+    parameters: Float[Tensor, " dim"]
+    """The model's, flat."""
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else the server's step has workers know, by name: `ServerStep.extra`."""
+
+
+class Samples(NamedTuple):
+    """The samples of a partition.
+
+    Attributes:
+        inputs: `(samples, ...)`.
+        targets: `(samples, ...)`.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+
+class Computed(NamedTuple):
+    """What a worker computed.
+
+    Attributes:
+        update: `(dim,)`, what the server is to step against: a gradient, or what stands for one.
+        loss: the mean loss of the samples.
+        state: what is remembered.
+    """
+
+    update: Float[Tensor, " dim"]
+    loss: Float[Tensor, ""]
+    state: State = ()
+
+
+@dataclass(frozen=True)
+class Computation(ABC):
+    """What a worker computes from the parameters of a round and its samples.
+
+    A pure function. One without memory gives all replicas of a partition the same update, so that
+    it goes with every code; one that remembers (`init` gives a state) needs workers with partitions
+    of their own, under a rule.
+    """
+
+    vectorised: ClassVar[bool] = False
+    """Whether `compute_many` takes several partitions at once."""
+
+    def init(self, layout: ParameterLayout) -> State:
+        """What a worker remembers before the first round."""
+        return ()
+
+    @abstractmethod
+    def compute(
+        self,
+        objective: Objective,
+        broadcast: Broadcast,
+        samples: Samples,
+        state: State,
+        generator: torch.Generator | None,
+    ) -> Computed:
+        """The update of one partition.
+
+        Args:
+            objective: the loss as a function of the parameters, and its gradients.
+            broadcast: of the round; never overwritten.
+            samples: of the partition.
+            state: what this worker remembers.
+            generator: randomness of this round and partition, on the CPU, the same for replicas;
+                None draws from torch's global one.
+        """
+
+    def compute_many(
+        self, objective: Objective, broadcast: Broadcast, samples: Samples
+    ) -> tuple[Float[Tensor, "partitions dim"], Float[Tensor, " partitions"]]:
+        """Updates and losses of several partitions by one call, if `vectorised`.
+
+        The same numbers as `compute` gives one by one, to rounding.
+
+        Args:
+            objective: see `compute`.
+            broadcast: see `compute`.
+            samples: `(partitions, samples, ...)` both.
+
+        Raises:
+            RuntimeError: if `torch.func.vmap` cannot take the model.
+        """
+        raise NotImplementedError(f"{type(self).__name__} computes partitions one by one")

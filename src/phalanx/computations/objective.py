@@ -1,0 +1,133 @@
+"""The training objective: the mean loss of a batch as a function of the flat parameters."""
+
+import copy
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, replace_all_batch_norm_modules_, vmap
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+
+from phalanx.losses import Loss
+from phalanx.parameters import ParameterLayout
+
+
+class Objective:
+    """The mean loss of a batch, and its gradients, as functions of a flat vector of parameters.
+
+    What a model writes to its buffers is thrown away after each call: gradients are a function of
+    the parameters and the batch. Batch normalisation uses the statistics of the batch. Random
+    layers draw from torch's global generator, which whoever calls seeds.
+
+    Args:
+        model: architecture, frozen parameters and buffers; copied, and put into training mode.
+        loss: mean loss of a batch, from the model's output and the targets.
+        device: where to compute; the model's own by default.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, device: torch.device | str | None = None
+    ) -> None:
+        self._model = replace_all_batch_norm_modules_(copy.deepcopy(model)).train().to(device)
+        self.loss = loss
+        self.layout = ParameterLayout.of(self._model)
+        named = dict(self._model.named_parameters())
+        self._frozen = {name: value for name, value in named.items() if not value.requires_grad}
+        self._buffers = dict(self._model.named_buffers())
+        self.is_random = any(_is_random(module) for module in self._model.modules())
+        self._many = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0, None))
+        self._split = vmap(grad_and_value(self._loss_of_one), in_dims=(None, 0, 0, None))
+
+    def with_loss(self, loss: Loss) -> "Objective":
+        """The same model under another loss."""
+        return Objective(self._model, loss)
+
+    @property
+    def prefers_loops(self) -> bool:
+        """Whether one by one is faster: convolutions and models of text on CPUs.
+
+        Vmap turns convolutions into grouped ones, takes attention apart, and fills in embeddings.
+        """
+        on_cpu = all(value.device.type == "cpu" for value in self._model.parameters())
+        slow = (_ConvNd, nn.Embedding)
+        return on_cpu and any(isinstance(module, slow) for module in self._model.modules())
+
+    def gradient(
+        self, parameters: Float[Tensor, " dim"], inputs: Tensor, targets: Tensor
+    ) -> tuple[Float[Tensor, " dim"], Float[Tensor, ""]]:
+        """The gradient of a batch by a plain backward pass, and its loss.
+
+        The same kernels in every process and on every engine, so that runs agree to the bit.
+        """
+        # Not `torch.func.grad`: its first call loads the compiler, seconds in each process.
+        leaves = {
+            name: value.detach().requires_grad_()
+            for name, value in self.layout.unflatten(parameters).items()
+        }
+        with torch.enable_grad():
+            loss = self._loss(leaves, inputs, targets, copy.deepcopy(self._buffers))
+            gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+        return torch.cat([one.reshape(-1) for one in gradients]), loss.detach()
+
+    def gradients(
+        self, parameters: Float[Tensor, " dim"], inputs: Tensor, targets: Tensor
+    ) -> tuple[Float[Tensor, "batches dim"], Float[Tensor, " batches"]]:
+        """The gradients of several batches of one size by one vectorised call, and their losses.
+
+        Args:
+            parameters: flat.
+            inputs: `(batches, size, ...)`.
+            targets: `(batches, size, ...)`.
+
+        Raises:
+            RuntimeError: if `torch.func.vmap` cannot take the model.
+        """
+        return self._vectorised(self._many, parameters, inputs, targets)
+
+    def sample_gradients(
+        self, parameters: Float[Tensor, " dim"], inputs: Tensor, targets: Tensor
+    ) -> tuple[Float[Tensor, "samples dim"], Float[Tensor, " samples"]]:
+        """The gradient of every sample of a batch by one vectorised call, and their losses.
+
+        Raises:
+            RuntimeError: if `torch.func.vmap` cannot take the model.
+        """
+        return self._vectorised(self._split, parameters, inputs, targets)
+
+    def _vectorised(
+        self, call: object, parameters: Tensor, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        assert callable(call)
+        values = self.layout.unflatten(parameters)
+        gradients, losses = call(values, inputs, targets, copy.deepcopy(self._buffers))
+        rows = [gradients[name].reshape(len(inputs), -1) for name in self.layout.names]
+        return torch.cat(rows, dim=1), losses
+
+    def _loss(
+        self,
+        values: dict[str, Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        buffers: dict[str, Tensor],
+    ) -> Tensor:
+        outputs = functional_call(self._model, {**values, **self._frozen, **buffers}, (inputs,))
+        return self.loss(outputs, targets)
+
+    def _loss_of_one(
+        self,
+        values: dict[str, Tensor],
+        sample: Tensor,
+        target: Tensor,
+        buffers: dict[str, Tensor],
+    ) -> Tensor:
+        return self._loss(values, sample.unsqueeze(0), target.unsqueeze(0), buffers)
+
+
+def _is_random(module: nn.Module) -> bool:
+    """Whether a layer draws random numbers in training: dropout, of its own or inside."""
+    chance = getattr(module, "p", None) if isinstance(module, _DropoutNd) else None
+    inner = getattr(module, "dropout", 0.0)
+    return isinstance(module, nn.RReLU) or any(
+        isinstance(value, float) and value > 0 for value in (chance, inner)
+    )

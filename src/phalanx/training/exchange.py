@@ -1,0 +1,117 @@
+"""The exchange of a round: from the broadcast to the messages as they reached the server."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from phalanx.attacks import Rule
+from phalanx.computations import Broadcast
+from phalanx.training.attack_simulation import AttackMemory, roles, stage_attacks
+from phalanx.training.engines.base import Collector, Session, Waiting
+from phalanx.training.inbox import Inbox
+from phalanx.training.job import Job
+from phalanx.training.worker import ReadState, RoundTask
+from phalanx.training.worker_state import WorkerState
+
+
+@dataclass(frozen=True)
+class ExchangeMemory:
+    """What a round's exchange leaves for the next; checkpointed with the run."""
+
+    attack: AttackMemory = field(default_factory=AttackMemory)
+    """Of the simulated attack."""
+
+    waiting: tuple[float, ...] = ()
+    """Of the waiting policy (see `WaitingPolicy.update`)."""
+
+
+class Collected(NamedTuple):
+    """What reached the server in one round.
+
+    Attributes:
+        messages: `(workers, width)`; rows that did not arrive hold anything.
+        arrived: `(workers,)` bool, whose message arrived in time and in shape.
+        losses: `(workers,)`, mean loss that each worker claims over its partitions; NaN if unknown.
+        missing: why there is no message: "silent", "late", "dead", "busy" (still at an earlier
+            round), "starting", "excluded", "wrong shape", "wrong type", "malformed" (bytes that are
+            no message of the compressor), "not finite" (nothing to compress) or "failed: ...", by
+            worker.
+        compute_s: seconds until the messages stood ready.
+        memory: for the next round.
+        virtual_s: seconds that the round took on the engine's virtual clock; None if it has none.
+        message_bytes: bytes of the messages that arrived, without what a transport adds.
+    """
+
+    messages: Float[Tensor, "workers width"]
+    arrived: Bool[Tensor, " workers"]
+    losses: Float[Tensor, " workers"]
+    missing: dict[int, str]
+    compute_s: float
+    memory: ExchangeMemory
+    virtual_s: float | None
+    message_bytes: int
+
+
+def exchange(
+    session: Session,
+    job: Job,
+    step: int,
+    broadcast: Broadcast,
+    memory: ExchangeMemory | None = None,
+    rule: Rule | None = None,
+    excluded: Collection[int] = (),
+) -> Collected:
+    """Has every worker compute and send its message for one round, on any engine.
+
+    Args:
+        session: the workers.
+        job: what they take part in.
+        step: the round, counted from 0.
+        broadcast: what they are sent.
+        memory: of the round before; None in the first.
+        rule: the server's decoder as it stands in this round, for attacks that know it; None if it
+            is not known.
+        excluded: workers that are asked no more.
+    """
+    memory, code = memory or ExchangeMemory(), job.round.code.at(step)
+    cast = roles(job, step)
+    inbox = Inbox(job.empty_table(broadcast.parameters.device), job.chain.decode)
+    policy = session.policy.for_code(code.can_decode) if session.policy is not None else None
+    replies = session.call(
+        RoundTask(step, broadcast, cast, memory.attack.past),
+        [worker for worker in range(code.num_workers) if worker not in excluded],
+        Waiting(policy, memory.waiting),
+        inbox,
+    )
+    plans = stage_attacks(job, cast, inbox, memory.attack.plans, rule)
+    for worker, reason in replies.missing.items():
+        if reason != "late" or worker not in inbox.missing:  # who sent nothing is not late as well
+            inbox.refuse(worker, reason)
+    for worker in excluded:
+        inbox.refuse(worker, "excluded")
+    following = AttackMemory(memory.attack.past, plans).following(job, broadcast)
+    return Collected(
+        inbox.messages,
+        inbox.arrived,
+        inbox.losses,
+        dict(sorted(inbox.missing.items())),
+        replies.seconds,
+        ExchangeMemory(following, replies.waiting),
+        replies.virtual_s,
+        inbox.message_bytes,
+    )
+
+
+def read_states(session: Session, job: Job, step: int) -> Mapping[int, WorkerState]:
+    """What workers remembered before a round, by id; of those that do not answer, nothing."""
+    if not job.remembers:
+        return {}
+    found = Collector()
+    session.call(ReadState(step), range(job.round.code.num_workers), collector=found)
+    return {
+        worker: {name: tuple(one.clone() for one in parts) for name, parts in state.items()}
+        for worker, state in sorted(found.values.items())
+    }

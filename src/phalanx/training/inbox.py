@@ -1,0 +1,77 @@
+"""The server's table of messages: every row is checked before it is taken."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from phalanx.errors import WireError
+from phalanx.training.engines.base import Collector
+
+
+class Inbox(Collector):
+    """The messages of a round: a message that is none marks its sender, and never stops the run.
+
+    The table is written in place, so that a round costs no second copy of the messages; messages
+    that are the rows of one table already, as those of one process are, are taken over with it.
+
+    Args:
+        messages: `(workers, width)`, the table; its shape and dtype are what messages must have.
+        decode: reads a message as it was sent, and raises a `WireError` if it is none.
+    """
+
+    def __init__(
+        self,
+        messages: Float[Tensor, "workers width"],
+        decode: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.messages = messages
+        self._decode = decode
+        self.clear()
+
+    def clear(self) -> None:
+        """Starts a round: nobody has arrived."""
+        self.arrived = torch.zeros(len(self.messages), dtype=torch.bool)
+        self.losses = torch.full((len(self.messages),), torch.nan, dtype=torch.float64)
+        self.missing: dict[int, str] = {}
+        self._num_bytes = torch.zeros(len(self.messages), dtype=torch.int64)
+
+    def take(self, worker: int, value: object) -> None:
+        """Takes in what a worker replied: a `Sent`, of no trusted content."""
+        message, loss = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
+        self.put(worker, message, loss if isinstance(loss, float) else torch.nan)
+
+    def put(self, worker: int, message: object, loss: float = torch.nan) -> None:
+        """Takes a message in, or marks its sender."""
+        if not isinstance(message, Tensor):
+            self.refuse(worker, "wrong type")
+            return
+        try:
+            values = self._decode(message.to(self.messages.device))
+        except WireError as error:
+            self.refuse(worker, str(error))
+            return
+        self._num_bytes[worker] = message.nbytes
+        table = values._base  # of which the message is a row, where one process made them all
+        if table is not None and not self.arrived.any() and table.shape == self.messages.shape:
+            self.messages = table
+        if self.messages[worker].data_ptr() != values.data_ptr():
+            self.messages[worker] = values
+        self.arrived[worker] = True
+        self.losses[worker] = loss
+        self.missing.pop(worker, None)
+
+    def refuse(self, worker: int, reason: str) -> None:
+        """Records why there is no message from a worker."""
+        self.arrived[worker] = False
+        self.missing[worker] = reason
+
+    def usable(self, worker: int) -> bool:
+        """Whether a worker's message is here, and finite: decoders take others for missing."""
+        return bool(self.arrived[worker]) and bool(self.messages[worker].isfinite().all())
+
+    @property
+    def message_bytes(self) -> int:
+        """Bytes of the messages that arrived, without what a transport adds."""
+        return int(self._num_bytes[self.arrived].sum())

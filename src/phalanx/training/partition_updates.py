@@ -1,0 +1,162 @@
+"""Updates of the partitions of a round: many at once, or one by one, with the same result."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from phalanx.attacks import Attack
+from phalanx.computations import Broadcast, Objective, Samples
+from phalanx.fetch import fetch
+from phalanx.losses import Loss, classes_second
+from phalanx.randomness import generator, seeded
+from phalanx.training.job import Job
+
+State = tuple[Tensor, ...]
+
+_BLOCK_BYTES = 2**28  # updates held beside the messages, if the chunk size is left to us
+
+
+class Block(NamedTuple):
+    """The updates of some partitions, in order.
+
+    Attributes:
+        updates: `(block, dim)`.
+        losses: `(block,)`.
+        states: what the computation remembers of each partition; empty if it remembers nothing.
+    """
+
+    updates: Float[Tensor, "block dim"]
+    losses: Float[Tensor, " block"]
+    states: tuple[State, ...] = ()
+
+
+class PartitionUpdates:
+    """Computes the updates of partitions, a round's `Computation` at work.
+
+    With `chunk_size` above one, several partitions are computed by one vectorised call; with one,
+    one by one: the same kernels in every process and on every engine, so that runs agree to the
+    bit. Models with random layers (dropout), those that `torch.func.vmap` cannot take (whose
+    control flow depends on the data, say), and computations that are not vectorised are always
+    computed one by one.
+
+    Random layers, and data sets that draw from torch's generator when asked for a sample, are
+    seeded by partition, so that replicas draw the same numbers.
+    """
+
+    def __init__(
+        self, job: Job, chunk_size: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        self.job, self.device = job, device
+        self.objective = Objective(job.model, job.loss, device)
+        layout = self.objective.layout
+        together = job.round.compute.vectorised and not self.objective.is_random
+        if not together or (chunk_size is None and self.objective.prefers_loops):
+            chunk_size = 1
+        elif chunk_size is None:
+            row_bytes = layout.dim * layout.dtype.itemsize
+            chunk_size = max(1, _BLOCK_BYTES // max(row_bytes, 1))
+        self.chunk_size = chunk_size
+        self._vectorises = False  # not known before it has been tried
+
+    def blocks(
+        self,
+        step: int,
+        partitions: Sequence[int],
+        broadcast: Broadcast,
+        states: Mapping[int, State] | None = None,
+        relabelling: Attack | None = None,
+    ) -> Iterator[Block]:
+        """Updates of the partitions, in order, `chunk_size` at a time.
+
+        Args:
+            step: the round.
+            partitions: which.
+            broadcast: of the round.
+            states: what the computation remembers, by partition; of those not in it, nothing.
+            relabelling: an attack whose worker computes with other targets.
+        """
+        objective, compute = self.objective, self.job.round.compute
+        if relabelling is not None:
+            objective = objective.with_loss(_RelabelledLoss(objective.loss, relabelling))
+        device = broadcast.parameters.device
+        for start in range(0, len(partitions), self.chunk_size):
+            chunk = partitions[start : start + self.chunk_size]
+            batch = Samples(*self._batch(step, chunk, device))
+            if len(chunk) > 1:
+                found = self._together(objective, broadcast, batch)
+                if found is not None:
+                    yield found
+                    continue
+            for partition, *own in zip(chunk, *batch, strict=True):
+                state = (states or {}).get(partition) or compute.init(objective.layout)
+                draws = generator(self.job.seed, "computation", step, partition)
+                with seeded(self.job.seed, "layers", step, partition):
+                    done = compute.compute(objective, broadcast, Samples(*own), state, draws)
+                yield Block(done.update.unsqueeze(0), done.loss.reshape(1), (done.state,))
+
+    def received(self, broadcast: Broadcast) -> Broadcast:
+        """A broadcast where this process computes: a copy, if it was lent by another process."""
+        if self.device is None:
+            return broadcast
+        extra = {name: one.to(self.device) for name, one in broadcast.extra.items()}
+        # A copy: what is lent must stay as it is, and a model may write to its parameters.
+        return Broadcast(broadcast.parameters.to(self.device, copy=True), extra)
+
+    def _together(
+        self, objective: Objective, broadcast: Broadcast, samples: Samples
+    ) -> Block | None:
+        """Updates and losses by one call; None if the model turns out to be unfit for it."""
+        try:
+            found = self.job.round.compute.compute_many(objective, broadcast, samples)
+        except RuntimeError as error:
+            if self._vectorises or isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+            self.chunk_size = 1
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            warnings.warn(
+                "the model's gradients are computed one by one, which is slower, because vmap "
+                f"cannot take it: {reason} (chunk_size=1 asks for it, without this warning)",
+                stacklevel=2,
+            )
+            return None
+        self._vectorises = True
+        return Block(*found)
+
+    def _batch(
+        self, step: int, partitions: Sequence[int], device: torch.device
+    ) -> tuple[Tensor, ...]:
+        """The samples of the partitions, one row of them per partition, asked for at once."""
+        job = self.job
+        samples = [job.round.order.samples(job.batches, step, one) for one in partitions]
+        if type(job.dataset) is TensorDataset:
+            inputs, targets = fetch(job.dataset, torch.cat(samples))
+        else:
+            batches = []
+            for partition, own in zip(partitions, samples, strict=True):
+                with seeded(job.seed, "samples", step, partition):  # it may crop or flip at random
+                    batches.append(fetch(job.dataset, own))
+            inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        return tuple(
+            part.to(device).unflatten(0, (len(partitions), -1)) for part in (inputs, targets)
+        )
+
+
+class _RelabelledLoss:
+    """The loss under other targets; the model's output tells how many classes there are."""
+
+    def __init__(self, loss: Loss, attack: Attack) -> None:
+        self._loss, self._attack = loss, attack
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if outputs.ndim < 2:
+            raise ValueError(
+                f"model must score every class for {self._attack}, got outputs of shape "
+                f"{tuple(outputs.shape)}"
+            )
+        classes = classes_second(outputs).shape[1]
+        return self._loss(outputs, self._attack.relabel(targets, classes))

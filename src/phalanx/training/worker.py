@@ -1,0 +1,244 @@
+"""A worker of a training run: what it computes, transforms and sends in a round."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from phalanx.communication.serialization import PackedDataset
+from phalanx.computations import Broadcast
+from phalanx.training.attack_simulation import Role, behind
+from phalanx.training.engines.base import Reply, Site, Task, WorkerFactory
+from phalanx.training.job import Job
+from phalanx.training.partition_updates import PartitionUpdates
+from phalanx.training.worker_state import DatedState, WorkerState
+
+_Block = TypeVar("_Block")
+_Made = tuple[Tensor, float, tuple[Tensor, ...]]
+
+
+class RoundOver(Exception):
+    """What a worker computes is of no use to anybody any more."""
+
+
+class Sent(NamedTuple):
+    """What a worker sends in a round.
+
+    Attributes:
+        message: its message.
+        loss: the mean loss that it claims over its partitions.
+    """
+
+    message: Tensor
+    loss: float
+
+
+class Worker:
+    """Computes the partitions that the round's assignment gives it and sends one message.
+
+    What its stages remember it keeps from task to task: before and after the last round, so that a
+    checkpoint may go back a round.
+
+    Args:
+        worker: id.
+        updates: how it computes; workers of one process share it.
+        state: what it remembers; copied.
+    """
+
+    def __init__(
+        self, worker: int, updates: PartitionUpdates, state: WorkerState | None = None
+    ) -> None:
+        self.id, self.updates = worker, updates
+        known = {name: tuple(one.clone() for one in parts) for name, parts in (state or {}).items()}
+        self._history: tuple[DatedState, ...] = (DatedState(0, known),)
+
+    @property
+    def state(self) -> WorkerState:
+        """What it remembers now."""
+        return self._history[-1].state
+
+    def recall(self, step: int) -> WorkerState:
+        """What it remembered before this round, or since the last one that it computed."""
+        known = [one for one in self._history if one.step <= step]
+        return known[-1].state if known else {}
+
+    def compute(
+        self, task: "RoundTask", is_over: Callable[[], bool] = lambda: False
+    ) -> _Made | None:
+        """Its message before any transform, its loss, and what its computation remembers.
+
+        None if nobody waits for it any more.
+        """
+        role, job = task.roles.get(self.id), self.updates.job
+        step, broadcast = behind(role, task.step, task.broadcast, task.past)
+        broadcast = self.updates.received(broadcast)
+        relabelling = role.attack if role is not None and role.attack.relabels else None
+        code = job.round.code.at(step)
+        owned = code.assignment[self.id].nonzero().flatten().tolist()
+        states = dict.fromkeys(owned, self.state.get("compute", ()))
+        blocks = self.updates.blocks(step, owned, broadcast, states, relabelling)
+        try:
+            found = list(_unless(is_over, blocks))
+        except RoundOver:
+            return None
+        if not found:
+            empty = broadcast.parameters.new_empty(0, len(broadcast.parameters))
+            return code.encode(self.id, empty), torch.nan, ()
+        message = code.encode(self.id, torch.cat([one.updates for one in found]))
+        loss = torch.cat([one.losses for one in found]).double().cpu().mean().item()
+        last = found[-1].states
+        return message, loss, last[-1] if last else ()
+
+    def send(self, task: "RoundTask", made: _Made) -> Reply:
+        """What leaves the worker, and remembers what its stages do."""
+        message, loss, computed = made
+        role, chain, before = task.roles.get(self.id), self.updates.job.chain, self.state
+        states = dict(before)
+        if computed:
+            states["compute"] = computed
+        own, sent, states = chain.update(message, states, task.step, self.id)
+        if states:
+            self._history = DatedState(task.step, before), DatedState(task.step + 1, states)
+        if sent is None:
+            return Reply(missing="not finite")
+        if role is None or role.attack.omniscient:  # the server stages those, who read all others
+            return Reply(Sent(sent, loss))
+        if not role.attack.sends:
+            return Reply(missing="silent", delay_s=role.attack.delay_s)
+        forged = chain.forge(role.forge(own), task.step, self.id)
+        return Reply(Sent(forged, loss), delay_s=role.attack.delay_s)
+
+
+@dataclass(frozen=True)
+class RoundTask(Task):
+    """A round of training."""
+
+    broadcast: Broadcast
+    """What all workers are sent."""
+    roles: Mapping[int, Role]
+    """The Byzantine workers, by id."""
+    past: tuple[Broadcast, ...] = ()
+    """Earlier broadcasts, oldest first, for workers that are behind."""
+
+    def run(self, worker: Worker, is_over: Callable[[], bool] = lambda: False) -> Reply:
+        """One worker's part, by itself."""
+        made = worker.compute(self, is_over)
+        return Reply(missing="late") if made is None else worker.send(self, made)
+
+    def run_together(self, workers: Sequence[Worker]) -> Iterator[tuple[int, Reply]]:
+        """The same for workers of one process: every partition is computed once."""
+        if not workers:
+            return
+        updates = workers[0].updates
+        code = updates.job.round.code.at(self.step)
+        losses: list[Tensor] = []
+        states: dict[int, tuple[Tensor, ...]] = {}
+        remembered = {one.id: one.state.get("compute", ()) for one in workers}
+
+        def stream() -> Iterator[Tensor]:
+            partitions = range(code.num_partitions)
+            for block in updates.blocks(self.step, partitions, self.broadcast, remembered):
+                first = sum(map(len, losses))
+                states.update(enumerate(block.states, start=first))
+                losses.append(block.losses)
+                yield block.updates
+
+        table = code.encode_all(stream())
+
+        claimed = torch.cat(losses).double().cpu()
+        for worker in workers:
+            if self._deviates(worker.id):
+                made = worker.compute(self)
+                assert made is not None
+            else:
+                own = code.assignment[worker.id]
+                made = table[worker.id], claimed[own].mean().item(), states.get(worker.id, ())
+            yield worker.id, worker.send(self, made)
+
+    def load(self, worker: Worker) -> int:
+        """Partitions that the worker computes."""
+        return int(worker.updates.job.round.code.at(self.step).assignment[worker.id].sum())
+
+    def _deviates(self, worker: int) -> bool:
+        """Whether a Byzantine worker computes anything else than it would if it were honest."""
+        role = self.roles.get(worker)
+        if role is None:
+            return False
+        return role.attack.relabels or min(role.attack.rounds_behind, len(self.past)) > 0
+
+
+@dataclass(frozen=True)
+class ReadState(Task):
+    """What a worker remembered before a round, for a checkpoint; asked beside what it is at."""
+
+    concurrent: ClassVar[bool] = True
+
+    def run(self, worker: Worker, is_over: Callable[[], bool] = lambda: False) -> Reply:
+        """Its state."""
+        return Reply(worker.recall(self.step))
+
+
+@dataclass(frozen=True)
+class TrainingWorkers(WorkerFactory):
+    """The workers of a training run."""
+
+    job: Job
+    """What they take part in."""
+    states: Mapping[int, WorkerState]
+    """What each is known to remember, by id: a worker that is started anew goes on with it."""
+
+    def own(self, worker: int) -> Any:
+        """What the worker remembers."""
+        return dict(self.states.get(worker, {}))
+
+    def make(self, owned: Mapping[int, Any], site: Site) -> list[Any]:
+        """The workers of these ids, which share one model."""
+        job = self.job
+        if isinstance(job.dataset, PackedDataset):
+            job = replace(job, dataset=job.dataset.unpack())
+        updates = PartitionUpdates(job, site.chunk_size, site.device)
+        on = site.device or next(job.model.parameters()).device
+        return [
+            Worker(one, updates, {k: tuple(x.to(on) for x in v) for k, v in state.items()})
+            for one, state in owned.items()
+        ]
+
+    def packed(self) -> "TrainingWorkers":
+        """As it travels: without the attack, on the CPU, tensors ready to be shared."""
+        job = replace(self.job.for_workers(), model=copy.deepcopy(self.job.model).cpu())
+        if type(job.dataset) is TensorDataset:
+            job = replace(job, dataset=PackedDataset(job.dataset))
+        return TrainingWorkers(job, {})
+
+    @property
+    def num_workers(self) -> int:
+        """Workers of the run."""
+        return self.job.round.code.num_workers
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return self.job.seed
+
+    @property
+    def held_bytes(self) -> int:
+        """The data, and all that two rounds send: late messages linger."""
+        width, dim = self.job.chain.layout.dim, self.job.layout.dim
+        tables = 1 + 2 * len(self.job.round.transforms)
+        held = (2 * dim + tables * self.num_workers * width) * self.job.layout.dtype.itemsize
+        tensors = self.job.dataset.tensors if isinstance(self.job.dataset, TensorDataset) else ()
+        return 2 * held + sum(tensor.nbytes for tensor in tensors)
+
+
+def _unless(is_over: Callable[[], bool], blocks: Iterator[_Block]) -> Iterator[_Block]:
+    """The blocks, computed one by one, until somebody says that it is over."""
+    while not is_over():
+        try:
+            yield next(blocks)
+        except StopIteration:
+            return
+    raise RoundOver
