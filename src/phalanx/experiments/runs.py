@@ -269,4 +269,4 @@ def _differences(weights: Tensor, theirs: Tensor) -> dict[str, float]:
 
 def _median(rounds: Sequence[Mapping[str, Any]], name: str) -> float | None:
     found = [one[name] for one in rounds if one.get(name) is not None]
-    return median(found) if found else None
+    return float(median(found)) if found else None

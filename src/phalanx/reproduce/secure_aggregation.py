@@ -26,7 +26,7 @@ from phalanx.data import Digits
 from phalanx.models import MLP
 from phalanx.privacy import SecureAggregation, SecureSetup, communication_cost
 from phalanx.randomness import generator, seeded
-from phalanx.reporting import Table, compare, load_run
+from phalanx.reporting import Table, compare_runs, load_run
 from phalanx.reporting.format import count, difference, percent
 from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
 from phalanx.training import train
@@ -257,7 +257,7 @@ class SecureAggregationRecipe(Recipe):
                 records.append(load_run(folder))
             found += [
                 _Run(row.title, row.test_accuracy or 0.0, row.relative_difference or 0.0)
-                for row in compare(records, records[0])
+                for row in compare_runs(records, records[0])
             ]
         return found
 

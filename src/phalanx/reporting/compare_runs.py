@@ -62,7 +62,7 @@ def find_reference(records: Sequence[RunRecord]) -> RunRecord | None:
     return next(found, None) if len(records) > 1 else None
 
 
-def compare(records: Sequence[RunRecord], reference: RunRecord | None = None) -> list[Row]:
+def compare_runs(records: Sequence[RunRecord], reference: RunRecord | None = None) -> list[Row]:
     """One row a run, in the order given.
 
     Args:
