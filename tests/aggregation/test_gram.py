@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from phalanx.aggregation.gram import Geometry, measure, partial_gram
-from phalanx.aggregation.passes import finite_rows, weighted_sum
+from phalanx.columns import finite_rows, weighted_sum
 
 DIM = 30_000  # more than float64 is used for by itself, with a last block that is not full
 

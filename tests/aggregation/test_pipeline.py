@@ -109,11 +109,11 @@ class Middle(Aggregator):
     def num_tolerated(self, num_workers):
         return (num_workers - 1) // 2
 
-    def judge(self, rows, masses=None):
-        return CoordinateMedian().judge(rows, masses)
+    def judge(self, rows, weights=None):
+        return CoordinateMedian().judge(rows, weights)
 
-    def step(self, rows, state, masses=None):
-        return self.judge(rows, masses), (state[0] + 1,)
+    def update(self, gradients, state, weights=None):
+        return self.explain(gradients, weights), (state[0] + 1,)
 
 
 def test_any_rule_will_do():
@@ -147,7 +147,7 @@ def test_arrows_build_what_the_command_line_builds():
     assert again == found
 
 
-def test_num_byzantine_means_liars_among_the_workers():
+def test_num_byzantine_means_byzantine_workers_in_every_part():
     assert (Bucketing(2) >> Krum(2)).num_tolerated(14) == 2
     assert (Resampling(2) >> TrimmedMean(2)).num_tolerated(9) == 2
     assert (NearestNeighborMixing(2) >> CoordinateMedian()).num_tolerated(9) == 2
@@ -156,9 +156,13 @@ def test_num_byzantine_means_liars_among_the_workers():
     assert (NormClipping() >> Mean()).num_tolerated(9) == 0
     assert (NearestNeighborMixing(2) >> CoordinateMedian()).num_byzantine == 2
     assert (NormClipping() >> Mean()).num_byzantine is None
-    with pytest.raises(ValueError, match="9 workers, 3 of them liars, make 5 mixtures, 3 of them"):
+    with pytest.raises(
+        ValueError, match="9 workers, 3 of them Byzantine, make 5 mixtures, 3 of them"
+    ):
         (Bucketing(2) >> TrimmedMean(3)).num_tolerated(9)
-    with pytest.raises(ValueError, match="9 workers, 3 of them liars, make 9 mixtures, 6 of them"):
+    with pytest.raises(
+        ValueError, match="9 workers, 3 of them Byzantine, make 9 mixtures, 6 of them"
+    ):
         (Resampling(2) >> TrimmedMean(3)).num_tolerated(9)
     with pytest.raises(ValueError, match="num_byzantine must be below num_workers / 2, got 5 of 9"):
         (NearestNeighborMixing(5) >> Mean()).num_tolerated(9)

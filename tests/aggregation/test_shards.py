@@ -109,5 +109,5 @@ class Whole(Aggregator):
 
 def test_a_rule_that_needs_whole_messages_is_refused():
     rule = as_pipeline(Whole())
-    with pytest.raises(ValueError, match="rule must implement combine to work on shards, got Whol"):
+    with pytest.raises(ValueError, match="on shards, got Whole"):
         rule.update_shard(torch.ones(2, 3), rule.init(3), Shard(6, lambda part: part))

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from phalanx.coding.columns import add_weighted_sums, blocks, not_finite, runs, weighted_sum
 from phalanx.coding.projection import project
+from phalanx.columns import add_weighted_sums, column_blocks, finite_rows, runs_of, weighted_sum
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -15,14 +15,17 @@ def seeded(seed):
 
 @pytest.mark.parametrize("width", [0, 1, 7, 8, 9])
 def test_blocks_cut_the_columns(width):
-    found = [column for block in blocks(width, 4) for column in range(block.start, block.stop)]
+    found = [
+        column for block in column_blocks(width, 4) for column in range(block.start, block.stop)
+    ]
     assert found == list(range(width))
 
 
 def test_runs_of_neighbouring_rows():
-    assert runs([]) == []
-    assert runs([3]) == [slice(3, 4)]
-    assert runs([0, 1, 2, 5, 7, 8]) == [slice(0, 3), slice(5, 6), slice(7, 9)]
+    assert runs_of([]) == []
+    assert runs_of([False] * 3 + [True]) == [slice(3, 4)]
+    used = [row in (0, 1, 2, 5, 7, 8) for row in range(10)]
+    assert runs_of(used) == [slice(0, 3), slice(5, 6), slice(7, 9)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -31,9 +34,10 @@ def test_runs_of_neighbouring_rows():
 def test_weighted_sum_reads_the_chosen_rows_only(dtype, width, chosen):
     messages = torch.randn(7, width, generator=seeded(0)).to(dtype)
     messages[[row for row in range(7) if row not in chosen]] = torch.nan
-    weights = torch.randn(len(chosen), generator=seeded(1), dtype=torch.float64)
-    found = weighted_sum(messages, chosen, weights)
-    expected = weights @ messages[chosen].double()
+    weights = torch.zeros(7, dtype=torch.float64)
+    weights[chosen] = torch.randn(len(chosen), generator=seeded(1), dtype=torch.float64)
+    found = weighted_sum(messages, weights)
+    expected = weights[chosen] @ messages[chosen].double()
     assert found.dtype == dtype
     assert (found.double() - expected).norm() <= torch.finfo(dtype).eps * expected.norm() * 2
 
@@ -88,8 +92,8 @@ def test_only_rows_that_are_asked_for_are_looked_at(dtype, value, where):
     messages[1] *= -1
     messages[2:, where] = value
     asked = torch.tensor([True, True, True, False])
-    assert not_finite(messages, asked).tolist() == [False, False, True, False]
-    assert not not_finite(messages[:, :0], asked).any()
+    assert finite_rows(messages, asked).tolist() == [True, True, False, True]
+    assert finite_rows(messages[:, :0], asked).all()
 
 
 @pytest.mark.parametrize("width", [0, 1, 40_000])
