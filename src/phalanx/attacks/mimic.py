@@ -9,6 +9,7 @@ from torch import Tensor
 from phalanx.attacks.adversary_knowledge import AdversaryKnowledge
 from phalanx.attacks.base import Attack, State, require_honest
 from phalanx.attacks.planned_attack import PlannedAttack
+from phalanx.floats import working
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Mimic(PlannedAttack):
             ValueError: if there is no honest message.
         """
         rows = require_honest(view.honest, self)
-        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        rows = rows.to(working(rows.dtype))
         memory = memory or _beginning(rows, view.generator)
         direction, mean, rounds, target = (value.to(rows.device) for value in memory)
         if rounds < self.warmup:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from phalanx.communication.collectives import Exchange, Round, State
 from phalanx.compression.wrapper import Wrapper
-from phalanx.floats import within
+from phalanx.floats import widest, within
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,7 @@ class WholeGradient(Wrapper):
         """The inner exchange of one vector, cut up again. Its randomness is the first tensor's."""
         if not tensors:
             return (yield from self.inner.exchange(tensors, states, round))
-        dtype = tensors[0].dtype
-        for x in tensors:
-            dtype = torch.promote_types(dtype, x.dtype)
+        dtype = widest(x.dtype for x in tensors)
         flat = torch.cat([x.detach().reshape(-1).to(dtype) for x in tensors])
         single = round._replace(names=round.names[:1], out=None)
         found = yield from self.inner.exchange([flat], [()], single)

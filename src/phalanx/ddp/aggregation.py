@@ -16,6 +16,7 @@ from phalanx.ddp.collective import choose
 from phalanx.ddp.memory import ParameterMemory
 from phalanx.ddp.parameters import trained
 from phalanx.ddp.sharded import as_pipeline, remembers
+from phalanx.floats import widest
 
 
 class Outcome(NamedTuple):
@@ -70,7 +71,7 @@ class GradientAggregation:
             peers,
             length=sum(parameter.numel() for parameter in names),
             max_pieces=len(names),
-            dtype=_widest({parameter.dtype for parameter in names}),
+            dtype=widest({parameter.dtype for parameter in names}),
             num_byzantine_aggregators=num_byzantine_aggregators,
         )
 
@@ -198,11 +199,3 @@ def _take(
 ) -> Future[Tensor]:
     """The hook as DDP wants it: a function."""
     return handle._take(bucket)
-
-
-def _widest(dtypes: set[torch.dtype]) -> torch.dtype:
-    """The narrowest dtype that holds all of them."""
-    widest, *others = dtypes
-    for dtype in others:
-        widest = torch.promote_types(widest, dtype)
-    return widest

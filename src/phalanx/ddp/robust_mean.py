@@ -9,6 +9,7 @@ from torch import Tensor
 from phalanx.aggregation import Aggregator, State
 from phalanx.compression import Compressor, Memory, Network, gather
 from phalanx.ddp.aggregation import Outcome
+from phalanx.floats import working
 
 
 class RobustMean:
@@ -101,9 +102,7 @@ class RobustMean:
         self, sent: list[dict[str, Tensor] | None], names: list[str], like: list[Tensor]
     ) -> Tensor:
         """`(ranks, dim)`: what each rank sent; NaN, which rules drop, where it sent nothing."""
-        dtype = torch.float32
-        for x in like:
-            dtype = torch.promote_types(dtype, x.dtype)
+        dtype = working(*(x.dtype for x in like))
         dim = sum(x.numel() for x in like)
         rows = torch.zeros(len(sent), dim, dtype=dtype, device=like[0].device)
         for row, tensors in zip(rows, sent, strict=True):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from phalanx.compression import Compressor, SampleQuantization
 from phalanx.errors import DriftError
+from phalanx.floats import working
 from phalanx.pipeline.activation_difference import ActivationDifference
 from phalanx.pipeline.base import ActivationCodec, Shape
 from phalanx.pipeline.buffers import BufferKind, SampleBuffer, make_buffer
@@ -126,7 +127,7 @@ class ActivationBoundary:
         self._checksum = checksum
         self._path = (seed, "pipeline", name)
         self._device = torch.device(device)
-        self._working = torch.promote_types(dtype, torch.float32)
+        self._working = working(dtype)
         self._visits = torch.zeros(num_samples, dtype=torch.int32)
         self._passed = 0
         self.buffer: SampleBuffer | None = None

@@ -114,24 +114,19 @@ class SecureAggregation(Aggregator):
         return SecureAggregation(rule, self.fraction_bits, self.seed)
 
     def judge(
-        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
+        self, rows: Float[Tensor, "workers dim"], weights: Float[Tensor, " workers"] | None = None
     ) -> Aggregate:
         """The aggregate of stacked messages, and the verdict on every worker."""
         fresh = self.init(rows.shape[1], dtype=rows.dtype, device=rows.device)
-        return self.step(rows, fresh, masses)[0]
+        return self._step(rows, fresh, weights)[0]
 
-    def step(
-        self,
-        rows: Float[Tensor, "workers dim"],
-        state: State,
-        masses: Float[Tensor, " workers"] | None = None,
-    ) -> tuple[Aggregate, State]:
+    def _step(self, rows: Tensor, state: State, weights: Tensor | None) -> tuple[Aggregate, State]:
         """One round on stacked messages: the answer, and the next state.
 
         Raises:
             ValueError: if there are sample weights: the protocol has no place for them.
         """
-        if masses is not None:
+        if weights is not None:
             raise ValueError("weights must be None: secure aggregation counts every worker alike")
         transcript = self.run(rows, state)
         answer = transcript.aggregate()
