@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from compression.cases import CASES
 from laws import concrete
 from phalanx import compression
-from phalanx.communication import AllReduce
+from phalanx.communication import AllReduce, ExchangeContext
 from phalanx.compression import (
     Compressor,
     ErrorFeedback,
     HalfPrecision,
-    Memory,
     RandomBlock,
     RandomK,
     SignSGD,
+    TensorStates,
     TernGrad,
     TopK,
     TwoStage,
@@ -221,8 +221,8 @@ def workers(num_workers, seed=0):
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_all_workers_know_the_same_mean(compressor, num_workers):
     rows = workers(num_workers)
-    means, memories = simulate(compressor, rows, [Memory()] * num_workers, seed=7)
-    again, _ = simulate(compressor, rows, [Memory()] * num_workers, seed=7)
+    means, memories = simulate(compressor, rows, [TensorStates()] * num_workers, seed=7)
+    again, _ = simulate(compressor, rows, [TensorStates()] * num_workers, seed=7)
     for mean in means:
         assert all(same(mean[name], means[0][name]) for name in rows[0])
         assert all(mean[name].dtype == rows[0][name].dtype for name in rows[0])
@@ -233,12 +233,12 @@ def test_all_workers_know_the_same_mean(compressor, num_workers):
 
 @every
 def test_a_memory_survives_a_checkpoint(compressor, tmp_path):
-    memories = [Memory()] * 2
+    memories = [TensorStates()] * 2
     for step in range(2):
         _, memories = simulate(compressor, workers(2, seed=step), memories)
     torch.save([memory.state_dict() for memory in memories], tmp_path / "memory.pt")
     saved = torch.load(tmp_path / "memory.pt", weights_only=True)
-    restored = [Memory.from_state_dict(one) for one in saved]
+    restored = [TensorStates.from_state_dict(one) for one in saved]
     straight, _ = simulate(compressor, workers(2, seed=5), memories)
     resumed, _ = simulate(compressor, workers(2, seed=5), restored)
     assert all(same(straight[0][name], resumed[0][name]) for name in straight[0])
@@ -249,7 +249,7 @@ def test_one_worker_that_is_not_finite_stops_all_and_is_named(compressor):
     rows = workers(3)
     rows[1]["bias"][0] = float("nan")
     with pytest.raises(NotFiniteError) as found:
-        simulate(compressor, rows, [Memory()] * 3)
+        simulate(compressor, rows, [TensorStates()] * 3)
     assert found.value.workers == [1]
     assert pickle.loads(pickle.dumps(found.value)).workers == [1]
 
@@ -259,7 +259,7 @@ def test_a_tensor_that_sits_out_a_round_keeps_its_memory(compressor):
     """Neither randomness nor memory depends on which other tensors took part."""
     rows = workers(2)
     some = [{"weight": row["weight"]} for row in rows]
-    memories = [Memory()] * 2
+    memories = [TensorStates()] * 2
     _, memories = simulate(compressor, rows, memories)
     _, skipped = simulate(compressor, some, memories)
     for before, after in zip(memories, skipped, strict=True):
@@ -272,8 +272,8 @@ def test_a_tensor_that_sits_out_a_round_keeps_its_memory(compressor):
 def test_the_first_round_of_error_feedback_is_that_of_the_compressor(compressor):
     """And what it did not let through is in the memory."""
     rows = workers(1)
-    means, _ = simulate(compressor, rows, [Memory()])
-    again, memories = simulate(ErrorFeedback(compressor), rows, [Memory()])
+    means, _ = simulate(compressor, rows, [TensorStates()])
+    again, memories = simulate(ErrorFeedback(compressor), rows, [TensorStates()])
     for name in ("weight", "bias"):
         assert same(again[0][name], means[0][name])
         left = memories[0].states[name][0]
@@ -292,7 +292,7 @@ def test_the_first_round_of_error_feedback_is_that_of_the_compressor(compressor)
 )
 def test_nothing_is_lost_with_error_feedback(compressor):
     """What all rounds let through and what is in memory add up to all gradients."""
-    memories = [Memory()] * 3
+    memories = [TensorStates()] * 3
     total = {name: torch.zeros(x.shape) for name, x in workers(1)[0].items()}
     passed = {name: x.clone() for name, x in total.items()}
     for step in range(6):
@@ -308,7 +308,7 @@ def test_nothing_is_lost_with_error_feedback(compressor):
 
 def test_what_halves_round_off_is_not_lost_either():
     """The memory is as wide as arithmetic: a sum of halves in halves would come to a halt."""
-    compressor, memories, passed = ErrorFeedback(TopK(ratio=0.1)), [Memory()], torch.zeros(40)
+    compressor, memories, passed = ErrorFeedback(TopK(ratio=0.1)), [TensorStates()], torch.zeros(40)
     x = normal(40, dtype=torch.bfloat16)
     for _ in range(200):
         means, memories = simulate(compressor, [{"w": x}], memories)
@@ -331,15 +331,15 @@ def test_adding_on_the_way_gives_what_gathering_gives(compressor):
 
     gathered = Gathered(**vars(compressor))
     rows = [{"w": row["weight"]} for row in workers(4)]
-    by_sum, _ = simulate(compressor, rows, [Memory()] * 4)
-    by_list, _ = simulate(gathered, rows, [Memory()] * 4)
+    by_sum, _ = simulate(compressor, rows, [TensorStates()] * 4)
+    by_list, _ = simulate(gathered, rows, [TensorStates()] * 4)
     tolerance = 1e-6 if not isinstance(compressor, HalfPrecision) else 2e-2
     torch.testing.assert_close(by_sum[0]["w"], by_list[0]["w"], rtol=0, atol=tolerance)
 
 
 def test_ternary_sums_need_one_byte_up_to_127_workers():
     for num_workers, dtype in ((127, torch.int8), (128, torch.int32)):
-        part = compression.Round(0, 0, 0, num_workers, ("w",))
+        part = ExchangeContext(0, 0, 0, num_workers, ("w",))
         asked = TernGrad().exchange([normal(5)], [()], part)
         scale = next(asked)
         assert isinstance(scale, AllReduce)

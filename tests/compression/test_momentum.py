@@ -6,11 +6,11 @@ import torch
 from phalanx.compression import (
     QSGD,
     ErrorFeedback,
-    Memory,
     MomentumCorrection,
     ScaledSign,
     SignSGD,
     Signum,
+    TensorStates,
     TopK,
     simulate,
 )
@@ -22,7 +22,7 @@ def normal(*shape, seed=0):
 
 def rounds(compressor, steps=6, num_workers=3, dim=40):
     """Means of several rounds, all gradients, and the last memories."""
-    memories, means = [Memory()] * num_workers, []
+    memories, means = [TensorStates()] * num_workers, []
     rows = [
         [normal(dim, seed=10 * step + worker) for worker in range(num_workers)]
         for step in range(steps)
@@ -70,7 +70,7 @@ def test_workers_cut_their_gradients_down_to_their_share():
     """Together, over all tensors: to the norm over the root of the number of workers."""
     rows = [{"w": normal(20, seed=seed), "b": 9 * normal(3, seed=seed)} for seed in range(4)]
     compressor = MomentumCorrection(TopK(ratio=1.0), momentum=0.0, clip=2.0)
-    means, _ = simulate(compressor, rows, [Memory()] * 4)
+    means, _ = simulate(compressor, rows, [TensorStates()] * 4)
     for name in ("w", "b"):
         shares = [row[name] / torch.cat(list(row.values())).norm() for row in rows]
         torch.testing.assert_close(means[0][name], torch.stack(shares).mean(dim=0))
@@ -115,7 +115,7 @@ def test_what_has_no_bias_is_refused():
 
 def share_of_right_votes(compressor, num_workers=9, liars=4, steps=30):
     """Gradients are one and noise as large; liars send the opposite."""
-    memories, right = [Memory()] * num_workers, []
+    memories, right = [TensorStates()] * num_workers, []
     for step in range(steps):
         rows = [1 + normal(200, seed=100 * step + worker) for worker in range(num_workers)]
         rows = [{"w": -row if worker < liars else row} for worker, row in enumerate(rows)]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from phalanx.compression import ErrorFeedback, Memory, PowerSGD, simulate
+from phalanx.compression import ErrorFeedback, PowerSGD, TensorStates, simulate
 
 
 def normal(*shape, seed=0):
@@ -12,7 +12,7 @@ def normal(*shape, seed=0):
 
 def rounds(compressor, rows, steps):
     """Means of round after round on the same gradients, and the last memories."""
-    memories, means = [Memory()] * len(rows), []
+    memories, means = [TensorStates()] * len(rows), []
     for _ in range(steps):
         mean, memories = simulate(compressor, [{"w": row} for row in rows], memories)
         means.append(mean[0]["w"])
@@ -64,7 +64,7 @@ def test_error_feedback_sends_all_of_a_constant_matrix_in_time():
 
 def test_a_zero_matrix_between_others():
     rows = [normal(12, 40), torch.zeros(12, 40), normal(12, 40)]
-    memories = [Memory()]
+    memories = [TensorStates()]
     for row in rows:
         means, memories = simulate(PowerSGD(rank=2), [{"w": row}], memories)
         assert means[0]["w"].isfinite().all()
@@ -73,7 +73,7 @@ def test_a_zero_matrix_between_others():
 
 def test_vectors_and_small_matrices_are_sent_as_they_are():
     rows = [{"bias": normal(30, seed=seed), "small": normal(3, 4, seed=seed)} for seed in range(2)]
-    means, _ = simulate(PowerSGD(), rows, [Memory()] * 2)
+    means, _ = simulate(PowerSGD(), rows, [TensorStates()] * 2)
     for name in rows[0]:
         mean = torch.stack([row[name] for row in rows]).mean(dim=0)
         torch.testing.assert_close(means[0][name], mean)

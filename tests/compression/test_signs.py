@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from phalanx.compression import ErrorFeedback, Memory, ScaledSign, SignSGD, simulate
+from phalanx.compression import ErrorFeedback, ScaledSign, SignSGD, TensorStates, simulate
 
 
 def vote(rows, **fields):
     tensors = [{"w": torch.tensor(row)} for row in rows]
-    means, _ = simulate(SignSGD(**fields), tensors, [Memory()] * len(rows))
+    means, _ = simulate(SignSGD(**fields), tensors, [TensorStates()] * len(rows))
     return means[0]["w"].tolist()
 
 

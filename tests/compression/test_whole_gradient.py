@@ -6,10 +6,10 @@ import torch
 from phalanx.compression import (
     QSGD,
     ErrorFeedback,
-    Memory,
     PowerSGD,
     RandomBlock,
     RandomK,
+    TensorStates,
     TopK,
     WholeGradient,
     simulate,
@@ -25,14 +25,14 @@ def normal(*shape, seed=0):
 )
 def test_one_tensor_is_the_same_as_by_itself(inner):
     rows = [{"w": normal(7, 9, seed=seed)} for seed in range(3)]
-    one, _ = simulate(inner, rows, [Memory()] * 3)
-    whole, _ = simulate(WholeGradient(inner), rows, [Memory()] * 3)
+    one, _ = simulate(inner, rows, [TensorStates()] * 3)
+    whole, _ = simulate(WholeGradient(inner), rows, [TensorStates()] * 3)
     assert torch.equal(one[0]["w"], whole[0]["w"])
 
 
 def test_the_largest_values_of_all_tensors_are_sent():
     row = {"a": 10 * normal(50), "b": normal(6, 10, seed=1)}
-    means, _ = simulate(WholeGradient(TopK(0.2)), [row], [Memory()])
+    means, _ = simulate(WholeGradient(TopK(0.2)), [row], [TensorStates()])
     flat = torch.cat([row["a"], row["b"].view(-1)])
     border = flat.abs().sort(descending=True).values[21]
     for name, x in row.items():
@@ -41,7 +41,7 @@ def test_the_largest_values_of_all_tensors_are_sent():
 
 def test_memory_is_kept_by_tensor():
     compressor = ErrorFeedback(WholeGradient(TopK(0.1)))
-    memories, total = [Memory()] * 2, {"a": torch.zeros(50), "b": torch.zeros(6, 10)}
+    memories, total = [TensorStates()] * 2, {"a": torch.zeros(50), "b": torch.zeros(6, 10)}
     passed = {name: torch.zeros_like(x) for name, x in total.items()}
     for step in range(5):
         rows = [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gossip.cases import ALGORITHMS, CENTRAL, CROOKED, MORE, rounds, tensors
 from laws import concrete
 from phalanx import gossip
-from phalanx.compression import QSGD, ErrorFeedback, Memory, RandomBlock
+from phalanx.compression import QSGD, ErrorFeedback, RandomBlock, TensorStates
 from phalanx.errors import NotFiniteError
 from phalanx.gossip import (
     DPSGD,
@@ -96,7 +96,7 @@ def test_a_run_goes_on_from_a_checkpoint_in_the_same_bits(algorithm, tmp_path):
     straight = rounds(network, algorithm, tensors(5), 5)
     half = rounds(network, algorithm, tensors(5), 3)
     torch.save(half[1].state_dict(), tmp_path / "memory.pt")
-    memory = Memory.from_state_dict(torch.load(tmp_path / "memory.pt", weights_only=True))
+    memory = TensorStates.from_state_dict(torch.load(tmp_path / "memory.pt", weights_only=True))
     rest = rounds(network, algorithm, half[0], 2, memory)
     assert all(same(x, rest[0][name]) for name, x in straight[0].items())
 

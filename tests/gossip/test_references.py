@@ -141,7 +141,7 @@ def test_both_ends_of_an_edge_hold_the_same_bits(topology, algorithm):
     values = {"x": start(topology.num_nodes, 6, 5).float()}
     _, memory, _ = rounds(network, algorithm, values, 7)
     seen = {}
-    for end, edge in enumerate(network.ends.edges):
+    for end, edge in enumerate(network.edges.pairs):
         bits = [factor[end] for factor in memory.states["x"]]
         for mine, theirs in zip(bits, seen.setdefault(edge, bits), strict=True):
             assert torch.equal(mine, theirs)

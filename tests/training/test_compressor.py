@@ -31,7 +31,7 @@ from phalanx.attacks import (
     WrongShape,
 )
 from phalanx.coding import Detox, DracoCyclic, DracoRepetition, ErasureHead
-from phalanx.communication.serialization import Parcel
+from phalanx.communication.serialization import SharedTensor
 from phalanx.compression import (
     QSGD,
     ErrorFeedback,
@@ -224,7 +224,7 @@ def test_workers_by_themselves_send_what_one_process_computes_for_them(momentum)
                 process = Worker(worker, packed, 1, torch.get_num_threads(), "cpu")
             role = roles(job, step).get(worker)
             behind = min(role.attack.rounds_behind, step) if role else 0
-            task = step - behind, Parcel.pack(drifted(job, step - behind))
+            task = step - behind, SharedTensor.pack(drifted(job, step - behind))
             if step == 2:  # a task that it drops changes nothing
                 process.compute(*task, role, known, is_over=lambda: True)
                 assert all(

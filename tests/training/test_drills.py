@@ -26,7 +26,7 @@ from phalanx.attacks import (
     StaleGradient,
 )
 from phalanx.coding import Detox, DracoRepetition
-from phalanx.communication.serialization import Parcel
+from phalanx.communication.serialization import SharedTensor
 from phalanx.training import Job, Local, Ray
 from phalanx.training.attack_simulation import roles
 from phalanx.training.decoding import CodeDecoder, RuleDecoder, Uncoded
@@ -106,7 +106,7 @@ def test_a_worker_by_itself_sends_what_one_process_computes_for_it():
     (here,) = local_rounds(job, 1)
     for worker, role in roles(job, 0).items():
         process = Worker(worker, pack_job(job), 1, torch.get_num_threads(), "cpu")
-        reply = process.compute(0, Parcel.pack(flat(job.model)), role)
+        reply = process.compute(0, SharedTensor.pack(flat(job.model)), role)
         assert reply.message.unpack().equal(here.messages[worker])
         assert reply.loss == here.losses[worker]
 

@@ -29,7 +29,7 @@ from phalanx.attacks import (
     WrongShape,
 )
 from phalanx.coding import Detox, DracoCyclic, DracoRepetition
-from phalanx.communication.serialization import Parcel
+from phalanx.communication.serialization import SharedTensor
 from phalanx.errors import TooManyByzantineError
 from phalanx.training import Local, Ray, Session
 from phalanx.training.attack_simulation import roles
@@ -157,8 +157,8 @@ def test_workers_by_themselves_send_what_one_process_computes_for_them():
                 process = Worker(worker, packed, 1, torch.get_num_threads(), "cpu")
             known = None
             if step == 2:
-                known = Recollection(Parcel.pack(here[1].memory.momenta[worker]), ())
-            parameters = Parcel.pack(drifted(job, step))
+                known = Recollection(SharedTensor.pack(here[1].memory.momenta[worker]), ())
+            parameters = SharedTensor.pack(drifted(job, step))
             role = roles(job, step).get(worker)
             reply = process.compute(step, parameters, role, known)
             momentum = reply.momentum or reply.message

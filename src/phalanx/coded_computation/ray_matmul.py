@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from phalanx.coded_computation.coded_matmul import CodedMatrix, Product
-from phalanx.communication.serialization import Parcel
+from phalanx.communication.serialization import SharedTensor
 from phalanx.training.engines.ray_actors import ActorSession, RayActors
 
 _PIECE = 2**22  # numbers of a shard that are multiplied before a worker asks if it may stop
@@ -105,7 +105,7 @@ class RayMatmulSession(ActorSession):
         results, arrived = matrix.table(x), torch.zeros(len(self.actors), dtype=torch.bool)
         suspects = arrived.clone()
         self._round += 1
-        operand = self.ray.put(Parcel.pack(x))
+        operand = self.ray.put(SharedTensor.pack(x))
         delays = [0.0] * len(self.actors) if delays_s is None else delays_s.tolist()
         began = time.monotonic()
         pending = {
@@ -144,7 +144,7 @@ class RayMatmulSession(ActorSession):
     def _result(self, worker: int, task: Any) -> Tensor | None:
         """A worker's result; None if it failed or died."""
         try:
-            reply: Parcel | None = self.ray.get(task, timeout=self.settings.deadline_s)
+            reply: SharedTensor | None = self.ray.get(task, timeout=self.settings.deadline_s)
         except self.ray.exceptions.RayActorError:
             self.ray.kill(self.actors[worker])
             self.actors[worker] = self._started(worker)
@@ -157,12 +157,14 @@ class RayMatmulSession(ActorSession):
 class _Multiplier:
     """The process of a worker."""
 
-    def __init__(self, threads: int, *shards: Parcel | Tensor) -> None:
+    def __init__(self, threads: int, *shards: SharedTensor | Tensor) -> None:
         torch.set_num_threads(threads)
-        self._shards = [s.unpack() if isinstance(s, Parcel) else s for s in shards]
+        self._shards = [s.unpack() if isinstance(s, SharedTensor) else s for s in shards]
         self._cancelled, self._wake = 0, threading.Event()
 
-    def multiply(self, number: int, matrix: int, x: Parcel, delay_s: float) -> Parcel | None:
+    def multiply(
+        self, number: int, matrix: int, x: SharedTensor, delay_s: float
+    ) -> SharedTensor | None:
         """The product with a shard; None if it was cancelled."""
         self._wake.clear()  # before the question: a call to stop either answers it or wakes us
         if self._cancelled < number:
@@ -172,7 +174,7 @@ class _Multiplier:
             if self._cancelled >= number:
                 return None
             products.append(piece @ operand)
-        return Parcel.pack(torch.cat(products))
+        return SharedTensor.pack(torch.cat(products))
 
     def cancel(self, number: int) -> None:
         """Ends the product of a round, and of those before."""
@@ -188,9 +190,9 @@ def _pieces(shard: Tensor) -> Sequence[Tensor]:
     return pieces
 
 
-def _pack(shard: Tensor) -> Parcel | Tensor:
+def _pack(shard: Tensor) -> SharedTensor | Tensor:
     """A shard as it is put into shared memory."""
-    return Parcel.pack(shard) if shard.layout == torch.strided else shard
+    return SharedTensor.pack(shard) if shard.layout == torch.strided else shard
 
 
 def _size(shard: Tensor) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from phalanx.coded_computation.coded_shuffle import CodedShuffle
 from phalanx.coded_computation.row_bytes import pack_rows, unpack_rows
 from phalanx.coded_computation.shuffle_plan import RowCache, ShufflePlan
-from phalanx.communication.serialization import Parcel
+from phalanx.communication.serialization import SharedTensor
 from phalanx.training.engines.ray_actors import ActorSession, RayActors
 
 
@@ -93,7 +93,7 @@ class RayShuffleSession(ActorSession):
         epoch = self._epoch + 1
         plan = self._shuffle.plan(epoch, self._caches)
         packets = self._shuffle.encode(plan, self._content)
-        lent = self.ray.put((plan, Parcel.pack(packets)))
+        lent = self.ray.put((plan, SharedTensor.pack(packets)))
         tasks = [actor.deliver.remote(lent) for actor in self.actors]
         self._epoch, self._caches = epoch, self._shuffle.update(epoch, self._caches)
         self.ray.wait(tasks, num_returns=len(tasks), timeout=self.settings.deadline_s)
@@ -127,7 +127,7 @@ class RayShuffleSession(ActorSession):
     def _filled(self, worker: int) -> Any:
         """A new process of a worker, with the cache that it is to have."""
         rows = self._caches[worker].nonzero().flatten()
-        packed = self.ray.put(Parcel.pack(self._content[rows]))
+        packed = self.ray.put(SharedTensor.pack(self._content[rows]))
         threads = self.settings.threads_per_worker
         return self.start(_Holder, worker, self._shuffle, self._like, threads, rows, packed)
 
@@ -150,13 +150,13 @@ class _Holder:
         like: Sequence[Tensor],
         threads: int,
         rows: Tensor,
-        content: Parcel,
+        content: SharedTensor,
     ) -> None:
         torch.set_num_threads(threads)
         self._worker, self._shuffle, self._like = worker, shuffle, like
         self._cache = RowCache(rows, content.unpack())
 
-    def deliver(self, sent: tuple[ShufflePlan, Parcel]) -> None:
+    def deliver(self, sent: tuple[ShufflePlan, SharedTensor]) -> None:
         """Decodes the rows of an epoch, and keeps what fits."""
         plan, packets = sent
         decoded = self._shuffle.decode(plan, self._worker, packets.unpack(), self._cache)

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 
-class Parcel(NamedTuple):
+class SharedTensor(NamedTuple):
     """A tensor of any dtype and device, packed.
 
     A NumPy array is what Ray and pickle hand over without a copy; of bytes, since NumPy knows no
     bfloat16.
 
-    >>> Parcel.pack(torch.tensor([1.0, 2.0], dtype=torch.bfloat16)).unpack()
+    >>> SharedTensor.pack(torch.tensor([1.0, 2.0], dtype=torch.bfloat16)).unpack()
     tensor([1., 2.], dtype=torch.bfloat16)
 
     Attributes:
@@ -29,7 +29,7 @@ class Parcel(NamedTuple):
     shape: tuple[int, ...]
 
     @classmethod
-    def pack(cls, tensor: Tensor) -> "Parcel":
+    def pack(cls, tensor: Tensor) -> "SharedTensor":
         """A tensor's parcel: a view of it, if it is a contiguous one on the CPU."""
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         return cls(flat.view(torch.uint8).numpy(), tensor.dtype, tuple(tensor.shape))
@@ -46,7 +46,7 @@ class PackedDataset(Dataset[tuple[Tensor, ...]]):
     """A `TensorDataset` on its way: all workers of a machine read one copy of its tensors."""
 
     def __init__(self, dataset: TensorDataset) -> None:
-        self.parcels = [Parcel.pack(tensor) for tensor in dataset.tensors]
+        self.parcels = [SharedTensor.pack(tensor) for tensor in dataset.tensors]
 
     def unpack(self) -> TensorDataset:
         """The data set, in memory that is shared."""

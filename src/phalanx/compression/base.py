@@ -15,8 +15,8 @@ from phalanx.communication.collectives import (
     Answer,
     Averaged,
     Exchange,
+    ExchangeContext,
     Request,
-    Round,
     State,
 )
 from phalanx.compression.message import Message, Part, num_values, parse
@@ -188,19 +188,21 @@ class Compressor(ABC):
         """
         return state if previous == self else self.init(like)
 
-    def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
+    def exchange(
+        self, tensors: list[Tensor], states: list[State], context: ExchangeContext
+    ) -> Exchange:
         """A worker's part of a round: its tensors in, the mean over the workers out.
 
         All workers run this in step, asking for the same collectives in the same order.
         """
         shared = self.needs_shared_randomness
         found = [
-            self.update(x, state, round.generator(place, shared=shared) if self.random else None)
+            self.update(x, state, context.generator(place, shared=shared) if self.random else None)
             for place, (x, state) in enumerate(zip(tensors, states, strict=True))
         ]
         messages = [message for message, _ in found]
         means = self._reduce if self.reducible and _same_dtype(messages) else self._gather
-        mean = yield from means(messages, round.num_workers)
+        mean = yield from means(messages, context.num_workers)
         sent = [self.decode(message) for message in messages]
         return Averaged(mean, sent, [state for _, state in found])
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.communication.collectives import AllReduce, Averaged, Exchange, Round, State
+from phalanx.communication.collectives import AllReduce, Averaged, Exchange, ExchangeContext, State
 from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.message import Message, Part, fixed, num_values
 from phalanx.floats import require_finite, within, working
@@ -146,7 +146,9 @@ class PowerSGD(Compressor):
         message = Message(shape, x.dtype, self.layout(shape, x.dtype), parts)
         return message, (parts[1].view_as(state[0]),)
 
-    def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
+    def exchange(
+        self, tensors: list[Tensor], states: list[State], context: ExchangeContext
+    ) -> Exchange:
         """The mean left factors, made orthonormal, give the right ones, of which means are taken.
 
         What has no factors travels with the left ones.
@@ -154,14 +156,14 @@ class PowerSGD(Compressor):
         places = [place for place, x in enumerate(tensors) if self.factors(tuple(x.shape))]
         matrices = [_as_matrix(tensors[place]) for place in places]
         lefts = [
-            _times(matrix, self._start(tensors[place], states[place], round, place))
+            _times(matrix, self._start(tensors[place], states[place], context, place))
             for place, matrix in zip(places, matrices, strict=True)
         ]
         dense = [x for place, x in enumerate(tensors) if place not in places]
-        found = yield from _mean([*lefts, *dense], round.num_workers)
+        found = yield from _mean([*lefts, *dense], context.num_workers)
         bases = [orthonormal(left) for left in found[: len(places)]]
         own = [_project(basis, matrix) for basis, matrix in zip(bases, matrices, strict=True)]
-        rights = yield from _mean(own, round.num_workers)
+        rights = yield from _mean(own, context.num_workers)
         plain = iter(found[len(places) :])
         result = Averaged(list(tensors), list(tensors), list(states))
         for place, x in enumerate(tensors):
@@ -169,7 +171,7 @@ class PowerSGD(Compressor):
                 result.mean[place] = within(next(plain), x.dtype)
         for place, basis, right, mine in zip(places, bases, rights, own, strict=True):
             like = tensors[place]
-            out = None if round.out is None else round.out[place]
+            out = None if context.out is None else context.out[place]
             result.mean[place] = _product(basis, right, like, out)
             result.sent[place] = result.mean[place]
             if self.error == "local":
@@ -178,10 +180,10 @@ class PowerSGD(Compressor):
                 result.states[place] = (right.T,)
         return result
 
-    def _start(self, x: Tensor, state: State, round: Round, place: int) -> Matrix:
+    def _start(self, x: Tensor, state: State, context: ExchangeContext, place: int) -> Matrix:
         """The last right factor, or a first one."""
         warm = _last(state)
-        return self._drawn(x, round.generator(place, shared=True)) if warm is None else warm
+        return self._drawn(x, context.generator(place, shared=True)) if warm is None else warm
 
     def _drawn(self, x: Tensor, generator: torch.Generator | None) -> Matrix:
         """Random numbers."""

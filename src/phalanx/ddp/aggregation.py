@@ -18,7 +18,7 @@ from phalanx.ddp.parameters import trained
 from phalanx.ddp.sharded import as_pipeline, remembers
 
 
-class Outcome(NamedTuple):
+class AggregatedStep(NamedTuple):
     """What a rule made of the gradients of one step; the same on all ranks.
 
     Attributes:
@@ -59,7 +59,7 @@ class GradientAggregation:
         peers = Peers(model.process_group)
         self.rule = rule
         self.num_steps = 0
-        self.last: Outcome | None = None
+        self.last: AggregatedStep | None = None
         self.times_suspected = torch.zeros(peers.size, dtype=torch.int64)
         self._names = names
         self._pipeline = as_pipeline(rule)
@@ -132,7 +132,7 @@ class GradientAggregation:
         answer, outvoted = self._collective.finish(self.num_steps)
         if self._memory is not None:
             self._memory.replace({one.names: (one.flat, one.sizes) for one in buckets})
-        self.last = Outcome(self.num_steps, *answer[1:], outvoted)
+        self.last = AggregatedStep(self.num_steps, *answer[1:], outvoted)
         self.times_suspected += answer.suspects
         self.num_steps += 1
         for bucket in buckets:

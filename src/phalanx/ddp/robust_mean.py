@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from phalanx.aggregation import Aggregator, State
-from phalanx.compression import Compressor, Memory, Network, gather
-from phalanx.ddp.aggregation import Outcome
+from phalanx.communication import ProcessGroupCollectives
+from phalanx.compression import Compressor, TensorStates, gather
+from phalanx.ddp.aggregation import AggregatedStep
 
 
 class RobustMean:
@@ -23,16 +24,16 @@ class RobustMean:
         times_suspected: `(ranks,)` int64, in how many steps each rank was suspected.
     """
 
-    def __init__(self, rule: Aggregator, network: Network) -> None:
+    def __init__(self, rule: Aggregator, collectives: ProcessGroupCollectives) -> None:
         """Checks the rule.
 
         Raises:
             ValueError: if there are too few ranks for it.
         """
-        rule.num_tolerated(network.size)
-        self.rule, self._network = rule, network
-        self.last: Outcome | None = None
-        self.times_suspected = torch.zeros(network.size, dtype=torch.int64)
+        rule.num_tolerated(collectives.size)
+        self.rule, self._collectives = rule, collectives
+        self.last: AggregatedStep | None = None
+        self.times_suspected = torch.zeros(collectives.size, dtype=torch.int64)
         self._state: State | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -52,9 +53,9 @@ class RobustMean:
         compressor: Compressor,
         gradients: Mapping[str, Tensor],
         used: Mapping[str, Tensor],
-        memory: Memory,
+        memory: TensorStates,
         seed: int,
-    ) -> tuple[dict[str, Tensor], Memory]:
+    ) -> tuple[dict[str, Tensor], TensorStates]:
         """One step.
 
         Args:
@@ -71,15 +72,15 @@ class RobustMean:
             TooManyByzantineError: if more ranks than the rule survives have NaN or infinity in
                 their gradients, or send no messages.
         """
-        network, step = self._network, memory.step
-        sent, memory = network.run(
+        collectives, step = self._collectives, memory.step
+        sent, memory = collectives.run(
             gather(
                 compressor,
                 used,
                 memory,
                 seed=seed,
-                worker=network.rank,
-                num_workers=network.size,
+                worker=collectives.rank,
+                num_workers=collectives.size,
             )
         )
         names = sorted(gradients)
@@ -89,7 +90,7 @@ class RobustMean:
             self._state = self.rule.init(rows.shape[1], dtype=rows.dtype, device=rows.device)
         answer, self._state = self.rule.update(rows, self._state)
         nobody = torch.zeros_like(answer.dropped)
-        self.last = Outcome(step, *answer[1:], nobody)
+        self.last = AggregatedStep(step, *answer[1:], nobody)
         self.times_suspected += answer.suspects.cpu()
         pieces = answer.value.split([x.numel() for x in like])
         means = {

@@ -1,4 +1,4 @@
-"""Gossip in a script that trains one model a process: one line."""
+"""Decentralised training in a script of one model per process."""
 
 from typing import Literal
 

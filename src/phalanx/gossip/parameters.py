@@ -1,4 +1,4 @@
-"""Gossip on parameters that train: one line in a loop of your own."""
+"""Gossip averaging of a model's trained parameters."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from phalanx.compression import Memory
+from phalanx.compression import TensorStates
 from phalanx.gossip.all_reduce_averaging import AllReduceAveraging
 from phalanx.gossip.base import Gossip
 from phalanx.gossip.mixing import mix
@@ -64,7 +64,7 @@ class ParameterGossip:
         if not self._parameters:
             raise ValueError("parameters must be at least one that trains, got none")
         self.algorithm, self.network, self.seed = algorithm, network, seed
-        self.memory = Memory()
+        self.memory = TensorStates()
         self.last_bytes = torch.zeros_like(network.bytes_sent)
         self._alone = isinstance(network, ProcessNetwork)
         if isinstance(network, ProcessNetwork):
@@ -84,7 +84,7 @@ class ParameterGossip:
 
         Gossip keeps the mean, so this is what it converges to. Nothing else is changed.
         """
-        memory, self.memory = self.memory, Memory()
+        memory, self.memory = self.memory, TensorStates()
         try:
             self._take(AllReduceAveraging())
         finally:
@@ -103,7 +103,7 @@ class ParameterGossip:
         Raises:
             ValueError: if it is that of other parameters, of another algorithm, or of other nodes.
         """
-        memory = Memory.from_state_dict(state)
+        memory = TensorStates.from_state_dict(state)
         for name, x in self._tensors().items():
             wanted = [tuple(one.shape) for one in self.algorithm.init(x, self.network)]
             found = [tuple(one.shape) for one in memory.states.get(name, ())]

@@ -20,7 +20,7 @@ from phalanx.randomness import generator
 _CHECKSUM_BYTES = 4
 
 
-class Plan(NamedTuple):
+class MicrobatchPlan(NamedTuple):
     """What both sides know of a micro-batch before it crosses.
 
     Attributes:
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
     number: int
 
 
-class Traffic(NamedTuple):
+class BoundaryTraffic(NamedTuple):
     """What has crossed a boundary so far.
 
     Attributes:
@@ -122,7 +122,7 @@ class ActivationBoundary:
         for role, one in (("forward", self._quantizer), ("backward", self.backward)):
             require_plain(role, one)
         self.warmup_epochs = warmup_epochs
-        self.traffic = Traffic()
+        self.traffic = BoundaryTraffic()
         self._checksum = checksum
         self._path = (seed, "pipeline", name)
         self._device = torch.device(device)
@@ -153,7 +153,7 @@ class ActivationBoundary:
         """Of what it compresses: differences are as wide as arithmetic."""
         return self.dtype if self.buffer is None else self._working
 
-    def plan(self, ids: Tensor) -> Plan:
+    def plan(self, ids: Tensor) -> MicrobatchPlan:
         """What is to cross of a micro-batch of these samples, given what has crossed before.
 
         Args:
@@ -177,19 +177,19 @@ class ActivationBoundary:
         exact = isinstance(self.forward, ActivationCodec) and self.forward.exact
         full = visits < max(self.warmup_epochs, 0 if self.buffer is None else 1)
         full = torch.ones_like(full) if exact else full
-        return Plan(ids, full, visits < self.warmup_epochs, self._passed)
+        return MicrobatchPlan(ids, full, visits < self.warmup_epochs, self._passed)
 
-    def num_activation_bytes(self, plan: Plan) -> int:
+    def num_activation_bytes(self, plan: MicrobatchPlan) -> int:
         """Bytes of the activations of this micro-batch."""
         check = _CHECKSUM_BYTES if self._checked else 0
         return check + self._length(plan.full, self._quantizer, self._coarse_dtype)
 
-    def num_gradient_bytes(self, plan: Plan) -> int:
+    def num_gradient_bytes(self, plan: MicrobatchPlan) -> int:
         """Bytes of the gradients of this micro-batch."""
         return self._length(plan.full_gradient, self.backward, self.dtype)
 
     def send_activations(
-        self, activations: Float[Tensor, "batch ..."], plan: Plan
+        self, activations: Float[Tensor, "batch ..."], plan: MicrobatchPlan
     ) -> UInt8[Tensor, " bytes"]:
         """The sender's side of the way forward: what to send; remembers what arrives.
 
@@ -200,12 +200,12 @@ class ActivationBoundary:
         return self._forward(activations, plan)[0]
 
     def carry_activations(
-        self, activations: Float[Tensor, "batch ..."], plan: Plan
+        self, activations: Float[Tensor, "batch ..."], plan: MicrobatchPlan
     ) -> Float[Tensor, "batch ..."]:
         """What the receiver would go on from; for simulations, with one side for both."""
         return self._forward(activations, plan)[1]
 
-    def _forward(self, activations: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    def _forward(self, activations: Tensor, plan: MicrobatchPlan) -> tuple[Tensor, Tensor]:
         values = activations.detach()
         if tuple(values.shape) != (len(plan.ids), *self.shape) or values.dtype != self.dtype:
             raise ValueError(
@@ -233,7 +233,7 @@ class ActivationBoundary:
         return data, received
 
     def receive_activations(
-        self, data: UInt8[Tensor, " bytes"], plan: Plan
+        self, data: UInt8[Tensor, " bytes"], plan: MicrobatchPlan
     ) -> Float[Tensor, "batch ..."]:
         """The receiver's side of the way forward: the activations to go on from.
 
@@ -253,14 +253,14 @@ class ActivationBoundary:
         self._count(plan, data.numel())
         return received
 
-    def _remembered(self, plan: Plan) -> Tensor | None:
+    def _remembered(self, plan: MicrobatchPlan) -> Tensor | None:
         """What the rows to be compressed were when they last crossed; None without memory."""
         if self.buffer is None or bool(plan.full.all()):
             return None
         return self.buffer.read(plan.ids[~plan.full])
 
     def _settle(
-        self, rows: Rows, remembered: Tensor | None, plan: Plan
+        self, rows: Rows, remembered: Tensor | None, plan: MicrobatchPlan
     ) -> tuple[Float[Tensor, "batch ..."], int]:
         """Remembers what crossed, on either side; the activations, and a checksum."""
         check = zlib.crc32(plan.ids.numpy().tobytes()) if self._checked else 0
@@ -292,7 +292,7 @@ class ActivationBoundary:
         return zlib.crc32(stored.contiguous().cpu().numpy().tobytes(), check)
 
     def send_gradients(
-        self, gradients: Float[Tensor, "batch ..."], plan: Plan
+        self, gradients: Float[Tensor, "batch ..."], plan: MicrobatchPlan
     ) -> UInt8[Tensor, " bytes"]:
         """The receiver's side of the way back: what to send.
 
@@ -302,12 +302,12 @@ class ActivationBoundary:
         return self._backward(gradients, plan)[0]
 
     def carry_gradients(
-        self, gradients: Float[Tensor, "batch ..."], plan: Plan
+        self, gradients: Float[Tensor, "batch ..."], plan: MicrobatchPlan
     ) -> Float[Tensor, "batch ..."]:
         """What the sender would go back with; for simulations, with one side for both."""
         return self._backward(gradients, plan)[1]
 
-    def _backward(self, gradients: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    def _backward(self, gradients: Tensor, plan: MicrobatchPlan) -> tuple[Tensor, Tensor]:
         values = gradients.detach()
         whole, others = pick(values, plan.full_gradient), pick(values, ~plan.full_gradient)
         source = self._generator(self.backward, "backward", plan)
@@ -320,7 +320,7 @@ class ActivationBoundary:
         return data, self._gradients(rows, plan)
 
     def receive_gradients(
-        self, data: UInt8[Tensor, " bytes"], plan: Plan
+        self, data: UInt8[Tensor, " bytes"], plan: MicrobatchPlan
     ) -> Float[Tensor, "batch ..."]:
         """The sender's side of the way back: the gradients to go back with.
 
@@ -331,7 +331,7 @@ class ActivationBoundary:
         self._count_back(data.numel())
         return self._gradients(rows, plan)
 
-    def _gradients(self, rows: Rows, plan: Plan) -> Tensor:
+    def _gradients(self, rows: Rows, plan: MicrobatchPlan) -> Tensor:
         whole = None if rows.full is None else FULL.decode(rows.full)
         others = None if rows.coarse is None else self.backward.decode(rows.coarse)
         return put_together(whole, others, plan.full_gradient)
@@ -365,9 +365,11 @@ class ActivationBoundary:
             raise ValueError("state must hold no buffer where nothing is remembered")
         self._passed = int(state["passed"])
         self._visits.copy_(state["visits"])
-        self.traffic = Traffic(*state["traffic"])
+        self.traffic = BoundaryTraffic(*state["traffic"])
 
-    def _generator(self, compressor: Compressor, way: str, plan: Plan) -> torch.Generator | None:
+    def _generator(
+        self, compressor: Compressor, way: str, plan: MicrobatchPlan
+    ) -> torch.Generator | None:
         return generator(*self._path, way, plan.number) if compressor.random else None
 
     def _length(
@@ -377,7 +379,7 @@ class ActivationBoundary:
         exact = many * prod(self.shape) * self.dtype.itemsize
         return exact + compressor.num_bytes((len(full) - many, *self.shape), dtype)
 
-    def _count(self, plan: Plan, length: int) -> None:
+    def _count(self, plan: MicrobatchPlan, length: int) -> None:
         many = int(plan.full.sum())
         self.traffic = self.traffic._replace(
             activation_bytes=self.traffic.activation_bytes + length,

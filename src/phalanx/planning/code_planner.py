@@ -12,14 +12,14 @@ from torch import Tensor
 
 from phalanx.coding import CyclicRepetition, ErasureHead, FractionalRepetition, LinearCode
 from phalanx.errors import DecodeError
-from phalanx.planning.link_planner import LinkOutlook
+from phalanx.planning.compressor_planner import CompressorOutlook
 from phalanx.randomness import generator
 from phalanx.stragglers.delays import DelayModel, ShiftedExponential
 from phalanx.stragglers.virtual_clock import virtual_clock
 from phalanx.stragglers.waiting import FirstOf, UntilDecodable, WaitFor, WaitingPolicy
 
 
-class Outlook(NamedTuple):
+class CodeOutlook(NamedTuple):
     """What is to be expected of a code and a number of messages to wait for.
 
     Attributes:
@@ -51,7 +51,7 @@ class Outlook(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Planner:
+class CodePlanner:
     """Compares codes against stragglers by the expected time to a target error.
 
     The model, which is simple on purpose:
@@ -112,7 +112,7 @@ class Planner:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
 
-    def plan(self) -> list[Outlook]:
+    def plan(self) -> list[CodeOutlook]:
         """All candidates whose rounds end: those that reach the target first, by their time.
 
         Raises:
@@ -120,9 +120,9 @@ class Planner:
                 answer.
 
         >>> from phalanx.stragglers import Bimodal
-        >>> from phalanx.planning import Planner
+        >>> from phalanx.planning import CodePlanner
         >>> rarely = Bimodal(1.0, 10.0, slow_share=0.1)
-        >>> best, *_ = Planner(rarely, num_workers=12, num_rounds=30).plan()
+        >>> best, *_ = CodePlanner(rarely, num_workers=12, num_rounds=30).plan()
         >>> best.round_s < 2 and best.reaches
         True
         """
@@ -145,7 +145,7 @@ class Planner:
             for number in counts:
                 yield _Candidate("ErasureHead", ErasureHead(n, copies=copies), number)
 
-    def _outlook(self, candidate: "_Candidate", delays: Tensor) -> Outlook | None:
+    def _outlook(self, candidate: "_Candidate", delays: Tensor) -> CodeOutlook | None:
         """None if a round waits for ever, for workers that never answer."""
         load = candidate.code.assignment.sum(dim=1)
         answers = delays + self.seconds_per_partition * load
@@ -155,7 +155,7 @@ class Planner:
         error, bias = self._errors(candidate.code, rounds.arrived)
         length_s = rounds.duration_s.mean().item()
         needed = 1 + self.noise * max(error**2 - bias**2, 0.0)
-        return Outlook(
+        return CodeOutlook(
             candidate.name,
             candidate.code.redundancy,
             candidate.wait_for,
@@ -211,7 +211,7 @@ def _rounded(square: Tensor) -> float:
     return root if root > 1e-8 else 0.0
 
 
-def write_plan(plan: Sequence[Outlook] | Sequence[LinkOutlook], path: Path) -> None:
+def write_plan(plan: Sequence[CodeOutlook] | Sequence[CompressorOutlook], path: Path) -> None:
     """Writes a plan as a CSV file: one line a candidate, columns as in its outlook."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from phalanx.communication import Round
+from phalanx.communication import ExchangeContext
 from phalanx.compression import Compressor, frame
 from phalanx.errors import NotFiniteError, WireError
 
@@ -57,7 +57,7 @@ class MessageCodec:
         """
         compressor, tensors = self.compressor, self._cut(message)
         states = states or tuple(compressor.init(x) for x in tensors)
-        source = Round(self.seed, step, worker, self.num_workers, self.names)
+        source = ExchangeContext(self.seed, step, worker, self.num_workers, self.names)
         shared = compressor.needs_shared_randomness
         found = [
             compressor.update(

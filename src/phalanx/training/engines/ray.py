@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 from phalanx.attacks import Rule
 from phalanx.coding import Code
-from phalanx.communication.serialization import Parcel
+from phalanx.communication.serialization import SharedTensor
 from phalanx.stragglers.waiting import WaitingPolicy
 from phalanx.training.attack_simulation import Drill, Role
 from phalanx.training.engines.base import Collected, Engine, Inbox, Session
@@ -240,7 +240,7 @@ class RaySession(Session):
             if reason is None:
                 step, parameters = drill.task(seat.worker)
                 if step not in lent:
-                    lent[step] = self._ray.put(Parcel.pack(parameters))
+                    lent[step] = self._ray.put(SharedTensor.pack(parameters))
                 role = carried.get(seat.worker)
                 tasks[seat.send(step, lent[step], role, memory)] = seat
             else:
@@ -434,7 +434,7 @@ class _Actor:
         self,
         number: int,
         step: int,
-        parameters: Parcel,
+        parameters: SharedTensor,
         role: Role | None,
         known: Recollection | None,
     ) -> Reply:
@@ -454,11 +454,11 @@ class _Actor:
 
 def _known(memory: Memory, worker: int) -> Recollection | None:
     """What the server remembers of a worker's memory; None if nothing."""
-    momentum = None if memory.momenta is None else Parcel.pack(memory.momenta[worker])
+    momentum = None if memory.momenta is None else SharedTensor.pack(memory.momenta[worker])
     states = memory.compression[worker] if memory.compression else ()
     if momentum is None and not states:
         return None
-    return Recollection(momentum, tuple(tuple(map(Parcel.pack, state)) for state in states))
+    return Recollection(momentum, tuple(tuple(map(SharedTensor.pack, state)) for state in states))
 
 
 def _failure(error: Exception) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from phalanx.attacks import Attack
-from phalanx.communication.serialization import PackedDataset, Parcel
+from phalanx.communication.serialization import PackedDataset, SharedTensor
 from phalanx.computations.gradient import PartitionGradients
 from phalanx.errors import NotFiniteError
 from phalanx.training.attack_simulation import Role
@@ -38,9 +38,9 @@ class Reply(NamedTuple):
         missing: why it sends nothing, if so.
     """
 
-    message: Parcel | None
+    message: SharedTensor | None
     loss: float
-    momentum: Parcel | None = None
+    momentum: SharedTensor | None = None
     missing: str = "silent"
 
 
@@ -52,8 +52,8 @@ class Recollection(NamedTuple):
         compression: what its compressor remembers, by tensor of the message.
     """
 
-    momentum: Parcel | None
-    compression: tuple[tuple[Parcel, ...], ...]
+    momentum: SharedTensor | None
+    compression: tuple[tuple[SharedTensor, ...], ...]
 
 
 class _Held(NamedTuple):
@@ -111,7 +111,7 @@ class Worker:
     def compute(
         self,
         step: int,
-        parameters: Parcel,
+        parameters: SharedTensor,
         role: Role | None = None,
         known: Recollection | None = None,
         is_over: Callable[[], bool] = lambda: False,
@@ -144,7 +144,7 @@ class Worker:
         if self._gradients.job.worker_momentum is not None:
             message = self._gradients.job.worker_momentum.update(message, self._momentum)
             self._momentum = message
-            kept = Parcel.pack(message) if role is not None and self._codec is None else None
+            kept = SharedTensor.pack(message) if role is not None and self._codec is None else None
         data = message
         if self._codec is not None:
             try:
@@ -163,7 +163,7 @@ class Worker:
             data = role.forge(message)
             if self._codec is not None:
                 data = self._codec.forge(data, present, self._worker)
-        return Reply(Parcel.pack(data), loss, kept)
+        return Reply(SharedTensor.pack(data), loss, kept)
 
     def recall(self, step: int) -> Recollection | None:
         """What the worker remembered before this round, or since the last one that it computed.
@@ -175,8 +175,8 @@ class Worker:
             return None
         _, momentum, compression = known[-1]
         return Recollection(
-            None if momentum is None else Parcel.pack(momentum),
-            tuple(tuple(Parcel.pack(part) for part in state) for state in compression),
+            None if momentum is None else SharedTensor.pack(momentum),
+            tuple(tuple(SharedTensor.pack(part) for part in state) for state in compression),
         )
 
     def _take(self, known: Recollection) -> None:

@@ -17,8 +17,8 @@ from phalanx.compression import (
     TernGrad,
     TopK,
 )
-from phalanx.planning import LinkPlanner, bits_per_second, seconds
-from phalanx.planning.link_planner import LinkOutlook
+from phalanx.planning import CompressorPlanner, bits_per_second, seconds
+from phalanx.planning.compressor_planner import CompressorOutlook
 
 ROWS, COLUMNS = 64, 96
 DIM = ROWS * COLUMNS + ROWS
@@ -31,7 +31,7 @@ def outlooks(*compressors, link=SLOW, **options):
     options = {"num_workers": 4, "num_rounds": 1, **options}
     model = nn.Linear(COLUMNS, ROWS)
     inputs = torch.randn(8, COLUMNS, generator=torch.Generator().manual_seed(0))
-    planner = LinkPlanner(link, compressors=compressors, **options)
+    planner = CompressorPlanner(link, compressors=compressors, **options)
     found = planner.plan(model, inputs, torch.zeros(8, dtype=torch.int64))
     assert all(value.grad is None for value in model.parameters())
     return {one.compressor: one for one in found}
@@ -112,16 +112,16 @@ def test_an_outlook_on_its_own_link_is_its_step():
 )
 def test_what_is_out_of_range_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        LinkPlanner(**arguments)
+        CompressorPlanner(**arguments)
 
 
 def test_models_without_a_gradient_are_refused():
     target = torch.zeros(2, dtype=torch.int64)
     frozen = nn.Linear(3, 2).requires_grad_(False)
     with pytest.raises(ValueError, match="model must have parameters that require gradients"):
-        LinkPlanner().plan(frozen, torch.ones(2, 3), target)
+        CompressorPlanner().plan(frozen, torch.ones(2, 3), target)
     with pytest.raises(ValueError, match="model must have finite gradients"):
-        LinkPlanner().plan(nn.Linear(3, 2), torch.full((2, 3), torch.nan), target)
+        CompressorPlanner().plan(nn.Linear(3, 2), torch.full((2, 3), torch.nan), target)
 
 
 @pytest.mark.parametrize(
@@ -145,9 +145,9 @@ def test_what_is_no_latency_is_refused(text):
 
 def test_no_saving_never_pays_and_no_cost_always_does():
     def one(wire, own):
-        return LinkOutlook("x", "all-reduce", 1, wire, 0, 0.0, own, 0.0, 0.0, None)
+        return CompressorOutlook("x", "all-reduce", 1, wire, 0, 0.0, own, 0.0, 0.0, None)
 
-    from phalanx.planning.link_planner import _break_even
+    from phalanx.planning.compressor_planner import _break_even
 
     assert _break_even(one(10.0, 1.0), one(10.0, 0.5), Link()) == 0
     assert _break_even(one(5.0, 0.5), one(10.0, 0.5), Link()) == math.inf

@@ -18,10 +18,10 @@ from phalanx.compression import (
     Compressor,
     ErrorFeedback,
     HalfPrecision,
-    Memory,
     PowerSGD,
     RandomK,
     ScaledSign,
+    TensorStates,
     TernGrad,
     TopK,
     UniformQuantization,
@@ -45,10 +45,10 @@ CANDIDATES: tuple[Compressor, ...] = (
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
-_Worker = Generator[Request, Answer, tuple[dict[str, Tensor], Memory]]
+_Worker = Generator[Request, Answer, tuple[dict[str, Tensor], TensorStates]]
 
 
-class LinkOutlook(NamedTuple):
+class CompressorOutlook(NamedTuple):
     """What is to be expected of a compressor on a link.
 
     Attributes:
@@ -84,7 +84,7 @@ class LinkOutlook(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LinkPlanner:
+class CompressorPlanner:
     """Predicts the step time of every compressor on a link, from one measurement here.
 
     The model, which is simple on purpose:
@@ -105,7 +105,7 @@ class LinkPlanner:
     """
 
     link: Link = Link()  # noqa: RUF009 - frozen
-    """What joins each worker to the others; `phalanx.ddp.probe_link` measures it."""
+    """What joins each worker to the others; `phalanx.communication.probe_link` measures it."""
 
     num_workers: int = 4
     """Workers (n)."""
@@ -129,7 +129,7 @@ class LinkPlanner:
         targets: Tensor,
         loss: Loss = cross_entropy,
         progress: Callable[[str], None] = lambda _: None,
-    ) -> list[LinkOutlook]:
+    ) -> list[CompressorOutlook]:
         """All compressors and the dense all-reduce, the quickest first.
 
         Args:
@@ -144,9 +144,9 @@ class LinkPlanner:
 
         >>> import torch
         >>> from phalanx.communication import Link
-        >>> from phalanx.planning import LinkPlanner
+        >>> from phalanx.planning import CompressorPlanner
         >>> x, y = torch.randn(8, 512), torch.zeros(8, dtype=torch.int64)
-        >>> planner = LinkPlanner(Link(rate=1e6), num_workers=2, num_rounds=1)
+        >>> planner = CompressorPlanner(Link(rate=1e6), num_workers=2, num_rounds=1)
         >>> best, *_, worst = planner.plan(torch.nn.Linear(512, 512), x, y)
         >>> worst.compressor, best.step_s < worst.step_s / 10
         ('none', True)
@@ -183,10 +183,10 @@ class LinkPlanner:
         compressor: Compressor | None,
         gradients: Mapping[str, Tensor],
         compute_s: float,
-        dense: LinkOutlook | None = None,
-    ) -> LinkOutlook:
+        dense: CompressorOutlook | None = None,
+    ) -> CompressorOutlook:
         """Plays the rounds of a compressor; None is the dense all-reduce."""
-        memory, times = Memory(), []
+        memory, times = TensorStates(), []
         requests: list[Request] = []
         for _ in range(self.num_rounds + 1):
             requests, seconds, memory = self._play(compressor, gradients, memory)
@@ -197,7 +197,7 @@ class LinkPlanner:
         payload = sum(one.tensor.nbytes for one in main)
         gathers = any(isinstance(one, AllGather) for one in main)
         cut = any(isinstance(one, AllToAll) for one in main)
-        found = LinkOutlook(
+        found = CompressorOutlook(
             compressor="none" if compressor is None else str(compressor),
             collective="all-to-all" if cut else "all-gather" if gathers else "all-reduce",
             payload_bytes=payload,
@@ -216,8 +216,8 @@ class LinkPlanner:
         return found._replace(break_even=_break_even(found, dense, self.link), max_workers=most)
 
     def _play(
-        self, compressor: Compressor | None, gradients: Mapping[str, Tensor], memory: Memory
-    ) -> tuple[list[Request], float, Memory]:
+        self, compressor: Compressor | None, gradients: Mapping[str, Tensor], memory: TensorStates
+    ) -> tuple[list[Request], float, TensorStates]:
         """One round of one worker among others like it: what it asked for, and its own seconds."""
         worker = (
             _dense(gradients, memory)
@@ -289,7 +289,7 @@ def seconds(text: str) -> float:
         raise ValueError(f"latency must be a time span such as 1ms or 0.2s, got {text!r}") from None
 
 
-def _dense(gradients: Mapping[str, Tensor], memory: Memory) -> _Worker:
+def _dense(gradients: Mapping[str, Tensor], memory: TensorStates) -> _Worker:
     """A worker's round without compression: all gradients in one all-reduce."""
     flat = torch.cat([one.reshape(-1) for one in gradients.values()]).div_(1)
     total = yield AllReduce(flat)
@@ -299,7 +299,7 @@ def _dense(gradients: Mapping[str, Tensor], memory: Memory) -> _Worker:
     return {name: piece.view_as(one) for (name, one), piece in shaped}, memory
 
 
-def _break_even(one: LinkOutlook, dense: LinkOutlook, link: Link) -> float:
+def _break_even(one: CompressorOutlook, dense: CompressorOutlook, link: Link) -> float:
     """The bandwidth at which both take equally long, with the latency of the link."""
     saved_s = link.seconds(dense.wire_bytes - one.wire_bytes, 0)
     extra_s = one.own_s - dense.own_s + link.seconds(0, one.num_hops - dense.num_hops)
