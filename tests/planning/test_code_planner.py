@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from phalanx.coding import ErasureHead
-from phalanx.planning import CodeOutlook, CodePlanner, write_plan
+from phalanx.planning import CodeOutlook, CodePlanner
 from phalanx.stragglers import Bimodal, RecordedTrace, ShiftedExponential
 from phalanx.training import Local
 
@@ -50,7 +50,8 @@ def test_the_error_is_that_of_the_codes(plan):
 @pytest.mark.slow
 def test_the_plan_is_sorted_and_more_copies_shorten_rounds(plan):
     reaching = [one for one in plan if one.reaches]
-    assert plan[: len(reaching)] == reaching
+    assert list(plan[: len(reaching)]) == reaching
+    assert plan.best == plan[0]
     assert [one.time_s for one in reaching] == sorted(one.time_s for one in reaching)
     lengths = [find(plan, "FractionalRepetition", copies).round_s for copies in (2, 3)]
     assert find(plan, "none", 1).round_s > lengths[0] > lengths[1]
@@ -96,7 +97,7 @@ def test_the_dead_are_not_waited_for(tmp_path):
 
 def test_a_plan_is_written_as_it_is(tmp_path):
     plan = CodePlanner(num_workers=6, max_redundancy=2, num_rounds=20).plan()
-    write_plan(plan, tmp_path / "plan.csv")
+    plan.write(tmp_path / "plan.csv")
     with (tmp_path / "plan.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == CodeOutlook._fields

@@ -13,7 +13,7 @@ from phalanx.communication import Link
 from phalanx.compression import Compressor
 from phalanx.data import DataSource, Digits
 from phalanx.models import MLP
-from phalanx.planning import CodePlanner, CompressorPlanner, bits_per_second, seconds, write_plan
+from phalanx.planning import CodePlanner, CompressorPlanner, bits_per_second, seconds
 from phalanx.planning.compressor_planner import CANDIDATES
 from phalanx.randomness import seeded
 from phalanx.stragglers import DelayModel, RecordedTrace
@@ -117,7 +117,7 @@ def _plan_delays(planner: CodePlanner, folder: Path) -> None:
     with console.status("playing rounds"):
         outlooks = planner.plan()
     folder.mkdir(parents=True, exist_ok=True)
-    write_plan(outlooks, folder / "plan.csv")
+    outlooks.write(folder / "plan.csv")
     write_frontier(outlooks, folder / "plan.svg")
     console.print(plan_delays.table(plan_delays.shown(outlooks)))
     console.print(plan_delays.answer(outlooks, planner.target_error))
@@ -152,7 +152,7 @@ def _plan_link(
             progress=lambda what: status.update(f"measuring {what}"),
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write_plan(outlooks, folder / "plan.csv")
+    outlooks.write(folder / "plan.csv")
     write_link_plan(outlooks, planner.link, folder / "plan.svg")
     where = planner.link, planner.num_workers
     console.print(plan_link.about(outlooks, *where))

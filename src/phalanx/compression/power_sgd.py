@@ -129,9 +129,7 @@ class PowerSGD(Compressor):
         known, lacking = state[0], fresh[0].shape[1] - state[0].shape[1]
         if lacking <= 0:
             return (known[:, : fresh[0].shape[1]].clone(),)
-        assert generator is not None
-        shape = (len(known), lacking)
-        drawn = torch.randn(shape, generator=generator, device=generator.device).to(known)
+        drawn = _normal((len(known), lacking), generator).to(known)
         return (torch.cat([known, orthonormal(torch.cat([known, drawn], dim=1))[:, -lacking:]], 1),)
 
     def update(
@@ -188,10 +186,14 @@ class PowerSGD(Compressor):
     def _drawn(self, x: Tensor, generator: torch.Generator | None) -> Matrix:
         """Random numbers."""
         sizes = self.factors(tuple(x.shape))
-        assert sizes is not None
-        assert generator is not None
-        drawn = torch.randn(sizes[1:], generator=generator, device=generator.device)
-        return drawn.to(x.device, working(x.dtype))
+        assert sizes is not None  # else there is nothing to draw
+        return _normal(sizes[1:], generator).to(x.device, working(x.dtype))
+
+
+def _normal(shape: tuple[int, int], generator: torch.Generator | None) -> Tensor:
+    if generator is None:
+        raise ValueError("generator must be given: PowerSGD is random, got None")
+    return torch.randn(shape, generator=generator, device=generator.device)
 
 
 def _last(state: State) -> Matrix | None:
@@ -246,7 +248,5 @@ def _mean(
     flat = torch.cat([x.detach().reshape(-1).to(working(x.dtype)) for x in tensors])
     total = yield AllReduce(flat / num_workers)
     assert isinstance(total, Tensor)
-    pieces = total.split([x.numel() for x in tensors])
-    return [
-        piece.view(x.shape).to(working(x.dtype)) for piece, x in zip(pieces, tensors, strict=True)
-    ]
+    pieces = zip(total.split([x.numel() for x in tensors]), tensors, strict=True)
+    return [piece.view(x.shape).to(working(x.dtype)) for piece, x in pieces]

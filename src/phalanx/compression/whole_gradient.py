@@ -1,6 +1,5 @@
-"""All tensors as one: one budget for the gradient, whatever its layers."""
+"""Compression of the whole gradient as one vector, with one budget for all layers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from phalanx.communication.collectives import Exchange, ExchangeContext, State
 from phalanx.compression.wrapper import Wrapper
 from phalanx.floats import within
+from phalanx.parameters import ParameterLayout
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,13 @@ class WholeGradient(Wrapper):
         """The inner exchange of one vector, cut up again. Its randomness is the first tensor's."""
         if not tensors:
             return (yield from self.inner.exchange(tensors, states, context))
-        dtype = tensors[0].dtype
-        for x in tensors:
-            dtype = torch.promote_types(dtype, x.dtype)
-        flat = torch.cat([x.detach().reshape(-1).to(dtype) for x in tensors])
+        named = dict(zip(context.names, tensors, strict=True))
+        layout = ParameterLayout.like(named)
         single = context._replace(names=context.names[:1], out=None)
-        found = yield from self.inner.exchange([flat], [()], single)
-        mean, sent = (_cut(one, tensors) for one in (found.mean[0], found.sent[0]))
-        return found._replace(mean=mean, sent=sent, states=states)
+        found = yield from self.inner.exchange([layout.flatten(named)], [()], single)
 
+        def cut(flat: Tensor) -> list[Tensor]:
+            parts = layout.unflatten(flat)
+            return [within(parts[name], x.dtype).clone() for name, x in named.items()]
 
-def _cut(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The pieces of a vector, in the shapes and dtypes of these tensors."""
-    pieces = flat.split([x.numel() for x in like])
-    return [
-        within(piece, x.dtype).clone().view(x.shape) for piece, x in zip(pieces, like, strict=True)
-    ]
+        return found._replace(mean=cut(found.mean[0]), sent=cut(found.sent[0]), states=states)

@@ -1,6 +1,7 @@
 """Robust aggregation of the gradients of `DistributedDataParallel`, by a communication hook."""
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from phalanx.ddp.collective import choose
 from phalanx.ddp.memory import ParameterMemory
 from phalanx.ddp.parameters import trained
 from phalanx.ddp.sharded import as_pipeline, remembers
+from phalanx.parameters import ParameterLayout
 
 
 class AggregatedStep(NamedTuple):
@@ -70,7 +72,7 @@ class GradientAggregation:
             peers,
             length=sum(parameter.numel() for parameter in names),
             max_pieces=len(names),
-            dtype=_widest({parameter.dtype for parameter in names}),
+            dtype=reduce(torch.promote_types, {parameter.dtype for parameter in names}),
             num_byzantine_aggregators=num_byzantine_aggregators,
         )
 
@@ -114,14 +116,17 @@ class GradientAggregation:
         """Sends a bucket on its way; the last one of a step completes all."""
         flat = bucket.buffer()
         parameters = bucket.parameters()
-        names = tuple(self._names[parameter] for parameter in parameters)
-        sizes = [parameter.numel() for parameter in parameters]
+        layout = ParameterLayout(
+            tuple(self._names[parameter] for parameter in parameters),
+            tuple((parameter.numel(),) for parameter in parameters),
+            flat.dtype,
+        )
         future: Future[Tensor] = Future(devices=[flat.device] if flat.is_cuda else None)
-        self._under_way.append(_Bucket(names, sizes, flat, future))
+        self._under_way.append(_Bucket(layout, flat, future))
         memory = None
         if self._memory is not None:
             fresh = self._pipeline.init(len(flat), dtype=flat.dtype, device=flat.device)[1]
-            memory = self._memory.read(names, sizes, fresh)
+            memory = self._memory.read(layout, fresh)
         self._collective.post(flat, memory)
         if bucket.is_last():
             self._complete()
@@ -131,7 +136,7 @@ class GradientAggregation:
         buckets, self._under_way = self._under_way, []
         answer, outvoted = self._collective.finish(self.num_steps)
         if self._memory is not None:
-            self._memory.replace({one.names: (one.flat, one.sizes) for one in buckets})
+            self._memory.replace({one.layout: one.flat for one in buckets})
         self.last = AggregatedStep(self.num_steps, *answer[1:], outvoted)
         self.times_suspected += answer.suspects
         self.num_steps += 1
@@ -140,8 +145,7 @@ class GradientAggregation:
 
 
 class _Bucket(NamedTuple):
-    names: tuple[str, ...]
-    sizes: list[int]
+    layout: ParameterLayout
     flat: Tensor
     future: Future[Tensor]
 
@@ -198,11 +202,3 @@ def _take(
 ) -> Future[Tensor]:
     """The hook as DDP wants it: a function."""
     return handle._take(bucket)
-
-
-def _widest(dtypes: set[torch.dtype]) -> torch.dtype:
-    """The narrowest dtype that holds all of them."""
-    widest, *others = dtypes
-    for dtype in others:
-        widest = torch.promote_types(widest, dtype)
-    return widest

@@ -1,4 +1,4 @@
-"""A robust rule over what all ranks' compressed gradients decode to."""
+"""Robust aggregation of compressed gradients on every rank."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,8 @@ from phalanx.aggregation import Aggregator, State
 from phalanx.communication import ProcessGroupCollectives
 from phalanx.compression import Compressor, TensorStates, gather
 from phalanx.ddp.aggregation import AggregatedStep
+from phalanx.floats import working
+from phalanx.parameters import ParameterLayout
 
 
 class RobustMean:
@@ -83,35 +85,29 @@ class RobustMean:
                 num_workers=collectives.size,
             )
         )
-        names = sorted(gradients)
-        like = [gradients[name] for name in names]
-        rows = self._stacked(sent, names, like)
+        layout = ParameterLayout.like({name: gradients[name] for name in sorted(gradients)})
+        rows = self._stacked(sent, layout, next(iter(gradients.values())).device)
         if self._state is None:
             self._state = self.rule.init(rows.shape[1], dtype=rows.dtype, device=rows.device)
         answer, self._state = self.rule.update(rows, self._state)
         nobody = torch.zeros_like(answer.dropped)
         self.last = AggregatedStep(step, *answer[1:], nobody)
         self.times_suspected += answer.suspects.cpu()
-        pieces = answer.value.split([x.numel() for x in like])
-        means = {
-            name: piece.view(x.shape) for name, x, piece in zip(names, like, pieces, strict=True)
-        }
-        return means, memory
+        return layout.unflatten(answer.value), memory
 
     def _stacked(
-        self, sent: list[dict[str, Tensor] | None], names: list[str], like: list[Tensor]
+        self,
+        sent: list[dict[str, Tensor] | None],
+        layout: ParameterLayout,
+        device: torch.device,
     ) -> Tensor:
         """`(ranks, dim)`: what each rank sent; NaN, which rules drop, where it sent nothing."""
-        dtype = torch.float32
-        for x in like:
-            dtype = torch.promote_types(dtype, x.dtype)
-        dim = sum(x.numel() for x in like)
-        rows = torch.zeros(len(sent), dim, dtype=dtype, device=like[0].device)
+        rows = torch.zeros(len(sent), layout.dim, dtype=working(layout.dtype), device=device)
         for row, tensors in zip(rows, sent, strict=True):
             if tensors is None:
                 row.fill_(torch.nan)
                 continue
-            for name, piece in zip(names, row.split([x.numel() for x in like]), strict=True):
-                if name in tensors:
-                    piece.copy_(tensors[name].reshape(-1))
+            parts = layout.unflatten(row)
+            for name, value in tensors.items():
+                parts[name].copy_(value)
         return rows

@@ -1,12 +1,11 @@
-"""Which compressor on which link: a cost model, fed with times that are measured on the model."""
+"""Planner of compressors on links: a cost model, fed with times measured on the model."""
 
 import math
-import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,8 @@ from phalanx.compression import (
     average,
 )
 from phalanx.losses import Loss, cross_entropy
-from phalanx.parameters import trained_parameters
+from phalanx.parameters import ParameterLayout, trained_parameters
+from phalanx.planning.plan import Plan
 
 CANDIDATES: tuple[Compressor, ...] = (
     HalfPrecision(),
@@ -43,13 +43,11 @@ CANDIDATES: tuple[Compressor, ...] = (
 )
 """What is compared by default."""
 
-_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _Worker = Generator[Request, Answer, tuple[dict[str, Tensor], TensorStates]]
 
 
 class CompressorOutlook(NamedTuple):
-    """What is to be expected of a compressor on a link.
+    """What to expect of a compressor on a link.
 
     Attributes:
         compressor: how it is written; "none" for the dense all-reduce.
@@ -129,8 +127,8 @@ class CompressorPlanner:
         targets: Tensor,
         loss: Loss = cross_entropy,
         progress: Callable[[str], None] = lambda _: None,
-    ) -> list[CompressorOutlook]:
-        """All compressors and the dense all-reduce, the quickest first.
+    ) -> Plan[CompressorOutlook]:
+        """The compressors and the dense all-reduce, the quickest first.
 
         Args:
             model: what is trained; its gradients are computed, and thrown away.
@@ -166,7 +164,7 @@ class CompressorPlanner:
             progress(str(compressor))
             found.append(self._outlook(compressor, gradients, compute_s, dense))
         model.zero_grad()
-        return sorted(found, key=lambda one: one.step_s)
+        return Plan(sorted(found, key=lambda one: one.step_s))
 
     def _compute_s(self, model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -> float:
         """Seconds of a forward and backward pass; leaves the gradients with the parameters."""
@@ -251,52 +249,11 @@ class CompressorPlanner:
         return [request.tensor] * self.num_workers
 
 
-def bits_per_second(text: str) -> float:
-    """A bandwidth as `tc` writes it.
-
-    Raises:
-        ValueError: if it is none.
-
-    >>> bits_per_second("100mbit"), bits_per_second("2.5gbit")
-    (100000000.0, 2500000000.0)
-    """
-    found = re.fullmatch(r"([0-9.]+)\s*([kmgt]?)(?:bit|bit/s|bps)", text.strip().lower())
-    try:
-        assert found is not None
-        rate = float(found[1]) * _UNITS[found[2]]
-        assert rate > 0
-    except (AssertionError, ValueError):
-        raise ValueError(
-            f"link must be a bandwidth such as 100mbit or 2.5gbit, got {text!r}"
-        ) from None
-    return rate
-
-
-def seconds(text: str) -> float:
-    """A time span with its unit: s, ms or us.
-
-    Raises:
-        ValueError: if it is none.
-
-    >>> seconds("1ms"), seconds("0.2s")
-    (0.001, 0.2)
-    """
-    found = re.fullmatch(r"([0-9.]+)\s*(s|ms|us)", text.strip().lower())
-    try:
-        assert found is not None
-        return float(found[1]) * _SECONDS[found[2]]
-    except (AssertionError, ValueError):
-        raise ValueError(f"latency must be a time span such as 1ms or 0.2s, got {text!r}") from None
-
-
 def _dense(gradients: Mapping[str, Tensor], memory: TensorStates) -> _Worker:
     """A worker's round without compression: all gradients in one all-reduce."""
-    flat = torch.cat([one.reshape(-1) for one in gradients.values()]).div_(1)
-    total = yield AllReduce(flat)
-    assert isinstance(total, Tensor)
-    pieces = total.split([one.numel() for one in gradients.values()])
-    shaped = zip(gradients.items(), pieces, strict=True)
-    return {name: piece.view_as(one) for (name, one), piece in shaped}, memory
+    layout = ParameterLayout.like(gradients)
+    total = yield AllReduce(layout.flatten(gradients).div_(1))
+    return layout.unflatten(cast(Tensor, total)), memory
 
 
 def _break_even(one: CompressorOutlook, dense: CompressorOutlook, link: Link) -> float:
