@@ -5,13 +5,12 @@ from phalanx.gossip.base import Gossip, GossipRound
 from phalanx.gossip.choco_sgd import ChocoSGD
 from phalanx.gossip.consensus import Consensus, average, spread
 from phalanx.gossip.d_psgd import DPSGD
-from phalanx.gossip.decentralize import decentralize
 from phalanx.gossip.deep_squeeze import DeepSqueeze
 from phalanx.gossip.edges import Edges
 from phalanx.gossip.mixing import Mixed, mix
 from phalanx.gossip.moniqua import Moniqua
 from phalanx.gossip.network import NeighborBroadcast, Network
-from phalanx.gossip.parameters import GossipOptimizer, ParameterGossip
+from phalanx.gossip.parameters import ParameterGossip
 from phalanx.gossip.power_gossip import PowerGossip
 from phalanx.gossip.process_network import ProcessNetwork
 from phalanx.gossip.replicas import Replicas
@@ -26,7 +25,6 @@ __all__ = [
     "DeepSqueeze",
     "Edges",
     "Gossip",
-    "GossipOptimizer",
     "GossipRound",
     "Mixed",
     "Moniqua",
@@ -39,7 +37,6 @@ __all__ = [
     "SimulatedNetwork",
     "Topology",
     "average",
-    "decentralize",
     "mix",
     "spread",
 ]

@@ -1,12 +1,11 @@
 """Gossip averaging of a model's trained parameters."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from phalanx.compression import TensorStates
 from phalanx.gossip.all_reduce_averaging import AllReduceAveraging
@@ -140,68 +139,3 @@ class ParameterGossip:
                 "algorithm, topology, seed and parameters must be the same on all ranks, got "
                 f"others than on rank 0 on {other}"
             )
-
-
-class GossipOptimizer:
-    """An optimizer whose steps are taken beside a round of gossip.
-
-    Learning rate schedules are given the inner optimizer, `optimizer.optimizer`. See `decentralize`
-    for processes.
-
-    >>> import torch
-    >>> from phalanx.gossip import DPSGD, Replicas, SimulatedNetwork, Topology
-    >>> replicas = Replicas(torch.nn.Linear(4, 2), num_nodes=4)
-    >>> sgd = torch.optim.SGD(replicas.parameters(), lr=0.1)
-    >>> network = SimulatedNetwork(Topology.ring(4))
-    >>> gossip = ParameterGossip(replicas.by_name(), DPSGD(), network)
-    >>> optimizer = GossipOptimizer(sgd, gossip)
-    >>> replicas(torch.ones(4, 3, 4)).square().mean().backward()
-    >>> optimizer.step()
-    >>> gossip.memory.step
-    1
-    """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        gossip: ParameterGossip,
-        first: Literal["gossip", "step"] = "gossip",
-    ) -> None:
-        """Wraps an optimizer of the parameters that are gossiped.
-
-        Args:
-            optimizer: takes the steps.
-            gossip: of the same parameters.
-            first: what comes first. "gossip" is D-PSGD as published: the gradient at the old
-                parameters is applied to the averaged ones. "step" averages what has been updated.
-        """
-        if first not in ("gossip", "step"):
-            raise ValueError(f"first must be gossip or step, got {first}")
-        self.optimizer, self.gossip, self.first = optimizer, gossip, first
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """A step and a round. With a closure, gradients are computed where the step is taken."""
-        if self.first == "gossip":
-            self.gossip.mix()
-        found = self.optimizer.step(closure)
-        if self.first == "step":
-            self.gossip.mix()
-        return found
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Those of the optimizer."""
-        return self.optimizer.param_groups
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """That of the optimizer."""
-        self.optimizer.zero_grad(set_to_none)
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of the optimizer, and that of the gossip."""
-        return {"optimizer": self.optimizer.state_dict(), "gossip": self.gossip.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state_dict` gave."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.gossip.load_state_dict(state["gossip"])

@@ -1,7 +1,7 @@
 """Adam whose workers exchange compressed momenta once its second moments have settled."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, overload
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -85,14 +85,8 @@ class OneBitAdam(torch.optim.Optimizer):
         self._names = {parameter: name for name, parameter in named}
         self._seed, self._group = seed, group
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step on the gradients of all workers, which call it together.
 
         Raises:
