@@ -67,12 +67,11 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("interval", "norms", "drops", "expected"), SCHEDULES.values(), ids=SCHEDULES.keys()
-)
-def test_scripted_norms_give_these_regimes(interval, norms, drops, expected):
-    found = script(CriticalRegimes(0.5, interval), norms, drops)
-    assert "".join("C" if critical else "." for critical in found) == expected
+def test_scripted_norms_give_these_regimes(subtests):
+    for name, (interval, norms, drops, expected) in SCHEDULES.items():
+        with subtests.test(name):
+            found = script(CriticalRegimes(0.5, interval), norms, drops)
+            assert "".join("C" if critical else "." for critical in found) == expected
 
 
 @given(norms=st.lists(st.floats(0.01, 100.0), min_size=3, max_size=12), drop=st.integers(1, 12))
@@ -147,18 +146,17 @@ def test_every_layer_has_its_own_level_or_all_have_one():
     assert found["model"] == {"a": "high", "b": "high", "c": "dense"}
 
 
-@pytest.mark.parametrize(
-    ("norm", "expected"), [("aggregated", "lhh"), ("mean-local", "lhl"), ("rank0", "lhh")]
-)
-def test_whose_norm_it_is(norm, expected):
+def test_whose_norm_it_is(subtests):
     """Worker 0's gradients and the mean stay; those of workers 1 and 2 grow, and cancel."""
-    compressor = Accordion(TopK(1.0), TopK(1.0), steps_per_epoch=1, interval=1, norm=norm)
-    memories, found = [TensorStates()] * 3, []
-    for size in (1.0, 1.0, 9.0):
-        rows = [{"weight": torch.full((2, 2), one)} for one in (1.0, 1 + size, 1 - size)]
-        _, memories = simulate(compressor, rows, memories)
-        found.append(compressor.levels(memories[0]))
-    assert shown(found) == expected
+    for norm, expected in [("aggregated", "lhh"), ("mean-local", "lhl"), ("rank0", "lhh")]:
+        with subtests.test(f"{norm}"):
+            compressor = Accordion(TopK(1.0), TopK(1.0), steps_per_epoch=1, interval=1, norm=norm)
+            memories, found = [TensorStates()] * 3, []
+            for size in (1.0, 1.0, 9.0):
+                rows = [{"weight": torch.full((2, 2), one)} for one in (1.0, 1 + size, 1 - size)]
+                _, memories = simulate(compressor, rows, memories)
+                found.append(compressor.levels(memories[0]))
+            assert shown(found) == expected
 
 
 @settings(max_examples=12)
@@ -228,51 +226,54 @@ def slowing(count=12):
     return [{"w": normal(8, 9, seed=step) + 9 * 0.5 ** min(step, 5)} for step in range(count)]
 
 
-@pytest.mark.parametrize(
-    ("low", "high"),
-    [
+def test_bytes_are_those_of_the_level_and_the_memory_goes_on(subtests):
+    for low, high in [
         (ErrorFeedback(TopK(ratio=0.4)), ErrorFeedback(TopK(ratio=0.1))),
         (ErrorFeedback(PowerSGD(2, 1.0)), ErrorFeedback(PowerSGD(1, 1.0))),
         (ErrorFeedback(TopK(ratio=0.9)), ErrorFeedback(ScaledSign())),
-    ],
-    ids=["top-k", "power", "mixed"],
-)
-def test_bytes_are_those_of_the_level_and_the_memory_goes_on(low, high):
-    compressor = Accordion(low, high, steps_per_epoch=1, interval=1, norm="aggregated")
-    sent, memories = traffic(compressor, slowing())
-    most, _ = traffic(low, slowing())
-    least, _ = traffic(high, slowing())
-    used = ["low", *(compressor.levels(memory)["w"] for memory in memories[:-1])]
-    assert {"low", "high"} == set(used)
-    assert sent == [
-        one if level == "low" else other
-        for level, one, other in zip(used, most, least, strict=True)
-    ]
-    assert sum(least) < sum(sent) < sum(most)
+    ]:
+        with subtests.test(f"{low}, {high}"):
+            compressor = Accordion(low, high, steps_per_epoch=1, interval=1, norm="aggregated")
+            sent, memories = traffic(compressor, slowing())
+            most, _ = traffic(low, slowing())
+            least, _ = traffic(high, slowing())
+            used = ["low", *(compressor.levels(memory)["w"] for memory in memories[:-1])]
+            assert {"low", "high"} == set(used)
+            assert sent == [
+                one if level == "low" else other
+                for level, one, other in zip(used, most, least, strict=True)
+            ]
+            assert sum(least) < sum(sent) < sum(most)
 
 
-@pytest.mark.parametrize("outside", [False, True])
-def test_nothing_is_lost_when_levels_change(outside):
+def test_nothing_is_lost_when_levels_change(subtests):
     """What all rounds let through and what is in memory add up to all gradients, switches or not;
     and the memory changes by what the round left out, no more.
     """
-    feedback = (lambda one: one) if outside else ErrorFeedback
-    compressor = Accordion(
-        feedback(TopK(ratio=0.5)), feedback(PowerSGD(1, 1.0)), math.inf, 1, 2, milestones=(7, 8)
-    )
-    compressor = ErrorFeedback(compressor) if outside else compressor
-    detector = compressor.inner if outside else compressor
-    memories, used = [TensorStates()] * 2, set()
-    total, passed = torch.zeros(8, 9), torch.zeros(8, 9)
-    for step in range(12):
-        rows = [{"w": normal(8, 9, seed=10 * step + worker)} for worker in range(2)]
-        used.add(detector.levels(memories[0]).get("w", "low"))
-        means, memories = simulate(compressor, rows, memories)
-        total += torch.stack([row["w"] for row in rows]).mean(dim=0)
-        passed += means[0]["w"]
-        left = torch.stack([memory.states["w"][0] for memory in memories]).mean(dim=0)
-        torch.testing.assert_close(passed + left, total, rtol=1e-5, atol=1e-5)
-    assert used == {"low", "high"}
+    for outside in [False, True]:
+        with subtests.test(f"{outside}"):
+            feedback = (lambda one: one) if outside else ErrorFeedback
+            compressor = Accordion(
+                feedback(TopK(ratio=0.5)),
+                feedback(PowerSGD(1, 1.0)),
+                math.inf,
+                1,
+                2,
+                milestones=(7, 8),
+            )
+            compressor = ErrorFeedback(compressor) if outside else compressor
+            detector = compressor.inner if outside else compressor
+            memories, used = [TensorStates()] * 2, set()
+            total, passed = torch.zeros(8, 9), torch.zeros(8, 9)
+            for step in range(12):
+                rows = [{"w": normal(8, 9, seed=10 * step + worker)} for worker in range(2)]
+                used.add(detector.levels(memories[0]).get("w", "low"))
+                means, memories = simulate(compressor, rows, memories)
+                total += torch.stack([row["w"] for row in rows]).mean(dim=0)
+                passed += means[0]["w"]
+                left = torch.stack([memory.states["w"][0] for memory in memories]).mean(dim=0)
+                torch.testing.assert_close(passed + left, total, rtol=1e-5, atol=1e-5)
+            assert used == {"low", "high"}
 
 
 def test_warm_factors_keep_the_columns_that_both_levels_have():
@@ -380,20 +381,16 @@ def test_nothing_but_the_level_s_collectives_travels():
         worker.send([second.tensor])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_what_does_not_fit_is_refused(subtests):
+    for options, message in [
         ({"eta": -0.1}, "eta must be at least 0, got -0.1"),
         ({"interval": 0}, "interval must be at least 1, got 0"),
         ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, got 0"),
         ({"milestones": (0,)}, r"milestones must be at least 1, got \(0,\)"),
         ({"high": HalfPrecision()}, "low and high must be wrapped alike"),
-    ],
-    ids=str,
-)
-def test_what_does_not_fit_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Accordion(**options)
+    ]:
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            Accordion(**options)
 
 
 def test_a_norm_below_zero_is_refused():

@@ -19,22 +19,24 @@ def rounds(compressor, rows, steps):
     return means, memories
 
 
-@pytest.mark.parametrize("error", ["aggregate", "local"])
-def test_many_workers_are_one_with_the_mean(error):
-    rows = [normal(12, 40, seed=seed) for seed in range(5)]
-    compressor = ErrorFeedback(PowerSGD(rank=2, min_compression=1.0, error=error))
-    many, _ = rounds(compressor, rows, 4)
-    one, _ = rounds(compressor, [torch.stack(rows).mean(dim=0)], 4)
-    torch.testing.assert_close(torch.stack(many), torch.stack(one), rtol=1e-4, atol=1e-5)
+def test_many_workers_are_one_with_the_mean(subtests):
+    for error in ["aggregate", "local"]:
+        with subtests.test(f"{error}"):
+            rows = [normal(12, 40, seed=seed) for seed in range(5)]
+            compressor = ErrorFeedback(PowerSGD(rank=2, min_compression=1.0, error=error))
+            many, _ = rounds(compressor, rows, 4)
+            one, _ = rounds(compressor, [torch.stack(rows).mean(dim=0)], 4)
+            torch.testing.assert_close(torch.stack(many), torch.stack(one), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("error", ["aggregate", "local"])
-def test_errors_are_what_the_mean_lacks(error):
-    rows = [normal(12, 40, seed=seed) for seed in range(5)]
-    compressor = ErrorFeedback(PowerSGD(rank=2, error=error))
-    means, memories = rounds(compressor, rows, 1)
-    left = torch.stack([memory.states["w"][0] for memory in memories]).mean(dim=0)
-    torch.testing.assert_close(left + means[0], torch.stack(rows).mean(dim=0))
+def test_errors_are_what_the_mean_lacks(subtests):
+    for error in ["aggregate", "local"]:
+        with subtests.test(f"{error}"):
+            rows = [normal(12, 40, seed=seed) for seed in range(5)]
+            compressor = ErrorFeedback(PowerSGD(rank=2, error=error))
+            means, memories = rounds(compressor, rows, 1)
+            left = torch.stack([memory.states["w"][0] for memory in memories]).mean(dim=0)
+            torch.testing.assert_close(left + means[0], torch.stack(rows).mean(dim=0))
 
 
 def test_a_mean_of_low_rank_is_exact():
@@ -79,13 +81,14 @@ def test_vectors_and_small_matrices_are_sent_as_they_are():
         torch.testing.assert_close(means[0][name], mean)
 
 
-@pytest.mark.parametrize(
-    ("rank", "numbers"), [(1, 45_935), (2, 82_260), (4, 154_910), (7, 263_885)]
-)
-def test_numbers_that_travel_for_a_residual_network(rank, numbers):
+def test_numbers_that_travel_for_a_residual_network(subtests):
     """ResNet-18 for 32 x 32 images: its published compression is 243, 136, 72 and 42 times."""
-    from phalanx.models import ResNet18
+    for rank, numbers in [(1, 45_935), (2, 82_260), (4, 154_910), (7, 263_885)]:
+        with subtests.test(f"{rank}, {numbers}"):
+            from phalanx.models import ResNet18
 
-    shapes = [tuple(x.shape) for x in ResNet18((3, 32, 32), 10).parameters()]
-    layouts = [PowerSGD(rank, min_compression=1.0).layout(one, torch.float32) for one in shapes]
-    assert sum(part.most for layout in layouts for part in layout) == numbers
+            shapes = [tuple(x.shape) for x in ResNet18((3, 32, 32), 10).parameters()]
+            layouts = [
+                PowerSGD(rank, min_compression=1.0).layout(one, torch.float32) for one in shapes
+            ]
+            assert sum(part.most for layout in layouts for part in layout) == numbers

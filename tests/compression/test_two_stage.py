@@ -33,21 +33,30 @@ def test_where_nothing_is_left_out_it_is_the_mean(num_workers, dim):
     torch.testing.assert_close(means[0]["w"], expected)
 
 
-@pytest.mark.parametrize("inner", [ScaledSign(), TopK(ratio=0.2), UniformQuantization(bits=2)])
-@pytest.mark.parametrize("num_workers", [1, 2, 5])
-def test_nothing_is_lost(inner, num_workers):
+def test_nothing_is_lost(subtests):
     """What was let through, and both memories, add up to all gradients."""
-    compressor, memories = ErrorFeedback(TwoStage(inner)), [TensorStates()] * num_workers
-    total, passed = torch.zeros(7, 9), torch.zeros(7, 9)
-    for step in range(8):
-        rows = [{"w": normal(7, 9, seed=10 * step + worker)} for worker in range(num_workers)]
-        means, memories = simulate(compressor, rows, memories)
-        total += torch.stack([row["w"] for row in rows]).mean(dim=0)
-        passed += means[0]["w"]
-    own = torch.stack([memory.states["w"][0] for memory in memories]).mean(dim=0)
-    shares = torch.cat([memory.states["w"][1] for memory in memories])
-    assert shares.any() or num_workers == 1
-    torch.testing.assert_close(passed + own + shares.view(7, 9), total, rtol=1e-5, atol=1e-5)
+    for inner in [ScaledSign(), TopK(ratio=0.2), UniformQuantization(bits=2)]:
+        for num_workers in [1, 2, 5]:
+            with subtests.test(f"{inner}, {num_workers}"):
+                compressor, memories = (
+                    ErrorFeedback(TwoStage(inner)),
+                    [TensorStates()] * num_workers,
+                )
+                total, passed = torch.zeros(7, 9), torch.zeros(7, 9)
+                for step in range(8):
+                    rows = [
+                        {"w": normal(7, 9, seed=10 * step + worker)}
+                        for worker in range(num_workers)
+                    ]
+                    means, memories = simulate(compressor, rows, memories)
+                    total += torch.stack([row["w"] for row in rows]).mean(dim=0)
+                    passed += means[0]["w"]
+                own = torch.stack([memory.states["w"][0] for memory in memories]).mean(dim=0)
+                shares = torch.cat([memory.states["w"][1] for memory in memories])
+                assert shares.any() or num_workers == 1
+                torch.testing.assert_close(
+                    passed + own + shares.view(7, 9), total, rtol=1e-5, atol=1e-5
+                )
 
 
 def test_it_is_what_the_paper_says():
@@ -97,9 +106,12 @@ def test_bytes_do_not_grow_with_the_number_of_workers():
         assert len(second.tensor) == 4096 // 8 // num_workers + 4
 
 
-@pytest.mark.parametrize(
-    "inner", [Atomo(), QSGD(coding="elias-sparse"), ErrorFeedback(ScaledSign())], ids=repr
-)
-def test_what_does_not_fit_is_refused(inner):
-    with pytest.raises(ValueError, match="inner must have messages of a fixed size, and neither"):
-        TwoStage(inner)
+def test_what_does_not_fit_is_refused(subtests):
+    for inner in [Atomo(), QSGD(coding="elias-sparse"), ErrorFeedback(ScaledSign())]:
+        with (
+            subtests.test(f"{inner}"),
+            pytest.raises(
+                ValueError, match="inner must have messages of a fixed size, and neither"
+            ),
+        ):
+            TwoStage(inner)

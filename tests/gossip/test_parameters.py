@@ -71,23 +71,25 @@ def test_frozen_parameters_are_neither_trained_nor_sent():
     assert gossip.last_bytes.tolist() == [2 * 4 * (5 + 15 + 3)] * 4
 
 
-@pytest.mark.parametrize("algorithm", [DPSGD(), PowerGossip(), ChocoSGD()], ids=repr)
-def test_mixing_brings_replicas_together_and_synchronising_makes_them_equal(algorithm):
-    replicas = scattered()
-    apart = [spread(x) for x in replicas.parameters()]
-    means = [x.detach().mean(dim=0) for x in replicas.parameters()]
-    gossip = ParameterGossip(replicas.named_parameters(), algorithm, SimulatedNetwork(RING))
-    for _ in range(40):
-        gossip.mix()
-    assert gossip.memory.step == 40
-    assert all(
-        spread(x) < 0.3 * before for x, before in zip(replicas.parameters(), apart, strict=True)
-    )
-    gossip.synchronize()
-    assert gossip.memory.step == 40
-    for x, mean in zip(replicas.parameters(), means, strict=True):
-        torch.testing.assert_close(x[0], mean, rtol=1e-4, atol=1e-5)
-        assert all(torch.equal(x[0], other) for other in x)
+def test_mixing_brings_replicas_together_and_synchronising_makes_them_equal(subtests):
+    for algorithm in [DPSGD(), PowerGossip(), ChocoSGD()]:
+        with subtests.test(f"{algorithm}"):
+            replicas = scattered()
+            apart = [spread(x) for x in replicas.parameters()]
+            means = [x.detach().mean(dim=0) for x in replicas.parameters()]
+            gossip = ParameterGossip(replicas.named_parameters(), algorithm, SimulatedNetwork(RING))
+            for _ in range(40):
+                gossip.mix()
+            assert gossip.memory.step == 40
+            assert all(
+                spread(x) < 0.3 * before
+                for x, before in zip(replicas.parameters(), apart, strict=True)
+            )
+            gossip.synchronize()
+            assert gossip.memory.step == 40
+            for x, mean in zip(replicas.parameters(), means, strict=True):
+                torch.testing.assert_close(x[0], mean, rtol=1e-4, atol=1e-5)
+                assert all(torch.equal(x[0], other) for other in x)
 
 
 def test_a_state_of_something_else_is_refused():

@@ -104,19 +104,16 @@ def test_a_plan_is_written_as_it_is(tmp_path):
     assert [float(row["time_s"]) for row in rows] == [one.time_s for one in plan]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_what_is_out_of_range_is_refused(subtests):
+    for arguments, message in [
         ({"num_workers": 0}, "num_workers must be at least 1, got 0"),
         ({"num_rounds": 0}, "num_rounds must be at least 1, got 0"),
         ({"num_workers": 3, "max_redundancy": 4}, "max_redundancy must be at most num_workers = 3"),
         ({"noise": -1.0}, "noise must be finite and at least 0, got -1.0"),
         ({"target_error": float("nan")}, "target_error must be finite"),
-    ],
-)
-def test_what_is_out_of_range_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        CodePlanner(**arguments)
+    ]:
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            CodePlanner(**arguments)
 
 
 def test_the_same_seed_gives_the_same_plan():
