@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from phalanx.communication.wire import from_bytes, to_bytes
+from phalanx.communication.wire import from_bytes, require_finite_values, to_bytes
 from phalanx.compression import Compressor, ErrorFeedback, Message, MomentumCorrection, frame
 from phalanx.gossip.base import GossipRound, State
 from phalanx.gossip.network import NeighborBroadcast
@@ -17,8 +17,19 @@ def uncompressed(tensors: list[Tensor]) -> NeighborBroadcast:
         tensors,
         [size] * len(tensors[0]),
         lambda place: to_bytes([x[place] for x in tensors]),
-        lambda row: from_bytes(row, like),
+        lambda row: read(row, like),
     )
+
+
+def read(row: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """Tensors like these out of a neighbour's bytes.
+
+    Raises:
+        WireError: if there are not as many bytes as they take, or a value is not finite.
+    """
+    found = from_bytes(row, [(x.dtype, x.numel()) for x in like])
+    require_finite_values(found)
+    return [values.view(x.shape) for values, x in zip(found, like, strict=True)]
 
 
 def compressed(

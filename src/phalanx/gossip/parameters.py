@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phalanx.communication.wire import from_buffer
 from phalanx.compression import TensorStates
 from phalanx.gossip.all_reduce_averaging import AllReduceAveraging
 from phalanx.gossip.base import Gossip
@@ -131,7 +132,7 @@ class ParameterGossip:
         text = repr((self.algorithm, network.topology, self.seed, facts))
         digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         device = next(iter(self._parameters.values())).device
-        own = torch.frombuffer(bytearray(digest), dtype=torch.uint8).to(device)
+        own = from_buffer(digest).to(device)
         told = network.gather(own)
         other = [rank for rank, row in enumerate(told) if not torch.equal(row, told[0])]
         if other:

@@ -8,8 +8,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from phalanx.communication.point_to_point import Peers
-from phalanx.communication.wire import from_bytes, to_bytes
+from phalanx.communication.wire import integers_from_bytes, integers_to_bytes, to_bytes
 from phalanx.errors import WireError, naming, require
+from phalanx.gossip.broadcast import read
 from phalanx.gossip.network import NeighborBroadcast, Network
 from phalanx.gossip.topology import Topology
 
@@ -53,7 +54,7 @@ class ProcessNetwork(Network):
         parts = []
         for peer, row in zip(peers, come, strict=True):
             with _from_node(peer):
-                parts.append(from_bytes(row, like))
+                parts.append(read(row, like))
         return [torch.stack([part[place] for part in parts]) for place in range(len(outgoing))]
 
     def broadcast(self, broadcast: NeighborBroadcast) -> list[Tensor]:
@@ -100,9 +101,9 @@ class ProcessNetwork(Network):
     def _lengths(self, message: Tensor, most: int) -> list[int]:
         """The lengths of the neighbours' messages, none of them longer than messages can be."""
         peers = self.edges.peers.tolist()
-        own = torch.tensor([len(message)]).view(torch.uint8).to(message.device)
+        own = integers_to_bytes([len(message)], "<i8").to(message.device)
         rows = self._exchange([own] * len(peers), [8] * len(peers))
-        lengths = [int(row.cpu().view(torch.int64)) for row in rows]
+        lengths = [integers_from_bytes(row, "<i8")[0] for row in rows]
         for peer, length in zip(peers, lengths, strict=True):
             with _from_node(peer):
                 require(0 <= length <= most, f"have 0 to {most} bytes, got {length}")

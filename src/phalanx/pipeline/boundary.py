@@ -1,4 +1,4 @@
-"""One side of the border between two stages: what crosses it, and what it remembers."""
+"""Boundary between two pipeline stages: what crosses it, and what a side remembers."""
 
 import zlib
 from math import prod
@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from phalanx.communication import SharedTensor
+from phalanx.communication.wire import integers_from_bytes, integers_to_bytes
 from phalanx.compression import Compressor, SampleQuantization
 from phalanx.errors import DriftError
 from phalanx.pipeline.activation_difference import ActivationDifference
@@ -228,7 +230,7 @@ class ActivationBoundary:
         data = rows.to_tensor()
         received, check = self._settle(rows, remembered, plan)
         if self._checked:
-            data = torch.cat([data, _as_bytes(check).to(data.device)])
+            data = torch.cat([data, integers_to_bytes([check], "<u4").to(data.device)])
         self._count(plan, data.numel())
         return data, received
 
@@ -245,7 +247,7 @@ class ActivationBoundary:
         known = (self.shape, self.dtype, self._quantizer, self._coarse_dtype)
         rows = cut(data[: max(end, 0)], plan.full, *known)
         received, check = self._settle(rows, self._remembered(plan), plan)
-        if self._checked and not data[end:].cpu().equal(_as_bytes(check)):
+        if self._checked and integers_from_bytes(data[end:], "<u4") != [check]:
             raise DriftError(
                 f"both sides of boundary {self._path[-1]} must remember the same of samples "
                 f"{plan.ids.tolist()}, but their checksums differ"
@@ -263,7 +265,7 @@ class ActivationBoundary:
         self, rows: Rows, remembered: Tensor | None, plan: MicrobatchPlan
     ) -> tuple[Float[Tensor, "batch ..."], int]:
         """Remembers what crossed, on either side; the activations, and a checksum."""
-        check = zlib.crc32(plan.ids.numpy().tobytes()) if self._checked else 0
+        check = self._summed(0, plan.ids)
         whole = others = None
         if rows.full is not None:
             whole = FULL.decode(rows.full)
@@ -289,7 +291,7 @@ class ActivationBoundary:
     def _summed(self, check: int, stored: Tensor) -> int:
         if not self._checked:
             return check
-        return zlib.crc32(stored.contiguous().cpu().numpy().tobytes(), check)
+        return zlib.crc32(SharedTensor.pack(stored).content.data, check)
 
     def send_gradients(
         self, gradients: Float[Tensor, "batch ..."], plan: MicrobatchPlan
@@ -404,7 +406,3 @@ def require_plain(role: str, compressor: Compressor) -> None:
         raise ValueError(
             f"{role} must remember nothing, as each micro-batch has other samples, got {compressor}"
         )
-
-
-def _as_bytes(check: int) -> Tensor:
-    return torch.tensor(list(check.to_bytes(_CHECKSUM_BYTES, "little")), dtype=torch.uint8)
