@@ -1,4 +1,4 @@
-"""Collectives, links, and tensors as the bytes that are sent."""
+"""Collectives, links between workers, and the wire format of tensors."""
 
 from phalanx.communication.collectives import (
     AllGather,

@@ -1,4 +1,4 @@
-"""What the workers of a round ask of the network: the same code runs in one process and in many."""
+"""Collectives that a worker of a round asks for, in one process or in many."""
 
 from collections.abc import Generator, Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Compressors: fewer bytes on the wire, and means of what they decode to."""
+"""Gradient compressors, and means of what their messages decode to."""
 
 from phalanx.compression.accordion import Accordion
 from phalanx.compression.atomo import Atomo

@@ -1,4 +1,4 @@
-"""Compresses little while the gradient changes quickly, and much while it does not."""
+"""Accordion: adaptive compression by critical learning regimes."""
 
 import math
 from collections.abc import Generator, Sequence

@@ -1,4 +1,4 @@
-"""A worker's round over named tensors: checked, averaged, remembered."""
+"""One worker's round of compressed averaging over named tensors."""
 
 from collections.abc import Generator, Mapping
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""A round of one worker among processes of `torch.distributed`."""
+"""Compressed averaging among processes of `torch.distributed`."""
 
 from collections.abc import Mapping
 

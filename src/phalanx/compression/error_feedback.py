@@ -1,4 +1,4 @@
-"""What was not sent is not lost: it is added to the next tensor."""
+"""Error feedback for biased compressors."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Momentum that each worker keeps before it compresses."""
+"""Momentum correction: each worker's momentum before compression."""
 
 import math
 from dataclasses import dataclass

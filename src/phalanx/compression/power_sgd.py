@@ -1,4 +1,4 @@
-"""Low-rank factors, found by one step of the power method from the last round's."""
+"""PowerSGD: low-rank compression by warm-started power iteration."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass

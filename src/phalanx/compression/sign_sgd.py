@@ -1,4 +1,4 @@
-"""Signs, and a vote."""
+"""SignSGD with majority vote."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

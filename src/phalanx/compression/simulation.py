@@ -1,4 +1,4 @@
-"""A round of all workers in one process."""
+"""Compressed averaging of all workers in one process."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Three values: minus the scale, zero, plus the scale."""
+"""TernGrad: unbiased ternary quantisation."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""An all-reduce of which both halves are compressed."""
+"""Two-stage compressed all-reduce: both halves are compressed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

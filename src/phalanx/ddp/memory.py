@@ -1,4 +1,4 @@
-"""State of a rule by parameter, whatever the buckets into which DDP cuts the gradient."""
+"""State of a rule per parameter, whatever the buckets into which DDP cuts the gradient."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""All-reduce by a robust rule: every rank aggregates a shard of the columns of all messages."""
+"""Sharded all-reduce by a robust rule: every rank aggregates a shard of the columns."""
 
 import hashlib
 import itertools

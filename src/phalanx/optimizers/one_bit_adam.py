@@ -1,4 +1,4 @@
-"""Adam whose workers exchange compressed momenta once its second moments have settled."""
+"""1-bit Adam: compressed momenta once second moments have settled."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Training in stages over slow links: activations, and their gradients, in a few bits."""
+"""Pipeline parallelism over slow links, with compressed activations and gradients."""
 
 from phalanx.pipeline.activation_difference import ActivationDifference
 from phalanx.pipeline.base import ActivationCodec

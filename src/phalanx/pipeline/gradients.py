@@ -1,4 +1,4 @@
-"""The third thing to compress: gradients of the same stage in several pipelines."""
+"""Compressed gradient averaging among replicas of a pipeline stage."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Training in stages on several processes, with everything compressed that passes between them."""
+"""Compressed pipeline training on several processes."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence

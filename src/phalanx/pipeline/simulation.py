@@ -1,4 +1,4 @@
-"""A pipeline in one process: what the stages of `CompressedPipeline` do, one after the other."""
+"""Compressed pipeline simulated in one process."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

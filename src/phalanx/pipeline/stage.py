@@ -1,4 +1,4 @@
-"""A stage of torch's pipelines whose neighbours exchange bytes instead of tensors."""
+"""Stage of `torch.distributed.pipelining` whose neighbours exchange bytes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
