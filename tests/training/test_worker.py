@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from phalanx.attacks import FixedWorkers, GaussianNoise, Mixed, Silence
 from phalanx.coding import DracoRepetition
-from phalanx.communication.serialization import Parcel
+from phalanx.communication.serialization import SharedTensor
 from phalanx.computations import Broadcast
 from phalanx.training import Job, Local, Round, Site, TrainingWorkers, exchange
 from phalanx.training.attack_simulation import roles
@@ -24,7 +24,7 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int
 @pytest.mark.parametrize("shape", [(4, 6), (5,), (), (0, 3)], ids=str)
 def test_parcels_give_back_what_was_packed(dtype, shape):
     tensor = (torch.rand(shape) * 8).to(dtype)
-    unpacked = pickle.loads(pickle.dumps(Parcel.pack(tensor))).unpack()
+    unpacked = pickle.loads(pickle.dumps(SharedTensor.pack(tensor))).unpack()
     assert unpacked.dtype == dtype
     assert unpacked.shape == tensor.shape
     assert unpacked.equal(tensor)
@@ -32,12 +32,12 @@ def test_parcels_give_back_what_was_packed(dtype, shape):
 
 def test_parcels_of_views_hold_the_view_alone():
     table = torch.arange(12.0).reshape(3, 4)
-    assert Parcel.pack(table.T[1:]).unpack().equal(table.T[1:])
-    assert Parcel.pack(table[1]).content.nbytes == 16
+    assert SharedTensor.pack(table.T[1:]).unpack().equal(table.T[1:])
+    assert SharedTensor.pack(table[1]).content.nbytes == 16
 
 
 def test_parcels_open_where_the_memory_is_lent_read_only():
-    parcel = Parcel.pack(torch.arange(3.0))
+    parcel = SharedTensor.pack(torch.arange(3.0))
     content = parcel.content.copy()
     content.flags.writeable = False
     assert parcel._replace(content=content).unpack().tolist() == [0.0, 1.0, 2.0]
@@ -109,7 +109,7 @@ def test_a_model_that_writes_to_its_parameters_does_not_reach_the_parcel():
             return super().forward(inputs)
 
     job = replace(a_job(), model=Clamped(4, 3), round=Round(DracoRepetition(5, 1)))
-    parcel = Parcel.pack(torch.zeros(15))
+    parcel = SharedTensor.pack(torch.zeros(15))
     RoundTask(0, Broadcast(parcel.unpack()), {}).run(
         TrainingWorkers(job, {}).make({0: {}}, Site("cpu", 1))[0]
     )

@@ -1,4 +1,4 @@
-"""Values at random positions that are never sent."""
+"""Random-k sparsification at positions drawn from a shared seed."""
 
 from abc import abstractmethod
 from collections.abc import Sequence

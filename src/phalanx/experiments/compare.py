@@ -34,7 +34,7 @@ from phalanx.experiments.labels import labels
 from phalanx.experiments.measure import Watch, load_records, measure
 from phalanx.experiments.runs import build, load, train_run
 from phalanx.models import MLP
-from phalanx.training.run import default_optimizer
+from phalanx.training.server_step import default_optimizer
 from phalanx.transforms import WorkerMomentum
 
 SHARED_DATA = "shared data"

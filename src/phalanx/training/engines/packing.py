@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phalanx.communication.serialization import Parcel
+from phalanx.communication.serialization import SharedTensor
 
 
 def pack(value: Any) -> Any:
@@ -21,14 +21,14 @@ def pack(value: Any) -> Any:
     def packed(one: Any) -> Any:
         if not isinstance(one, Tensor) or one.layout != torch.strided:
             return one
-        return done.setdefault(id(one), Parcel.pack(one))
+        return done.setdefault(id(one), SharedTensor.pack(one))
 
     return _mapped(value, packed)
 
 
 def unpack(value: Any) -> Any:
     """The value that was packed; its tensors are lent, and never to be written to."""
-    return _mapped(value, lambda one: one.unpack() if isinstance(one, Parcel) else one)
+    return _mapped(value, lambda one: one.unpack() if isinstance(one, SharedTensor) else one)
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
