@@ -90,9 +90,10 @@ def figures(folder):
     found = {}
     for path in (folder / "cells").glob("*.json"):
         content = json.loads(path.read_text())
-        clock = ("seconds", "round_seconds", "decode_seconds")
+        record = content["record"]
         found[content["identity"]] = {
-            name: value for name, value in content["outcome"].items() if name not in clock
+            **{name: value for name, value in record.items() if name not in ("seconds", "values")},
+            **{n: value for n, value in record["values"].items() if "seconds" not in n},
         }
     return found
 

@@ -55,28 +55,27 @@ def compare(
         rules: Robust rules; `+` adds one, and its fields follow. A choice of four if neither rules
             nor codes are given.
         codes: Gradient codes; repetition if neither rules nor codes are given.
-        attacks: What bad workers do; a choice of four if not given.
+        attacks: What Byzantine workers do; a choice of four if not given.
         splits: Who holds which samples; all workers draw from the whole data set if not given.
             Codes do not apply where workers hold samples of their own.
         shared_data: Whether to compare also where all workers draw from the whole data set.
         worker_momenta: Workers send momentum, with each of these in turn; gradients if not given.
         seeds: A run each, of which mean and spread are shown.
         num_workers: Workers of every run.
-        num_byzantine: How many of them are bad; methods that leave theirs at the default are told
-            it.
-        byzantine: Who is bad when; drawn anew every round if not given.
+        num_byzantine: How many of them are Byzantine; methods that leave theirs at the default are
+            told it.
+        byzantine: Who is Byzantine when; drawn anew every round if not given.
         data: What to train and test on.
         model: A class that is called with the shape of an input and the number of classes.
         optimizer: Any torch optimizer, by name.
         steps: Rounds of every run.
-        batch_size: Samples a round, over all workers; 16 a worker if not given.
+        batch_size: Samples per round, over all workers; 16 per worker if not given.
         evaluate_every: Rounds between evaluations on the test set.
         jobs: Processes, of one thread each; as many as there are processors if not given.
         out: Folder for runs, tables and report; a new one under runs/ if not given.
     """
     # Imported where it is used: matplotlib would make every command wait, `--help` too.
-    from phalanx.comparison import compare as run
-    from phalanx.comparison import terminal_tables
+    from phalanx.experiments import compare as run
 
     assert out is not None  # `main` has chosen one
     with _bar() as watch:
@@ -101,15 +100,15 @@ def compare(
             config=_config,
             watch=watch,
         )
-    for table in terminal_tables(found):
-        console.print(table)
+    for panel in found.panels:
+        for table in panel.terminal_tables:
+            console.print(table)
     for answer in found.answers:
         console.print(answer, markup=False)
     console.print(f"Report: {out / 'comparison.html'}", soft_wrap=True)
-    failed = [(place, one) for place, one in found.outcomes.items() if one.status == "failed"]
-    if failed:
-        place, first = failed[0]
-        raise PhalanxError(f"{len(failed)} runs failed, first {place}: {first.reason}")
+    if failed := [one for one in found.records if one.status == "failed"]:
+        first = failed[0]
+        raise PhalanxError(f"{len(failed)} runs failed, first {first}: {first.reason}")
 
 
 def _plain(made: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,7 +127,8 @@ def _bar() -> Iterator[Callable[[Any], None]]:
         def watch(progress: Any) -> None:
             if bar.tasks[0].total is None:  # runs found in the folder do not count for the speed
                 bar.reset(task, total=progress.total, completed=progress.found)
-            running = [f"{place.method} / {place.attack}" for place in progress.running]
+            names = [cell.labels for cell in progress.running]
+            running = [f"{one['method']} / {one['attack']}" for one in names]
             note = "; ".join(running[:2]) + (f" +{len(running) - 2}" if len(running) > 2 else "")
             bar.update(task, completed=progress.done, note=note)
 

@@ -22,7 +22,7 @@ from phalanx.attacks import ALittleIsEnough, Constant, RandomWorkers
 from phalanx.coding import Detox as DetoxCode
 from phalanx.data import Digits, Splits
 from phalanx.models import MLP, ResNet18
-from phalanx.reporting import Plot, Row, RunRecord, Table, compare, plot_accuracy
+from phalanx.reporting import Plot, Row, RunRecord, Table, compare_runs, plot_accuracy
 from phalanx.reporting.format import count, listed, percent
 from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
 from phalanx.reproduce.full_runs import device_for, images
@@ -242,7 +242,7 @@ class Detox(Recipe):
 
     def _unmoved(self, records: dict[str, RunRecord]) -> Finding:
         quiet = records["DETOX, none"]
-        (_, row) = compare([quiet, records["DETOX, one liar"]], quiet)
+        (_, row) = compare_runs([quiet, records["DETOX, one liar"]], quiet)
         same = row.weight_difference == 0
         return Finding(
             "As long as the honest are a majority in every group, lies change nothing.",
@@ -346,7 +346,7 @@ class Detox(Recipe):
 
 
 def _rows(records: dict[str, RunRecord]) -> dict[str, Row]:
-    return {row.title: row for row in compare(list(records.values()), records[_REFERENCE])}
+    return {row.title: row for row in compare_runs(list(records.values()), records[_REFERENCE])}
 
 
 def _of(records: dict[str, RunRecord], ending: str) -> list[RunRecord]:

@@ -20,7 +20,7 @@ from phalanx.reporting import (
     Row,
     RunRecord,
     Table,
-    compare,
+    compare_runs,
     plot_accuracy,
 )
 from phalanx.reporting.detection import total
@@ -97,7 +97,7 @@ class Draco(Recipe):
         splits, origin = _load(data, full)
         steps = self.steps or (400 if full else 30)
         records = self._train_all(out / "runs", splits, steps, progress)
-        rows = {row.title: row for row in compare(list(records.values()), records[_REFERENCE])}
+        rows = {row.title: row for row in compare_runs(list(records.values()), records[_REFERENCE])}
         times = [
             time
             for model in self.timed_models
@@ -155,7 +155,7 @@ class Draco(Recipe):
         return experiment.run(cases, out, progress)
 
     def _training_findings(self, records: dict[str, RunRecord]) -> tuple[Finding, ...]:
-        rows = {row.title: row for row in compare(list(records.values()), records[_REFERENCE])}
+        rows = {row.title: row for row in compare_runs(list(records.values()), records[_REFERENCE])}
         coded = _attacked(rows, "DRACO")
         caught = total(row.detection for row in coded)
         reference = rows[_REFERENCE]
@@ -280,7 +280,7 @@ def _gap(rows: list[Row]) -> float:
 def _is_bitwise(records: dict[str, RunRecord]) -> bool:
     """Whether repetition's runs under attack ended with the very numbers of its run without."""
     runs = [record for title, record in records.items() if title.startswith("DRACO repetition")]
-    return all(row.weight_difference == 0 for row in compare(runs, records[_QUIET_REPETITION]))
+    return all(row.weight_difference == 0 for row in compare_runs(runs, records[_QUIET_REPETITION]))
 
 
 def _speed(times: list[RoundTime]) -> str:

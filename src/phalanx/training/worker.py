@@ -15,7 +15,7 @@ from phalanx.training.attack_simulation import Role, behind
 from phalanx.training.engines.base import Reply, Site, Task, WorkerFactory
 from phalanx.training.job import Job
 from phalanx.training.partition_updates import PartitionUpdates
-from phalanx.training.worker_state import DatedState, WorkerState
+from phalanx.training.worker_state import DatedState, WorkerState, copied
 
 _Block = TypeVar("_Block")
 _Made = tuple[Tensor, float, tuple[Tensor, ...]]
@@ -31,10 +31,12 @@ class Sent(NamedTuple):
     Attributes:
         message: its message.
         loss: the mean loss that it claims over its partitions.
+        state: what it remembers, where that is nothing but the message, and costs nothing to send.
     """
 
     message: Tensor
     loss: float
+    state: WorkerState | None = None
 
 
 class Worker:
@@ -53,8 +55,7 @@ class Worker:
         self, worker: int, updates: PartitionUpdates, state: WorkerState | None = None
     ) -> None:
         self.id, self.updates = worker, updates
-        known = {name: tuple(one.clone() for one in parts) for name, parts in (state or {}).items()}
-        self._history: tuple[DatedState, ...] = (DatedState(0, known),)
+        self._history: tuple[DatedState, ...] = (DatedState(0, copied(state or {})),)
 
     @property
     def state(self) -> WorkerState:
@@ -106,7 +107,9 @@ class Worker:
         if sent is None:
             return Reply(missing="not finite")
         if role is None or role.attack.omniscient:  # the server stages those, who read all others
-            return Reply(Sent(sent, loss))
+            parts = [part for one in states.values() for part in one]
+            light = bool(parts) and all(part is sent for part in parts)
+            return Reply(Sent(sent, loss, states if light else None))
         if not role.attack.sends:
             return Reply(missing="silent", delay_s=role.attack.delay_s)
         forged = chain.forge(role.forge(own), task.step, self.id)
@@ -155,8 +158,11 @@ class RoundTask(Task):
                 made = worker.compute(self)
                 assert made is not None
             else:
+                row = table[worker.id]
+                if worker.id in self.roles:  # a copy: what is remembered of it stays true
+                    row = row.clone()
                 own = code.assignment[worker.id]
-                made = table[worker.id], claimed[own].mean().item(), states.get(worker.id, ())
+                made = row, claimed[own].mean().item(), states.get(worker.id, ())
             yield worker.id, worker.send(self, made)
 
     def load(self, worker: Worker) -> int:
@@ -188,7 +194,7 @@ class TrainingWorkers(WorkerFactory):
 
     job: Job
     """What they take part in."""
-    states: Mapping[int, WorkerState]
+    states: dict[int, WorkerState]
     """What each is known to remember, by id: a worker that is started anew goes on with it."""
 
     def own(self, worker: int) -> Any:
@@ -206,6 +212,11 @@ class TrainingWorkers(WorkerFactory):
             Worker(one, updates, {k: tuple(x.to(on) for x in v) for k, v in state.items()})
             for one, state in owned.items()
         ]
+
+    def heard(self, worker: int, value: object) -> None:
+        """Keeps what a worker says that it remembers, should it have to be started anew."""
+        if isinstance(value, Sent) and value.state is not None:
+            self.states[worker] = copied(value.state)
 
     def packed(self) -> "TrainingWorkers":
         """As it travels: without the attack, on the CPU, tensors ready to be shared."""
