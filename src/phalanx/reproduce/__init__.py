@@ -1,13 +1,21 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
 from phalanx.reproduce.base import Claim, Findings, Recipe, Scope
+from phalanx.reproduce.coded_computation import CodedComputation
+from phalanx.reproduce.coded_shuffling import CodedShuffling
+from phalanx.reproduce.erasure_head import ErasureHeads
 from phalanx.reproduce.run import recipes, reproduce
+from phalanx.reproduce.stochastic_block_code import StochasticBlockCodes
 
 __all__ = [
     "Claim",
+    "CodedComputation",
+    "CodedShuffling",
+    "ErasureHeads",
     "Findings",
     "Recipe",
     "Scope",
+    "StochasticBlockCodes",
     "recipes",
     "reproduce",
 ]
