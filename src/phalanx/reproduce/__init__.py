@@ -5,6 +5,7 @@ from phalanx.reproduce.coded_computation import CodedComputation
 from phalanx.reproduce.coded_shuffling import CodedShuffling
 from phalanx.reproduce.erasure_head import ErasureHeads
 from phalanx.reproduce.run import recipes, reproduce
+from phalanx.reproduce.secure_aggregation import SecureAggregationRecipe
 from phalanx.reproduce.stochastic_block_code import StochasticBlockCodes
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Findings",
     "Recipe",
     "Scope",
+    "SecureAggregationRecipe",
     "StochasticBlockCodes",
     "recipes",
     "reproduce",
