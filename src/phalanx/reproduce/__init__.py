@@ -1,12 +1,14 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
 from phalanx.reproduce.base import Claim, Findings, Recipe, Scope
+from phalanx.reproduce.draco import Draco
 from phalanx.reproduce.learning_from_history import LearningFromHistory
 from phalanx.reproduce.resampling import ResamplingAndBucketing
 from phalanx.reproduce.run import recipes, reproduce
 
 __all__ = [
     "Claim",
+    "Draco",
     "Findings",
     "LearningFromHistory",
     "Recipe",

@@ -1,6 +1,6 @@
 """What recipes about Byzantine workers share: the rules that they compare, tables and plots."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,7 +91,7 @@ def side_by_side(
     return Table(title, caption, tuple(headers), tuple(zip(*columns, strict=True)))
 
 
-def training_table(found: Records, title: str = "Training") -> Table:
+def training_table(found: Iterable[Record], title: str = "Training") -> Table:
     """How runs ended that were compared with the reference."""
     return Table(
         title,
@@ -117,7 +117,7 @@ def gap(one: Record) -> float:
     return float("inf") if apart is None else apart
 
 
-def by_run(found: Records) -> dict[str, Record]:
+def by_run(found: Iterable[Record]) -> dict[str, Record]:
     """Each record by what its run is called."""
     return {one["run"]: one for one in found}
 
