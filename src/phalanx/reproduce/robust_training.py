@@ -16,7 +16,7 @@ from phalanx.aggregation import (
     TrimmedMean,
 )
 from phalanx.data import DataSource, LongTailedPartitioner, Splits
-from phalanx.experiments import Pivot, Record, Records, line_plot
+from phalanx.experiments import Pivot, Record, line_plot
 from phalanx.randomness import generator
 from phalanx.reporting import Plot, Table
 from phalanx.reporting.format import difference, percent
