@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from phalanx.checks import require_share
 from phalanx.data.iid_partitioner import IidPartitioner
 from phalanx.data.partitioner import Partitioner, check_split, shuffled
 
@@ -33,8 +34,7 @@ class LongTailedPartitioner(Partitioner):
     """How the samples that are left are dealt out."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
-            raise ValueError(f"keep must be above 0 and at most 1, got {self.keep}")
+        require_share(keep=self.keep)
 
     def split(
         self,
