@@ -21,8 +21,9 @@ MISTAKES = {
     "train --code DracoCyclic --rule Krum": "a code or a rule, not both",
     "train --attack ReverseGradient": "does not say how many liars it survives",
     "train --byzantine RandomWorkers": "needs attack",
-    "train --worker_momentum.beta 1": "beta must be at least 0 and below 1, got 1.0",
-    "train --code DracoCyclic --shards IidPartitioner": "shards needs a rule instead of a code",
+    "train --transforms+ WorkerMomentum --transforms.beta 1": "beta must be at least 0 and below 1, "
+    "got 1.0",
+    "train --code DracoCyclic --order PerClient": "order PerClient needs a rule instead of a code",
     "train --attack Constant --attack.value nan": "value must be a number, got nan (write .nan)",
     "train --attack Constant --attack.value inf": "value must be a number, got inf (write .inf)",
     "train --attack Constant --attack.valu 2": "'valu' is not accepted",

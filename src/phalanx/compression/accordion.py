@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.checks import require_at_least
 from phalanx.communication.collectives import (
     AllGather,
     AllReduce,
@@ -122,8 +123,7 @@ class Accordion(Compressor):
 
     def __post_init__(self) -> None:
         self.regimes  # noqa: B018 - checks eta and interval
-        if self.steps_per_epoch < 1:
-            raise ValueError(f"steps_per_epoch must be at least 1, got {self.steps_per_epoch}")
+        require_at_least(1, steps_per_epoch=self.steps_per_epoch)
         if any(epoch < 1 for epoch in self.milestones):
             raise ValueError(f"milestones must be at least 1, got {self.milestones}")
         if self.scope not in ("layer", "model"):

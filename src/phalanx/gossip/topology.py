@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.checks import require_at_least
 from phalanx.gossip.edges import Edges
 
 _SLACK = 1e-9  # by which rows of weights may miss 1, and weights their mirror images
@@ -42,8 +43,7 @@ class Topology:
     """One weight an edge, above 0; those of a node add up to at most 1. Metropolis if empty."""
 
     def __post_init__(self) -> None:
-        if self.num_nodes < 1:
-            raise ValueError(f"num_nodes must be at least 1, got {self.num_nodes}")
+        require_at_least(1, num_nodes=self.num_nodes)
         for low, high in self.edges:
             if not 0 <= low < high < self.num_nodes:
                 raise ValueError(

@@ -10,6 +10,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from phalanx.checks import require_at_least
 from phalanx.communication import AllGather, AllReduce, AllToAll, Answer, Link, Request
 from phalanx.compression import (
     QSGD,
@@ -115,10 +116,8 @@ class CompressorPlanner:
     """Rounds that are timed for each compressor, after one that is not; the median counts."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 2:
-            raise ValueError(f"num_workers must be at least 2, got {self.num_workers}")
-        if self.num_rounds < 1:
-            raise ValueError(f"num_rounds must be at least 1, got {self.num_rounds}")
+        require_at_least(2, num_workers=self.num_workers)
+        require_at_least(1, num_rounds=self.num_rounds)
 
     def plan(
         self,
