@@ -5,7 +5,7 @@ from phalanx.coded_computation.coded_matmul import CodedMatmul, CodedMatrix, Pro
 from phalanx.coded_computation.coded_shuffle import CodedShuffle
 from phalanx.coded_computation.coded_shuffle_sampler import CodedShuffleSampler
 from phalanx.coded_computation.ray_matmul import RayMatmul, RayMatmulSession, TimedProduct
-from phalanx.coded_computation.ray_shuffle import RayShuffle, RayShuffleSession, Traffic
+from phalanx.coded_computation.ray_shuffle import RayShuffle, RayShuffleSession, ShuffleTraffic
 from phalanx.coded_computation.row_bytes import pack_rows, unpack_rows
 from phalanx.coded_computation.shuffle_plan import RowCache, ShufflePlan
 
@@ -22,8 +22,8 @@ __all__ = [
     "RayShuffleSession",
     "RowCache",
     "ShufflePlan",
+    "ShuffleTraffic",
     "TimedProduct",
-    "Traffic",
     "pack_rows",
     "unpack_rows",
 ]

@@ -14,7 +14,7 @@ from phalanx.communication.serialization import SharedTensor
 from phalanx.training.engines.ray_actors import ActorSession, RayActors
 
 
-class Traffic(NamedTuple):
+class ShuffleTraffic(NamedTuple):
     """What the delivery of an epoch took.
 
     Attributes:
@@ -88,7 +88,7 @@ class RayShuffleSession(ActorSession):
             self.close()
             raise
 
-    def advance(self) -> Traffic:
+    def advance(self) -> ShuffleTraffic:
         """Delivers the next epoch's rows; returns what was sent."""
         epoch = self._epoch + 1
         plan = self._shuffle.plan(epoch, self._caches)
@@ -102,7 +102,7 @@ class RayShuffleSession(ActorSession):
             self.ray.kill(self.actors[worker])
             self.actors[worker] = self._filled(worker)
         width = self._content.shape[1]
-        return Traffic(
+        return ShuffleTraffic(
             epoch,
             packets.nbytes,
             plan.num_needed * width,
