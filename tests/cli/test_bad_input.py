@@ -19,10 +19,9 @@ MISTAKES = {
     "train --code DracoCyclic --code.num_workers 5": "num_byzantine must be below num_workers / 2",
     "train --rule Krum --rule.num_byzantine 9": "num_byzantine must be below num_workers / 2",
     "train --code DracoCyclic --rule Krum": "a code or a rule, not both",
-    "train --attack ReverseGradient": "does not say how many liars it survives",
+    "train --attack ReverseGradient": "does not say how many Byzantine workers it survives",
     "train --byzantine RandomWorkers": "needs attack",
-    "train --transforms+ WorkerMomentum --transforms.beta 1": "beta must be at least 0 and below 1, "
-    "got 1.0",
+    "train --transforms+ WorkerMomentum --transforms.beta 1": "beta must be at least 0 and below",
     "train --code DracoCyclic --order PerClient": "order PerClient needs a rule instead of a code",
     "train --attack Constant --attack.value nan": "value must be a number, got nan (write .nan)",
     "train --attack Constant --attack.value inf": "value must be a number, got inf (write .inf)",

@@ -78,7 +78,7 @@ class Accordion(Compressor):
     Wire: in a round that of the level, nothing else; once in `interval` epochs one number a tensor,
     unless the norm is that of the aggregate. A single message has its level before it: one byte,
     and four of its length.
-    Cost: that of the level, in up to three exchanges a round: one a level, one for vectors. One
+    Cost: that of the level, in up to three exchanges per round: one per level, one for vectors. One
     addition, and memory for one more tensor, in the epochs that are looked at.
     Source: Agarwal, Wang, Lee, Venkataraman, Papailiopoulos, "Adaptive Gradient Communication via
     Critical Learning Regime Identification", MLSys 2021, algorithm 1.

@@ -47,7 +47,7 @@ class PowerGossip(Gossip):
     rank: int = 1
     """Columns of the factors (r)."""
     iterations: int = 1
-    """Half power iterations a round, each with its own messages and its own move."""
+    """Half power iterations per round, each with its own messages and its own move."""
     warm_start: bool = True
     """Whether an iteration starts from the last one's factor, or from random numbers."""
     diffusion: float | Literal["optimal"] = 1.0
