@@ -140,7 +140,7 @@ class Draco(Recipe):
     def _timed(self, scope: Scope, gradient: Record, byzantine: int) -> list[Cell]:
         """Rounds of a model with so many Byzantine workers, by decoder."""
         n, small = self.timed_workers, gradient["dim"] <= _SMALL
-        decoders = {
+        decoders: dict[str, Any] = {
             "geometric median": GeometricMedian(byzantine),
             "Krum": Krum(byzantine),
             "geometric median by passes": median_by_passes,
@@ -155,8 +155,8 @@ class Draco(Recipe):
             "repeats": (9 if scope.full else 5) if small else (7 if scope.full else 2),
             "threads": torch.get_num_threads(),
         }
-        axes = {"decoder": decoders, "model": {gradient["model"]: {}}, "byzantine": [byzantine]}
-        return grid(time_decoder, axes, fixed)
+        axes: dict[str, Any] = {"decoder": decoders, "model": {gradient["model"]: {}}}
+        return grid(time_decoder, {**axes, "byzantine": [byzantine]}, fixed)
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Final weights beside the reference's, and who is faster when."""

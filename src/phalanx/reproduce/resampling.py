@@ -186,8 +186,9 @@ class ResamplingAndBucketing(Recipe):
             if rule != "mean" or way == _PLAIN:
                 used = _MIXED[way] >> rules[rule] if way in _MIXED else rules[rule]
                 seeds = range(self.seeds or (3 if scope.full and not given else 1))
-                axes = {"rule": {rule: used}, "before": {way: {}}, "column": columns, "seed": seeds}
-                cells += grid(train_run, {"table": {table: {}}, **axes}, fixed)
+                axes: dict[str, Any] = {"table": {table: {}}, "rule": {rule: used}}
+                axes |= {"before": {way: {}}, "column": columns, "seed": seeds}
+                cells += grid(train_run, axes, fixed)
         return cells
 
     def findings(self, found: Records, scope: Scope) -> Findings:
