@@ -50,7 +50,7 @@ def test_pipelines_and_splits_are_written_in_yaml(phalanx, tmp_path):
         "codes: [DracoRepetition]\n"
         "attacks: [{class_path: ALittleIsEnough, init_args: {z: 1.5}}]\n"
         "splits: [ShardPartitioner, {class_path: LongTailedPartitioner, init_args: {keep: 0.7}}]\n"
-        "worker_momenta: [{beta: 0.9}]\n"
+        "chains: [[{class_path: WorkerMomentum, init_args: {beta: 0.9}}]]\n"
         "num_workers: 11\nnum_byzantine: 1\nsteps: 2\nseeds: [3]\njobs: 1\n"
     )
     code, out, err = phalanx("compare", "--config", "grid.yaml", "--out", "a")

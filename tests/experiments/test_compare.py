@@ -16,12 +16,15 @@ import phalanx
 from phalanx.aggregation import Bulyan, CoordinateMedian, Krum, Mean, NearestNeighborMixing
 from phalanx.attacks import ALittleIsEnough, FixedWorkers, Mixed, NotFinite, ReverseGradient
 from phalanx.coding import DracoRepetition
+from phalanx.compression import QSGD, TopK
+from phalanx.computations import LocalSteps
 from phalanx.data import Digits, DirichletPartitioner, ShardPartitioner
 from phalanx.experiments import Comparison, Record, Records, compare, comparison_cells
 from phalanx.experiments.measure import run_cell
 from phalanx.models import MLP, Softmax
+from phalanx.ordering import PerClient, ShuffleOnce
 from phalanx.randomness import seeded
-from phalanx.transforms import WorkerMomentum
+from phalanx.transforms import Compressed, WorkerMomentum
 
 SETTING = {"num_workers": 7, "num_byzantine": 1, "steps": 4, "evaluate_every": 2}
 GRID = {
@@ -78,7 +81,7 @@ def test_a_cell_is_training_alone_with_the_same_arguments(done):
     for method, split, seed, chosen in [
         ("Krum", shared, 1, {"rule": Krum(1)}),
         ("DracoRepetition", shared, 0, {"code": DracoRepetition(7, 1)}),
-        ("Krum", sorted_, 0, {"rule": Krum(1), "shards": ShardPartitioner()}),
+        ("Krum", sorted_, 0, {"rule": Krum(1), "order": PerClient(ShardPartitioner())}),
     ]:
         with seeded(seed, "weights"):
             model = MLP(splits.input_shape, splits.num_classes)
@@ -154,7 +157,7 @@ def test_too_many_byzantine_workers_stop_a_cell_and_its_weights_are_measured():
     found = compare(**{**GRID, "attacks": [NotFinite()], "splits": [None]}, seeds=[0], jobs=1)
     record = one(found.records, method="Mean", attack="NotFinite")
     assert (record.status, record["rounds"]) == ("stopped", 0)
-    assert "not finite" in record.reason
+    assert "contain NaN or Inf" in record.reason
     assert 0 <= record["test_accuracy"] <= 1
     text = found.to_markdown()
     assert "stopped after 0 rounds" in text
@@ -205,16 +208,37 @@ def test_numbers_that_are_given_are_kept_and_others_told():
     assert repr(mixed.with_num_byzantine(2)) in told
 
 
-def test_worker_momentum_is_an_axis():
-    momenta = [None, WorkerMomentum(0.5)]
-    small = {**GRID, "rules": [], "attacks": [], "splits": [None], "worker_momenta": momenta}
+def test_chains_of_transforms_are_an_axis():
+    chains = [[], [WorkerMomentum(0.5)], [WorkerMomentum(0.5), Compressed(TopK(0.5))]]
+    small = {**GRID, "rules": [], "attacks": [], "splits": [None], "chains": chains}
     found = compare(**small, seeds=[0], jobs=1)
     assert [panel.name for panel in found.panels] == [
         "shared data, gradients",
         "shared data, WorkerMomentum(0.5)",
+        "shared data, WorkerMomentum(0.5) » Compressed(TopK(0.5))",
     ]
     losses = [record["test_loss"] for record in found.records.where(method="Mean")]
-    assert losses[0] != losses[1]
+    assert len(set(losses)) == 3
+    random = [[Compressed(QSGD())]]
+    cells = comparison_cells([], [DracoRepetition()], attacks=[], chains=random, **SETTING)
+    whys = {cell.labels["method"]: cell.skipped for cell in cells}
+    assert whys["Mean"] is None
+    assert "compressor must send the same for equal messages" in whys["DracoRepetition"]
+
+
+def test_all_else_that_training_takes_is_handed_on():
+    shared = {"compute": LocalSteps(2), "order": ShuffleOnce(), "exclude_after": 3}
+    cells = comparison_cells(**GRID, **shared)
+    for cell in cells:
+        assert {name: cell.arguments[name] for name in ("compute", "exclude_after")} == {
+            "compute": LocalSteps(2),
+            "exclude_after": 3,
+        }
+    orders = {cell.labels["split"]: cell.arguments["order"] for cell in cells}
+    assert orders == {
+        "shared data": ShuffleOnce(),
+        "ShardPartitioner": PerClient(ShardPartitioner(), ShuffleOnce()),
+    }
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, subtests):

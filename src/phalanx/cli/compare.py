@@ -6,18 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch.optim import SGD
-
+import phalanx
 from phalanx.aggregation import Aggregator
-from phalanx.attacks import Attack, Schedule
+from phalanx.attacks import Attack
 from phalanx.cli.console import console, progress_bar
 from phalanx.cli.train import MakeModel
 from phalanx.coding import Code
 from phalanx.data import DataSource, Digits, Partitioner
 from phalanx.errors import PhalanxError
 from phalanx.models import MLP
-from phalanx.training.server_step import MakeOptimizer
-from phalanx.transforms import WorkerMomentum
+from phalanx.transforms import MessageTransform
 
 
 def compare(
@@ -26,20 +24,16 @@ def compare(
     attacks: list[Attack] | None = None,
     splits: list[Partitioner] | None = None,
     shared_data: bool = False,
-    worker_momenta: list[WorkerMomentum] | None = None,
+    chains: list[list[MessageTransform]] | None = None,
     seeds: list[int] = [0, 1],  # noqa: B006 - never changed
-    num_workers: int = 15,
     num_byzantine: int = 3,
-    byzantine: Schedule | None = None,
     data: DataSource = Digits(),  # noqa: B008 - frozen
     model: MakeModel = MLP,
-    optimizer: MakeOptimizer = lambda parameters: SGD(parameters, lr=0.1, momentum=0.9),
     steps: int = 100,
-    batch_size: int | None = None,
-    evaluate_every: int = 20,
     jobs: int | None = None,
     out: Path | None = None,
     _config: str | None = None,
+    **options: Any,
 ) -> None:
     """Runs every method under every attack, on every split, with every seed; shows who held.
 
@@ -59,20 +53,17 @@ def compare(
         splits: Who holds which samples; all workers draw from the whole data set if not given.
             Codes do not apply where workers hold samples of their own.
         shared_data: Whether to compare also where all workers draw from the whole data set.
-        worker_momenta: Workers send momentum, with each of these in turn; gradients if not given.
+        chains: What workers do to their messages, a list of transforms for each comparison; sent
+            as they are if not given.
         seeds: A run each, of which mean and spread are shown.
-        num_workers: Workers of every run.
-        num_byzantine: How many of them are Byzantine; methods that leave theirs at the default are
-            told it.
-        byzantine: Who is Byzantine when; drawn anew every round if not given.
+        num_byzantine: How many workers are Byzantine; methods that leave theirs at the default are
+            told it, and how many workers there are.
         data: What to train and test on.
         model: A class that is called with the shape of an input and the number of classes.
-        optimizer: Any torch optimizer, by name.
         steps: Rounds of every run.
-        batch_size: Samples per round, over all workers; 16 per worker if not given.
-        evaluate_every: Rounds between evaluations on the test set.
         jobs: Processes, of one thread each; as many as there are processors if not given.
         out: Folder for runs, tables and report; a new one under runs/ if not given.
+        options: Those of `phalanx.train`.
     """
     # Imported where it is used: matplotlib would make every command wait, `--help` too.
     from phalanx.experiments import compare as run
@@ -84,21 +75,17 @@ def compare(
             codes,
             attacks,
             [*([None] if shared_data or not splits else []), *(splits or [])],
+            chains or [[]],
             seeds,
-            worker_momenta=worker_momenta or [None],
-            num_workers=num_workers,
             num_byzantine=num_byzantine,
-            byzantine=byzantine,
             data=data,
             model=_plain(model),
-            optimizer=_plain(optimizer),
             steps=steps,
-            batch_size=batch_size,
-            evaluate_every=evaluate_every,
             jobs=jobs,
             out=out,
             config=_config,
             watch=watch,
+            **{name: _plain(value) for name, value in options.items()},
         )
     for panel in found.panels:
         for table in panel.terminal_tables:
@@ -111,7 +98,16 @@ def compare(
         raise PhalanxError(f"{len(failed)} runs failed, first {first}: {first.reason}")
 
 
-def _plain(made: Callable[..., Any]) -> Callable[..., Any]:
+# All else of a run: nobody lists it a second time. What differs from run to run is left out, and
+# what is of use in a run folder only.
+compare.options_of = phalanx.train  # type: ignore[attr-defined]
+compare.given = (  # type: ignore[attr-defined]
+    *("dataset", "code", "rule", "attack", "transforms", "seed", "loss", "test", "engine"),
+    *("resume", "checkpoint_every", "title", "config", "on_round"),
+)
+
+
+def _plain(made: Any) -> Any:
     """What the parser makes of a class and its fields, as a partial of the class itself."""
     if isinstance(made, partial) and made.args and isinstance(made.args[-1], type):
         return partial(made.args[-1], **made.keywords)

@@ -3,9 +3,10 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from phalanx.aggregation import (
     Aggregator,
@@ -32,12 +33,16 @@ from phalanx.experiments.grid import Cell, grid
 from phalanx.experiments.identity import description, digest
 from phalanx.experiments.labels import labels
 from phalanx.experiments.measure import Watch, load_records, measure
-from phalanx.experiments.runs import build, load, train_run
+from phalanx.experiments.runs import MakeModel, build, load, train_run
 from phalanx.models import MLP
-from phalanx.training.server_step import default_optimizer
-from phalanx.transforms import WorkerMomentum
+from phalanx.ordering import Order, PerClient, RandomReshuffling
+from phalanx.parameters import ParameterLayout
+from phalanx.training.server_step import MakeOptimizer, default_optimizer
+from phalanx.transforms import MessageTransform
+from phalanx.transforms.chain import Chain
 
-SHARED_DATA = "shared data"
+_Method = Aggregator | Code
+_SHARED_DATA, _GRADIENTS = "shared data", "gradients"
 _SAMPLES = 16  # per worker and round, unless the batch size is given
 
 
@@ -62,9 +67,9 @@ def comparison_cells(
     codes: Sequence[Code] | None = None,
     attacks: Sequence[Attack | None] | None = None,
     splits: Sequence[Partitioner | None] = (None,),
+    chains: Sequence[Sequence[MessageTransform]] = ((),),
     seeds: Sequence[int] = (0, 1),
     *,
-    worker_momenta: Sequence[WorkerMomentum | None] = (None,),
     num_workers: int = 15,
     num_byzantine: int = 3,
     byzantine: Schedule | None = None,
@@ -86,8 +91,9 @@ def comparison_cells(
         attacks: what Byzantine workers do; a choice of four if not given.
         splits: who holds which samples; None in it stands for workers that all draw from the whole
             data set. Codes do not apply to any other.
+        chains: what workers do to their messages, one chain of transforms after the other; an
+            empty one stands for messages as they are.
         seeds: a run each, of which mean and spread are shown.
-        worker_momenta: what workers average before they send; None in it stands for gradients.
         num_workers: of every run.
         num_byzantine: how many workers are Byzantine per round. Rules and codes whose own numbers
             are at the default are told it.
@@ -100,46 +106,42 @@ def comparison_cells(
     Raises:
         ValueError: if arguments do not fit.
     """
-    options = {"data": Digits(), "steps": 100, "evaluate_every": 20, **options}
-    batch_size = _SAMPLES * num_workers if batch_size is None else batch_size
-    _check(num_workers, num_byzantine, batch_size, options)
-    for name, given in (("splits", splits), ("worker_momenta", worker_momenta), ("seeds", seeds)):
+    usual = {"data": Digits(), "model": MLP, "optimizer": default_optimizer}
+    options = {**usual, "steps": 100, "evaluate_every": 20, **options}
+    options["batch_size"] = _SAMPLES * num_workers if batch_size is None else batch_size
+    _check(num_workers, num_byzantine, **options)
+    for name, given in (("splits", splits), ("chains", chains), ("seeds", seeds)):
         if not given or any(list(given).count(one) > 1 for one in given):
             raise ValueError(f"{name} must name at least 1, and none twice, got {list(given)}")
     schedule = byzantine or RandomWorkers(num_byzantine)
     schedule.byzantine(0, num_workers, 0)  # it must fit the number of workers
     if rules is None and codes is None:
         rules, codes = default_rules(), default_codes()
+    if attacks is None:
+        attacks = default_attacks()
     told = {"num_workers": num_workers, "num_byzantine": num_byzantine}
-    chosen: list[Aggregator | Code] = [Mean(), *(rules or ()), *(codes or ())]
-    methods = [_told(one, told) for one in chosen]
+    everything: list[_Method] = [Mean(), *(rules or ()), *(codes or ())]
+    methods = [_told(one, told) for one in everything]
     unfit = {_key(method): why for method, why in methods}
-    used = {_key(method): method for method, _ in methods}.values()
-    drills = {_key(one): one for one in attacks if one} if attacks is not None else None
-    staged = list(drills.values()) if drills is not None else default_attacks()
 
     def skip(**arguments: Any) -> str | None:
         method = arguments.get("code", arguments.get("rule"))
         return unfit[_key(method)] or _why_not(**arguments)
 
-    return grid(
-        train_run,
-        {
-            "method": {
-                label: {"code": one} if isinstance(one, Code) else _rule(one, num_workers)
-                for label, one in zip(labels(list(used), told), used, strict=True)
-            },
-            "attack": {NO_ATTACK: {}}
-            | {
-                label: {"attack": attack, "byzantine": schedule}
-                for label, attack in zip(labels(staged), staged, strict=True)
-            },
-            "split": _panels(splits, worker_momenta),
-            "seed": seeds,
+    axes: dict[str, Any] = {
+        "method": {
+            label: {"code": one} if isinstance(one, Code) else _rule(one, num_workers)
+            for label, one in _labelled([method for method, _ in methods], told)
         },
-        {"optimizer": default_optimizer, "model": MLP, "batch_size": batch_size, **options},
-        skip,
-    )
+        "attack": {NO_ATTACK: {}}
+        | {
+            label: {"attack": attack, "byzantine": schedule}
+            for label, attack in _labelled([one for one in attacks if one is not None])
+        },
+        "split": _panels(splits, chains, options),
+        "seed": seeds,
+    }
+    return grid(train_run, axes, options, skip)
 
 
 def compare(
@@ -147,6 +149,7 @@ def compare(
     codes: Sequence[Code] | None = None,
     attacks: Sequence[Attack | None] | None = None,
     splits: Sequence[Partitioner | None] = (None,),
+    chains: Sequence[Sequence[MessageTransform]] = ((),),
     seeds: Sequence[int] = (0, 1),
     *,
     jobs: int | None = None,
@@ -162,10 +165,11 @@ def compare(
     call would give alone. With `out` runs are kept and gone on with, see `measure`.
 
     Args:
-        rules: see `comparison_cells`, as for the next four.
+        rules: see `comparison_cells`, as for the next five.
         codes: gradient codes.
         attacks: what Byzantine workers do.
         splits: who holds which samples.
+        chains: what workers do to their messages.
         seeds: a run each.
         jobs: processes, see `measure`.
         out: a folder for the runs, `comparison.csv`, `comparison.md` and `comparison.html`; nothing
@@ -184,7 +188,7 @@ def compare(
         ChildProcessError: if processes cannot be started.
     """
     cells = comparison_cells(
-        rules, codes, attacks, splits, seeds, num_byzantine=num_byzantine, **setting
+        rules, codes, attacks, splits, chains, seeds, num_byzantine=num_byzantine, **setting
     )
     known = load_records(Path(out)) if out is not None else {}
     if any(cell.identity not in known for cell in cells if not cell.skipped):
@@ -196,14 +200,22 @@ def compare(
     return comparison
 
 
-def _key(method: Any) -> str:
+def _key(thing: Any) -> str:
     """Things that are described alike are the same."""
-    return digest(description(method))
+    return digest(description(thing))
 
 
-def _check(num_workers: int, num_byzantine: int, batch_size: int, options: dict[str, Any]) -> None:
-    counts = {name: options[name] for name in ("steps", "evaluate_every")}
-    for name, value in {"num_workers": num_workers, **counts}.items():
+def _labelled(things: Sequence[Any], usual: dict[str, int] | None = None) -> list[tuple[str, Any]]:
+    """Each thing once, after its label."""
+    once = list({_key(thing): thing for thing in things}.values())
+    return list(zip(labels(once, usual), once, strict=True))
+
+
+def _check(
+    num_workers: int, num_byzantine: int, batch_size: int, steps: int, evaluate_every: int, **_: Any
+) -> None:
+    counts = {"num_workers": num_workers, "steps": steps, "evaluate_every": evaluate_every}
+    for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if not 0 <= 2 * num_byzantine < num_workers:
@@ -218,7 +230,13 @@ def _check(num_workers: int, num_byzantine: int, batch_size: int, options: dict[
 
 
 def _check_data(
-    *, data: DataSource, model: Any, optimizer: Any, batch_size: int, seed: int, **_: Any
+    *,
+    data: DataSource,
+    model: MakeModel,
+    optimizer: MakeOptimizer,
+    batch_size: int,
+    seed: int,
+    **_: Any,
 ) -> None:
     """Raises ValueError if no cell could run: the model, the optimizer or the data do not fit."""
     splits = load(data)
@@ -231,25 +249,26 @@ def _check_data(
 
 
 def _panels(
-    splits: Sequence[Partitioner | None], momenta: Sequence[WorkerMomentum | None]
+    splits: Sequence[Partitioner | None],
+    chains: Sequence[Sequence[MessageTransform]],
+    options: dict[str, Any],
 ) -> dict[str, dict[str, Any]]:
-    """Each of the splits with each of the worker momenta: a table each."""
-    named = []
-    for things, nothing in ((splits, SHARED_DATA), (momenta, "gradients")):
-        told = iter(labels([one for one in things if one is not None]))
-        named.append([(nothing if one is None else next(told), one) for one in things])
+    """Each of the splits with each of the chains: a table each."""
+    within = options.get("order", RandomReshuffling())
+    dealt: dict[str, dict[str, Any]] = {_SHARED_DATA: {}} if None in splits else {}
+    for label, split in _labelled([one for one in splits if one is not None]):
+        dealt[label] = {"order": PerClient(split, within)}
+    if not any(chains):
+        return dealt
+    sent = {" » ".join(labels(chain)) or _GRADIENTS: {"transforms": chain} for chain in chains}
     return {
-        split if len(momenta) == 1 else f"{split}, {momentum}": {
-            "shards": shards,
-            "worker_momentum": remembered,
-        }
-        for (split, shards), (momentum, remembered) in product(*named)
+        split if len(chains) == 1 else f"{split}, {chain}": order | transforms
+        for split, order in dealt.items()
+        for chain, transforms in sent.items()
     }
 
 
-def _told(
-    method: Aggregator | Code, numbers: dict[str, int]
-) -> tuple[Aggregator | Code, str | None]:
+def _told(method: _Method, numbers: dict[str, int]) -> tuple[_Method, str | None]:
     """The method with these numbers where it leaves them at the default; else why it cannot."""
     try:
         if isinstance(method, Code):
@@ -285,16 +304,23 @@ def _rule(rule: Aggregator, num_workers: int) -> dict[str, Any]:
 
 
 def _why_not(
-    *, batch_size: int, shards: Partitioner | None, code: Code | None = None, **_: Any
+    *,
+    batch_size: int,
+    code: Code | None = None,
+    order: Order = RandomReshuffling(),  # noqa: B008 - frozen
+    transforms: Sequence[MessageTransform] = (),
+    **_: Any,
 ) -> str | None:
     """Why a code does not go with the others; None if it does, and for a rule."""
     if code is None:
         return None
-    if shards is not None:
+    if not order.shared:
         return "a code has several workers compute the same samples, a split gives each its own"
     if batch_size % code.num_partitions:
         return (
             f"batch_size must be a multiple of the {code.num_partitions} partitions, "
             f"got {batch_size}"
         )
-    return None
+    any_layout = ParameterLayout.of(nn.Linear(2, 2))
+    chain = Chain(tuple(transforms), any_layout, 0, code.num_workers)
+    return "; ".join(chain.problems(code)) or None

@@ -22,7 +22,7 @@ from phalanx.models import MLP
 from phalanx.randomness import generator, seeded
 from phalanx.reporting import SAME_WEIGHTS, detection
 from phalanx.training import train
-from phalanx.training.server_step import default_optimizer
+from phalanx.training.server_step import MakeOptimizer, default_optimizer
 
 MakeModel = Callable[[tuple[int, ...], int], nn.Module]
 """Makes a model from the shape of an input and the number of classes: a class, or a function of a
@@ -125,7 +125,7 @@ def _trained(
     seed: int,
     device: str,
     milestones: Sequence[int],
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = default_optimizer,
+    optimizer: MakeOptimizer = default_optimizer,
     **options: Any,
 ) -> tuple[nn.Module, list[dict[str, Any]], str | None]:
     """The trained model, its rounds, and why it stopped, if it did."""

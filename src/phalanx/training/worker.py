@@ -102,6 +102,11 @@ class Worker:
         if computed:
             states["compute"] = computed
         own, sent, states = chain.update(message, states, task.step, self.id)
+        if role is not None:  # its row may be forged in place: what is remembered stays true
+            states = {
+                name: tuple(one.clone() if one is message else one for one in parts)
+                for name, parts in states.items()
+            }
         if states:
             self._history = DatedState(task.step, before), DatedState(task.step + 1, states)
         if sent is None:
@@ -158,11 +163,8 @@ class RoundTask(Task):
                 made = worker.compute(self)
                 assert made is not None
             else:
-                row = table[worker.id]
-                if worker.id in self.roles:  # a copy: what is remembered of it stays true
-                    row = row.clone()
                 own = code.assignment[worker.id]
-                made = row, claimed[own].mean().item(), states.get(worker.id, ())
+                made = table[worker.id], claimed[own].mean().item(), states.get(worker.id, ())
             yield worker.id, worker.send(self, made)
 
     def load(self, worker: Worker) -> int:
