@@ -15,6 +15,7 @@ def test_lines_leave_out_what_was_not_measured_and_the_text_says_where_they_end(
     ((_, svg),) = drawn([plot])
     assert "Krum" in svg
     assert "stopped" in svg
+    assert len(drawn([line_plot("Nothing", "", {"stopped": ([], [])}, "x", "y", log="xy")])) == 1
 
 
 def test_a_heat_map_says_what_stands_in_every_cell():

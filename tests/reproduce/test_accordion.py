@@ -72,7 +72,7 @@ def test_bytes_are_counted_by_the_level_of_every_layer():
         + sum(len(one.encode(torch.ones(shape)).to_bytes()) for shape in ((16, 64), (10, 16)))
         for one in (low, high)
     ]
-    assert run["megabytes"] == pytest.approx(2 * 3 * sum(each) / 1e6)
+    assert run["MB"] == pytest.approx(2 * 3 * sum(each) / 1e6)
     assert run["low_share"] == [1.0, 1.0, 0.0, 0.0]
     assert run["updates"] == 12
 

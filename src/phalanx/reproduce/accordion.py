@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any, ClassVar
 
 import torch
@@ -26,17 +27,16 @@ from phalanx.evaluation import evaluate
 from phalanx.experiments import (
     Cell,
     MakeModel,
+    Record,
     Records,
     build,
     compressed_run,
     grid,
-    line_plot,
     load,
 )
 from phalanx.fetch import fetch
 from phalanx.models import MLP, LeNet
-from phalanx.reporting import Table
-from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, claims, published
+from phalanx.reproduce.base import Findings, Recipe, Scope, published, report
 
 _LOW, _HIGH, _ACCORDION = "low compression", "high compression", "Accordion"
 _FIRST, _AFTER = "low first, high after", "high first, low after"
@@ -85,14 +85,14 @@ class AccordionRecipe(Recipe):
         }
         seeds = {"seed": range(self.seeds or (5 if scope.full else 3))}
         kept = [TopK(ratio) for ratio in self.top_k]
-        pairs: dict[str, list[Compressor]] = {
+        kinds: dict[str, list[Compressor]] = {
             _PLAIN: [*kept],
             _FEEDBACK: [ErrorFeedback(one) for one in kept],
             _RANKS: [ErrorFeedback(PowerSGD(rank)) for rank in self.ranks],
         }
         steps = len(load(images.source).train) // (4 * self.samples)  # type: ignore[arg-type]
         cells = []
-        for kind, (low, high) in pairs.items():
+        for kind, (low, high) in kinds.items():
             adaptive = Accordion(
                 low, high, steps_per_epoch=steps, interval=self.interval, milestones=milestones
             )
@@ -109,16 +109,13 @@ class AccordionRecipe(Recipe):
             sizes = fixed | {"rate": 0.1, "samples": self.samples}
             cells += grid(levels_run, {"kind": {kind: {}}, "setting": levels, **seeds}, sizes)
         small, large = self.batch_sizes
+        pairs = {_LOW: (small, small), _HIGH: (large, large), _ACCORDION: (small, large)}
         batches = {
             name: {
-                "batch": AccordionBatch(*pair, interval=self.interval),
-                "rate": 0.02 * pair[0] / small,
+                "batch": AccordionBatch(first, last, interval=self.interval),
+                "rate": 0.02 * first / small,
             }
-            for name, pair in {
-                _LOW: (small, small),
-                _HIGH: (large, large),
-                _ACCORDION: (small, large),
-            }.items()
+            for name, (first, last) in pairs.items()
         }
         return cells + grid(
             batches_run, {"kind": {_BATCHES: {}}, "setting": batches, **seeds}, fixed
@@ -130,49 +127,45 @@ class AccordionRecipe(Recipe):
         def figures(value: str, kind: str, *settings: str) -> list[float]:
             return [found.mean(value, kind=kind, setting=one) for one in settings]
 
-        told, parts = list[Claim](), []
+        parts, told = [], []
         for kind in (_PLAIN, _FEEDBACK, _RANKS):
             low, high, ours = figures("accuracy", kind, _LOW, _HIGH, _ACCORDION)
-            static, adaptive = figures("megabytes", kind, _LOW, _ACCORDION)
-            less = static / adaptive
+            static, adaptive = figures("MB", kind, _LOW, _ACCORDION)
+            less, logged = static / adaptive, _TOLD["figures"][kind]
             values = {"kind": kind, "low": low, "high": high, "ours": ours, "less": less}
             holds = {"accuracy": [ours >= low - 0.5], "bytes": [less >= 3, less >= 1.2]}
-            told += claims(_TOLD, holds, values | {"logged": _TOLD["figures"][kind]})
+            told.append(report(_TOLD, holds, values | {"logged": logged}))
             parts.append(f"{less:.1f} times fewer bytes and {ours - low:+.1f} points with {kind}")
         first, after = figures("accuracy", _PLAIN, _FIRST, _AFTER)
-        first_mb, after_mb = figures("megabytes", _PLAIN, _FIRST, _AFTER)
-        values = {"first": first, "after": after, "first_mb": first_mb, "after_mb": after_mb}
-        told += claims(_TOLD, {"early": [first > after]}, values)
         small, large, grown = figures("accuracy", _BATCHES, _LOW, _HIGH, _ACCORDION)
         many, few = figures("updates", _BATCHES, _LOW, _ACCORDION)
-        values = {"small": small, "large": large, "grown": grown, "fewer": many / few}
-        told += claims(_TOLD, {"batches": [grown >= small - 0.5, many / few >= 2]}, values)
-        kinds = {str(kind): found.where(kind=kind) for kind in found.labels("kind")}
-        shares = {kind: one.mean("low_share", setting=_ACCORDION) for kind, one in kinds.items()}
+        values = {
+            "parts": ", ".join(parts),
+            "early": (first, after, *figures("MB", _PLAIN, _FIRST, _AFTER)),
+            "batches": (small, large, grown, many / few),
+        }
+        holds = {"early": [first > after], "batches": [grown >= small - 0.5, many / few >= 2]}
+        shares = {
+            kind: found.mean("low_share", kind=kind, setting=_ACCORDION)
+            for kind in map(str, found.labels("kind"))
+        }
         lines = {kind: (range(self.epochs), share) for kind, share in shares.items() if share}
-        return Findings(
-            answer=_TOLD["answer"].format(parts=", ".join(parts)),
-            claims=told,
-            tables=[_table(kind, runs) for kind, runs in kinds.items()],
-            plots=[line_plot(**_TOLD["plots"]["low"], lines=lines)],
-            notes=(f"Data: {scope.images(*_IMAGES).origin}.", *_TOLD["notes"]),
-        )
+        told.append(report(_TOLD, holds, values, plots={"low": lines}, answer="answer"))
+        told += [_levels(kind, found.where(kind=kind)) for kind in shares]
+        origin = f"Data: {scope.images(*_IMAGES).origin}."
+        return replace(reduce(add, told), notes=[origin, *_TOLD["notes"]])
 
 
-def _table(kind: str, runs: Records) -> Table:
-    rows, low = [], runs.mean("megabytes", setting=_LOW)
-    for name in map(str, runs.labels("setting")):
-        own = runs.where(setting=name)
-        sent = own.mean("megabytes")
-        accuracy, loss, updates = (own.mean(one) for one in ("accuracy", "loss", "updates"))
-        rows.append((name, accuracy, own.spread("accuracy"), loss, sent, low / sent, updates))
-    return Table(
-        f"Levels: {kind}",
-        "Test accuracy in percent, mean and standard deviation over seeds; training loss; payload "
-        "per worker over the run.",
-        ("setting", "accuracy", "deviation", "loss", "MB", "times less than low", "updates"),
-        tuple(rows),
-    )
+def _levels(kind: str, runs: Records) -> Findings:
+    """Every setting, over the seeds."""
+    rows, low = [], runs.mean("MB", setting=_LOW)
+    for setting in runs.labels("setting"):
+        own = runs.where(setting=setting)
+        values = {name: own.mean(name) for name in ("accuracy", "loss", "MB", "updates")}
+        values["deviation"] = own.spread("accuracy")
+        values["times less than low"] = low / values["MB"]
+        rows.append(Record({"setting": setting}, values=values))
+    return report(_TOLD, {}, {"kind": kind}, {"levels": Records(rows)})
 
 
 def levels_run(
@@ -181,7 +174,7 @@ def levels_run(
     """`compressed_run` with messages at the level of every layer.
 
     Returns:
-        `accuracy` on the test data in percent, training `loss`, `megabytes` of payload of one
+        `accuracy` on the test data in percent, training `loss`, `MB`, megabytes of payload of one
         worker over the run, `updates` of the weights, and `low_share` per epoch: the share of the
         compressed values that were at the low level, None if the run stopped.
     """
@@ -261,5 +254,5 @@ def _values(
     accuracy: float | None, loss: float, num_bytes: int, updates: int, shares: list[float]
 ) -> dict[str, Any]:
     assert accuracy is not None  # targets are classes
-    found = {"accuracy": 100 * accuracy, "loss": loss, "megabytes": num_bytes / 1e6}
+    found = {"accuracy": 100 * accuracy, "loss": loss, "MB": num_bytes / 1e6}
     return {**found, "updates": updates, "low_share": shares}

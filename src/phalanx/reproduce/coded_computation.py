@@ -127,7 +127,7 @@ class CodedComputation(Recipe):
         }
         gained = {name: (workers, gain) for name, gain in lines.items()}
         tables = {"times": clocked, "conditions": found.where(part="condition")}
-        told = report(_TOLD, holds, values, tables, {"gain": gained})
+        told = report(_TOLD, holds, values, tables, {"gain": gained}, answer="answer")
         note = [] if real else ["No worker slept: Ray is not there."]
         return replace(told, notes=[*told.notes, *note])
 

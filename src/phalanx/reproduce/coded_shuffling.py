@@ -92,7 +92,9 @@ class CodedShuffling(Recipe):
             "real": [real["exact"] and sent < real["uncoded"]] if real else None,
         }
         tables = {"cache": by_cache, "rows": by_rows}
-        return report(_TOLD, holds, values, tables, {"gain": self._lines(by_cache)})
+        return report(
+            _TOLD, holds, values, tables, {"gain": self._lines(by_cache)}, answer="answer"
+        )
 
     def _real(self, real: Record) -> str:
         right = "every byte" if real["exact"] else "not all"

@@ -3,7 +3,8 @@
 import csv
 import gzip
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import reduce
+from operator import add
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
@@ -14,10 +15,9 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from phalanx.coding import ErasureHead, FractionalRepetition, LinearCode
 from phalanx.data import CsvFile, DataSource, Digits
-from phalanx.experiments import Cell, Record, Records, grid, line_plot, load
+from phalanx.experiments import Cell, Record, Records, grid, load
 from phalanx.randomness import generator
-from phalanx.reporting import Plot, Table
-from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, claims, published
+from phalanx.reproduce.base import Findings, Recipe, Scope, published, report
 from phalanx.stragglers import Rounds, ShiftedExponential, UntilDecodable, virtual_clock
 
 _UNCODED, _EXACT = "uncoded", "exact gradient coding"
@@ -75,53 +75,51 @@ class ErasureHeads(Recipe):
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Times to a loss, waits, and what is left of the loss, for each data set."""
-        by_set = {str(name): found.where(data=name) for name in found.labels("data")}
-        values = {name: self._values(name, runs) for name, runs in by_set.items()}
-        given, main = "access" in by_set, values["access" if "access" in by_set else "digits"]
+        names = [str(name) for name in found.labels("data")]
+        parts = {name: self._part(name, found.where(data=name)) for name in names}
+        given = "access" in parts
         more = (f" (name a folder that holds {_FILE} for more)", f" and {_FILE}, categories hashed")
-        reached = _TOLD["answer" if main["gain"] else "never"]
-        return Findings(
-            answer=reached.format(**main),
-            claims=[claim for one in values.values() for claim in _claims(one)],
-            tables=[_table(name, runs) for name, runs in by_set.items()],
-            plots=[_plot(name, runs) for name, runs in by_set.items()],
+        return replace(
+            reduce(add, parts.values()),
+            answer=parts["access" if given else "digits"].answer,
             notes=[f"Data: scikit-learn's digits{more[given]}.", *_TOLD["notes"]],
         )
 
-    def _values(self, name: str, runs: Records) -> dict[str, Any]:
-        """What is said of a data set."""
+    def _part(self, name: str, runs: Records) -> Findings:
+        """What is found on one data set."""
         methods, size = (_APPROXIMATE, _EXACT, _UNCODED, _IGNORED), self.num_workers
         near, exact, uncoded, ignored = (runs.where(method=one)[0] for one in methods)
-        target, delays = _target(runs), ShiftedExponential(0.0, self.delay_s)
+        losses, delays = uncoded["losses"], ShiftedExponential(0.0, self.delay_s)
+        target = losses[3 * len(losses) // 4]  # of exact descent
         times = [_time_to(target, one) for one in (near, exact, uncoded)]
-        whole = uncoded["seconds"] - self.gradient_s
-        return {
+        whole = uncoded["s per iteration"] - self.gradient_s
+        share = (near["s per iteration"] - self.copies * self.gradient_s) / whole
+        law = delays.expected_arrival(self.collected, size) / delays.expected_arrival(size, size)
+        values = {
             "name": name,
             "target": target,
             "size": size,
             "collected": self.collected,
-            "steps": len(near["losses"]),
+            "steps": len(losses),
             "times": ", ".join("never" if time is None else f"{time:.3g} s" for time in times),
-            "ordered": None not in times and times == sorted(time or 0.0 for time in times),
-            "gain": times[-1] / times[0] if times[0] and times[-1] else None,
-            "share": (near["seconds"] - self.copies * self.gradient_s) / whole,
-            "law": delays.expected_arrival(self.collected, size)
-            / delays.expected_arrival(size, size),
-            "floor": 100 * (near["last_loss"] / uncoded["last_loss"] - 1),
-            "ignored": 100 * (ignored["last_loss"] / uncoded["last_loss"] - 1),
+            "gain": _ratio(times[-1], times[0]),
+            "share": share,
+            "law": law,
+            "floor": 100 * (near["last loss"] / uncoded["last loss"] - 1),
+            "ignored": 100 * (ignored["last loss"] / uncoded["last loss"] - 1),
         }
-
-
-def _claims(values: dict[str, Any]) -> list[Claim]:
-    sooner = [values["share"] <= 1.1 * values["law"]]
-    holds = {"order": [values["ordered"]], "wait": sooner, "floor": None}
-    return claims(_TOLD, holds, values)
-
-
-def _target(runs: Records) -> float:
-    """The loss after three quarters of the iterations of exact descent."""
-    losses: list[float] = runs.where(method=_UNCODED)[0]["losses"]
-    return losses[3 * len(losses) // 4]
+        ordered = None not in times and times == sorted(time or 0.0 for time in times)
+        holds = {"order": [ordered], "wait": [share <= 1.1 * law], "floor": None}
+        timed = []
+        for run in runs:
+            taken = _time_to(target, run)
+            more = {"s to the loss": taken, "speed-up": _ratio(times[-1], taken)}
+            timed.append(replace(run, values={**run.values, **more}))
+        lines = {run["method"]: (run["times"], run["losses"]) for run in runs}
+        answer = "answer" if times[0] else "never"
+        return report(
+            _TOLD, holds, values, {"time": Records(timed)}, {"loss": lines}, answer=answer
+        )
 
 
 def _time_to(target: float, run: Record) -> float | None:
@@ -130,33 +128,8 @@ def _time_to(target: float, run: Record) -> float | None:
     return next((time for time, loss in pairs if loss <= target), None)
 
 
-def _table(name: str, runs: Records) -> Table:
-    target = _target(runs)
-    slowest = _time_to(target, runs.where(method=_UNCODED)[0])
-
-    def speed_up(run: Record) -> float | None:
-        taken = _time_to(target, run)
-        return slowest / taken if slowest and taken else None
-
-    return runs.table(
-        f"Time to a loss: {name}",
-        f"Simulated seconds until the training loss is at most {target:.4g}.",
-        {
-            "method": "method",
-            "s per iteration": "seconds",
-            "s to the loss": partial(_time_to, target),
-            "speed-up": speed_up,
-            "last loss": "last_loss",
-            "mean error": "error",
-        },
-    )
-
-
-def _plot(name: str, runs: Records) -> Plot:
-    caption = "On the simulated clock; every method makes the same number of iterations."
-    lines = {run["method"]: (run["times"], run["losses"]) for run in runs}
-    axes = ("simulated seconds", "training loss (log scale)")
-    return line_plot(f"Training loss against time: {name}", caption, lines, *axes, log="y")
+def _ratio(one: float | None, other: float | None) -> float | None:
+    return one / other if one and other else None
 
 
 def _descend(
@@ -187,8 +160,8 @@ def _descend(
         losses.append(cross_entropy(inputs @ weights, labels).item())
         errors.append(decoded.error)
     times = clock.duration_s.cumsum(0).tolist()
-    found = {"times": times, "losses": losses, "seconds": times[-1] / steps}
-    return found | {"last_loss": losses[-1], "error": fmean(errors)}
+    found = {"times": times, "losses": losses, "s per iteration": times[-1] / steps}
+    return found | {"last loss": losses[-1], "mean error": fmean(errors)}
 
 
 def _clock(sizes: ErasureHeads, code: LinearCode, enough: int, steps: int) -> Rounds:

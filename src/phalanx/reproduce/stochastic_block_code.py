@@ -4,6 +4,8 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Any, ClassVar
 
 import torch
@@ -19,11 +21,10 @@ from phalanx.coding import (
     SpectralStragglers,
     StochasticBlockCode,
 )
-from phalanx.experiments import Cell, Record, Records, grid, line_plot
+from phalanx.experiments import Cell, Record, Records, grid
 from phalanx.randomness import generator
-from phalanx.reporting import Plot, Table
 from phalanx.reporting.format import listed
-from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, claims, published
+from phalanx.reproduce.base import Findings, Recipe, Scope, published, report
 
 _REPETITION, _BERNOULLI = "fractional repetition", "Bernoulli"
 _CLEAR, _HIDDEN = "block, clear groups", "block, hidden groups"
@@ -104,62 +105,48 @@ class StochasticBlockCodes(Recipe):
             "guess": 100 * self.load / size,
             "greedy": listed([f"{value:.3g} ({code})" for value, code in greedy]),
         }
-        laws = [self._law(found.where(code=code, choice="random")[0], place) for code in names]
+        random = found.where(choice="random")
+        laws = [self._law(random.where(code=code)[0], place) for code in names]
         holds = {
             "chance": [ordered],
             "adversary": [exact and max(hostile[1:]) < hostile[0]],
             "groups": [clear > 80 and hidden < 20, clear > hidden],
             "greedy": None,
         }
-        return Findings(
-            answer=_TOLD["answer"].format(**values),
-            claims=[*laws, *claims(_TOLD, holds, values)],
-            tables=[self._table(choice, found.where(choice=choice)) for choice in _CHOICES],
-            plots=[self._plot(choice, found.where(choice=choice)) for choice in _CHOICES],
-            notes=_TOLD["notes"],
-        )
+        parts = [self._shown(choice, found.where(choice=choice)) for choice in _CHOICES]
+        told = report(_TOLD, holds, values, answer="answer")
+        return reduce(add, [*laws, told, *parts])
 
-    def _law(self, one: Record, place: int) -> Claim:
+    def _law(self, one: Record, place: int) -> Findings:
         """Whether the one-step decoder's error is what its law says, up to chance."""
         law, errors = one["law"][place], one["one_step"][place]
         mean, deviation = statistics.fmean(errors), _standard_error(errors)
         values = {"code": one["code"], "number": self.stragglers[place], "size": self.num_workers}
         values |= {"law": law, "mean": mean, "deviation": deviation}
-        (found,) = claims(_TOLD, {"law": [abs(mean - law) <= 3 * deviation + 1e-9]}, values)
-        return found
+        return report(_TOLD, {"law": [abs(mean - law) <= 3 * deviation + 1e-9]}, values)
 
-    def _table(self, choice: str, found: Records) -> Table:
-        headers = ("code", "stragglers", "one step", "± standard error", "law", "optimal")
+    def _shown(self, choice: str, found: Records) -> Findings:
         rows = [
-            (
-                str(one["code"]),
-                number,
-                statistics.fmean(simple),
-                _standard_error(simple),
-                law if choice == "random" else None,
-                statistics.fmean(best),
+            Record(
+                {"code": one["code"], "stragglers": number},
+                values={
+                    "one step": statistics.fmean(simple),
+                    "± standard error": _standard_error(simple),
+                    "law": law if choice == "random" else None,
+                    "optimal": statistics.fmean(best),
+                },
             )
             for one in found
             for number, simple, law, best in zip(
                 self.stragglers, one["one_step"], one["law"], one["optimal"], strict=True
             )
         ]
-        caption = (
-            "Means over the draws of err; the law is that of one step under random stragglers."
-        )
-        return Table(f"Stragglers: {_CHOICES[choice]}", caption, headers, tuple(rows))
-
-    def _plot(self, choice: str, found: Records) -> Plot:
         lines = {one["code"]: [statistics.fmean(err) for err in one["optimal"]] for one in found}
         if choice == "random":
             lines |= {f"{one['code']}, law of one step": one["law"] for one in found}
-        return line_plot(
-            f"Error against stragglers: {_CHOICES[choice]}",
-            "Optimal decoding; and one step, where its law is.",
-            {name: (self.stragglers, errors) for name, errors in lines.items()},
-            x="silent workers",
-            y="err",
-        )
+        placed = {name: (self.stragglers, errors) for name, errors in lines.items()}
+        values = {"choice": _CHOICES[choice]}
+        return report(_TOLD, {}, values, {"errors": Records(rows)}, {"errors": placed})
 
 
 def _errors(
