@@ -174,9 +174,9 @@ def levels_run(
     """`compressed_run` with messages at the level of every layer.
 
     Returns:
-        `accuracy` on the test data in percent, training `loss`, `MB`, megabytes of payload of one
-        worker over the run, `updates` of the weights, and `low_share` per epoch: the share of the
-        compressed values that were at the low level, None if the run stopped.
+        `accuracy` in percent, training `loss`, `MB` of payload of one worker over the run,
+        `updates` of the weights, and `low_share` per epoch: the share of the compressed values that
+        were at the low level, None if the run stopped.
     """
     shapes = {name: one.shape for name, one in build(model, load(data), 0).named_parameters()}
     num_bytes, low, compressed = 0, list[int](), list[int]()
@@ -214,10 +214,9 @@ def batches_run(
     milestones: Sequence[int] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Trains one worker with batches that may grow; the learning rate grows with them.
+    """Trains one worker with batches that may grow, and the learning rate with them.
 
-    Returns:
-        As `levels_run`; `low_share` is 1 in epochs with small batches and 0 in others.
+    Returns: as `levels_run`; `low_share` is 1 in epochs with small batches and 0 in others.
     """
     splits = load(data)
     network = build(model, splits, seed)

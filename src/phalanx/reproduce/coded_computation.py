@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from phalanx.coded_computation import CodedLeastSquares, CodedMatmul, CodedMatrix, MatmulSession
 from phalanx.data import Digits
-from phalanx.experiments import Cell, Record, Records, grid, load
+from phalanx.experiments import Cell, Records, grid, load
 from phalanx.randomness import generator
 from phalanx.reporting.format import count, percent
 from phalanx.reproduce.base import Findings, Measure, Recipe, Scope, published, report
@@ -39,9 +39,8 @@ class CodedComputation(Recipe):
     """Coded products against uncoded and repeated ones: mean times, and a regression with them.
 
     First the mean times of the law are laid beside those of a virtual clock. Then products are
-    computed by real workers on Ray that sleep, and least squares are descended on the clock.
-
-    Cost: about a minute on two cores, most of it sleep.
+    computed by real workers on Ray that sleep, and least squares are descended on the clock. Cost:
+    about a minute on two cores, most of it sleep.
     """
 
     name: ClassVar[str] = "coded-computation"
@@ -91,12 +90,12 @@ class CodedComputation(Recipe):
         gains = [one["uncoded / coded"] for one in clocked]
         least, most, worst = workers[0], workers[-1], clocked.reduce("deviation", max)
         slope = (gains[-1] - gains[0]) / math.log(most / least) if most > least else 0.0
-        rate, share, expected = (
-            optimal_code_rate(),
-            clocked[-1]["blocks"] / most,
-            1 / optimal_time(),
-        )
+        rate, expected = optimal_code_rate(), 1 / optimal_time()
+        share = clocked[-1]["blocks"] / most
         slept = real["uncoded"] / real["coded"] if real else 0.0
+        less = [
+            percent(1 - real[f"coded{x}"] / real[f"uncoded{x}"]) for x in ("", ", clock") if real
+        ]
         faster = (f"{gain:.2f} times with {n}" for n, gain in zip(workers, gains, strict=True))
         values = {
             "worst": percent(worst),
@@ -109,8 +108,10 @@ class CodedComputation(Recipe):
             "slope": slope,
             "times": ", ".join(faster),
             "slept": f"; with real workers that sleep {slept:.2f} times" if real else "",
-            "real": _real(real, self.num_workers) if real else "not measured: Ray is not there",
-            "descent": descent.values,
+            "real": _TOLD["real" if real else "no real"].format(
+                n=self.num_workers, real=real, less=less
+            ),
+            "descent": descent,
             "steps": count(self.steps, "step"),
         }
         holds = {
@@ -125,28 +126,18 @@ class CodedComputation(Recipe):
             "repeated twice, law": [one["uncoded"] / one["repeated twice"] for one in clocked],
             "coded, virtual clock": gains,
         }
-        gained = {name: (workers, gain) for name, gain in lines.items()}
         tables = {"times": clocked, "conditions": found.where(part="condition")}
-        told = report(_TOLD, holds, values, tables, {"gain": gained}, answer="answer")
+        plots = {"gain": {name: (workers, gain) for name, gain in lines.items()}}
+        told = report(_TOLD, holds, values, tables, plots, answer="answer")
         note = [] if real else ["No worker slept: Ray is not there."]
         return replace(told, notes=[*told.notes, *note])
-
-
-def _real(real: Record, num_workers: int) -> str:
-    less, expected = (
-        percent(1 - real[f"coded{clock}"] / real[f"uncoded{clock}"]) for clock in ("", ", clock")
-    )
-    return (
-        f"{num_workers} workers on Ray: {real['uncoded']:.2f} s uncoded, {real['coded']:.2f} s "
-        f"from the first {real['blocks']}: {less} less (expected from the same delays: {expected})"
-    )
 
 
 def _clock(num_workers: int, rounds: int) -> dict[str, Any]:
     """Mean times by the law and on the virtual clock, with the best number of blocks."""
     blocks, half = optimal_num_blocks(num_workers), num_workers // 2
-    draw = generator(0, "clock", num_workers)
-    lags = ShiftedExponential(1.0, 1.0).draw(rounds, num_workers, draw)
+    source = generator(0, "clock", num_workers)
+    lags = ShiftedExponential(1.0, 1.0).draw(rounds, num_workers, source)
     times = {
         "uncoded": expected_time_uncoded(num_workers),
         "repeated twice": expected_time_repetition(num_workers, half),

@@ -10,8 +10,8 @@ from torch.utils.data import TensorDataset
 
 from phalanx.coded_computation import CodedShuffle, ShuffleSession
 from phalanx.data import Digits
-from phalanx.experiments import Cell, Record, Records, grid, load
-from phalanx.reporting.format import count, listed, percent
+from phalanx.experiments import Cell, Records, grid, load
+from phalanx.reporting.format import listed, percent
 from phalanx.reproduce.base import Findings, Measure, Recipe, Scope, published, report
 from phalanx.training import Ray
 
@@ -82,7 +82,7 @@ class CodedShuffling(Recipe):
             "worst": percent(worst),
             "ideal": by_rows[-1]["law's gain"],
             "trend": listed([f"{one['gain']:.2f} with {one['rows']:,} rows" for one in by_rows]),
-            "real": self._real(real) if real else "not measured: Ray is not there",
+            "real": _TOLD["real" if real else "no real"].format(n=self.real_workers, real=real),
         }
         holds = {
             "exact": [exact],
@@ -94,14 +94,6 @@ class CodedShuffling(Recipe):
         tables = {"cache": by_cache, "rows": by_rows}
         return report(
             _TOLD, holds, values, tables, {"gain": self._lines(by_cache)}, answer="answer"
-        )
-
-    def _real(self, real: Record) -> str:
-        right = "every byte" if real["exact"] else "not all"
-        return (
-            f"the digits among {count(self.real_workers, 'worker')} on Ray, half of the rows "
-            f"cached: {real['coded']:,} bytes of packets and {real['plan']:,} of plans, against "
-            f"{real['uncoded']:,} without coding; {right} right"
         )
 
     def _lines(self, found: Records) -> dict[str, Any]:
@@ -164,7 +156,7 @@ def _deliver(num_workers: int) -> dict[str, Any]:
         kind: sum(getattr(one, f"{kind}_bytes") for one in sent)
         for kind in ("coded", "uncoded", "plan")
     }
-    return {**totals, "exact": exact}
+    return {**totals, "exact": exact, "right": "every byte" if exact else "not all"}
 
 
 def _as_they_are(*tensors: Tensor) -> tuple[Tensor, ...]:

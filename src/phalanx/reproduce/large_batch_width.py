@@ -66,9 +66,7 @@ class LargeBatchWidth(Recipe):
         """Diversity by width, by network and seed, and epochs by network and batch size."""
         seeds = range(self.seeds or (10 if scope.full else 3))
         draws = {"sizes": self, "draws": self.draws or (200 if scope.full else 20)}
-        shapes = {
-            f"{depth} x {width}": {"hidden": (width,) * depth} for depth, width in self.layers
-        }
+        shapes = {f"{depth} x {n}": {"hidden": (n,) * depth} for depth, n in self.layers}
         return [
             *grid(linear_diversity, {"width": self.linear_widths}, draws),
             *grid(_diversities, {_SHAPE: shapes, "seed": seeds}, {"sizes": self}),
@@ -99,13 +97,9 @@ class LargeBatchWidth(Recipe):
         falling = at_loss == sorted(at_loss, reverse=True) and not any(map(math.isnan, at_loss))
         values = {
             "linear": ", ".join(f"K={one['width']}: {one['diversity']:.3g}" for one in linear),
-            "limit": self.limit,
-            "loss": self.loss,
-            "inputs": self.num_inputs,
-            "samples": self.num_samples,
+            "sizes": self,
             "percent": 100 * self.accuracy,
-            "most_epochs": self.most_epochs,
-            "sizes": (min(self.batch_sizes), max(self.batch_sizes)),
+            "batches": (min(self.batch_sizes), max(self.batch_sizes)),
             "at_loss": _by_name(names, map("{:.0f}".format, at_loss)),
             "untrained": _by_name(names, map("{:.0f}".format, untrained)),
             "price": _by_name(names, map(_times, prices)),
@@ -127,22 +121,17 @@ class LargeBatchWidth(Recipe):
             for one, before, at in zip(drawn.where(seed=0), untrained, at_loss, strict=True)
         ]
         lines = {"networks": (widths, diversity), "limit": (widths, [self.limit] * len(widths))}
+        by_batch = {name: (self.batch_sizes, one) for name, one in zip(names, epochs, strict=True)}
         return report(
             _TOLD,
             holds,
             values,
-            tables={"linear": linear, "diversity": Records(rows), "epochs": swept},
-            plots={
-                "linear": lines,
-                "epochs": {
-                    name: (self.batch_sizes, one) for name, one in zip(names, epochs, strict=True)
-                },
-            },
+            {"linear": linear, "diversity": Records(rows), "epochs": swept},
+            {"linear": lines, "epochs": by_batch},
             answer="never" if math.isnan(values["gain"]) else "answer",
         )
 
     def _largest(self, epochs: Sequence[int | None]) -> int | None:
-        """The largest batch that takes at most a tenth more epochs than the best one."""
         known = dict(zip(self.batch_sizes, epochs, strict=True))
         return largest_batch(lambda size, _: known[size], self.batch_sizes, (0.0,)).batch_size
 
