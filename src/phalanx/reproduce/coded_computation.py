@@ -63,13 +63,9 @@ class CodedComputation(Recipe):
         """What is simulated."""
         rounds = {"rounds": self.rounds or (20_000 if scope.full else 4_000)}
         sizes = {"num_workers": self.num_workers, "steps": self.steps}
-        clocked, conditioned = (
-            {number: {"num_workers": number} for number in numbers}
-            for numbers in (self.clocked_workers, _SIZES)
-        )
         return [
-            *grid(_clock, {"part": {"clock": {}}, "workers": clocked}, rounds),
-            *grid(_condition, {"part": {"condition": {}}, "workers": conditioned}),
+            *grid(_clock, {"part": {"clock": {}}, "workers": self.clocked_workers}, rounds),
+            *grid(_condition, {"part": {"condition": {}}, "workers": _SIZES}),
             *grid(_regress, {"part": {"regression": {}}}, sizes),
         ]
 
@@ -133,16 +129,16 @@ class CodedComputation(Recipe):
         return replace(told, notes=[*told.notes, *note])
 
 
-def _clock(num_workers: int, rounds: int) -> dict[str, Any]:
+def _clock(workers: int, rounds: int) -> dict[str, Any]:
     """Mean times by the law and on the virtual clock, with the best number of blocks."""
-    blocks, half = optimal_num_blocks(num_workers), num_workers // 2
-    source = generator(0, "clock", num_workers)
-    lags = ShiftedExponential(1.0, 1.0).draw(rounds, num_workers, source)
+    blocks, half = optimal_num_blocks(workers), workers // 2
+    source = generator(0, "clock", workers)
+    lags = ShiftedExponential(1.0, 1.0).draw(rounds, workers, source)
     times = {
-        "uncoded": expected_time_uncoded(num_workers),
-        "repeated twice": expected_time_repetition(num_workers, half),
-        "coded": expected_time_mds(num_workers, blocks),
-        "uncoded, clock": _mean_time(lags, num_workers),
+        "uncoded": expected_time_uncoded(workers),
+        "repeated twice": expected_time_repetition(workers, half),
+        "coded": expected_time_mds(workers, blocks),
+        "uncoded, clock": _mean_time(lags, workers),
         "repeated twice, clock": _mean_time(lags.reshape(rounds, half, 2).amin(dim=2), half),
         "coded, clock": _mean_time(lags, blocks),
     }
@@ -159,10 +155,10 @@ def _mean_time(lags: Tensor, blocks: int) -> float:
     return virtual_clock(lags / blocks, WaitFor(blocks)).duration_s.mean().item()
 
 
-def _condition(num_workers: int) -> dict[str, Any]:
+def _condition(workers: int) -> dict[str, Any]:
     """The worst condition numbers of both kinds of weights."""
-    blocks = optimal_num_blocks(num_workers)
-    random, fixed = (CodedMatmul(num_workers, blocks, kind) for kind in ("gaussian", "chebyshev"))
+    blocks = optimal_num_blocks(workers)
+    random, fixed = (CodedMatmul(workers, blocks, kind) for kind in ("gaussian", "chebyshev"))
     worst = {"random orthonormal rows": random, "Chebyshev nodes": fixed}
     return {"blocks": blocks} | {kind: code.worst_condition(500) for kind, code in worst.items()}
 

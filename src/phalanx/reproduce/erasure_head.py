@@ -70,7 +70,7 @@ class ErasureHeads(Recipe):
             _IGNORED: (ErasureHead(size, copies=1), self.collected),
         }
         methods = {name: {"code": code, "enough": least} for name, (code, least) in codes.items()}
-        fixed = {"sizes": self, "steps": self.iterations or (500 if scope.full else 100)}
+        fixed = {"recipe": self, "steps": self.iterations or (500 if scope.full else 100)}
         return grid(_descend, {"data": sets, "method": methods}, fixed)
 
     def findings(self, found: Records, scope: Scope) -> Findings:
@@ -133,7 +133,7 @@ def _ratio(one: float | None, other: float | None) -> float | None:
 
 
 def _descend(
-    sizes: ErasureHeads,
+    recipe: ErasureHeads,
     data: DataSource,
     by_class: bool,
     code: LinearCode,
@@ -149,8 +149,8 @@ def _descend(
     size, shrink, labels = len(inputs), 1 / len(inputs), targets.argmax(dim=1)
     # Softmax is 1/2-smooth in its scores, so the loss is so in the weights:
     smoothness = 0.5 * torch.linalg.matrix_norm(inputs, ord=2).item() ** 2 / size
-    rate, scale = sizes.learning_rate / (smoothness + shrink), code.num_workers / size
-    clock, losses, errors = _clock(sizes, code, enough, steps), list[float](), list[float]()
+    rate, scale = recipe.learning_rate / (smoothness + shrink), code.num_workers / size
+    clock, losses, errors = _clock(recipe, code, enough, steps), list[float](), list[float]()
     for arrived in clock.arrived:
         residual = (inputs @ weights).softmax(dim=1) - targets
         parts = (whole.tensor_split(code.num_workers) for whole in (inputs, residual))
@@ -164,11 +164,11 @@ def _descend(
     return found | {"last loss": losses[-1], "mean error": fmean(errors)}
 
 
-def _clock(sizes: ErasureHeads, code: LinearCode, enough: int, steps: int) -> Rounds:
+def _clock(recipe: ErasureHeads, code: LinearCode, enough: int, steps: int) -> Rounds:
     """Who arrives in which step, and how long each takes."""
     complete = replace(code, max_error=0.0) if isinstance(code, ErasureHead) else code
-    busy_s = int(code.assignment.sum(dim=1).max()) * sizes.gradient_s
-    delays = ShiftedExponential(busy_s, sizes.delay_s)
+    busy_s = int(code.assignment.sum(dim=1).max()) * recipe.gradient_s
+    delays = ShiftedExponential(busy_s, recipe.delay_s)
 
     def ready(arrived: Tensor) -> bool:
         return int(arrived.sum()) >= enough or complete.can_decode(arrived)

@@ -65,12 +65,12 @@ class LargeBatchWidth(Recipe):
     def cells(self, scope: Scope) -> list[Cell]:
         """Diversity by width, by network and seed, and epochs by network and batch size."""
         seeds = range(self.seeds or (10 if scope.full else 3))
-        draws = {"sizes": self, "draws": self.draws or (200 if scope.full else 20)}
+        draws = {"recipe": self, "draws": self.draws or (200 if scope.full else 20)}
         shapes = {f"{depth} x {n}": {"hidden": (n,) * depth} for depth, n in self.layers}
         return [
             *grid(linear_diversity, {"width": self.linear_widths}, draws),
-            *grid(_diversities, {_SHAPE: shapes, "seed": seeds}, {"sizes": self}),
-            *grid(_epochs, {_SHAPE: shapes, "batch": self.batch_sizes}, {"sizes": self}),
+            *grid(_diversities, {_SHAPE: shapes, "seed": seeds}, {"recipe": self}),
+            *grid(_epochs, {_SHAPE: shapes, "batch": self.batch_sizes}, {"recipe": self}),
         ]
 
     @property
@@ -80,7 +80,7 @@ class LargeBatchWidth(Recipe):
         return n * d / (n + d)
 
     def findings(self, found: Records, scope: Scope) -> Findings:
-        """Whether diversity grows with the width, and with it the batch sizes."""
+        """Whether diversity grows with the width, and with it the batch recipe."""
         linear = Records(one for one in found if "width" in one.labels)
         drawn = Records(one for one in found if "seed" in one.labels)
         swept = Records(one for one in found if "batch" in one.labels)
@@ -97,7 +97,7 @@ class LargeBatchWidth(Recipe):
         falling = at_loss == sorted(at_loss, reverse=True) and not any(map(math.isnan, at_loss))
         values = {
             "linear": ", ".join(f"K={one['width']}: {one['diversity']:.3g}" for one in linear),
-            "sizes": self,
+            "recipe": self,
             "percent": 100 * self.accuracy,
             "batches": (min(self.batch_sizes), max(self.batch_sizes)),
             "at_loss": _by_name(names, map("{:.0f}".format, at_loss)),
@@ -136,44 +136,44 @@ class LargeBatchWidth(Recipe):
         return largest_batch(lambda size, _: known[size], self.batch_sizes, (0.0,)).batch_size
 
 
-def linear_diversity(sizes: LargeBatchWidth, width: int, draws: int) -> dict[str, float]:
+def linear_diversity(recipe: LargeBatchWidth, width: int, draws: int) -> dict[str, float]:
     """Expected mean squared norm over expected squared norm of the mean: untrained weights."""
     found = []
     for draw in range(draws):
         source = generator("linear networks", width, draw)
         model = nn.Sequential(
-            nn.Linear(sizes.num_inputs, width, bias=False), nn.Linear(width, 1, bias=False)
+            nn.Linear(recipe.num_inputs, width, bias=False), nn.Linear(width, 1, bias=False)
         )
         for value in model.parameters():
             nn.init.normal_(value, generator=source)
-        inputs = torch.randn(sizes.num_samples, sizes.num_inputs, generator=source)
-        labels = torch.randn(sizes.num_samples, 1, generator=source)
+        inputs = torch.randn(recipe.num_samples, recipe.num_inputs, generator=source)
+        labels = torch.randn(recipe.num_samples, 1, generator=source)
         data = TensorDataset(inputs, labels)
         found.append(_squares(gradient_diversity(model, data, mse_loss, num_samples=None)))
     diversity = _pooled(found)
-    return {"diversity": diversity, "of the limit": diversity / sizes.limit}
+    return {"diversity": diversity, "of the limit": diversity / recipe.limit}
 
 
-def _diversities(sizes: LargeBatchWidth, hidden: tuple[int, ...], seed: int) -> dict[str, Any]:
+def _diversities(recipe: LargeBatchWidth, hidden: tuple[int, ...], seed: int) -> dict[str, Any]:
     """Squares of diversity before training, and summed over points at the loss."""
     data, model = load(Digits()).train, _network(hidden, seed)
     untrained = _squares(gradient_diversity(model, data, num_samples=None))
-    points = [_squares(one) for one in _descend(sizes, model, data, seed)]
+    points = [_squares(one) for one in _descend(recipe, model, data, seed)]
     at_loss = [sum(column) for column in zip(*points, strict=True)] or [0.0, 0.0]
     count = sum(value.numel() for value in model.parameters())
     return {"parameters": count, "untrained": untrained, "at_loss": at_loss}
 
 
 def _descend(
-    sizes: LargeBatchWidth, model: nn.Module, data: Any, seed: int
+    recipe: LargeBatchWidth, model: nn.Module, data: Any, seed: int
 ) -> Iterator[GradientDiversity]:
     """Diversity at a few points of a descent in small steps, as soon as the loss is reached."""
     optimizer, points = torch.optim.SGD(model.parameters(), lr=_SMALL_RATE), 0
-    for epoch in range(sizes.most_epochs):
+    for epoch in range(recipe.most_epochs):
         order = torch.randperm(len(data), generator=generator(seed, "order", epoch))
         for step, samples in enumerate(order.split(16)):
             if step % 5 == 0 and (
-                points or evaluate(model, cross_entropy, data, data).loss <= sizes.loss
+                points or evaluate(model, cross_entropy, data, data).loss <= recipe.loss
             ):
                 yield gradient_diversity(model, data, num_samples=None)
                 points += 1
@@ -185,17 +185,19 @@ def _descend(
             optimizer.step()
 
 
-def _epochs(sizes: LargeBatchWidth, hidden: tuple[int, ...], batch: int) -> dict[str, Any]:
+def _epochs(recipe: LargeBatchWidth, hidden: tuple[int, ...], batch: int) -> dict[str, Any]:
     """Epochs to the accuracy with the best learning rate."""
-    data, model, best = load(Digits()).train, _network(hidden, 0), sizes.most_epochs
+    data, model, best = load(Digits()).train, _network(hidden, 0), recipe.most_epochs
 
     def epochs(size: int, rate: float) -> int | None:
         nonlocal best
-        found = epochs_to_accuracy(model, data, size, rate, target=sizes.accuracy, most_epochs=best)
+        found = epochs_to_accuracy(
+            model, data, size, rate, target=recipe.accuracy, most_epochs=best
+        )
         best = min(best, found or best)  # a worse rate is stopped early
         return found
 
-    (trial,) = largest_batch(epochs, [batch], sizes.rates).trials
+    (trial,) = largest_batch(epochs, [batch], recipe.rates).trials
     return {"epochs": trial.epochs, "learning rate": trial.rate}
 
 

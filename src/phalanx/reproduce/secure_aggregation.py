@@ -66,7 +66,7 @@ class SecureAggregationRecipe(Recipe):
             "mixing, then Krum": NearestNeighborMixing(bound) >> Krum(bound),
             "geometric median": GeometricMedian(bound),
         }
-        draws = {"sizes": self, "draws": self.draws or (100 if scope.full else 20)}
+        draws = {"recipe": self, "draws": self.draws or (100 if scope.full else 20)}
         steps = self.steps or (400 if scope.full else 60)
         training = {
             "data": Digits(),
@@ -83,8 +83,8 @@ class SecureAggregationRecipe(Recipe):
             runs |= {f"secure {name}": {"rule": SecureAggregation(rule), **shared}}
         return [
             *grid(_compare, {"part": {"aggregates": {}}, "rule": rules}, draws),
-            *grid(_look, {"part": {"views": {}}}, {"sizes": self}),
-            *grid(_lie, {"part": {"lie": {}}}, {"sizes": self}),
+            *grid(_look, {"part": {"views": {}}}, {"recipe": self}),
+            *grid(_lie, {"part": {"lie": {}}}, {"recipe": self}),
             *grid(train_run, {"part": {"training": {}}, "run": runs}, training),
         ]
 
@@ -141,18 +141,18 @@ def _trained(run: Record) -> Record:
     return replace(run, values=dict(zip(columns, told, strict=True)))
 
 
-def _messages(sizes: SecureAggregationRecipe, draw: int, dim: int = 1000) -> Tensor:
+def _messages(recipe: SecureAggregationRecipe, draw: int, dim: int = 1000) -> Tensor:
     source = generator("secure", draw)
-    rows = torch.randn(sizes.num_workers, dim, generator=source) / math.sqrt(dim)
-    rows[: sizes.num_byzantine] *= -1 - draw % 5
+    rows = torch.randn(recipe.num_workers, dim, generator=source) / math.sqrt(dim)
+    rows[: recipe.num_byzantine] *= -1 - draw % 5
     return rows
 
 
-def _compare(sizes: SecureAggregationRecipe, rule: Aggregator, draws: int) -> dict[str, Any]:
+def _compare(recipe: SecureAggregationRecipe, rule: Aggregator, draws: int) -> dict[str, Any]:
     """Draws in which both rules gave weight to the same workers, and the largest difference."""
     same, error = 0, 0.0
     for draw in range(draws):
-        rows = _messages(sizes, draw)
+        rows = _messages(recipe, draw)
         ours, clear = SecureAggregation(rule).explain(rows), rule.explain(rows)
         if ours.weights is not None and clear.weights is not None:
             same += torch.equal(ours.weights != 0, clear.weights != 0)
@@ -160,10 +160,10 @@ def _compare(sizes: SecureAggregationRecipe, rule: Aggregator, draws: int) -> di
     return {"draws": draws, "same workers": same, "largest error": error}
 
 
-def _look(sizes: SecureAggregationRecipe) -> dict[str, Any]:
+def _look(recipe: SecureAggregationRecipe) -> dict[str, Any]:
     """What is in the servers' hands, looked at as bytes."""
-    rule = SecureAggregation(MultiKrum(sizes.num_byzantine))
-    seen = rule.run(_messages(sizes, 0), rule.init(0))
+    rule = SecureAggregation(MultiKrum(recipe.num_byzantine))
+    seen = rule.run(_messages(recipe, 0), rule.init(0))
     one, other = seen.model_server, seen.worker_server
     assert one.masked is not None
     worst = max(map(_uneven, (one.shares(), other.shares(), one.masked)))
@@ -178,13 +178,13 @@ def _uneven(words: Tensor) -> float:
     return abs(square - 255) / math.sqrt(2 * 255)
 
 
-def _lie(sizes: SecureAggregationRecipe) -> dict[str, Any]:
+def _lie(recipe: SecureAggregationRecipe) -> dict[str, Any]:
     """A lie that is 2^61 away in one coordinate, where all others are 0."""
-    rows = _messages(sizes, 1).double()
+    rows = _messages(recipe, 1).double()
     rows[:, 0] = 0
     rows[0] = rows[-1]  # and at the same distances modulo 2^64 as this one
     rows[0, 0] = 2.0**61 * _UNIT
-    answer = SecureAggregation(MultiKrum(sizes.num_byzantine)).explain(rows)
+    answer = SecureAggregation(MultiKrum(recipe.num_byzantine)).explain(rows)
     return {"caught": bool(answer.dropped[0])}
 
 

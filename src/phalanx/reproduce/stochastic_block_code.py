@@ -70,8 +70,8 @@ class StochasticBlockCodes(Recipe):
             _HIDDEN: StochasticBlockCode.recommend(size, load, load),
             _BERNOULLI: BernoulliGradientCode(size, expected_load=load),
         }
-        names = {name: {"code": code, "name": name} for name, code in codes.items()}
-        fixed = {"sizes": self, "draws": self.draws or (1000 if scope.full else 100)}
+        names = {name: {"code": code, "called": name} for name, code in codes.items()}
+        fixed = {"recipe": self, "draws": self.draws or (1000 if scope.full else 100)}
         return grid(_errors, {"code": names, "choice": list(_CHOICES)}, fixed)
 
     def findings(self, found: Records, scope: Scope) -> Findings:
@@ -150,10 +150,10 @@ class StochasticBlockCodes(Recipe):
 
 
 def _errors(
-    sizes: StochasticBlockCodes, name: str, code: ApproximateCode, choice: str, draws: int
+    recipe: StochasticBlockCodes, called: str, code: ApproximateCode, choice: str, draws: int
 ) -> dict[str, Any]:
     """Errors of both decoders by number of stragglers and draw, and what is known of them."""
-    size, load, stragglers = sizes.num_workers, sizes.load, sizes.stragglers
+    size, load, stragglers = recipe.num_workers, recipe.load, recipe.stragglers
     most, simple = max(stragglers), replace(code, decoding="one-step")
     laws = [size * simple.expected_squared_error(size - number) for number in stragglers]
     one_step, optimal = ([list[float]() for _ in stragglers] for _ in range(2))
@@ -168,12 +168,12 @@ def _errors(
         adversary: Any = RandomStragglers(most) if choice == "random" else GreedyStragglers(most)
         if choice == "groups found":
             spectral = SpectralStragglers(most, size // load)
-            guessed = spectral.estimate(held, generator(seed, "spectral", name))
+            guessed = spectral.estimate(held, generator(seed, "spectral", called))
             together.append(_agreement(guessed, groups))
             groups = guessed
         if choice.startswith("groups"):
             adversary = BlockStragglers(most, groups.tolist())
-        order = adversary.choose(held, generator(seed, "stragglers", name))
+        order = adversary.choose(held, generator(seed, "stragglers", called))
         for number, *errors in zip(stragglers, one_step, optimal, strict=True):
             arrived = torch.ones(size, dtype=torch.bool)
             arrived[order[:number]] = False
