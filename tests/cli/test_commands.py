@@ -147,15 +147,17 @@ def test_report_redraws_one_run_or_compares_several(phalanx, tmp_path):
 
 # Public classes that are no algorithms to choose from: they are not listed.
 HELPERS = """
-    AccordionBatch AccordionBatchSampler ActivationBoundary Aggregate AllGather AllReduce
-    AllToAll Averaged BatchState BatchTrial Chain CodedLeastSquares CodedMatmul CodedMatrix
-    CodedShuffle CodedShuffleSampler Collected CompressedPipeline Consensus CriticalRegimes
-    Decoded DiversityMonitor Ends Estimate Evaluation Geometry GossipOptimizer GossipRound
-    GradientDiversity ClientData Inbox Job LargestBatch Link LinkOutlook LinkPlanner Memory Message
-    Mixed Mixtures Network OneBitAdam Outlook ParameterGossip Part Party Plan Planner Product
-    RayMatmul RayMatmulSession RayShuffle RayShuffleSession Regime Reputation Round Rounds
-    RowCache Run Shard ShufflePlan SimulatedPipeline Splits Spread Standing Telling
-    TimedProduct Topology Traffic Verdict AdversaryKnowledge WorkerMomentum
+    AccordionBatch AccordionBatchSampler ActivationBoundary AdversaryKnowledge Aggregate
+    AllGather AllReduce AllToAll Averaged BatchState BatchTrial BoundaryTraffic Chain ClientData
+    CodedLeastSquares CodedMatmul CodedMatrix CodedShuffle CodedShuffleSampler CodeOutlook
+    CodePlanner Collected CompressedPipeline CompressorOutlook CompressorPlanner Consensus
+    CriticalRegimes Decoded DiversityMonitor Edges Estimate Evaluation ExchangeContext Geometry
+    GossipOptimizer GossipRound GradientDiversity Inbox Job LargestBatch Link Memory Message
+    MicrobatchPlan Mixed Mixtures NeighborBroadcast Network OneBitAdam ParameterGossip Part
+    Party ProcessGroupCollectives Product RayMatmul RayMatmulSession RayShuffle
+    RayShuffleSession Regime Reputation Round Rounds RowCache Run Shard SharedTensor ShufflePlan
+    SimulatedPipeline Splits Spread Standing TensorStates TimedProduct Topology Traffic Verdict
+    WorkerMomentum
 """
 
 

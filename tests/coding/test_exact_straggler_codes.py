@@ -53,17 +53,18 @@ def most_missing(code):
 
 
 @every_cyclic
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_any_s_may_be_missing_from_the_cyclic_code(code, dtype):
-    gradients = rows(code.num_workers, dtype=dtype)
-    messages = code.encode_all([gradients])
-    mean = gradients.double().mean(dim=0)
-    accuracy = {"centered": 1.2e-6, "random": 2e-4}[code.construction]
-    for missing in most_missing(code):
-        decoded = code.decode(messages, all_but(code.num_workers, missing))
-        off = (decoded.gradient.double() - mean).norm() / mean.norm()
-        assert off <= (accuracy if dtype == torch.float32 else accuracy * 1e-7)
-        assert decoded.error == 0
+def test_any_s_may_be_missing_from_the_cyclic_code(code, subtests):
+    for dtype in [torch.float32, torch.float64]:
+        with subtests.test(dtype=dtype):
+            gradients = rows(code.num_workers, dtype=dtype)
+            messages = code.encode_all([gradients])
+            mean = gradients.double().mean(dim=0)
+            accuracy = {"centered": 1.2e-6, "random": 2e-4}[code.construction]
+            for missing in most_missing(code):
+                decoded = code.decode(messages, all_but(code.num_workers, missing))
+                off = (decoded.gradient.double() - mean).norm() / mean.norm()
+                assert off <= (accuracy if dtype == torch.float32 else accuracy * 1e-7)
+                assert decoded.error == 0
 
 
 @of_each(CIRCLES)
@@ -152,12 +153,13 @@ def test_random_codes_follow_their_seed():
     assert not torch.equal(one.weights, other.weights)
 
 
-@pytest.mark.parametrize(("length", "checks"), [(5, 2), (7, 3), (8, 3), (9, 4), (6, 5)])
-def test_the_centered_band_is_that_of_draco_for_any_number_of_checks(length, checks):
-    weights, basis, _ = centered_band(length, checks)
-    assert torch.linalg.matrix_rank(weights) == length - checks
-    off = weights - basis @ torch.linalg.pinv(basis) @ weights
-    assert off.abs().max() < 1e-12
+def test_the_centered_band_is_that_of_draco_for_any_number_of_checks(subtests):
+    for length, checks in [(5, 2), (7, 3), (8, 3), (9, 4), (6, 5)]:
+        with subtests.test(length=length, checks=checks):
+            weights, basis, _ = centered_band(length, checks)
+            assert torch.linalg.matrix_rank(weights) == length - checks
+            off = weights - basis @ torch.linalg.pinv(basis) @ weights
+            assert off.abs().max() < 1e-12
 
 
 @every_fractional
@@ -194,17 +196,18 @@ def test_a_lost_group_is_named():
 
 
 @pytest.mark.parametrize("code", [FractionalRepetition(9, 2), CyclicRepetition(9, 2)], ids=repr)
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_not_finite_counts_as_missing_wherever_it_stands(code, value):
-    gradients = rows(9)
-    clean = code.encode_all([gradients])
-    for liars in combinations(range(9), 2):
-        messages = clean.clone()
-        messages[liars[0], 0] = value
-        messages[liars[1], -1] = value
-        decoded = code.decode(messages)
-        assert decoded.suspects.nonzero().flatten().tolist() == list(liars)
-        assert torch.allclose(decoded.gradient, gradients.mean(dim=0), atol=1e-5)
+def test_what_is_not_finite_counts_as_missing_wherever_it_stands(code, subtests):
+    for value in [torch.nan, torch.inf, -torch.inf]:
+        with subtests.test(value=value):
+            gradients = rows(9)
+            clean = code.encode_all([gradients])
+            for liars in combinations(range(9), 2):
+                messages = clean.clone()
+                messages[liars[0], 0] = value
+                messages[liars[1], -1] = value
+                decoded = code.decode(messages)
+                assert decoded.suspects.nonzero().flatten().tolist() == list(liars)
+                assert torch.allclose(decoded.gradient, gradients.mean(dim=0), atol=1e-5)
 
 
 def test_missing_and_not_finite_messages_draw_on_the_same_account():

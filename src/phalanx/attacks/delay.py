@@ -1,4 +1,4 @@
-"""Workers that answer late."""
+"""Delay attack: a true message that comes late."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from phalanx.attacks.base import Attack
 
 @dataclass(frozen=True)
 class Delay(Attack):
-    """Sends the true message, late: an erasure wherever the round's deadline is earlier.
+    """The true message, late: an erasure wherever the round's deadline is earlier.
 
     Cost: none but the wait, which the engine makes.
 

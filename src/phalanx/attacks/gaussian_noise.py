@@ -1,4 +1,4 @@
-"""Workers that send noise."""
+"""Gaussian noise attack."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from phalanx.attacks.base import Attack
 
 @dataclass(frozen=True)
 class GaussianNoise(Attack):
-    """Sends fresh noise, each coordinate drawn from a normal distribution, each worker its own.
+    """Fresh Gaussian noise in every coordinate, each worker its own.
 
     Cost: one draw per coordinate, on the device of the generator.
     Source: Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine

@@ -1,4 +1,4 @@
-"""The attack on the median and the trimmed mean."""
+"""Local model poisoning attack on the median and the trimmed mean."""
 
 import math
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ from phalanx.attacks.base import Attack, require_honest
 class LocalModelPoisoning(Attack):
     """Each coordinate just beyond the honest ones, on the side against the sign of their mean.
 
-    Where the honest mean of a coordinate is 0 or more, a bad worker sends a number between the
-    smallest honest one and what is `factor` times farther down (a `factor`-th of it, if it is
-    positive); where it is negative, likewise above the largest. Each worker draws its own. A median
-    or trimmed mean is so pushed to the edge of what honest workers send, in every coordinate.
+    Where the honest mean of a coordinate is 0 or more, a Byzantine worker sends a number
+    between the smallest honest one and what is `factor` times farther down (a `factor`-th of it, if
+    it is positive); where it is negative, likewise above the largest. Each worker draws its own.
+    A median or trimmed mean is so pushed to the edge of what honest workers send, in every
+    coordinate.
 
-    Cost: two passes over the honest messages and a draw a coordinate.
+    Cost: two passes over the honest messages and a draw per coordinate.
     Source: Fang, Cao, Jia, Gong, "Local Model Poisoning Attacks to Byzantine-Robust Federated
     Learning", USENIX Security 2020, section 4 (trimmed mean and median, full knowledge, b = 2).
 

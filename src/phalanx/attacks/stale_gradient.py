@@ -1,4 +1,4 @@
-"""Workers that are behind."""
+"""Stale gradient attack: a message of an earlier round."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from phalanx.attacks.base import Attack
 
 @dataclass(frozen=True)
 class StaleGradient(Attack):
-    """Sends what was true some rounds ago, as a worker does that missed updates.
+    """The true message of some rounds ago, as of a worker that missed updates.
 
     The engine gives the worker the parameters and the samples of that earlier round; before there
     are so many rounds, those of the first. Called by itself the attack knows no earlier round, and

@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from phalanx.coding.base import Code, Decoded
-from phalanx.coding.columns import weighted_sum
 from phalanx.coding.frequency_band import Band, CyclicAlgebra, cyclic_algebra
 from phalanx.coding.groups import (
     check_bound,
@@ -23,6 +22,7 @@ from phalanx.coding.groups import (
 )
 from phalanx.coding.locator import locate
 from phalanx.coding.projection import project
+from phalanx.columns import weighted_sum
 from phalanx.errors import DecodeError
 
 _TOLERANCES = {torch.float64: 1e-12, torch.float32: 5e-7}
@@ -238,12 +238,11 @@ class DracoCyclic(Code):
         return torch.complex(real, imaginary)
 
     def _decode_sum(self, messages: Tensor, trusted: list[int], weights: Tensor) -> Tensor:
+        shares = weights.new_zeros(self.num_workers).index_copy(0, torch.tensor(trusted), weights)
         if not weights.is_complex():
-            return weighted_sum(messages, trusted, weights)
+            return weighted_sum(messages, shares)
         real, imaginary = _halves(messages)
-        return weighted_sum(real, trusted, weights.real) - weighted_sum(
-            imaginary, trusted, weights.imag
-        )
+        return weighted_sum(real, shares.real) - weighted_sum(imaginary, shares.imag)
 
     def _tolerance(self, dtype: torch.dtype) -> float:
         if self.tolerance is not None:

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from phalanx.coding.base import Code, Decoded
-from phalanx.coding.columns import blocks as column_blocks
 from phalanx.coding.groups import (
     check_bound,
     check_messages,
@@ -22,7 +21,9 @@ from phalanx.coding.groups import (
     name,
 )
 from phalanx.coding.voting import vote
+from phalanx.columns import WIDE_BLOCK, column_blocks
 from phalanx.errors import DecodeError
+from phalanx.floats import working
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,8 @@ class DracoRepetition(Code):
 
     def _mean(self, messages: Tensor, winners: list[int]) -> Tensor:
         gradient = torch.empty_like(messages[0])
-        working = torch.promote_types(messages.dtype, torch.float32)
-        for columns in column_blocks(messages.shape[1]):
-            total = messages[winners[0], columns].to(working, copy=True)
+        for columns in column_blocks(messages.shape[1], WIDE_BLOCK):
+            total = messages[winners[0], columns].to(working(messages.dtype), copy=True)
             for winner in winners[1:]:
                 total += messages[winner, columns]
             # Infinities and NaN survive every addition, and show in the extremes.

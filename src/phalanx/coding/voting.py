@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from phalanx.coding.columns import blocks as column_blocks
+from phalanx.columns import column_blocks
 
 _COMPARED = 65_536  # words at a time: the leader's block is read from the cache, not again
 _COLUMNS = 32_768  # columns of a group whose distances are added up at a time

@@ -1,4 +1,4 @@
-"""What the workers of a round ask of the network: the same code runs in one process and in many."""
+"""Collectives that a worker of a round asks for, in one process or in many."""
 
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
@@ -105,7 +105,7 @@ Exchange = Generator[Request, Answer, Averaged]
 """A worker's part of a round: asks for collectives, is sent their results, and ends with a mean."""
 
 
-class Round(NamedTuple):
+class ExchangeContext(NamedTuple):
     """Which worker takes part in which round: where its randomness comes from.
 
     Attributes:
@@ -130,7 +130,7 @@ class Round(NamedTuple):
         who: int | str = "shared" if shared else self.worker
         return generator(self.seed, "compression", self.step, self.names[place], who)
 
-    def only(self, places: Sequence[int]) -> "Round":
+    def only(self, places: Sequence[int]) -> "ExchangeContext":
         """The round about some of the tensors."""
         names = tuple(self.names[place] for place in places)
         out = None if self.out is None else tuple(self.out[place] for place in places)

@@ -1,4 +1,4 @@
-"""A few atoms of a tensor, drawn so that the sum is right on average and varies least."""
+"""ATOMO: unbiased atomic sparsification of least variance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

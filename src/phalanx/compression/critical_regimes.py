@@ -1,4 +1,4 @@
-"""When a gradient's norm changes quickly: the part of training in which compression does harm."""
+"""Critical learning regimes, detected by changes of the gradient's norm."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Momentum that each worker keeps before it compresses."""
+"""Momentum correction: each worker's momentum before compression."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.communication.collectives import Exchange, Round, State
+from phalanx.communication.collectives import Exchange, ExchangeContext, State
 from phalanx.compression.message import Message
 from phalanx.compression.wrapper import Wrapper
 from phalanx.floats import within, working
@@ -73,12 +73,14 @@ class MomentumCorrection(Wrapper):
         message, inner = self.inner.update(within(wanted, x.dtype), state[2:], generator)
         return message, (*self._left(velocity, wanted, self.inner.decode(message)), *inner)
 
-    def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
+    def exchange(
+        self, tensors: list[Tensor], states: list[State], context: ExchangeContext
+    ) -> Exchange:
         """The inner exchange of what is left to send."""
-        tensors = self._clipped(tensors, round.num_workers)
+        tensors = self._clipped(tensors, context.num_workers)
         moved = [self._moved(x, state) for x, state in zip(tensors, states, strict=True)]
         given = [within(wanted, x.dtype) for (_, wanted), x in zip(moved, tensors, strict=True)]
-        found = yield from self.inner.exchange(given, [state[2:] for state in states], round)
+        found = yield from self.inner.exchange(given, [state[2:] for state in states], context)
         following = zip(moved, found.sent, found.states, strict=True)
         return found._replace(
             states=[(*self._left(*pair, sent), *inner) for pair, sent, inner in following]

@@ -1,4 +1,4 @@
-"""Random rounding to a few levels, right on average."""
+"""QSGD: unbiased stochastic quantisation to a few levels."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What quantisers on a grid share: scales, packed levels, and how they are read."""
+"""Base of quantisers on a grid: scales and packed levels."""
 
 from abc import abstractmethod
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Singular vectors as far as they pay, found by random projections; the rest entry by entry."""
+"""Randomised singular vectors for ATOMO, with the rest entry by entry."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Which values of a vector to keep: the largest, and how many."""
+"""Selection of the largest values of a vector."""
 
 import numpy as np
 import torch

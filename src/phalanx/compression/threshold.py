@@ -1,4 +1,4 @@
-"""The values that are large enough, however many these are."""
+"""Threshold sparsification: all values that are large enough."""
 
 import math
 from abc import abstractmethod

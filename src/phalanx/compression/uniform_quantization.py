@@ -1,4 +1,4 @@
-"""Rounding to the nearest of a few levels."""
+"""Uniform quantisation to the nearest of a few levels."""
 
 from dataclasses import dataclass
 

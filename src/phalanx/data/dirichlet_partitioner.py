@@ -1,4 +1,4 @@
-"""Workers that differ as much as one likes."""
+"""Dirichlet partitioner: label skew of any strength."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from phalanx.data.partitioner import Partitioner, check_split, shuffled
 
 @dataclass(frozen=True)
 class DirichletPartitioner(Partitioner):
-    """Each class is dealt out in shares drawn from a Dirichlet distribution over the workers.
+    """Shares of each class drawn from a Dirichlet distribution over the workers.
 
     Small `alpha` gives most of a class to few workers, large `alpha` about as much to each. Shares
     differ in size, and for small `alpha` some may be empty.

@@ -1,4 +1,4 @@
-"""Sets of the Hugging Face hub, by name, and files that its library reads."""
+"""Data sets of the Hugging Face hub, by name, and files that its library reads."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +69,7 @@ class HuggingFaceDataset(DataSource):
             raise ValueError(f"num_features must be at least 1, got {self.num_features}")
 
     def load(self) -> Splits:
-        """Reads the set, after a download where it is needed.
+        """The training and test sets, after a download where it is needed.
 
         Raises:
             ValueError: if `datasets` is not installed, a split or column is missing, or the inputs

@@ -1,4 +1,4 @@
-"""From pictures to arrays."""
+"""Conversion of pictures to arrays."""
 
 from collections.abc import Iterable
 

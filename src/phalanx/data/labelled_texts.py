@@ -1,4 +1,4 @@
-"""Texts and their classes from a CSV file, as sequences of words."""
+"""Texts and their classes from a CSV file, as sequences of word tokens."""
 
 import zlib
 from collections import Counter
@@ -73,7 +73,7 @@ class LabelledTexts(DataSource):
         check_fraction(self.test_fraction)
 
     def load(self) -> Splits:
-        """Reads the file.
+        """The training and test sets of the file.
 
         Raises:
             FileNotFoundError: if the file is missing.

@@ -1,4 +1,4 @@
-"""Data in which some classes are rare."""
+"""Long-tailed class imbalance, before a partitioner."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from phalanx.data.partitioner import Partitioner, check_split, shuffled
 
 @dataclass(frozen=True)
 class LongTailedPartitioner(Partitioner):
-    """Keeps `keep ** c` of the samples of class `c`, then deals out what is left.
+    """A partition of long-tailed data: `keep ** c` of the samples of class `c` are kept.
 
     A class keeps one sample at least; which ones is random.
 

@@ -1,4 +1,4 @@
-"""Who holds which samples, where workers have data of their own."""
+"""Base class of data partitioners, for workers with data of their own."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Partitioner(ABC):
-    """How the samples of a data set are dealt out to workers."""
+    """A partition of the samples of a data set over workers."""
 
     @abstractmethod
     def split(

@@ -1,4 +1,4 @@
-"""One long text, of which the next character is asked for."""
+"""Character sequences from one long text, for next-character prediction."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ class TextFile(DataSource):
         check_fraction(self.test_fraction)
 
     def load(self) -> Splits:
-        """Reads the file.
+        """The training and test sets of the file.
 
         Raises:
             FileNotFoundError: if the file is missing.

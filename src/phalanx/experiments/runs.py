@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
-from phalanx.compression import Compressor, Memory, simulate
+from phalanx.compression import Compressor, TensorStates, simulate
 from phalanx.data import DataSource, Splits
 from phalanx.errors import NotFiniteError, TooManyByzantineError
 from phalanx.evaluation import evaluate
@@ -165,7 +165,7 @@ def compressed_run(
     milestones: Sequence[int] = (),
     num_workers: int = 4,
     samples: int = 32,
-    watch: Callable[[Memory], None] = lambda _: None,
+    watch: Callable[[TensorStates], None] = lambda _: None,
 ) -> dict[str, Any]:
     """SGD with momentum 0.9 after the mean that workers, simulated in step, decode.
 
@@ -197,7 +197,7 @@ def compressed_run(
     sent = message_bytes(compressor, [tuple(value.shape) for value in named.values()])
     optimizer = SGD(network.parameters(), lr=rate, momentum=0.9)
     schedule = MultiStepLR(optimizer, list(milestones))
-    memories = [Memory()] * num_workers
+    memories = [TensorStates()] * num_workers
     size = len(splits.train)  # type: ignore[arg-type]
     try:
         for epoch in range(epochs):

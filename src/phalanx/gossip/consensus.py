@@ -1,4 +1,4 @@
-"""The mean of what nodes hold, by nothing but talk between neighbours."""
+"""Average consensus by repeated gossip."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from phalanx.compression import Memory
+from phalanx.compression import TensorStates
 from phalanx.gossip.base import Gossip
 from phalanx.gossip.mixing import mix
 from phalanx.gossip.network import Network
@@ -27,7 +27,7 @@ class Consensus(NamedTuple):
     values: Float[Tensor, "nodes ..."]
     distances: list[float]
     bytes_sent: Int64[Tensor, " nodes"]
-    memory: Memory
+    memory: TensorStates
 
 
 def average(
@@ -38,7 +38,7 @@ def average(
     rounds: int,
     tolerance: float = 0.0,
     seed: int = 0,
-    memory: Memory | None = None,
+    memory: TensorStates | None = None,
 ) -> Consensus:
     """Rounds of gossip on a tensor, until the nodes hold about the same: its mean over them.
 
@@ -69,7 +69,7 @@ def average(
         raise ValueError(
             f"tolerance must be 0 among processes, got {tolerance}: none sees them all"
         )
-    memory = Memory() if memory is None else memory
+    memory = TensorStates() if memory is None else memory
     sent = torch.zeros_like(network.bytes_sent)
     start = spread(tensor) if seen else 0.0
     distances = [1.0 if start else 0.0] if seen else []

@@ -1,4 +1,4 @@
-"""Low-rank differences along edges, found by one half of a power iteration at a time."""
+"""PowerGossip: low-rank differences along edges, by power iteration."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from phalanx.gossip.base import Gossip, GossipRound, Network, State
 from phalanx.gossip.checks import require_diffusion
-from phalanx.gossip.ends import per_end
+from phalanx.gossip.edges import per_edge
 
-Factor = Float[Tensor, "ends size rank"]
+Factor = Float[Tensor, "edges size rank"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class PowerGossip(Gossip):
         sizes = self.sizes(tuple(like.shape[1:]))
         if sizes is None or not self.warm_start:
             return ()
-        return tuple(like.new_zeros(len(network.ends.peers), size, self.rank) for size in sizes)
+        return tuple(like.new_zeros(len(network.edges.peers), size, self.rank) for size in sizes)
 
     def mix(
         self, tensors: list[Tensor], states: list[State], round: GossipRound
@@ -104,24 +104,24 @@ class PowerGossip(Gossip):
     ) -> None:
         """One exchange and move; `matrices` and `whole` are changed in place, `states` replaced."""
         network, side = round.network, turn % 2  # 0: the left factors are fixed, 1: the right ones
-        ends, factor = network.ends, network.topology.diffusion(self.diffusion)
+        edges, factor = network.edges, network.topology.diffusion(self.diffusion)
         fixed, sent = [], []
         for place, matrix in matrices.items():
             basis = self._basis(matrix, states[place], side, place, turn, round)
             fixed.append(basis)
-            sent.append(ends.products(matrix if side else matrix.mT, basis))
-        sent += [x[ends.owners.to(x.device)] for x in whole]
+            sent.append(edges.products(matrix if side else matrix.mT, basis))
+        sent += [x[edges.owners.to(x.device)] for x in whole]
         come = network.swap(sent)
         for place, basis, own, theirs in zip(matrices, fixed, sent, come, strict=False):
             # The same bits at both ends: x - y is what -(y - x) is.
-            learnt = (own - theirs) * per_end(ends.signs, own)
-            moved = basis * per_end(-factor * ends.weights * ends.signs, basis)
+            learnt = (own - theirs) * per_edge(edges.signs, own)
+            moved = basis * per_edge(-factor * edges.weights * edges.signs, basis)
             left, right = (learnt, moved) if side else (moved, learnt)
-            ends.add_products(matrices[place], left, right)
+            edges.add_products(matrices[place], left, right)
             if self.warm_start:
                 states[place] = (learnt, basis) if side else (basis, learnt)
         for x, own, theirs in zip(whole, sent[len(fixed) :], come[len(fixed) :], strict=True):
-            x += ends.total((theirs - own) * per_end(factor * ends.weights, own))
+            x += edges.total((theirs - own) * per_edge(factor * edges.weights, own))
 
     def _basis(
         self,
@@ -132,16 +132,16 @@ class PowerGossip(Gossip):
         turn: int,
         round: GossipRound,
     ) -> Factor:
-        """Orthonormal factors of all ends: from the last round, or drawn, by both ends alike."""
-        edges = round.network.ends.edges
+        """Orthonormal factors of all edges, from the last round or drawn; alike on both nodes."""
+        pairs = round.network.edges.pairs
         shape = (matrix.shape[1 + side], self.rank)
 
-        def drawn(end: int) -> Tensor:
-            source = round.generator(place, "factor", turn, *edges[end])
+        def drawn(edge: int) -> Tensor:
+            source = round.generator(place, "factor", turn, *pairs[edge])
             return torch.randn(shape, generator=source, dtype=matrix.dtype)
 
         if not state:
-            factor = _stacked(drawn, range(len(edges)), matrix, shape)
+            factor = _stacked(drawn, range(len(pairs)), matrix, shape)
         else:
             factor = state[side]
             empty = (~factor.flatten(1).any(dim=1)).nonzero().flatten()
@@ -169,9 +169,9 @@ def rounded(factors: Factor) -> Factor:
 
 def _stacked(
     drawn: Callable[[int], Tensor],
-    ends: "range | list[int]",
+    edges: "range | list[int]",
     like: Tensor,
     shape: tuple[int, int],
 ) -> Tensor:
-    rows = [drawn(end) for end in ends]
+    rows = [drawn(edge) for edge in edges]
     return torch.stack(rows).to(like.device) if rows else like.new_zeros(0, *shape)

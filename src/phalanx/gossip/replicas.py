@@ -1,4 +1,4 @@
-"""A model at every node, all in one process."""
+"""Replicas of a model at all nodes, vectorised in one process."""
 
 import copy
 from typing import Any

@@ -1,4 +1,4 @@
-"""Who talks to whom, and how much a neighbour's values count."""
+"""Communication topologies and their mixing matrices."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.gossip.ends import Ends
+from phalanx.gossip.edges import Edges
 
 _SLACK = 1e-9  # by which rows of weights may miss 1, and weights their mirror images
 
@@ -218,9 +218,9 @@ class Topology:
             )
         return factor
 
-    def ends(self, nodes: Sequence[int] | None = None) -> Ends:
-        """The ends of edges at these nodes; by default at all."""
-        return Ends.of(self.num_nodes, self.edges, self.edge_weights, nodes)
+    def edges_at(self, nodes: Sequence[int] | None = None) -> Edges:
+        """The edges at these nodes; by default at all."""
+        return Edges.of(self.num_nodes, self.edges, self.edge_weights, nodes)
 
     def _metropolis(self) -> tuple[float, ...]:
         degrees = [0] * self.num_nodes

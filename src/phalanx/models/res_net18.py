@@ -1,4 +1,4 @@
-"""The residual network of 18 layers, for small images."""
+"""ResNet-18 for small images."""
 
 from math import gcd
 from typing import Literal
@@ -25,7 +25,7 @@ class ResNet18(nn.Module):
     `track_running_stats = True` and `momentum = None` on the `BatchNorm2d` modules and run forward
     passes in training mode.
 
-    Cost: 0.56 G multiplications a sample of 3 x 32 x 32.
+    Cost: 0.56 G multiplications per sample of 3 x 32 x 32.
     Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, with
     Wu, He, "Group Normalization", ECCV 2018.
 

@@ -1,4 +1,4 @@
-"""Checks that the models share."""
+"""Checks of input shapes and numbers of classes."""
 
 from math import prod
 

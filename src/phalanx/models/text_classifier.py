@@ -1,4 +1,4 @@
-"""A small transformer that says what a text is about."""
+"""Transformer classifier of texts."""
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ class TextClassifier(nn.Module):
 
     Its `layers` are a plain chain, which `phalanx.pipeline.split` cuts into stages.
 
-    Cost: about `24 depth width^2` multiplications a token and pass.
+    Cost: about `24 depth width^2` multiplications per token and pass.
     Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, the encoder.
 
     >>> import torch

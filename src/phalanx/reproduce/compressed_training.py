@@ -17,7 +17,7 @@ from torch.nn.utils import parameters_to_vector
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
 
-from phalanx.compression import Compressor, Memory, simulate
+from phalanx.compression import Compressor, TensorStates, simulate
 from phalanx.computations.gradient import PartitionGradients
 from phalanx.data import Digits, Splits
 from phalanx.models import MLP
@@ -70,7 +70,7 @@ class CompressedTraining:
         compressor: Compressor,
         rate: float,
         seed: int,
-        watch: Callable[[Memory], None] = lambda _: None,
+        watch: Callable[[TensorStates], None] = lambda _: None,
     ) -> Ended:
         """Trains with messages of a compressor.
 
@@ -84,7 +84,7 @@ class CompressedTraining:
         batch = self.num_workers * self.samples
         code = Uncoded(self.num_workers)
         job = Job(model, cross_entropy, self.splits.train, code, batch, seed)
-        gradients, memories = PartitionGradients(job), [Memory()] * self.num_workers
+        gradients, memories = PartitionGradients(job), [TensorStates()] * self.num_workers
         for step in range(self.epochs * self.steps_per_epoch):
             weights = parameters_to_vector(model.parameters()).detach()
             blocks = gradients.blocks(step, range(self.num_workers), weights)

@@ -17,7 +17,6 @@ from phalanx.errors import NotFiniteError
 from phalanx.gossip import (
     AllReduceAveraging,
     Gossip,
-    GossipOptimizer,
     ParameterGossip,
     Replicas,
     SimulatedNetwork,
@@ -25,6 +24,7 @@ from phalanx.gossip import (
     spread,
 )
 from phalanx.models import MLP
+from phalanx.optimizers import GossipOptimizer
 from phalanx.randomness import generator, seeded
 from phalanx.training import evaluate
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from phalanx.compression import Compressor, Memory, simulate
+from phalanx.compression import Compressor, TensorStates, simulate
 from phalanx.pipeline import SimulatedPipeline
 from phalanx.randomness import generator
 
@@ -44,7 +44,7 @@ class StagedTraining:
             NotFiniteError: if activations or gradients are not finite.
         """
         weights = dict(nn.ModuleList(pipelines[0].stages).named_parameters())
-        memories = [Memory()] * len(pipelines)
+        memories = [TensorStates()] * len(pipelines)
         for epoch in range(self.epochs):
             errors = []
             for batches in self._batches(len(pipelines), epoch):

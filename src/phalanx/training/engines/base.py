@@ -94,6 +94,9 @@ class WorkerFactory(ABC):
         """What one worker is given whenever its process starts; asked each time."""
         return None
 
+    def heard(self, worker: int, value: object) -> None:  # noqa: B027 - most have nothing to keep
+        """Is told what a worker sent, by engines whose workers may have to be started anew."""
+
     def packed(self) -> "WorkerFactory":
         """The factory as it travels to other processes."""
         return self

@@ -40,8 +40,9 @@ class Ray(Engine):
     task before it is done with the first; but those that are late are told that the round is over,
     and drop it before the next `chunk_size` partitions, so that nothing piles up. What is trained
     lies with the server: it writes the checkpoints, and Ctrl-C reaches it alone. What their stages
-    remember workers keep; the server asks for it when it writes a checkpoint, and a worker that is
-    started anew goes on with what it was then.
+    remember workers keep; the server asks for it when it writes a checkpoint. A worker that is
+    started anew goes on with what the server knows: with its last momentum, if that is what it
+    sends, or with what it remembered at the last checkpoint.
 
     In a simulated attack, Byzantine workers forge, and sleep, in their own processes; only attacks
     that read the honest messages are staged by the server. A silent worker says that it sends
@@ -167,7 +168,9 @@ class RaySession(Session):
                 elif reply.missing is not None:
                     collector.refuse(seat.worker, reply.missing)
                 else:
-                    collector.take(seat.worker, unpack(reply.value))
+                    value = unpack(reply.value)
+                    self._factory.heard(seat.worker, value)
+                    collector.take(seat.worker, value)
                     wait.see(seat.worker, collector)
         for seat in pending.values():
             missing[seat.worker] = "late"

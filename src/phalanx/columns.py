@@ -1,23 +1,28 @@
-"""Passes over the columns of the messages that rules of every kind share."""
+"""Passes over the columns of a table of messages, in blocks that stay in the cache."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from phalanx.floats import working
+
 _WIDTH = 1 << 14
 
 BLOCK = 1 << 13
 """Columns that a reducer is given at once: its copy of some ten rows of them fits the cache."""
+
+WIDE_BLOCK = 1 << 16
+"""Columns of which one running sum fits the level-2 cache while the rows stream by."""
 
 Reducer = Callable[[Tensor], Tensor]
 """From a block `(rows, width)`, which it must not change, to `(width,)`."""
 
 
 class Shard(NamedTuple):
-    """What the columns at hand are of messages whose columns are shared out among processes.
+    """One process's part of messages whose columns are shared out among processes.
 
     Whoever holds a shard of all messages runs a rule on it as if it were all there is: sums over
     the columns, of which a rule needs few, go through `add_up`.
@@ -48,20 +53,15 @@ def column_blocks(dim: int, width: int = _WIDTH) -> Iterator[slice]:
         yield slice(start, min(start + width, dim))
 
 
-def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to calculate in: float64 for float64, float32 for all narrower ones."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def finite_rows(
-    rows: Float[Tensor, "workers dim"], doubtful: Bool[Tensor, " workers"]
+    rows: Float[Tensor, "workers dim"], asked: Bool[Tensor, " workers"]
 ) -> Bool[Tensor, " workers"]:
-    """Which rows hold finite numbers only; rows that are not `doubtful` are not read.
+    """Which rows hold finite numbers only; rows that are not `asked` for count as finite, unread.
 
     Exact, and needs no memory: the smallest and the largest value of a row tell.
     """
     finite = torch.ones(len(rows), dtype=torch.bool)
-    for row in doubtful.nonzero().flatten().tolist() if rows.shape[1] else []:
+    for row in asked.nonzero().flatten().tolist() if rows.shape[1] else []:
         low, high = rows[row].aminmax()
         finite[row] = bool(torch.isfinite(low) & torch.isfinite(high))
     return finite
@@ -73,13 +73,13 @@ def weighted_sum(
     """`weights @ rows` in one pass and without copying rows.
 
     Rows of weight 0 are never read, so that what they hold, NaN included, does not matter.
-    Sums are in float32, or in float64 for float64 rows.
+    Sums are in float32, or in float64 for float64 rows; the result has the dtype of the rows.
     """
-    runs = _runs((weights != 0).tolist())
+    runs = runs_of((weights != 0).tolist())
     total = rows.new_zeros(rows.shape[1])
     if len(runs) == 1 and weights[runs[0]].tolist() == [1.0]:
         return total.copy_(rows[runs[0].start])
-    dtype = working_dtype(rows.dtype)
+    dtype = working(rows.dtype)
     parts = [(run, weights[run].to(rows.device, dtype)) for run in runs]
     if rows.dtype == dtype:
         for run, part in parts:
@@ -93,6 +93,24 @@ def weighted_sum(
     return total
 
 
+def add_weighted_sums(
+    messages: Float[Tensor, "workers width"],
+    workers: Sequence[int],
+    gradients: Float[Tensor, "rows width"],
+    weights: Float[Tensor, "all_workers rows"],
+) -> None:
+    """Adds `weights[workers] @ gradients` to the rows of these workers, in place.
+
+    A gradient of weight 0 is not read, whatever it holds. Cost: one pass over the gradients and
+    one over the messages; gradients that several workers need are read from the cache.
+    """
+    senders = [worker for worker in workers if weights[worker].any()]
+    for columns in column_blocks(messages.shape[1]):
+        part = gradients[:, columns]
+        for worker in senders:
+            messages[worker, columns] += weighted_sum(part, weights[worker])
+
+
 def distances_to(
     rows: Float[Tensor, "workers dim"], point: Float[Tensor, " dim"], shard: Shard | None = None
 ) -> Float[Tensor, " workers"]:
@@ -104,7 +122,11 @@ def distances_to(
     return shard.add_up(total).sqrt().cpu()
 
 
-def _runs(used: list[bool]) -> list[slice]:
-    """Maximal runs of consecutive True, as slices."""
+def runs_of(used: list[bool]) -> list[slice]:
+    """Maximal runs of consecutive True, as slices: a slice is a view, a list of rows is a copy.
+
+    >>> runs_of([True, True, False, True])
+    [slice(0, 2, None), slice(3, 4, None)]
+    """
     edges = [i for i in range(len(used) + 1) if (i and used[i - 1]) != (i < len(used) and used[i])]
     return [slice(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True)]

@@ -25,13 +25,22 @@ from phalanx.attacks import (
     SignFlip,
     StaleGradient,
 )
-from phalanx.coding import Detox, DracoRepetition
-from phalanx.communication.serialization import Parcel
-from phalanx.training import Job, Local, Ray
+from phalanx.coding import Detox, DracoRepetition, Uncoded
+from phalanx.computations import Broadcast
+from phalanx.training import Job, Local, Ray, Round, Site
 from phalanx.training.attack_simulation import roles
-from phalanx.training.decoding import CodeDecoder, RuleDecoder, Uncoded
-from phalanx.training.engines.worker import Worker, pack_job
-from training.drifting import a_job, a_model, flat, local_rounds, rounds, some_data
+from phalanx.training.worker import RoundTask
+from training.drifting import (
+    a_job,
+    a_model,
+    flat,
+    local_rounds,
+    one_round,
+    rounds,
+    some_data,
+    staged,
+    workers,
+)
 
 REMEMBERING = Mixed(attacks=[StaleGradient(2), LabelFlip(), Mimic(), OptimalALittleIsEnough()])
 ATTACKS = [kind() for kind in concrete(attacks, Attack)]
@@ -41,18 +50,18 @@ every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 @every_attack
 def test_without_bad_workers_no_attack_changes_anything(attack):
     job = a_job(Uncoded(5))
-    drill = replace(job, attack=attack, schedule=FixedWorkers([]))
+    drill = staged(job, attack=attack, byzantine=FixedWorkers([]))
     for ours, theirs in zip(local_rounds(job, 3), local_rounds(drill, 3), strict=True):
         assert ours.messages.equal(theirs.messages)
         assert ours.losses.equal(theirs.losses)
         assert theirs.missing == {}
-        assert theirs.memory.plans == {}
+        assert theirs.memory.attack.plans == {}
 
 
 @every_attack
 def test_the_honest_send_what_they_would_have_sent(attack):
     job = a_job(Uncoded(5))
-    drill = replace(job, attack=attack, schedule=FixedWorkers([1, 3]))
+    drill = staged(job, attack=attack, byzantine=FixedWorkers([1, 3]))
     for ours, theirs in zip(local_rounds(job, 3), local_rounds(drill, 3), strict=True):
         assert ours.messages[[0, 2, 4]].equal(theirs.messages[[0, 2, 4]])
         assert ours.losses[[0, 2, 4]].equal(theirs.losses[[0, 2, 4]])
@@ -63,7 +72,7 @@ def test_flipped_labels_are_those_of_flipped_data(code):
     job = a_job(code)
     inputs, targets = job.dataset.tensors
     flipped = replace(job, dataset=TensorDataset(inputs, 2 - targets))
-    drill = replace(job, attack=LabelFlip(), schedule=FixedWorkers([2]))
+    drill = staged(job, attack=LabelFlip(), byzantine=FixedWorkers([2]))
     truth, lie, found = (local_rounds(each, 2)[1] for each in (job, flipped, drill))
     assert found.messages[2].equal(lie.messages[2])
     assert found.losses[2] == lie.losses[2] != truth.losses[2]
@@ -71,9 +80,9 @@ def test_flipped_labels_are_those_of_flipped_data(code):
 
 
 def test_flipped_labels_where_many_gradients_are_computed_at_once():
-    job = a_job(DracoRepetition(3, 1), attack=LabelFlip(), schedule=FixedWorkers([2]))
-    with Local(chunk_size=2).start(job) as session:
-        together = session.round(0, flat(job.model))
+    job = a_job(DracoRepetition(3, 1), attack=LabelFlip(), byzantine=FixedWorkers([2]))
+    with Local(chunk_size=2).start(workers(job)) as session:
+        together = one_round(session, job)
     (alone,) = local_rounds(job, 1)
     torch.testing.assert_close(together.messages, alone.messages)
 
@@ -81,42 +90,44 @@ def test_flipped_labels_where_many_gradients_are_computed_at_once():
 def test_labels_that_are_no_classes_are_refused_by_name():
     data = TensorDataset(torch.randn(60, 6), torch.randn(60))
     model = nn.Sequential(nn.Linear(6, 1), nn.Flatten(0))
-    job = Job(model, mse_loss, data, Uncoded(3), 30, 0, LabelFlip(), FixedWorkers([1]))
+    stages = Round(Uncoded(3), attack=LabelFlip(), byzantine=FixedWorkers([1]))
+    job = Job(model, mse_loss, data, stages, 30, 0)
     with pytest.raises(ValueError, match="model must score every class for LabelFlip"):
         local_rounds(job, 1)
 
 
 def test_a_stale_gradient_is_that_of_so_many_rounds_ago():
     job = a_job(Uncoded(5))
-    drill = replace(job, attack=StaleGradient(2), schedule=RandomWorkers(2))
+    drill = staged(job, attack=StaleGradient(2), byzantine=RandomWorkers(2))
     honest, found = local_rounds(job, 7), local_rounds(drill, 7)
     for step in range(7):  # 2 rounds to an epoch
         then = max(0, step - 2)
         for worker in range(5):
-            bad = worker in drill.byzantine(step)
+            bad = worker in drill.conduct(step)
             expected = honest[then if bad else step]
             assert found[step].messages[worker].equal(expected.messages[worker])
             assert found[step].losses[worker] == expected.losses[worker]
-        assert len(found[step].memory.past) == min(step + 1, 2)
+        assert len(found[step].memory.attack.past) == min(step + 1, 2)
 
 
 def test_a_worker_by_itself_sends_what_one_process_computes_for_it():
     attack = Mixed(attacks=[LabelFlip(), SignFlip()])
-    job = a_job(DracoRepetition(3, 1), attack=attack, schedule=FixedWorkers([0, 2]))
+    job = a_job(DracoRepetition(3, 1), attack=attack, byzantine=FixedWorkers([0, 2]))
     (here,) = local_rounds(job, 1)
-    for worker, role in roles(job, 0).items():
-        process = Worker(worker, pack_job(job), 1, torch.get_num_threads(), "cpu")
-        reply = process.compute(0, Parcel.pack(flat(job.model)), role)
-        assert reply.message.unpack().equal(here.messages[worker])
-        assert reply.loss == here.losses[worker]
+    task = RoundTask(0, Broadcast(flat(job.model)), roles(job, 0))
+    for worker in task.roles:
+        (process,) = workers(job).packed().make({worker: {}}, Site("cpu", 1))
+        sent = task.run(process).value
+        assert sent.message.equal(here.messages[worker])
+        assert sent.loss == here.losses[worker]
 
 
 def test_members_of_a_mixture_plan_and_remember_each_for_themselves():
     mixed = Mixed(attacks=[Mimic(), SignFlip(), Mimic(warmup=3)])
-    job = a_job(Uncoded(9), attack=mixed, schedule=FixedWorkers([0, 2, 4, 6, 8]))
+    job = a_job(Uncoded(9), attack=mixed, byzantine=FixedWorkers([0, 2, 4, 6, 8]))
     collected = local_rounds(job, 2)[1]
-    assert sorted(collected.memory.plans) == [0, 2]  # ranks 0 and 3 share a plan
-    assert [int(state[2]) for _, state in sorted(collected.memory.plans.items())] == [1, 2]
+    assert sorted(collected.memory.attack.plans) == [0, 2]  # ranks 0 and 3 share a plan
+    assert [int(state[2]) for _, state in sorted(collected.memory.attack.plans.items())] == [1, 2]
     assert collected.messages[0].equal(collected.messages[6])
     honest = collected.messages[[1, 3, 5, 7]]
     assert any(collected.messages[0].equal(row) for row in honest)
@@ -125,9 +136,9 @@ def test_members_of_a_mixture_plan_and_remember_each_for_themselves():
 
 def test_attacks_are_told_the_rule_and_no_code():
     attack = OptimalALittleIsEnough()
-    job = a_job(Uncoded(7), attack=attack, schedule=FixedWorkers([3, 5]))
+    job = a_job(Uncoded(7), attack=attack, byzantine=FixedWorkers([3, 5]))
     rule = Krum(2)
-    (found,) = local_rounds(job, 1, aggregate=rule)
+    (found,) = local_rounds(job, 1, rule=rule)
     honest = found.messages[[0, 1, 2, 4, 6]]
     assert found.messages[[3, 5]].equal(attack(honest, 2, aggregate=rule))
     (without,) = local_rounds(job, 1)
@@ -136,25 +147,25 @@ def test_attacks_are_told_the_rule_and_no_code():
 
 def test_attacks_that_know_detox_find_the_lie_that_wins_a_group():
     code = Detox(9, num_byzantine=2, num_corrupted=1)
-    decoder, bad = CodeDecoder(code), list(code.groups[0][:2])
+    bad = list(code.groups[0][:2])
     rows = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     honest = code.encode_all([rows])[[worker for worker in range(9) if worker not in bad]]
     lie = torch.full((2, 4), 9.0)
-    found = decoder.aggregate(torch.cat([honest, lie]), decoder.init(4), bad)
+    found = code.attacked(torch.cat([honest, lie]), code.init(4), bad)
     expected = CoordinateMedian()(torch.stack([lie[0], rows[1], rows[2]]))
     assert found.equal(expected)
     one_is_missing = torch.cat([honest[1:], lie])
-    assert decoder.aggregate(one_is_missing, decoder.init(4), bad).equal(one_is_missing.mean(dim=0))
+    assert code.attacked(one_is_missing, code.init(4), bad).equal(one_is_missing.mean(dim=0))
 
 
 def test_what_a_rule_cannot_take_is_left_to_the_decoder_to_report():
-    decoder = RuleDecoder(CoordinateMedian(2), 7)
+    code = Uncoded(7, CoordinateMedian(2))
     messages = torch.arange(8.0).reshape(4, 2)
-    assert decoder.aggregate(messages, (), []).equal(messages.mean(dim=0))
+    assert code.attacked(messages, (), []).equal(messages.mean(dim=0))
     broken = torch.full((7, 2), torch.nan)
-    assert decoder.aggregate(broken, (), []).isnan().all()
+    assert code.attacked(broken, (), []).isnan().all()
     fit = torch.randn(7, 2)
-    assert decoder.aggregate(fit, (), []).equal(CoordinateMedian(2)(fit))
+    assert code.attacked(fit, (), []).equal(CoordinateMedian(2)(fit))
 
 
 def trained(rule, attack, **options):
@@ -199,7 +210,7 @@ def test_drills_resume_with_what_they_remember(tmp_path):
 
     newest = max((tmp_path / "forgetful" / "checkpoints").iterdir())
     content = torch.load(newest, weights_only=True)
-    torch.save({**content, "drill": {"past": [], "plans": {}}}, newest)
+    torch.save({**content, "attack": {"past": [], "plans": {}}}, newest)
     forgetful = trained(**options, steps=9, out=tmp_path / "forgetful", resume=True)
     assert not flat(forgetful.model).equal(flat(whole.model))
 
@@ -212,16 +223,17 @@ def test_who_cannot_be_behind_yet_told_the_truth():
 @pytest.mark.slow
 def test_processes_send_the_bits_of_one_process(cluster):
     for code in (Uncoded(5), DracoRepetition(5, 2)):
-        job = a_job(code, attack=REMEMBERING, schedule=RandomWorkers(3))
+        job = a_job(code, attack=REMEMBERING, byzantine=RandomWorkers(3))
         rule = CoordinateMedian()
-        here = local_rounds(job, 5, aggregate=rule)
-        with Ray().start(job) as session:
-            for ours, theirs in zip(here, rounds(session, job, 5, aggregate=rule), strict=True):
+        here = local_rounds(job, 5, rule=rule)
+        with Ray().start(workers(job)) as session:
+            for ours, theirs in zip(here, rounds(session, job, 5, rule=rule), strict=True):
                 assert theirs.missing == {}
                 assert theirs.messages.equal(ours.messages)
                 assert theirs.losses.equal(ours.losses)
-                assert all(map(torch.equal, theirs.memory.past, ours.memory.past))
-                assert theirs.memory.plans.keys() == ours.memory.plans.keys()
+                pairs = zip(theirs.memory.attack.past, ours.memory.attack.past, strict=True)
+                assert all(one.parameters.equal(other.parameters) for one, other in pairs)
+                assert theirs.memory.attack.plans.keys() == ours.memory.attack.plans.keys()
 
 
 @pytest.mark.slow

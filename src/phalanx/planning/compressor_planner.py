@@ -1,12 +1,11 @@
-"""Which compressor on which link: a cost model, fed with times that are measured on the model."""
+"""Planner of compressors on links: a cost model, fed with times measured on the model."""
 
 import math
-import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +17,18 @@ from phalanx.compression import (
     Compressor,
     ErrorFeedback,
     HalfPrecision,
-    Memory,
     PowerSGD,
     RandomK,
     ScaledSign,
+    TensorStates,
     TernGrad,
     TopK,
     UniformQuantization,
     average,
 )
 from phalanx.losses import Loss, cross_entropy
-from phalanx.parameters import trained_parameters
+from phalanx.parameters import ParameterLayout, trained_parameters
+from phalanx.planning.plan import Plan
 
 CANDIDATES: tuple[Compressor, ...] = (
     HalfPrecision(),
@@ -43,13 +43,11 @@ CANDIDATES: tuple[Compressor, ...] = (
 )
 """What is compared by default."""
 
-_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
-_Worker = Generator[Request, Answer, tuple[dict[str, Tensor], Memory]]
+_Worker = Generator[Request, Answer, tuple[dict[str, Tensor], TensorStates]]
 
 
-class LinkOutlook(NamedTuple):
-    """What is to be expected of a compressor on a link.
+class CompressorOutlook(NamedTuple):
+    """What to expect of a compressor on a link.
 
     Attributes:
         compressor: how it is written; "none" for the dense all-reduce.
@@ -84,7 +82,7 @@ class LinkOutlook(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LinkPlanner:
+class CompressorPlanner:
     """Predicts the step time of every compressor on a link, from one measurement here.
 
     The model, which is simple on purpose:
@@ -105,7 +103,7 @@ class LinkPlanner:
     """
 
     link: Link = Link()  # noqa: RUF009 - frozen
-    """What joins each worker to the others; `phalanx.ddp.probe_link` measures it."""
+    """What joins each worker to the others; `phalanx.communication.probe_link` measures it."""
 
     num_workers: int = 4
     """Workers (n)."""
@@ -129,8 +127,8 @@ class LinkPlanner:
         targets: Tensor,
         loss: Loss = cross_entropy,
         progress: Callable[[str], None] = lambda _: None,
-    ) -> list[LinkOutlook]:
-        """All compressors and the dense all-reduce, the quickest first.
+    ) -> Plan[CompressorOutlook]:
+        """The compressors and the dense all-reduce, the quickest first.
 
         Args:
             model: what is trained; its gradients are computed, and thrown away.
@@ -144,9 +142,9 @@ class LinkPlanner:
 
         >>> import torch
         >>> from phalanx.communication import Link
-        >>> from phalanx.planning import LinkPlanner
+        >>> from phalanx.planning import CompressorPlanner
         >>> x, y = torch.randn(8, 512), torch.zeros(8, dtype=torch.int64)
-        >>> planner = LinkPlanner(Link(rate=1e6), num_workers=2, num_rounds=1)
+        >>> planner = CompressorPlanner(Link(rate=1e6), num_workers=2, num_rounds=1)
         >>> best, *_, worst = planner.plan(torch.nn.Linear(512, 512), x, y)
         >>> worst.compressor, best.step_s < worst.step_s / 10
         ('none', True)
@@ -166,7 +164,7 @@ class LinkPlanner:
             progress(str(compressor))
             found.append(self._outlook(compressor, gradients, compute_s, dense))
         model.zero_grad()
-        return sorted(found, key=lambda one: one.step_s)
+        return Plan(sorted(found, key=lambda one: one.step_s))
 
     def _compute_s(self, model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -> float:
         """Seconds of a forward and backward pass; leaves the gradients with the parameters."""
@@ -183,10 +181,10 @@ class LinkPlanner:
         compressor: Compressor | None,
         gradients: Mapping[str, Tensor],
         compute_s: float,
-        dense: LinkOutlook | None = None,
-    ) -> LinkOutlook:
+        dense: CompressorOutlook | None = None,
+    ) -> CompressorOutlook:
         """Plays the rounds of a compressor; None is the dense all-reduce."""
-        memory, times = Memory(), []
+        memory, times = TensorStates(), []
         requests: list[Request] = []
         for _ in range(self.num_rounds + 1):
             requests, seconds, memory = self._play(compressor, gradients, memory)
@@ -197,7 +195,7 @@ class LinkPlanner:
         payload = sum(one.tensor.nbytes for one in main)
         gathers = any(isinstance(one, AllGather) for one in main)
         cut = any(isinstance(one, AllToAll) for one in main)
-        found = LinkOutlook(
+        found = CompressorOutlook(
             compressor="none" if compressor is None else str(compressor),
             collective="all-to-all" if cut else "all-gather" if gathers else "all-reduce",
             payload_bytes=payload,
@@ -216,8 +214,8 @@ class LinkPlanner:
         return found._replace(break_even=_break_even(found, dense, self.link), max_workers=most)
 
     def _play(
-        self, compressor: Compressor | None, gradients: Mapping[str, Tensor], memory: Memory
-    ) -> tuple[list[Request], float, Memory]:
+        self, compressor: Compressor | None, gradients: Mapping[str, Tensor], memory: TensorStates
+    ) -> tuple[list[Request], float, TensorStates]:
         """One round of one worker among others like it: what it asked for, and its own seconds."""
         worker = (
             _dense(gradients, memory)
@@ -251,55 +249,14 @@ class LinkPlanner:
         return [request.tensor] * self.num_workers
 
 
-def bits_per_second(text: str) -> float:
-    """A bandwidth as `tc` writes it.
-
-    Raises:
-        ValueError: if it is none.
-
-    >>> bits_per_second("100mbit"), bits_per_second("2.5gbit")
-    (100000000.0, 2500000000.0)
-    """
-    found = re.fullmatch(r"([0-9.]+)\s*([kmgt]?)(?:bit|bit/s|bps)", text.strip().lower())
-    try:
-        assert found is not None
-        rate = float(found[1]) * _UNITS[found[2]]
-        assert rate > 0
-    except (AssertionError, ValueError):
-        raise ValueError(
-            f"link must be a bandwidth such as 100mbit or 2.5gbit, got {text!r}"
-        ) from None
-    return rate
-
-
-def seconds(text: str) -> float:
-    """A time span with its unit: s, ms or us.
-
-    Raises:
-        ValueError: if it is none.
-
-    >>> seconds("1ms"), seconds("0.2s")
-    (0.001, 0.2)
-    """
-    found = re.fullmatch(r"([0-9.]+)\s*(s|ms|us)", text.strip().lower())
-    try:
-        assert found is not None
-        return float(found[1]) * _SECONDS[found[2]]
-    except (AssertionError, ValueError):
-        raise ValueError(f"latency must be a time span such as 1ms or 0.2s, got {text!r}") from None
-
-
-def _dense(gradients: Mapping[str, Tensor], memory: Memory) -> _Worker:
+def _dense(gradients: Mapping[str, Tensor], memory: TensorStates) -> _Worker:
     """A worker's round without compression: all gradients in one all-reduce."""
-    flat = torch.cat([one.reshape(-1) for one in gradients.values()]).div_(1)
-    total = yield AllReduce(flat)
-    assert isinstance(total, Tensor)
-    pieces = total.split([one.numel() for one in gradients.values()])
-    shaped = zip(gradients.items(), pieces, strict=True)
-    return {name: piece.view_as(one) for (name, one), piece in shaped}, memory
+    layout = ParameterLayout.like(gradients)
+    total = yield AllReduce(layout.flatten(gradients).div_(1))
+    return layout.unflatten(cast(Tensor, total)), memory
 
 
-def _break_even(one: LinkOutlook, dense: LinkOutlook, link: Link) -> float:
+def _break_even(one: CompressorOutlook, dense: CompressorOutlook, link: Link) -> float:
     """The bandwidth at which both take equally long, with the latency of the link."""
     saved_s = link.seconds(dense.wire_bytes - one.wire_bytes, 0)
     extra_s = one.own_s - dense.own_s + link.seconds(0, one.num_hops - dense.num_hops)

@@ -4,7 +4,7 @@ import pytest
 import torch.distributed as dist
 
 from ddp.ranks import Ranks
-from phalanx.ddp import probe_link
+from phalanx.communication import probe_link
 
 
 @pytest.mark.slow

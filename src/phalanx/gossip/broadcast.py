@@ -1,29 +1,40 @@
-"""What nodes tell all their neighbours: tensors as they are, or compressed."""
+"""Broadcasts to all neighbours: tensors as they are, or compressed."""
 
 import torch
 from torch import Tensor
 
-from phalanx.communication.wire import from_bytes, to_bytes
+from phalanx.communication.wire import from_bytes, require_finite_values, to_bytes
 from phalanx.compression import Compressor, ErrorFeedback, Message, MomentumCorrection, frame
 from phalanx.gossip.base import GossipRound, State
-from phalanx.gossip.network import Telling
+from phalanx.gossip.network import NeighborBroadcast
 
 
-def plainly(tensors: list[Tensor]) -> Telling:
+def uncompressed(tensors: list[Tensor]) -> NeighborBroadcast:
     """The tensors of every node as they are."""
     like = [x[0] for x in tensors]
     size = sum(x.numel() * x.element_size() for x in like)
-    return Telling(
+    return NeighborBroadcast(
         tensors,
         [size] * len(tensors[0]),
         lambda place: to_bytes([x[place] for x in tensors]),
-        lambda row: from_bytes(row, like),
+        lambda row: read(row, like),
     )
+
+
+def read(row: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """Tensors like these out of a neighbour's bytes.
+
+    Raises:
+        WireError: if there are not as many bytes as they take, or a value is not finite.
+    """
+    found = from_bytes(row, [(x.dtype, x.numel()) for x in like])
+    require_finite_values(found)
+    return [values.view(x.shape) for values, x in zip(found, like, strict=True)]
 
 
 def compressed(
     compressor: Compressor, tensors: list[Tensor], states: list[State], round: GossipRound
-) -> tuple[Telling, list[State]]:
+) -> tuple[NeighborBroadcast, list[State]]:
     """The tensors of every node as messages of a compressor, each tensor by itself.
 
     Args:
@@ -32,7 +43,7 @@ def compressed(
         states: the compressor's own, stacked over the nodes.
         round: where randomness comes from.
     """
-    nodes = round.network.ends.nodes
+    nodes = round.network.edges.nodes
     messages: list[list[Message]] = [[] for _ in nodes]
     values, following = [], []
     for tensor_place, (x, state) in enumerate(zip(tensors, states, strict=True)):
@@ -49,14 +60,14 @@ def compressed(
         following.append(tuple(torch.stack(parts) for parts in zip(*kept, strict=True)))
     like, framing = messages[0], 0 if compressor.fixed_size else 8 * len(tensors)
     shapes = [(one.shape, one.dtype) for one in like]
-    telling = Telling(
+    broadcast = NeighborBroadcast(
         values,
         [framing + sum(message.num_bytes for message in row) for row in messages],
         lambda place: frame(messages[place], compressor.fixed_size),
         lambda row: [compressor.decode(one) for one in compressor.unframe(row, shapes)],
         None if compressor.fixed_size else framing + sum(message.most_bytes for message in like),
     )
-    return telling, following
+    return broadcast, following
 
 
 def initial(compressor: Compressor, like: Tensor) -> State:

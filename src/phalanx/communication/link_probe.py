@@ -1,4 +1,4 @@
-"""How fast the links between the ranks are, by asking them."""
+"""Measurement of the latency and bandwidth between ranks."""
 
 import time
 from statistics import median
@@ -6,8 +6,9 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from phalanx.communication import AllReduce, Link
-from phalanx.compression import Network
+from phalanx.communication.collectives import AllReduce
+from phalanx.communication.link import Link
+from phalanx.communication.process_group import ProcessGroupCollectives
 
 
 def probe_link(
@@ -42,29 +43,29 @@ def probe_link(
         raise ValueError(f"num_bytes must be at least 4096, got {num_bytes}")
     if num_rounds < 1:
         raise ValueError(f"num_rounds must be at least 1, got {num_rounds}")
-    network = Network(group)
-    if network.size < 2:
-        raise ValueError(f"group must have at least 2 ranks, got {network.size}")
+    collectives = ProcessGroupCollectives(group)
+    if collectives.size < 2:
+        raise ValueError(f"group must have at least 2 ranks, got {collectives.size}")
     # Of fewer numbers some ranks would have no share, and gloo would leave out their hops.
-    counts = 64 * network.size, num_bytes // 4
+    counts = 64 * collectives.size, num_bytes // 4
     small, large = (AllReduce(torch.zeros(count, device=device)) for count in counts)
-    own = [_seconds(network, request, num_rounds) for request in (small, large)]
+    own = [_seconds(collectives, request, num_rounds) for request in (small, large)]
     # The slowest rank's times, on all ranks: all come to the same link.
     times = torch.tensor(own, dtype=torch.float64, device=device)
-    small_s, large_s = network.all_reduce(AllReduce(times, largest=True)).tolist()
+    small_s, large_s = collectives.all_reduce(AllReduce(times, largest=True)).tolist()
     return Link.measured(
-        large.wire_bytes(network.size),
-        large.num_hops(network.size),
+        large.wire_bytes(collectives.size),
+        large.num_hops(collectives.size),
         small_s=small_s,
         large_s=large_s,
     )
 
 
-def _seconds(network: Network, request: AllReduce, num_rounds: int) -> float:
+def _seconds(collectives: ProcessGroupCollectives, request: AllReduce, num_rounds: int) -> float:
     """The median time of an all-reduce, one after the other."""
     times = []
     for _ in range(num_rounds + 1):
         began = time.perf_counter()
-        network.all_reduce(request)[0].item()  # a GPU is waited for, too
+        collectives.all_reduce(request)[0].item()  # a GPU is waited for, too
         times.append(time.perf_counter() - began)
     return median(times[1:])

@@ -1,4 +1,4 @@
-"""Gossip in a script that trains one model a process: one line."""
+"""Decentralised training in a script of one model per process."""
 
 from typing import Literal
 
@@ -7,11 +7,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from phalanx.gossip.base import Gossip
-from phalanx.gossip.parameters import GossipOptimizer, ParameterGossip
-from phalanx.gossip.power_gossip import PowerGossip
-from phalanx.gossip.process_network import ProcessNetwork
-from phalanx.gossip.topology import Topology
+from phalanx.gossip import Gossip, ParameterGossip, PowerGossip, ProcessNetwork, Topology
+from phalanx.optimizers.gossip_optimizer import GossipOptimizer
 
 
 def decentralize(
