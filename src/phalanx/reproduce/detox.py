@@ -279,7 +279,7 @@ class Detox(Recipe):
         )
 
 
-def count_corrupted(*, code: DetoxCode) -> dict[str, float]:
+def count_corrupted(*, code: DetoxCode) -> dict[str, Any]:
     """Groups of which most are Byzantine: by the formula, and over rounds of random workers."""
     schedule, found = RandomWorkers(code.num_byzantine), []
     for step in range(_COUNTED):

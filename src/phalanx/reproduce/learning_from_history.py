@@ -139,7 +139,6 @@ class LearningFromHistory(Recipe):
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Every rule under every attack, beside the authors' logs."""
-        fixed, _ = self._fixed(scope)
         images = scope.images(*_IMAGES)
         return Findings(
             answer=_answer(found),
@@ -150,11 +149,6 @@ class LearningFromHistory(Recipe):
                 *_NOTES,
                 _FULL_NOTE if images.published else _QUICK_NOTE,
             ),
-            settings={
-                "rounds": fixed["steps"],
-                "samples_per_worker": fixed["batch_size"] // self.num_workers,
-                "seeds": len(found.labels("seed")),
-            },
         )
 
 

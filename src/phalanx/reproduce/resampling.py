@@ -198,12 +198,6 @@ class ResamplingAndBucketing(Recipe):
             claims=_claims(found),
             tables=[_table(name, found) for name in (_TAIL, _MIMIC, *_ATTACKS)],
             notes=(f"Data: {data.origin}.", *_NOTES, _FULL_NOTE if data.published else _QUICK_NOTE),
-            settings={
-                "workers_of_the_long_tail": self._honest(scope),
-                "rounds": self._steps(scope),
-                "samples_per_worker": 32 if data.published else 16,
-                "seeds": len(found.labels("seed")),
-            },
         )
 
 

@@ -125,7 +125,10 @@ def by_run(found: Iterable[Record]) -> dict[str, Record]:
 def accuracy_plot(attack: str, caption: str, found: Sequence[Record]) -> Plot:
     """Test accuracy over rounds of runs under an attack."""
     lines = {
-        one["run"]: (one["evaluated"], [100 * share for share in one["accuracies"]])
+        one["run"]: (
+            list(map(float, one["evaluated"])),
+            [100 * share for share in one["accuracies"]],
+        )
         for one in found
     }
     title = f"Test accuracy under attack: {attack}"
