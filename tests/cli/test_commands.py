@@ -145,15 +145,17 @@ HELPERS = """
     AccordionBatch AccordionBatchSampler ActivationBoundary AdversaryKnowledge Aggregate
     AllGather AllReduce AllToAll Averaged Batches BatchState BatchTrial BoundaryTraffic
     Broadcast Chain ClientData CodedLeastSquares CodedMatmul CodedMatrix CodedShuffle
-    CodedShuffleSampler CodeOutlook CodePlanner Collected Collector CompressedPipeline
-    CompressorOutlook CompressorPlanner Computed Consensus CriticalRegimes Decoded Delivery
-    DiversityMonitor Edges Estimate Evaluation ExchangeContext ExchangeMemory Geometry
-    GossipOptimizer GossipRound GradientDiversity Inbox Job LargestBatch Link MatmulSession
-    Message MessageContext MicrobatchPlan Mixed Mixtures NeighborBroadcast Objective OneBitAdam
-    ParameterGossip Part Party ProcessGroupCollectives Product Regime Replies Reply Reputation
-    Round Rounds RowCache Run Samples Shard SharedTensor ShufflePlan ShuffleSession
-    SimulatedPipeline Site Splits Spread Standing TensorStates TimedProduct Topology
-    TrainingWorkers Verdict Waiting
+    CodedShuffleSampler CodeOutlook CodePlanner Collected Collector CommunicationCost
+    CompressedPipeline CompressorOutlook CompressorPlanner Computed Consensus CriticalRegimes
+    Dealer Decoded Delivery DiversityMonitor Edges Estimate Evaluation ExchangeContext
+    ExchangeMemory Geometry GossipOptimizer GossipRound GradientDiversity Inbox Job LargestBatch
+    Link MalformedMessageError MatmulSession Message MessageContext MicrobatchPlan Mixed
+    Mixtures ModelServer ModelServerView NeighborBroadcast Objective OneBitAdam ParameterGossip
+    Part Party Peer ProcessGroupCollectives Product Regime Replies Reply Reputation Round
+    RoundLedger RoundOverError Rounds RowCache Run Samples SecureClient SecureSetup Shard
+    SharedTensor Shares ShufflePlan ShuffleSession SimulatedPipeline Site Splits Spread Standing
+    TensorStates TimedProduct Topology TrainingWorkers Transcript UnexpectedMessageError
+    Uploader Verdict Waiting WorkerServer WorkerServerView
 """
 
 

@@ -73,7 +73,7 @@ def test_too_many_byzantine_workers_stop_a_run_and_its_weights_are_measured():
     assert found["round_seconds"] is None
     splits = Digits().load()
     fresh = phalanx.training.evaluate(
-        build(MLP, splits, 0), phalanx.training.cross_entropy, splits.test, splits.train
+        build(MLP, splits, 0), phalanx.losses.cross_entropy, splits.test, splits.train
     )
     assert (found["test_accuracy"], found["test_loss"]) == fresh
     (record,) = measure(
