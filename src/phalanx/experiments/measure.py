@@ -14,6 +14,7 @@ import torch
 
 from phalanx.errors import NotFiniteError, TooManyByzantineError
 from phalanx.experiments.grid import Cell
+from phalanx.experiments.identity import digest
 from phalanx.experiments.labels import slug
 from phalanx.experiments.pool import run_here, run_in_processes
 from phalanx.experiments.records import Record, Records, plain
@@ -101,11 +102,11 @@ def load_records(folder: Path) -> dict[str, Record]:
     for file in sorted((folder / "cells").glob("*.json")):
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            record = Record(**content["record"])
-            identity = str(content["identity"])
+            record, identity = Record(**content["record"]), str(content["identity"])
+            intact = content["checksum"] == digest(content["record"])
         except (ValueError, KeyError, TypeError):
             continue
-        if record.status in ("finished", "stopped"):
+        if intact and record.status in ("finished", "stopped"):
             found[identity] = record
     return found
 
@@ -186,7 +187,8 @@ def _write(folder: Path, cell: Cell, record: Record, facts: dict[str, Any]) -> N
     """Writes a record's file, whole: `cells/<labels>-<hash>.json`."""
     content = {
         "identity": cell.identity,
-        "record": asdict(record),
+        "record": (kept := asdict(record)),
+        "checksum": digest(kept),
         "config": cell.config,
         "environment": facts,
     }
