@@ -88,11 +88,12 @@ def reproduce(
     if place is not None and not place.exists():
         raise FileNotFoundError(f"data must be a file or folder that is there, got {place}")
     folder.mkdir(parents=True, exist_ok=True)
-    scope, runner = Scope(full, place), _Runner(folder, jobs, progress or (lambda _: None))
+    scope, runner = Scope(full, place), _Runner(folder, jobs, progress)
     findings = recipe.findings(recipe.measure(scope, runner), scope)
     settings = {"full": full, **_sizes(recipe, runner.cells), **findings.settings}
     done = Reproduction(recipe, replace(findings, settings=settings), folder)
     facts = environment(seed=0)
+    del facts["seed"]  # of the cells, if they have any
     (folder / "findings.html").write_text(_html(done, facts), encoding="utf-8")
     (folder / "findings.md").write_text(_markdown(done, facts), encoding="utf-8")
     (folder / "findings.json").write_text(_json(done, facts), encoding="utf-8")
@@ -105,7 +106,7 @@ class _Runner:
 
     folder: Path
     jobs: int | None
-    progress: Progress
+    progress: Progress | None
     cells: list[Cell] = field(default_factory=list)
 
     def __call__(self, cells: Sequence[Cell], *, jobs: int | None = None) -> Records:
@@ -118,7 +119,7 @@ class _Runner:
         return found
 
     def _watch(self, now: Watched) -> None:
-        if now.running:
+        if now.running and self.progress is not None:
             self.progress(f"{now.done} of {now.total} done; measuring: {now.running[-1]}")
 
 
