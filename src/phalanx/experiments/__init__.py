@@ -13,6 +13,7 @@ from phalanx.experiments.runs import (
     message_bytes,
     train_run,
 )
+from phalanx.experiments.tuning import tuned
 
 __all__ = [
     "Cell",
@@ -36,4 +37,5 @@ __all__ = [
     "pivot",
     "spread",
     "train_run",
+    "tuned",
 ]

@@ -1,11 +1,19 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
+from phalanx.reproduce.atomo import AtomoRecipe
 from phalanx.reproduce.base import Claim, Findings, Recipe, Scope
+from phalanx.reproduce.power_gossip import PowerGossipRecipe
+from phalanx.reproduce.power_sgd import PowerSGDRecipe
+from phalanx.reproduce.random_block import RandomBlocks
 from phalanx.reproduce.run import recipes, reproduce
 
 __all__ = [
+    "AtomoRecipe",
     "Claim",
     "Findings",
+    "PowerGossipRecipe",
+    "PowerSGDRecipe",
+    "RandomBlocks",
     "Recipe",
     "Scope",
     "recipes",
