@@ -1,5 +1,6 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
+from phalanx.reproduce.activation_compression import ActivationCompression
 from phalanx.reproduce.atomo import AtomoRecipe
 from phalanx.reproduce.base import Claim, Findings, Recipe, Scope
 from phalanx.reproduce.power_gossip import PowerGossipRecipe
@@ -8,6 +9,7 @@ from phalanx.reproduce.random_block import RandomBlocks
 from phalanx.reproduce.run import recipes, reproduce
 
 __all__ = [
+    "ActivationCompression",
     "AtomoRecipe",
     "Claim",
     "Findings",

@@ -135,9 +135,7 @@ class PowerGossipRecipe(Recipe):
         fixed, steps = self._fixed(scope) | {"rate": _best_rate(first)}, self._steps(scope)
         others = sorted({max(1, round(share * steps)) for share in _LENGTHS} - {steps})
         cells = []
-        for (split, partitioner), (method, candidates) in product(
-            _SPLITS.items(), _METHODS.items()
-        ):
+        for split, (method, candidates) in product(_SPLITS, _METHODS.items()):
             lengths = others if split == "different" and method in (_OURS, _PLAIN) else []
             axes: dict[str, Any] = {
                 "split": {split: {"partitioner": _SPLITS[split]}},
@@ -232,17 +230,17 @@ class PowerGossipRecipe(Recipe):
 
     def _consensus_claims(self, found: Records) -> list[Claim]:
         ring, graphs = found.where(topology="ring"), found.where(algorithm=_WARM)
-        left = [one["distances"][-1] for one in graphs]
+        left = {str(one["topology"]): one["distances"][-1] for one in graphs}
         warm, cold = (ring.where(algorithm=one)[0]["distances"][-1] for one in (_WARM, _COLD))
         sent = {str(one["algorithm"]): _kilobytes_to_1_percent(one) for one in ring}
         signs = [size for name, size in sent.items() if size is not None and "Choco, signs" in name]
         return [
             Claim(
                 "PowerGossip with the plain step converges on every graph (relative squared "
-                f"distance after {self.rounds} rounds on {', '.join(map(str, graphs.labels('topology')))}).",
+                f"distance after {self.rounds} rounds on {', '.join(left)}).",
                 NOT_QUOTED,
-                ", ".join(f"{one:.2g}" for one in left),
-                [one < 0.05 for one in left],
+                ", ".join(f"{one:.2g}" for one in left.values()),
+                [one < 0.05 for one in left.values()],
             ),
             Claim(
                 "Reusing the last factors is better than drawing them anew (relative squared "

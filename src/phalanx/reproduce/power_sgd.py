@@ -81,16 +81,7 @@ class PowerSGDRecipe(DigitsTraining, Recipe):
                     "Values that a worker sends in a step, how many times fewer than SGD, and "
                     "megabytes an epoch, beside the published figures: accuracy in percent, "
                     "perplexity of the LSTM.",
-                    tuple(
-                        [
-                            "network",
-                            "values",
-                            "fewer",
-                            "MB an epoch",
-                            "published MB",
-                            "published result",
-                        ]
-                    ),
+                    _HEADERS,
                     tuple((*row[:3], round(row[3], 1), *row[4:]) for row in rows),
                 ),
                 training_table(found),

@@ -135,7 +135,7 @@ def _claims(score: dict[str, float], found: Records) -> list[Claim]:
     ]
 
 
-def _counted() -> dict[str, tuple[float, float]]:
+def _counted() -> dict[str, tuple[int | float, float]]:
     """Four-byte values that a worker sends a step for ResNet-18, and megabytes an epoch."""
     network = resnet18()
     total = network.num_values
