@@ -21,6 +21,7 @@ from phalanx.experiments.runs import (
     message_bytes,
     train_run,
 )
+from phalanx.experiments.tuning import tuned
 
 __all__ = [
     "Cell",
@@ -52,4 +53,5 @@ __all__ = [
     "pivot",
     "spread",
     "train_run",
+    "tuned",
 ]
