@@ -135,6 +135,29 @@ class Records(tuple[Record, ...]):
         found: float | None = self.reduce(value, spread, **labels)
         return found
 
+    def table(
+        self, title: str, caption: str, columns: Sequence[str] | Mapping[str, Value]
+    ) -> Table:
+        """A table with a row for each record.
+
+        >>> runs = Records([Record({"rule": "Krum"}, values={"accuracy": 0.5})])
+        >>> runs.table("Runs", "Of rules.", ["rule", "accuracy"]).rows
+        (('Krum', 0.5),)
+
+        Args:
+            title: what it shows.
+            caption: how to read it.
+            columns: labels and values by name, or what is read from a record by header.
+        """
+        named: Mapping[str, Value] = (
+            columns if isinstance(columns, Mapping) else {name: name for name in columns}
+        )
+        rows = (
+            tuple(one[read] if isinstance(read, str) else read(one) for read in named.values())
+            for one in self
+        )
+        return Table(title, caption, tuple(named), tuple(rows))
+
 
 @dataclass(frozen=True)
 class Pivot:

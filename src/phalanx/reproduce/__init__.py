@@ -3,21 +3,28 @@
 from phalanx.reproduce.activation_compression import ActivationCompression
 from phalanx.reproduce.atomo import AtomoRecipe
 from phalanx.reproduce.base import Claim, Findings, Recipe, Scope
+from phalanx.reproduce.coded_computation import CodedComputation
+from phalanx.reproduce.coded_shuffling import CodedShuffling
 from phalanx.reproduce.detox import Detox
 from phalanx.reproduce.draco import Draco
+from phalanx.reproduce.erasure_head import ErasureHeads
 from phalanx.reproduce.learning_from_history import LearningFromHistory
 from phalanx.reproduce.power_gossip import PowerGossipRecipe
 from phalanx.reproduce.power_sgd import PowerSGDRecipe
 from phalanx.reproduce.random_block import RandomBlocks
 from phalanx.reproduce.resampling import ResamplingAndBucketing
 from phalanx.reproduce.run import recipes, reproduce
+from phalanx.reproduce.stochastic_block_code import StochasticBlockCodes
 
 __all__ = [
     "ActivationCompression",
     "AtomoRecipe",
     "Claim",
+    "CodedComputation",
+    "CodedShuffling",
     "Detox",
     "Draco",
+    "ErasureHeads",
     "Findings",
     "LearningFromHistory",
     "PowerGossipRecipe",
@@ -26,6 +33,7 @@ __all__ = [
     "Recipe",
     "ResamplingAndBucketing",
     "Scope",
+    "StochasticBlockCodes",
     "recipes",
     "reproduce",
 ]
