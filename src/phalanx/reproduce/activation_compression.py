@@ -16,7 +16,7 @@ from phalanx.compression import (
     QSGD,
     Compressor,
     ErrorFeedback,
-    Memory,
+    TensorStates,
     SampleQuantization,
     UniformQuantization,
     simulate,
@@ -577,7 +577,7 @@ def descend(
         NotFiniteError: if activations or gradients are not finite.
     """
     weights = dict(nn.ModuleList(pipelines[0].stages).named_parameters())
-    memories = [Memory()] * len(pipelines)
+    memories = [TensorStates()] * len(pipelines)
     for epoch in range(epochs):
         errors = []
         for batches in _batches(len(inputs), len(pipelines), batch_size, seed, epoch):
