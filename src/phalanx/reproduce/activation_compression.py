@@ -16,8 +16,8 @@ from phalanx.compression import (
     QSGD,
     Compressor,
     ErrorFeedback,
-    TensorStates,
     SampleQuantization,
+    TensorStates,
     UniformQuantization,
     simulate,
 )

@@ -19,6 +19,7 @@ from phalanx.evaluation import evaluate
 from phalanx.experiments import Cell, Record, Records, build, grid, line_plot, load, tuned
 from phalanx.gossip import DPSGD, ChocoSGD, Gossip, PowerGossip, Topology
 from phalanx.models import MLP
+from phalanx.optimizers import GossipOptimizer
 from phalanx.randomness import generator
 from phalanx.reporting import Table
 from phalanx.reproduce.base import NOT_QUOTED, Claim, Findings, Measure, Recipe, Scope, published
@@ -332,7 +333,7 @@ def ring_run(
     sgd = SGD(replicas.parameters(), lr=rate, momentum=0.9, nesterov=True)
     mixed = gossip.ParameterGossip(replicas.by_name(), algorithm, network, seed=seed)
     optimizer, schedule = (
-        gossip.GossipOptimizer(sgd, mixed),
+        GossipOptimizer(sgd, mixed),
         LambdaLR(sgd, partial(_factor, steps=steps)),
     )
     for step in range(steps):
