@@ -19,7 +19,7 @@ from phalanx.data import (
 
 SHARDS = [kind() for kind in concrete(data, Partitioner)]
 SHARDS += [
-    LongTailedPartitioner(keep=0.7, shards=ShardPartitioner()),
+    LongTailedPartitioner(keep=0.7, partitioner=ShardPartitioner()),
     DirichletPartitioner(alpha=0.01),
 ]
 
@@ -160,7 +160,7 @@ def test_the_tail_is_as_long_as_it_is_told():
 
 def test_the_tail_may_be_sorted():
     targets = some_targets(2000, 4)
-    dealt = LongTailedPartitioner(shards=ShardPartitioner()).split(targets, 6, seeded())
+    dealt = LongTailedPartitioner(partitioner=ShardPartitioner()).split(targets, 6, seeded())
     classes = targets[torch.cat(dealt)]
     assert classes.equal(classes.sort().values)
 

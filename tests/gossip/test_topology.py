@@ -96,7 +96,7 @@ def test_what_is_no_topology_is_refused(subtests):
             "at most 1 at every node, got 1.2 at 1",
         ),
         (lambda: Topology(2, ((0, 1),), (-0.5,)), "edge_weights must be above 0, got -0.5"),
-        (lambda: Topology(2, ((0, 1),), (0.5, 0.5)), "one an edge, got 2 of 1"),
+        (lambda: Topology(2, ((0, 1),), (0.5, 0.5)), "one per edge, got 2 of 1"),
         (lambda: Topology.torus(0, 3), "rows and columns must be at least 1"),
         (lambda: Topology.from_adjacency([[0, 1], [0, 0]]), "adjacency must be symmetric"),
         (

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.attacks.adversary_knowledge import AdversaryKnowledge, Rule, column_mean
+from phalanx.checks import require_at_least
 
 State = tuple[Tensor, ...]
 """What an attack remembers between rounds; empty for an attack without memory."""
@@ -145,8 +146,7 @@ class Attack(ABC):
             ValueError: if `num_byzantine` is negative, `own` has another number of rows, or `own`
                 is missing where no worker is honest.
         """
-        if num_byzantine < 0:
-            raise ValueError(f"num_byzantine must be at least 0, got {num_byzantine}")
+        require_at_least(0, num_byzantine=num_byzantine)
         if num_byzantine == 0:
             return []
         if own is None:

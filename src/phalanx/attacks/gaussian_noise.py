@@ -1,6 +1,5 @@
 """Gaussian noise attack."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.attacks.base import Attack
+from phalanx.checks import require_finite_at_least
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,7 @@ class GaussianNoise(Attack):
     """Standard deviation of every coordinate."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.standard_deviation < math.inf:
-            raise ValueError(
-                f"standard_deviation must be finite and at least 0, got {self.standard_deviation}"
-            )
+        require_finite_at_least(0, standard_deviation=self.standard_deviation)
 
     def forge(
         self,

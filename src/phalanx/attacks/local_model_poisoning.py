@@ -1,6 +1,5 @@
 """Local model poisoning attack on the median and the trimmed mean."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.attacks.base import Attack, require_honest
+from phalanx.checks import require_finite_above
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class LocalModelPoisoning(Attack):
     """How far beyond the honest numbers at most (b in the paper), above 1."""
 
     def __post_init__(self) -> None:
-        if not 1 < self.factor < math.inf:
-            raise ValueError(f"factor must be finite and above 1, got {self.factor}")
+        require_finite_above(1, factor=self.factor)
 
     @property
     def omniscient(self) -> bool:

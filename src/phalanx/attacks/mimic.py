@@ -9,6 +9,7 @@ from torch import Tensor
 from phalanx.attacks.adversary_knowledge import AdversaryKnowledge
 from phalanx.attacks.base import Attack, State, require_honest
 from phalanx.attacks.planned_attack import PlannedAttack
+from phalanx.checks import require_at_least
 from phalanx.floats import working
 
 
@@ -41,8 +42,7 @@ class Mimic(PlannedAttack):
     """Rounds in which the target is chosen, from 1 on."""
 
     def __post_init__(self) -> None:
-        if self.warmup < 1:
-            raise ValueError(f"warmup must be at least 1, got {self.warmup}")
+        require_at_least(1, warmup=self.warmup)
 
     def plan(self, view: AdversaryKnowledge, memory: State = ()) -> tuple[Attack, State]:
         """A copy of the target's message.

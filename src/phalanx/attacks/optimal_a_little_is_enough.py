@@ -8,6 +8,7 @@ from phalanx.attacks.base import Attack, State, require_honest
 from phalanx.attacks.column_spread import column_std
 from phalanx.attacks.line_search import most_damaging
 from phalanx.attacks.planned_attack import PlannedAttack
+from phalanx.checks import require_at_least
 
 
 @dataclass(frozen=True)
@@ -54,5 +55,4 @@ class OptimalALittleIsEnough(PlannedAttack):
 
 def check_evaluations(evaluations: int) -> None:
     """Refuses a search that tries nothing."""
-    if evaluations < 1:
-        raise ValueError(f"evaluations must be at least 1, got {evaluations}")
+    require_at_least(1, evaluations=evaluations)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from phalanx.checks import require_at_least
 from phalanx.randomness import generator
 
 
@@ -108,8 +109,7 @@ class SleeperWorkers(Schedule):
     def __post_init__(self) -> None:
         _check_ids(self.workers or [])
         _check_number(self.num_byzantine)
-        if self.from_step < 0:
-            raise ValueError(f"from_step must be at least 0, got {self.from_step}")
+        require_at_least(0, from_step=self.from_step)
 
     def byzantine(self, step: int, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
         """Nobody before `from_step`, the sleepers from then on."""
@@ -176,8 +176,7 @@ def _check_ids(workers: list[int]) -> None:
 
 
 def _check_number(num_byzantine: int) -> None:
-    if num_byzantine < 0:
-        raise ValueError(f"num_byzantine must be at least 0, got {num_byzantine}")
+    require_at_least(0, num_byzantine=num_byzantine)
 
 
 def _mask(workers: list[int], num_workers: int) -> Bool[Tensor, " workers"]:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.attacks.base import Attack
+from phalanx.checks import require_at_least
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,7 @@ class StaleGradient(Attack):
     """How many rounds old the message is."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
+        require_at_least(1, rounds=self.rounds)
 
     @property
     def rounds_behind(self) -> int:

@@ -16,14 +16,18 @@ Room = Literal[
     "all",
     "coding",
     "aggregation",
-    "attacks",
+    "ordering",
+    "computations",
+    "transforms",
     "compression",
-    "pipeline",
-    "privacy",
+    "attacks",
+    "stragglers",
+    "training",
     "data",
     "models",
-    "training",
+    "privacy",
     "gossip",
+    "pipeline",
 ]
 
 

@@ -9,9 +9,16 @@ from phalanx.cli.train import default_out
 
 
 def reproduce(
-    recipe: str, full: bool = False, data: Path | None = None, out: Path | None = None
+    recipe: str,
+    full: bool = False,
+    data: Path | None = None,
+    jobs: int | None = None,
+    out: Path | None = None,
 ) -> None:
     """Runs a paper's experiment and lays its claims beside what is measured here.
+
+    Every part is kept in the folder when it is done: the same command with the same `--out` goes on
+    where a reproduction was stopped or killed.
 
     Example: phalanx reproduce draco --data mnist.npz
 
@@ -20,6 +27,8 @@ def reproduce(
         full: More rounds, data and repeats; minutes become up to an hour.
         data: The recipe's data; if not given, what the environment variable PHALANX_DATA names, or
             else data that needs no download.
+        jobs: Processes, of one thread each; as many as there are processors if not given. What is
+            timed runs alone.
         out: Folder for the findings; a new one under runs/ if not given.
     """
     # Imported where it is used: matplotlib would make every command wait, `--help` too.
@@ -27,12 +36,12 @@ def reproduce(
 
     folder = out or default_out().with_name("reproduce-" + default_out().name)
     with console.status("starting") as status:
-        done = run(recipe, folder, full=full, data=data, progress=status.update)
+        done = run(recipe, folder, full=full, data=data, progress=status.update, jobs=jobs)
     table = Table(title=done.recipe.paper, title_justify="left", show_lines=True)
     for header in ("claim", "the paper's figure", "ours", "same?"):
         table.add_column(header)
-    for found in done.findings.findings:
-        table.add_row(found.claim, found.paper, found.ours, found.same)
+    for found in done.findings.claims:
+        table.add_row(found.text, found.paper, found.ours, found.same)
     console.print(table)
     console.print(done.findings.answer)
     console.print(f"Findings: {done.folder / 'findings.html'}", soft_wrap=True)

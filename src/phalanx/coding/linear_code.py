@@ -1,4 +1,4 @@
-"""Codes against stragglers: messages are weighted sums, and so is what is decoded from them."""
+"""Linear gradient codes against stragglers."""
 
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ _LOST_DIGITS = 1e-2  # rounding, as amplified, beyond which a sum is no gradient
 
 @dataclass(frozen=True)
 class LinearCode(Code):
-    """A code against workers that are late or dead, and against no liars.
+    """A linear gradient code: against workers that are late or dead, not against Byzantine ones.
 
     A subclass says by what each worker multiplies the gradients of its partitions (`weights`), and
     by what the server multiplies the messages that arrived (`coefficients`). All else is here: the

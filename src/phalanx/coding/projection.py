@@ -1,4 +1,4 @@
-"""Secret projections: what the decoder looks at instead of whole messages."""
+"""Secret random projections of the messages, which the decoder looks at instead."""
 
 import torch
 from jaxtyping import Float

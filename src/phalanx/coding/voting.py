@@ -1,4 +1,4 @@
-"""Majority votes over the messages of workers that did the same work."""
+"""Majority vote over the messages of workers that did the same work."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +38,9 @@ def vote(
 ) -> Party:
     """The strict majority among the voters.
 
-    Cost: without a tolerance two passes over the voters' messages on average, whatever the liars
-    do, and one if nobody lies: the voter compared with is drawn at random. With one, all pairs.
+    Cost: without a tolerance two passes over the voters' messages on average, whatever Byzantine
+    workers do, and one if all are honest: the voter compared with is drawn at random. With one, all
+    pairs.
 
     Args:
         messages: one row per worker; only those of the voters are read.

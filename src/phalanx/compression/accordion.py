@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.checks import require_at_least
 from phalanx.communication.collectives import (
     AllGather,
     AllReduce,
@@ -77,7 +78,7 @@ class Accordion(Compressor):
     Wire: in a round that of the level, nothing else; once in `interval` epochs one number a tensor,
     unless the norm is that of the aggregate. A single message has its level before it: one byte,
     and four of its length.
-    Cost: that of the level, in up to three exchanges a round: one a level, one for vectors. One
+    Cost: that of the level, in up to three exchanges per round: one per level, one for vectors. One
     addition, and memory for one more tensor, in the epochs that are looked at.
     Source: Agarwal, Wang, Lee, Venkataraman, Papailiopoulos, "Adaptive Gradient Communication via
     Critical Learning Regime Identification", MLSys 2021, algorithm 1.
@@ -122,8 +123,7 @@ class Accordion(Compressor):
 
     def __post_init__(self) -> None:
         self.regimes  # noqa: B018 - checks eta and interval
-        if self.steps_per_epoch < 1:
-            raise ValueError(f"steps_per_epoch must be at least 1, got {self.steps_per_epoch}")
+        require_at_least(1, steps_per_epoch=self.steps_per_epoch)
         if any(epoch < 1 for epoch in self.milestones):
             raise ValueError(f"milestones must be at least 1, got {self.milestones}")
         if self.scope not in ("layer", "model"):

@@ -13,7 +13,7 @@ from phalanx.floats import all_finite
 
 
 class TensorStates(NamedTuple):
-    """What one worker remembers between rounds. A round returns the next, and changes nothing.
+    """The states of named tensors between rounds. A round returns the next, and changes nothing.
 
     Attributes:
         step: number of the next round; it is where randomness comes from.

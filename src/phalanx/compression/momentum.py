@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.checks import require_above, require_below_one
 from phalanx.communication.collectives import Exchange, ExchangeContext, State
 from phalanx.compression.message import Message
 from phalanx.compression.wrapper import Wrapper
@@ -50,8 +51,7 @@ class MomentumCorrection(Wrapper):
 
     def __post_init__(self) -> None:
         require_momentum(self.momentum)
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be above 0, got {self.clip}")
+        require_above(0, clip=self.clip)
         if self.inner.unbiased:
             raise ValueError(
                 f"inner must be a biased compressor (with rescale=False, say), got {self.inner}"
@@ -108,5 +108,4 @@ class MomentumCorrection(Wrapper):
 
 def require_momentum(momentum: float) -> None:
     """Raises a `ValueError` unless it is a share below 1."""
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be at least 0 and below 1, got {momentum}")
+    require_below_one(momentum=momentum)

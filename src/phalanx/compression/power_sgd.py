@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.checks import require_at_least
 from phalanx.communication.collectives import AllReduce, Averaged, Exchange, ExchangeContext, State
 from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.message import Message, Part, fixed, num_values
@@ -47,10 +48,8 @@ class PowerSGD(Compressor):
     or the worker's own matrix projected on the common left factor."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
-        if not self.min_compression >= 1:
-            raise ValueError(f"min_compression must be at least 1, got {self.min_compression}")
+        require_at_least(1, rank=self.rank)
+        require_at_least(1, min_compression=self.min_compression)
         if self.error not in ("aggregate", "local"):
             raise ValueError(f"error must be aggregate or local, got {self.error}")
 

@@ -29,7 +29,7 @@ def simulate(
 
     Raises:
         NotFiniteError: naming the workers with NaN or infinity; no memory has changed.
-        ValueError: if there is not one memory a worker.
+        ValueError: if there is not one memory per worker.
 
     >>> import torch
     >>> from phalanx.compression import TopK
@@ -39,7 +39,9 @@ def simulate(
     tensor([2., 1.])
     """
     if len(gradients) != len(memories) or not gradients:
-        raise ValueError(f"memories must be one a worker, got {len(memories)} of {len(gradients)}")
+        raise ValueError(
+            f"memories must be one per worker, got {len(memories)} of {len(gradients)}"
+        )
     workers = [
         average(compressor, tensors, memory, seed=seed, worker=worker, num_workers=len(gradients))
         for worker, (tensors, memory) in enumerate(zip(gradients, memories, strict=True))

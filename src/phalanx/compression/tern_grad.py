@@ -9,6 +9,7 @@ from jaxtyping import Float, Int8
 from torch import Tensor
 
 from phalanx.bits import check_trits, pack_trits, packed_trits, unpack_trits
+from phalanx.checks import require_above
 from phalanx.communication.collectives import AllReduce, Averaged, Exchange, ExchangeContext, State
 from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.draws import uniforms
@@ -43,8 +44,7 @@ class TernGrad(Compressor):
     """Whether workers agree on one scale for each tensor, so that levels can be added."""
 
     def __post_init__(self) -> None:
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be above 0, got {self.clip}")
+        require_above(0, clip=self.clip)
 
     @property
     def random(self) -> bool:

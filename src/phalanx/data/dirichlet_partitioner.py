@@ -1,6 +1,5 @@
 """Dirichlet partitioner: label skew of any strength."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from phalanx.checks import require_finite_above
 from phalanx.data.partitioner import Partitioner, check_split, shuffled
 
 
@@ -32,8 +32,7 @@ class DirichletPartitioner(Partitioner):
     """Concentration: how alike the workers are, above 0."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < math.inf:
-            raise ValueError(f"alpha must be finite and above 0, got {self.alpha}")
+        require_finite_above(0, alpha=self.alpha)
 
     def split(
         self,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from phalanx.checks import require_at_least
 from phalanx.data.arrays import (
     Array,
     channels_first,
@@ -65,8 +66,7 @@ class HuggingFaceDataset(DataSource):
     def __post_init__(self) -> None:
         check_size(self.image_size)
         check_fraction(self.test_fraction)
-        if self.num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {self.num_features}")
+        require_at_least(1, num_features=self.num_features)
 
     def load(self) -> Splits:
         """The training and test sets, after a download where it is needed.

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from phalanx.checks import require_at_least
+
 
 @dataclass(frozen=True)
 class Partitioner(ABC):
@@ -37,8 +39,7 @@ def check_split(targets: Int[Tensor, " samples"], num_workers: int) -> Int[Tenso
     Raises:
         ValueError: if `num_workers` is below 1, or a class below 0.
     """
-    if num_workers < 1:
-        raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+    require_at_least(1, num_workers=num_workers)
     if len(targets) and targets.min() < 0:
         raise ValueError(f"targets must be 0 or more, got {int(targets.min())}")
     return targets.cpu()

@@ -167,7 +167,7 @@ def aggregate(
     Args:
         model: the wrapped model, without another hook. Any of DDP's options will do.
         rule: how to aggregate; a rank is a worker.
-        num_byzantine_aggregators: ranks that may lie while they aggregate (s); see
+        num_byzantine_aggregators: ranks that may be Byzantine while they aggregate (s); see
             `robust_all_reduce`.
 
     Returns:

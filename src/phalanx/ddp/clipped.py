@@ -42,7 +42,7 @@ class ClippedAllReduce:
         """Checks the rule.
 
         Raises:
-            ValueError: if the rule takes more than one step a round, for which whole messages are
+            ValueError: if the rule takes more than one step per round, for which whole messages are
                 needed, or cannot work with so few ranks.
         """
         if rule.iterations != 1:

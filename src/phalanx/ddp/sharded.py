@@ -70,7 +70,7 @@ class ShardedAllReduce:
             length: of all pieces together, at most.
             max_pieces: how many there may be.
             dtype: to hold the pieces in.
-            num_byzantine_aggregators: liars that a group of ranks survives (s).
+            num_byzantine_aggregators: Byzantine ranks that a group survives (s).
 
         Raises:
             ValueError: if the rule cannot work with so few ranks, or the ranks are too few.

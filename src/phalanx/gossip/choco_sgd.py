@@ -21,7 +21,7 @@ class ChocoSGD(Gossip):
     node moves towards its neighbours' copies.
 
     Guarantee: the mean over the nodes stays. With a compressor of contraction `delta` and the
-    `safe_rate`, the squared distance falls by `1 - delta * gap^2 / 82` a round on average.
+    `safe_rate`, the squared distance falls by `1 - delta * gap^2 / 82` per round on average.
     Wire: the compressor's messages, one a tensor, to every neighbour.
     Cost: that of encoding, and of decoding for each neighbour. Memory: two tensors' size.
     Source: Koloskova, Stich, Jaggi, "Decentralized Stochastic Optimization and Gossip Algorithms

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from phalanx.checks import require_at_least
 from phalanx.compression import TensorStates
 from phalanx.gossip.base import Gossip
 from phalanx.gossip.mixing import mix
@@ -62,8 +63,7 @@ def average(
     >>> average(torch.arange(5.0), DPSGD("optimal"), network, rounds=20).values
     tensor([2.0000, 2.0000, 2.0000, 2.0000, 2.0000])
     """
-    if rounds < 0:
-        raise ValueError(f"rounds must be at least 0, got {rounds}")
+    require_at_least(0, rounds=rounds)
     seen = isinstance(network, SimulatedNetwork)
     if tolerance > 0 and not seen:
         raise ValueError(

@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from phalanx.bits import pack, unpack
+from phalanx.checks import require_above
 from phalanx.gossip.base import Gossip, GossipRound, Network, State
 from phalanx.gossip.checks import require_consensus_rate
 from phalanx.gossip.edges import as_rows, per_edge
@@ -56,8 +57,7 @@ class Moniqua(Gossip):
     """Factor on the step to the neighbours (gamma); with few bits it has to be small."""
 
     def __post_init__(self) -> None:
-        if not self.bound > 0:
-            raise ValueError(f"bound must be above 0, got {self.bound}")
+        require_above(0, bound=self.bound)
         if self.rounding not in ("random", "nearest"):
             raise ValueError(f"rounding must be random or nearest, got {self.rounding}")
         least = 2 if self.rounding == "random" else 1

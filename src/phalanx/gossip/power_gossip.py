@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.checks import require_at_least
 from phalanx.gossip.base import Gossip, GossipRound, Network, State
 from phalanx.gossip.checks import require_diffusion
 from phalanx.gossip.edges import per_edge
@@ -46,7 +47,7 @@ class PowerGossip(Gossip):
     rank: int = 1
     """Columns of the factors (r)."""
     iterations: int = 1
-    """Half power iterations a round, each with its own messages and its own move."""
+    """Half power iterations per round, each with its own messages and its own move."""
     warm_start: bool = True
     """Whether an iteration starts from the last one's factor, or from random numbers."""
     diffusion: float | Literal["optimal"] = 1.0
@@ -56,10 +57,8 @@ class PowerGossip(Gossip):
     with it are sums and differences; messages are as long as without."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        require_at_least(1, rank=self.rank)
+        require_at_least(1, iterations=self.iterations)
         require_diffusion(self.diffusion)
         if self.signs and self.rank > 1:
             raise ValueError(f"rank must be 1 with signs, got {self.rank}")

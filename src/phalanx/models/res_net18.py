@@ -6,6 +6,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from phalanx.checks import require_at_least
 from phalanx.models.shapes import image_shape
 
 
@@ -56,8 +57,7 @@ class ResNet18(nn.Module):
         channels, _, _ = image_shape(input_shape, num_classes, smallest=8)
         if norm not in ("group", "batch"):
             raise ValueError(f"norm must be group or batch, got {norm!r}")
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}")
+        require_at_least(1, width=width)
         blocks: list[nn.Module] = []
         before = width
         for stage in range(4):

@@ -3,6 +3,7 @@
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from phalanx.checks import require_at_least
 from phalanx.models.transformer import Mean, TokenEmbedding, TransformerBlock, check_sizes
 
 
@@ -43,8 +44,7 @@ class TextClassifier(nn.Module):
         """
         super().__init__()
         length = check_sizes(input_shape, num_classes, width, depth, num_heads)
-        if vocabulary < 1:
-            raise ValueError(f"vocabulary must be at least 1, got {vocabulary}")
+        require_at_least(1, vocabulary=vocabulary)
         blocks = [TransformerBlock(width, num_heads, causal=False) for _ in range(depth)]
         head = nn.Sequential(nn.LayerNorm(width), Mean(), nn.Linear(width, num_classes))
         self.layers = nn.Sequential(TokenEmbedding(vocabulary, length, width), *blocks, head)

@@ -22,10 +22,10 @@ class CodeOutlook(NamedTuple):
 
     Attributes:
         code: its name; "none" where every worker computes a partition of its own.
-        redundancy: partitions that a worker computes, on average.
+        redundancy: partitions per worker, on average.
         wait_for: messages after which a round is over; None to wait until the code is exact. A
             code that is exact earlier ends the round then.
-        round_s: mean seconds a round.
+        round_s: mean seconds per round.
         slow_round_s: seconds that one round in twenty takes at least.
         error: root mean square of `Decoded.error`: what the gradient is off by, relative to the
             root mean square norm of the partitions' gradients, at most.
@@ -78,10 +78,10 @@ class CodePlanner:
     """Workers, and partitions (n in the papers)."""
 
     seconds_per_partition: float = 0.0
-    """Seconds that a worker computes on one partition."""
+    """Seconds of computation per partition."""
 
     max_redundancy: int = 5
-    """Most partitions that a worker is to compute."""
+    """Largest number of partitions per worker."""
 
     target_error: float = 0.05
     """Largest bias of the gradient that is accepted, as a share of the root mean square norm of the

@@ -10,6 +10,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from phalanx.checks import require_at_least
 from phalanx.communication import AllGather, AllReduce, AllToAll, Answer, Link, Request
 from phalanx.compression import (
     QSGD,
@@ -53,10 +54,10 @@ class CompressorOutlook(NamedTuple):
         compressor: how it is written; "none" for the dense all-reduce.
         collective: how messages are averaged: "all-reduce" adds them on the way, "all-gather" sends
             all of them to everybody, "all-to-all" a share to each, whose mean is then gathered.
-        payload_bytes: of a worker's messages in a step.
-        wire_bytes: what a worker sends in a step, and receives, without headers.
-        num_hops: how often a worker waits for another one in a step.
-        overhead_s: seconds that encoding, decoding and averaging take a worker in a step.
+        payload_bytes: of the messages, per worker and step.
+        wire_bytes: sent, and received, per worker and step, without headers.
+        num_hops: waits for another worker, per worker and step.
+        overhead_s: seconds of encoding, decoding and averaging, per worker and step.
         own_s: seconds of a step without any link: computing the gradient, and the overhead.
         step_s: seconds of a step on the link.
         break_even: bits a second below which it beats the dense all-reduce: infinity if always, 0
@@ -90,7 +91,7 @@ class CompressorPlanner:
     - `step = compute + overhead + latency + bytes / bandwidth`, one after the other. DDP sends the
       first gradients while it computes the last ones, so that its steps are a little shorter.
     - An all-reduce of `S` bytes takes `2 (n - 1)` messages in a row and `2 (n - 1) / n * S` bytes
-      of a worker's link, an all-gather of `b` bytes a worker `n - 1` messages and `(n - 1) b`
+      of a worker's link, an all-gather of `b` bytes per worker `n - 1` messages and `(n - 1) b`
       bytes: rings, as gloo and NCCL build them. A message takes two hops, as gloo sends it when
       its receiver has said that it is ready; NCCL does not wait for that, so halve the latency
       for it. Links are full-duplex, and only the workers' own ones are narrow.
@@ -115,10 +116,8 @@ class CompressorPlanner:
     """Rounds that are timed for each compressor, after one that is not; the median counts."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 2:
-            raise ValueError(f"num_workers must be at least 2, got {self.num_workers}")
-        if self.num_rounds < 1:
-            raise ValueError(f"num_rounds must be at least 1, got {self.num_rounds}")
+        require_at_least(2, num_workers=self.num_workers)
+        require_at_least(1, num_rounds=self.num_rounds)
 
     def plan(
         self,

@@ -1,20 +1,23 @@
-"""What a recipe looks like: a paper, its claims, and how to measure them here."""
+"""Recipes: a paper's claims, the cells of an experiment, and what its records say of the claims."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
-from typing import ClassVar, Literal
+from statistics import fmean
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from torch import nn
+import torch
 
+from phalanx.data import DataSource, Digits, JpegArchive, NpzFile
+from phalanx.experiments import Cell, Records, load
+from phalanx.experiments.records import Value
 from phalanx.reporting import Plot, Table
 
 Progress = Callable[[str], None]
 """Is told in a few words what is being measured now."""
-
-MakeModel = Callable[[tuple[int, ...], int], nn.Module]
-"""Makes a model from the shape of an input and the number of classes."""
 
 Verdict = Literal["yes", "no", "partly"]
 
@@ -23,17 +26,22 @@ NOT_QUOTED = "not quoted: not certain"
 
 
 @dataclass(frozen=True)
-class Finding:
+class Claim:
     """One claim of a paper, its figure, and ours."""
 
-    claim: str
+    text: str
     """What the paper says, in one sentence."""
     paper: str
     """The paper's figure, or that it is not quoted."""
     ours: str
     """What was measured here."""
-    same: Verdict | Literal["—"]
-    """Whether ours bears the claim out; a dash where there is nothing to compare with."""
+    holds: Sequence[bool] | None = None
+    """Whether our figures show it, one by one; None where there is nothing to compare with."""
+
+    @property
+    def same(self) -> Verdict | Literal["—"]:
+        """Whether ours bear the claim out; a dash where there is nothing to compare with."""
+        return "—" if self.holds is None else verdict(self.holds)
 
 
 @dataclass(frozen=True)
@@ -42,24 +50,77 @@ class Findings:
 
     answer: str
     """The outcome in one sentence."""
-    findings: tuple[Finding, ...]
-    """One a claim."""
-    tables: tuple[Table, ...] = ()
+    claims: Sequence[Claim]
+    """Each beside what was measured."""
+    tables: Sequence[Table] = ()
     """The figures behind them."""
-    plots: tuple[Plot, ...] = ()
+    plots: Sequence[Plot] = ()
     """Pictures of them."""
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
     """What one must know to judge them: data, sizes, what differs from the paper."""
     settings: dict[str, str | int | float | bool] = field(default_factory=dict)
-    """What was run."""
+    """What was run, beside the fields of the recipe."""
+
+
+class Images(NamedTuple):
+    """Data of a recipe."""
+
+    source: DataSource
+    """The data."""
+    origin: str
+    """What they are, for a note."""
+    published: bool
+    """Whether they are what the paper used."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How large a reproduction is, and on what."""
+
+    full: bool = False
+    """More rounds, more data and more repeats; minutes otherwise, on two cores."""
+    data: Path | None = None
+    """The file or folder that was given."""
+
+    @property
+    def device(self) -> str:
+        """Where training runs: full ones on a GPU, if there is one."""
+        return "cuda" if self.full and torch.cuda.is_available() else "cpu"
+
+    def images(self, names: Sequence[str], family: str) -> Images:
+        """The paper's images in a full run where they are given; scikit-learn's digits otherwise.
+
+        Args:
+            names: files, of which the first that lies in a given folder is taken.
+            family: what the data are called, for the note.
+        """
+        found = self.file(names) if self.full else None
+        if found is None:
+            what = "scikit-learn's digits, 8 x 8 pixels; full runs take"
+            return Images(Digits(), f"{what} {family} where it is given", published=False)
+        source = (JpegArchive if "jpeg" in found.name else NpzFile)(found)
+        number = len(load(source).train)  # type: ignore[arg-type]
+        return Images(source, f"{found.name}, {number} training images", published=True)
+
+    def file(self, names: Sequence[str]) -> Path | None:
+        """The file that was given, or the first of `names` in the folder that was given."""
+        if self.data is None or self.data.is_file():
+            return self.data
+        return next((self.data / name for name in names if (self.data / name).is_file()), None)
+
+
+Measure = Callable[..., Records]
+"""Measures a list of cells, or finds their records in the folder of the reproduction; with `jobs=1`
+one after the other in this process: for what is timed. None of the records is a failed one."""
 
 
 @dataclass(frozen=True)
 class Recipe(ABC):
-    """How a paper's claims are measured: one short file a paper.
+    """How a paper's claims are measured: one short file per paper.
 
-    A recipe sets `name` and `paper` and implements `measure`; it is found by its name once the
-    room imports it. Its fields are the sizes of its experiment, so that a test can make them tiny.
+    A recipe sets `name` and `paper` and declares `cells` and `findings`; it is found by its name
+    once the room imports it. Its fields are the sizes of its experiment, so that a test can make
+    them tiny. The paper's figures lie in `figures/<name>.json`, see `published`.
     """
 
     name: ClassVar[str]
@@ -69,15 +130,22 @@ class Recipe(ABC):
     """Authors, title, venue, year."""
 
     @abstractmethod
-    def measure(self, out: Path, *, full: bool, data: Path | None, progress: Progress) -> Findings:
-        """Runs the experiment.
+    def cells(self, scope: Scope) -> list[Cell]:
+        """The experiment; see `phalanx.experiments.grid`."""
 
-        Args:
-            out: a folder for whatever it leaves, run folders among it.
-            full: more rounds, more data and more repeats; minutes otherwise, on two cores.
-            data: where its data lies; what a recipe falls back to, it says in its notes.
-            progress: is told what happens.
-        """
+    def measure(self, scope: Scope, run: Measure) -> Records:
+        """Runs it; overridden where records decide what else is run, or where cells are timed."""
+        return run(self.cells(scope))
+
+    @abstractmethod
+    def findings(self, found: Records, scope: Scope) -> Findings:
+        """What the records say of the claims."""
+
+
+def published(name: str) -> Any:
+    """A paper's figures: the content of `figures/<name>.json`."""
+    path = files("phalanx.reproduce") / "figures" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def verdict(shown: Sequence[bool]) -> Verdict:
@@ -101,3 +169,30 @@ def figures(values: Sequence[float | None]) -> str:
 def above(one: float | None, other: float | None, by: float = 0.0) -> bool:
     """Whether an accuracy is higher by so many points; a run that stopped has none."""
     return (one or 0.0) >= (other or 0.0) + by
+
+
+def to_points(shares: Sequence[float]) -> float:
+    """The mean of shares in percent, to a tenth.
+
+    >>> to_points([0.5, 0.625])
+    56.2
+    """
+    return round(100 * fmean(shares), 1)
+
+
+def unless_stopped(value: str) -> Value:
+    """What a record has under a name; None if the run stopped."""
+    return lambda one: one[value] if one.status == "finished" else None
+
+
+ACCURACY = unless_stopped("last_accuracies")
+"""Mean test accuracy of the last evaluations, a share; None if the run stopped."""
+
+
+def points(found: Records, value: str = "last_accuracies", **labels: Any) -> float | None:
+    """A share in percent to a tenth, on average over the records with these labels.
+
+    None if one of the runs stopped.
+    """
+    average: float | None = found.reduce(unless_stopped(value), to_points, **labels)
+    return average

@@ -2,15 +2,21 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from phalanx.errors import PhalanxError
+from phalanx.experiments import Cell, Records, measure
+from phalanx.experiments import Progress as Watched
 from phalanx.reporting import drawn, markdown_table, render_page
-from phalanx.reproduce.base import Findings, Progress, Recipe
+from phalanx.reproduce.base import Findings, Progress, Recipe, Scope
 from phalanx.training.environment import environment
 
 _DATA = "PHALANX_DATA"
+_KEYS = ("claim", "paper", "ours", "same")
 _COLUMNS = ("claim", "the paper's figure", "ours", "same?")
 
 
@@ -23,7 +29,7 @@ class Reproduction:
     findings: Findings
     """What came out."""
     folder: Path
-    """Holds `findings.json`, `findings.md`, `findings.html`, and what the recipe left."""
+    """Holds `findings.json`, `findings.md`, `findings.html`, and the cells' records."""
 
 
 def recipes() -> dict[str, type[Recipe]]:
@@ -43,8 +49,12 @@ def reproduce(
     full: bool = False,
     data: Path | str | None = None,
     progress: Progress | None = None,
+    jobs: int | None = None,
 ) -> Reproduction:
     """Runs a paper's experiment and writes its claims beside what was measured.
+
+    Every cell of the experiment is kept when it is done: the same call goes on with a reproduction
+    that was stopped or killed.
 
     Args:
         recipe: the name of a recipe, see `recipes`; or a recipe of other sizes.
@@ -54,6 +64,8 @@ def reproduce(
         data: where the recipe's data lies; by default what the environment variable `PHALANX_DATA`
             says, and else the recipe falls back to data that needs no download.
         progress: called with a few words whenever something new is being measured.
+        jobs: processes; as many as there are processors if not given. What is timed runs alone, in
+            this process, whatever is given.
 
     Returns:
         The findings and the folder that they are written to.
@@ -61,6 +73,7 @@ def reproduce(
     Raises:
         ValueError: if there is no such recipe, or the folder holds findings.
         FileNotFoundError: if `data` is not there.
+        PhalanxError: if a cell failed; the others are kept, and it is tried again next time.
     """
     if isinstance(recipe, str):
         known = recipes()
@@ -75,9 +88,10 @@ def reproduce(
     if place is not None and not place.exists():
         raise FileNotFoundError(f"data must be a file or folder that is there, got {place}")
     folder.mkdir(parents=True, exist_ok=True)
-    told = _silent if progress is None else progress
-    findings = recipe.measure(folder, full=full, data=place, progress=told)
-    done = Reproduction(recipe, findings, folder)
+    scope, runner = Scope(full, place), _Runner(folder, jobs, progress or (lambda _: None))
+    findings = recipe.findings(recipe.measure(scope, runner), scope)
+    settings = {"full": full, **_sizes(recipe, runner.cells), **findings.settings}
+    done = Reproduction(recipe, replace(findings, settings=settings), folder)
     facts = environment(seed=0)
     (folder / "findings.html").write_text(_html(done, facts), encoding="utf-8")
     (folder / "findings.md").write_text(_markdown(done, facts), encoding="utf-8")
@@ -85,37 +99,69 @@ def reproduce(
     return done
 
 
-def _silent(message: str) -> None:
-    """Tells nobody."""
+@dataclass(frozen=True)
+class _Runner:
+    """Measures into the folder of a reproduction; no record of it failed."""
+
+    folder: Path
+    jobs: int | None
+    progress: Progress
+    cells: list[Cell] = field(default_factory=list)
+
+    def __call__(self, cells: Sequence[Cell], *, jobs: int | None = None) -> Records:
+        self.cells.extend(cells)
+        found = measure(cells, self.folder, jobs=jobs or self.jobs, watch=self._watch)
+        failed = [one for one in found if one.status == "failed"]
+        if failed:
+            first = f"{', '.join(map(str, failed[0].labels.values()))}: {failed[0].reason}"
+            raise PhalanxError(f"{len(failed)} of {len(found)} cells failed, first {first}")
+        return found
+
+    def _watch(self, now: Watched) -> None:
+        if now.running:
+            self.progress(f"{now.done} of {now.total} done; measuring: {now.running[-1]}")
+
+
+def _sizes(recipe: Recipe, cells: Sequence[Cell]) -> dict[str, Any]:
+    """The recipe's fields, and the numbers and names that its cells are called with."""
+    found: dict[str, list[Any]] = {}
+    own = ((one.name, getattr(recipe, one.name)) for one in fields(recipe))
+    for name, value in chain(own, *(cell.arguments.items() for cell in cells)):
+        told = value if isinstance(value, str | int | float) else str(value)
+        if (told is value or hasattr(recipe, name)) and value is not None:
+            found[name] = [*found.get(name, []), *([] if told in found.get(name, []) else [told])]
+    return {name: v[0] if len(v) == 1 else ", ".join(map(str, v)) for name, v in found.items()}
 
 
 def _json(done: Reproduction, facts: dict[str, Any]) -> str:
-    content = asdict(
-        Findings(
-            done.findings.answer,
-            done.findings.findings,
-            done.findings.tables,
-            (),
-            done.findings.notes,
-            done.findings.settings,
-        )
-    )
-    del content["plots"]
-    whole = {"recipe": done.recipe.name, "paper": done.recipe.paper, **content}
-    return json.dumps(whole | {"environment": facts}, indent=1, ensure_ascii=False) + "\n"
+    found = done.findings
+    whole = {
+        "recipe": done.recipe.name,
+        "paper": done.recipe.paper,
+        "answer": found.answer,
+        "findings": [dict(zip(_KEYS, row, strict=True)) for row in _rows(found)],
+        "tables": [asdict(table) for table in found.tables],
+        "notes": found.notes,
+        "settings": found.settings,
+        "environment": facts,
+    }
+    return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
 
 def _markdown(done: Reproduction, facts: dict[str, Any]) -> str:
     found = done.findings
     lines = [f"# {done.recipe.name}", "", done.recipe.paper, "", f"**{found.answer}**", ""]
-    rows = [(one.claim, one.paper, one.ours, one.same) for one in found.findings]
-    lines += markdown_table(_COLUMNS, rows)
+    lines += markdown_table(_COLUMNS, _rows(found))
     for table in found.tables:
         lines += [f"## {table.title}", "", table.caption, ""]
         lines += markdown_table(table.headers, table.rows)
     lines += [f"- {note}" for note in found.notes]
     lines += ["", *markdown_table(("what", "value"), list((found.settings | facts).items()))]
     return "\n".join(lines)
+
+
+def _rows(found: Findings) -> list[tuple[str, str, str, str]]:
+    return [(one.text, one.paper, one.ours, one.same) for one in found.claims]
 
 
 def _html(done: Reproduction, facts: dict[str, Any]) -> str:

@@ -2,19 +2,21 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
-from torch.utils.data import TensorDataset
+import torch
+from torch.optim import SGD
 
-from phalanx.aggregation import Mean
-from phalanx.attacks import NotFinite
+from phalanx.attacks import FixedWorkers, NotFinite
 from phalanx.data import Digits
-from phalanx.models import MLP
-from phalanx.reproduce import LearningFromHistory, ResamplingAndBucketing, reproduce
-from phalanx.reproduce.base import above
-from phalanx.reproduce.full_runs import images
-from phalanx.reproduce.training_runs import Trials, robust_rules
+from phalanx.experiments import grid, measure, train_run
+from phalanx.reproduce import LearningFromHistory, ResamplingAndBucketing, Scope, reproduce
+from phalanx.reproduce.base import above, points
+from phalanx.reproduce.robust_training import OtherTest, robust_rules
+
+DIGITS = Digits()
 
 HISTORY = LearningFromHistory(num_workers=7, num_byzantine=1, num_manipulating=2, steps=2)
 MIXING = ResamplingAndBucketing(num_workers=11, num_byzantine=1, num_honest=6, steps=2)
@@ -24,7 +26,7 @@ MIXING = ResamplingAndBucketing(num_workers=11, num_byzantine=1, num_honest=6, s
 def done(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PHALANX_DATA", raising=False)
-        return reproduce(request.param, tmp_path_factory.mktemp("out"))
+        return reproduce(request.param, tmp_path_factory.mktemp("out"), jobs=1)
 
 
 def rows(table):
@@ -86,44 +88,49 @@ def test_full_runs_train_on_the_papers_data_where_it_is(tmp_path, recipe, name, 
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (450, *shape), dtype=np.uint8)
     np.savez(tmp_path / name, x_train=pixels, y_train=np.arange(450) % 10)
-    found = reproduce(replace(recipe, steps=1), tmp_path / "out", data=tmp_path, full=True).findings
+    tiny, out = replace(recipe, steps=1), tmp_path / "out"
+    found = reproduce(tiny, out, data=tmp_path, full=True, jobs=1).findings
     assert f"{name}, 360 training images" in found.notes[0]
     assert any("Unlike in the paper" in note for note in found.notes)
-    assert found.settings["samples_a_worker"] == 32
+    sizes = str(found.settings["batch_size"]).split(", ")
+    assert str(32 * recipe.num_workers) in sizes
     assert any("0.9" in header for table in found.tables for header in table.headers)
 
 
-@pytest.fixture
-def trials():
-    return Trials(Digits().load(), MLP, num_workers=5, samples=4, steps=20)
+def accuracy(seeds=(0,), data=DIGITS, **options):
+    sizes = {"num_workers": 5, "batch_size": 20, "steps": 20, "evaluate_every": 1}
+    fixed = {"data": data, "optimizer": partial(SGD, lr=0.1), **sizes, **options}
+    return points(measure(grid(train_run, {"seed": seeds}, fixed), jobs=1))
 
 
-def test_an_accuracy_is_the_mean_over_seeds_and_the_end_of_a_run(trials):
-    first = trials.accuracy(Mean())
-    assert trials.accuracy(Mean()) == first
+def test_an_accuracy_is_the_mean_over_seeds_and_the_end_of_a_run():
+    first, second, both = (accuracy(seeds) for seeds in ([0], [1], [0, 1]))
+    assert accuracy() == first
     assert 20 < first < 100
-    second = Trials(**{**vars(trials), "seeds": (1,)}).accuracy(Mean())
-    both = Trials(**{**vars(trials), "seeds": (0, 1)}).accuracy(Mean())
     assert both == pytest.approx((first + second) / 2, abs=0.1)
 
 
-def test_a_learning_rate_that_drops_at_once_learns_less(trials):
-    late, early = (
-        Trials(**{**vars(trials), "drop_at": drop}).accuracy(Mean()) for drop in (None, 1)
-    )
-    assert early < late
+def test_a_learning_rate_that_drops_at_once_learns_less():
+    assert accuracy(milestones=(1,)) < accuracy()
 
 
-def test_a_rule_that_stops_has_no_accuracy(trials):
-    assert trials.accuracy(Mean(), NotFinite(), 1) is None
+def test_a_rule_that_stops_has_no_accuracy():
+    assert accuracy(attack=NotFinite(), byzantine=FixedWorkers([0])) is None
     assert above(10.0, None)
     assert not above(None, 10.0)
 
 
-def test_other_data_may_be_tested_on(trials):
-    inputs, targets = trials.splits.test[:]
-    wrong = TensorDataset(inputs, (targets + 1) % 10)
-    assert trials.accuracy(Mean(), test=wrong) < trials.accuracy(Mean()) - 20
+def test_other_data_may_be_tested_on(subtests):
+    train, test = DIGITS.load().train, DIGITS.load().test
+    with subtests.test("the first"):
+        found = OtherTest(DIGITS, first=7).load()
+        assert len(found.test) == 7
+        assert torch.equal(found.test[:][1], test[:7][1])
+        assert torch.equal(found.train[:][0], train[:][0])
+    with subtests.test("a long tail"):
+        counts = OtherTest(DIGITS, tail=0.6).load().test[:][1].bincount()
+        assert counts[0] > 5 * counts[-1]
+        assert accuracy(data=OtherTest(DIGITS, tail=0.6)) != accuracy()
 
 
 def test_rules_are_told_what_to_survive():
@@ -133,13 +140,15 @@ def test_rules_are_told_what_to_survive():
 
 
 def test_data_is_taken_from_a_file_or_a_folder_or_else_said_to_be_another(tmp_path):
-    assert images(None, ("mnist.npz",), "MNIST")[1:] == (
-        "scikit-learn's digits, 8 x 8 pixels; full runs take MNIST where it is given",
-        False,
-    )
-    assert images(tmp_path, ("mnist.npz",), "MNIST")[2] is False
+    for scope in (Scope(full=True), Scope(full=True, data=tmp_path)):
+        assert scope.images(("mnist.npz",), "MNIST") == (
+            DIGITS,
+            "scikit-learn's digits, 8 x 8 pixels; full runs take MNIST where it is given",
+            False,
+        )
     np.savez(tmp_path / "b.npz", x_train=np.zeros((20, 4, 4)), y_train=np.arange(20) % 2)
     for place in (tmp_path, tmp_path / "b.npz"):
-        splits, origin, published = images(place, ("a.npz", "b.npz"), "MNIST")
+        source, origin, published = Scope(full=True, data=place).images(("a.npz", "b.npz"), "MNIST")
         assert (origin, published) == ("b.npz, 16 training images", True)
-        assert splits.num_classes == 2
+        assert source.load().num_classes == 2
+        assert not Scope(full=False, data=place).images(("b.npz",), "MNIST").published
