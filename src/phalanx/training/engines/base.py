@@ -206,7 +206,7 @@ class Session(ABC):
 
 @dataclass(frozen=True)
 class Engine(ABC):
-    """Where workers run."""
+    """Where workers run: what starts them and gives them tasks."""
 
     @abstractmethod
     def start(self, factory: WorkerFactory) -> Session:
