@@ -1,4 +1,4 @@
-"""Cells a minute: `phalanx.comparison` against the peer's benchmark, on one grid.
+"""Cells a minute: `phalanx.experiments` against the peer's benchmark, on one grid.
 
     python benchmarks/bench_compare.py [--quick] [--jobs 2] [--steps 50]
 
@@ -24,8 +24,8 @@ from measurement import write_measurement
 from peer import Federation, load_byzfl
 from phalanx.aggregation import GeometricMedian, Krum, TrimmedMean
 from phalanx.attacks import FixedWorkers, InnerProductManipulation, OptimalALittleIsEnough, SignFlip
-from phalanx.comparison import Grid, Setting, compare_grid
 from phalanx.data import NpzFile
+from phalanx.experiments import Comparison, compare
 from side_by_side import environment
 
 CLAIM = "Cells of a comparison a minute, against the peer's benchmark (goal: 5 times as many)"
@@ -64,23 +64,21 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.05)
 
 
-def our_grid(data: NpzFile, steps: int, every: int) -> Grid:
-    return Grid(
+def our_comparison(data: NpzFile, steps: int, every: int, jobs: int) -> Comparison:
+    return compare(
         rules=[Krum(), GeometricMedian(), TrimmedMean()],
-        codes=[],
         attacks=[SignFlip(), InnerProductManipulation(epsilon=2.0), OptimalALittleIsEnough()],
         seeds=[0],
-        setting=Setting(
-            num_workers=WORKERS,
-            num_byzantine=LIARS,
-            byzantine=FixedWorkers(list(range(WORKERS - LIARS, WORKERS))),
-            data=data,
-            model=PeersModel,
-            optimizer=sgd,
-            steps=steps,
-            batch_size=SAMPLES * WORKERS,
-            evaluate_every=every,
-        ),
+        num_workers=WORKERS,
+        num_byzantine=LIARS,
+        byzantine=FixedWorkers(list(range(WORKERS - LIARS, WORKERS))),
+        data=data,
+        model=PeersModel,
+        optimizer=sgd,
+        steps=steps,
+        batch_size=SAMPLES * WORKERS,
+        evaluate_every=every,
+        jobs=jobs,
     )
 
 
@@ -121,15 +119,15 @@ def peer_seconds(data: NpzFile, steps: int, every: int, jobs: int) -> float:
     return time.perf_counter() - start
 
 
-def our_seconds(data: NpzFile, steps: int, every: int, jobs: int) -> tuple[float, Grid]:
-    grid = our_grid(data, steps, every)
+def our_seconds(data: NpzFile, steps: int, every: int, jobs: int) -> tuple[float, int]:
     start = time.perf_counter()
-    found = compare_grid(grid, jobs=jobs)
+    records = our_comparison(data, steps, every, jobs).records
     seconds = time.perf_counter() - start
-    assert {one.status for one in found.outcomes.values()} == {"finished"}
-    for (_, method, attack, _), one in found.outcomes.items():
-        print(f"{method:16} {attack:10} {one.seconds:7.1f} s, {1e3 * one.round_seconds:6.0f} ms")
-    return seconds, grid
+    assert {one.status for one in records} == {"finished"}
+    for one in records:
+        took = f"{one.seconds:7.1f} s, {1e3 * one['round_seconds']:6.0f} ms"
+        print(f"{one['method']:16} {one['attack']:10} {took}")
+    return seconds, len(records)
 
 
 def main() -> None:
@@ -145,8 +143,7 @@ def main() -> None:
     steps = 4 if options.quick else options.steps
     every = max(1, steps // 2)
     data = NpzFile(place)
-    ours, grid = our_seconds(data, steps, every, options.jobs)
-    number = len(grid.cells)
+    ours, number = our_seconds(data, steps, every, options.jobs)
     print(f"phalanx: {number} cells in {ours:.1f} s, {60 * number / ours:.1f} a minute")
     if load_byzfl() is None:
         raise SystemExit("byzfl is not installed: make bench installs it")

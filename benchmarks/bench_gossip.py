@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from measurement import FOLDER, cell, write_measurement
-from phalanx.compression import Memory, TopK
+from phalanx.compression import TensorStates, TopK
 from phalanx.gossip import (
     DPSGD,
     AllReduceAveraging,
@@ -107,7 +107,7 @@ def candidates(bound: float) -> dict[str, list[Gossip]]:
 
 def stepper(algorithm: Gossip, network: Network, value: Tensor) -> Callable[[], None]:
     """One round after the other."""
-    state: dict[str, Any] = {"value": value, "memory": Memory()}
+    state: dict[str, Any] = {"value": value, "memory": TensorStates()}
 
     def step() -> None:
         mixed = mix(algorithm, network, {"x": state["value"]}, state["memory"])

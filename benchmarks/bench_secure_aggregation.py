@@ -11,7 +11,7 @@ import torch
 
 from measurement import cell, write_measurement
 from phalanx.aggregation import Aggregator, GeometricMedian, MultiKrum
-from phalanx.privacy import SecureAggregation, SecureSetup, deal, traffic
+from phalanx.privacy import SecureAggregation, SecureSetup, communication_cost, deal
 from side_by_side import environment, side_by_side
 
 CLAIM = "Secure aggregation by two servers, against the same rule in the clear"
@@ -38,12 +38,12 @@ def compare(num_workers: int, dim: int, rounds: int) -> list[dict]:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(num_workers, dim, generator=generator) / dim**0.5
     setup = SecureSetup(num_workers, dim)
-    liars = num_workers // 5
+    num_byzantine = num_workers // 5
     rules: dict[str, Aggregator] = {
-        "MultiKrum": MultiKrum(liars),
-        "GeometricMedian": GeometricMedian(liars),
+        "MultiKrum": MultiKrum(num_byzantine),
+        "GeometricMedian": GeometricMedian(num_byzantine),
     }
-    moved = traffic(setup)
+    moved = communication_cost(setup)
     found = []
     for name, rule in rules.items():
         secure = SecureAggregation(rule)
@@ -61,9 +61,9 @@ def compare(num_workers: int, dim: int, rounds: int) -> list[dict]:
                 **timings["secure"]._asdict(),
                 "clear_s": timings["clear"].median_s,
                 "dealer_share": timings["dealer"].median_s / timings["secure"].median_s,
-                "upload_ratio": moved.upload / (4 * dim),
-                "between_ratio": moved.between_servers / (4 * dim * num_workers),
-                "dealer_ratio": moved.from_dealer / (4 * dim),
+                "upload_ratio": moved.upload_bytes / (4 * dim),
+                "between_ratio": moved.between_servers_bytes / (4 * dim * num_workers),
+                "dealer_ratio": moved.from_dealer_bytes / (4 * dim),
             }
         )
     return found

@@ -32,7 +32,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from measurement import FOLDER, cell, write_measurement
-from phalanx.communication import Link
+from phalanx.communication import Link, probe_link
 from phalanx.compression import (
     Compressor,
     ErrorFeedback,
@@ -43,9 +43,9 @@ from phalanx.compression import (
     TopK,
 )
 from phalanx.data import DataSource, Digits, NpzFile
-from phalanx.ddp import compress, probe_link
+from phalanx.ddp import compress
 from phalanx.models import MLP
-from phalanx.planning import LinkPlanner
+from phalanx.planning import CompressorPlanner
 from side_by_side import environment
 from slow_links import Cluster, UnsupportedError, own_bytes
 
@@ -81,7 +81,7 @@ STEPS = (
     "sends while it computes. glibc is told to keep memory that was freed, for all ways alike."
 )
 PROBE_CLAIM = "Links, and what probing them finds"
-PROBE = "By `phalanx.ddp.probe_link`, between gloo ranks in network namespaces on one machine."
+PROBE = "By `phalanx.communication.probe_link`: gloo ranks in network namespaces on one machine."
 PROBE_COLUMNS = {
     "link": "link",
     "ranks": "ranks",
@@ -153,7 +153,7 @@ def rank_steps(store: str, ways: list[str], steps: int, rate: float | None, dela
     inputs = torch.randn(SAMPLES, WIDTH, generator=torch.Generator().manual_seed(dist.get_rank()))
     targets = torch.zeros(SAMPLES, dtype=torch.int64)
     compressors = [one for way in ways if (one := COMPRESSORS[way]) is not None]
-    planner = LinkPlanner(link, dist.get_world_size(), compressors, num_rounds=9)
+    planner = CompressorPlanner(link, dist.get_world_size(), compressors, num_rounds=9)
     outlooks = {one.compressor: one for one in planner.plan(network(), inputs, targets)}
     found = {}
     for way in ways:

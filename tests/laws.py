@@ -1,6 +1,7 @@
 """What the law files of all rooms share."""
 
 import inspect
+from collections.abc import Iterable
 from types import ModuleType
 from typing import TypeVar
 
@@ -15,3 +16,11 @@ def concrete(room: ModuleType, base: type[Base]) -> list[type[Base]]:
         for one in found
         if inspect.isclass(one) and issubclass(one, base) and not inspect.isabstract(one)
     ]
+
+
+def by_class(cases: Iterable[Base]) -> dict[str, list[Base]]:
+    """The cases of each class, by its name: a law has one test a class, with a loop over these."""
+    found: dict[str, list[Base]] = {}
+    for case in cases:
+        found.setdefault(type(case).__name__, []).append(case)
+    return found

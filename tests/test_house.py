@@ -11,6 +11,7 @@ import subprocess
 import textwrap
 import tomllib
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 
 import pytest
 import yaml
@@ -24,28 +25,32 @@ ROOMS = [
     for found in pkgutil.iter_modules(phalanx.__path__, "phalanx.")
     if found.ispkg
 ]
-PUBLIC = [
-    pytest.param(getattr(room, name), id=f"{room.__name__}.{name}")
-    for room in ROOMS
-    for name in getattr(room, "__all__", ())
-]
+FAMILIES = ("aggregation", "attacks", "coding", "compression", "gossip", "models")
 
 rooms = pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.__name__)
-public = pytest.mark.parametrize("thing", PUBLIC)
 
 
-def algorithms(*families):
-    """The concrete classes of the families that implement their family's base class."""
+def public(room):
+    """The public names of a room, and what they stand for."""
+    return {name: getattr(room, name) for name in getattr(room, "__all__", ())}
+
+
+def families(*names):
+    """One case per family."""
+    return pytest.mark.parametrize("family", names)
+
+
+def algorithms(family):
+    """The concrete classes of a family that implement its base class."""
+    room = next((one for one in ROOMS if one.__name__ == f"phalanx.{family}"), None)
+    if room is None or not importlib.util.find_spec(f"phalanx.{family}.base"):
+        return []
+    base = importlib.import_module(f"phalanx.{family}.base")
     found = []
-    for family in families:
-        room = next((one for one in ROOMS if one.__name__ == f"phalanx.{family}"), None)
-        if room is None or not importlib.util.find_spec(f"phalanx.{family}.base"):
-            continue
-        base = importlib.import_module(f"phalanx.{family}.base")
-        for abstract in vars(base).values():
-            if inspect.isabstract(abstract) and abstract.__module__ == base.__name__:
-                found += concrete(room, abstract)
-    return [pytest.param(one, id=one.__name__) for one in dict.fromkeys(found)]
+    for abstract in vars(base).values():
+        if inspect.isabstract(abstract) and abstract.__module__ == base.__name__:
+            found += concrete(room, abstract)
+    return list(dict.fromkeys(found))
 
 
 @rooms
@@ -67,17 +72,20 @@ def test_the_site_documents_the_room(room):
     assert re.search(rf"^{name}$", (ROOT / "docs/index.md").read_text(encoding="utf-8"), re.M)
 
 
-@public
-def test_public_names_have_their_own_docstring(thing):
-    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
-        return
-    text = inspect.getdoc(thing) or ""
-    assert len(text.split()) >= 4
-    if inspect.isclass(thing):
-        assert "__doc__" in vars(thing)
-        assert not text.startswith(f"{thing.__name__}("), "the docstring that dataclass generates"
+@rooms
+def test_public_names_have_their_own_docstring(room, subtests):
+    for name, thing in public(room).items():
+        if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+            continue
+        with subtests.test(name):
+            text = inspect.getdoc(thing) or ""
+            assert len(text.split()) >= 4
+            if inspect.isclass(thing):
+                assert "__doc__" in vars(thing)
+                assert not text.startswith(f"{thing.__name__}("), "what dataclass generates"
 
 
+@lru_cache
 def documented_fields(cls):
     """The fields of a class body that have a string right under them."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
@@ -90,36 +98,40 @@ def documented_fields(cls):
     }
 
 
-@public
-def test_public_fields_are_documented(thing):
+@rooms
+def test_public_fields_are_documented(room, subtests):
     """Each has a string under it, which becomes the text of `--help`."""
-    if not is_dataclass(thing):
-        return
-    ours = [one for one in thing.__mro__ if one.__module__.startswith("phalanx")]
-    documented = set().union(*map(documented_fields, ours))
-    assert {field.name for field in fields(thing) if field.init} <= documented
+    for name, thing in public(room).items():
+        if not is_dataclass(thing):
+            continue
+        with subtests.test(name):
+            ours = [one for one in thing.__mro__ if one.__module__.startswith("phalanx")]
+            documented = set().union(*map(documented_fields, ours))
+            assert {field.name for field in fields(thing) if field.init} <= documented
 
 
-@pytest.mark.parametrize(
-    "algorithm", algorithms("aggregation", "attacks", "coding", "compression", "gossip", "models")
-)
-def test_algorithms_can_be_built_without_arguments(algorithm):
-    assert algorithm() == algorithm()
+@families(*FAMILIES)
+def test_algorithms_can_be_built_without_arguments(family, subtests):
+    for algorithm in algorithms(family):
+        with subtests.test(algorithm.__name__):
+            assert algorithm() == algorithm()
 
 
-@pytest.mark.parametrize(
-    "algorithm", algorithms("aggregation", "attacks", "coding", "compression", "gossip")
-)
-def test_algorithms_show_an_example(algorithm):
-    assert ">>> " in inspect.getdoc(algorithm)
+@families("aggregation", "attacks", "coding", "compression", "gossip")
+def test_algorithms_show_an_example(family, subtests):
+    for algorithm in algorithms(family):
+        with subtests.test(algorithm.__name__):
+            assert ">>> " in inspect.getdoc(algorithm)
 
 
-@pytest.mark.parametrize("algorithm", algorithms("aggregation", "coding", "compression", "gossip"))
-def test_codes_and_rules_name_their_source(algorithm):
-    text = inspect.getdoc(algorithm)
-    if algorithm.__name__ == "Mean":
-        return
-    assert re.search(r"^Source: .*?\b(19|20)\d\d\b", text, re.MULTILINE | re.DOTALL)
+@families("aggregation", "coding", "compression", "gossip")
+def test_codes_and_rules_name_their_source(family, subtests):
+    for algorithm in algorithms(family):
+        if algorithm.__name__ == "Mean":
+            continue
+        with subtests.test(algorithm.__name__):
+            text = inspect.getdoc(algorithm)
+            assert re.search(r"^Source: .*?\b(19|20)\d\d\b", text, re.MULTILINE | re.DOTALL)
 
 
 def test_the_version_is_one():
@@ -167,8 +179,9 @@ def test_no_path_of_a_machine_stands_in_the_repository():
     assert not found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_between_pages_lead_somewhere(page):
-    text = page.read_text(encoding="utf-8")
-    targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+def test_links_between_pages_lead_somewhere(subtests):
+    for page in PAGES:
+        with subtests.test(page.name):
+            text = page.read_text(encoding="utf-8")
+            targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)
+            assert [target for target in targets if not (page.parent / target).exists()] == []

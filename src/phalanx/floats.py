@@ -1,6 +1,7 @@
 """Floating-point tensors: whether they are finite, and which dtype to work and to answer in."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,9 +28,17 @@ def _is_finite(x: Tensor) -> bool:
     return bool(torch.stack(torch.aminmax(x)).isfinite().all())
 
 
-def working(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that arithmetic on tensors of this one is done in, and scales are sent in."""
-    return torch.promote_types(dtype, torch.float32)
+def working(*dtypes: torch.dtype) -> torch.dtype:
+    """The dtype that arithmetic on tensors of these is done in, and scales are sent in.
+
+    float64 if one of them is, float32 for all narrower ones; complex if one of them is.
+    """
+    return functools.reduce(torch.promote_types, dtypes, torch.float32)
+
+
+def widest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    """The narrowest dtype that holds the values of all of these; at least one is given."""
+    return functools.reduce(torch.promote_types, dtypes)
 
 
 def within(values: Tensor, dtype: torch.dtype) -> Tensor:

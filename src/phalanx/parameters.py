@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -42,6 +43,14 @@ class ParameterLayout:
         dtype = next(iter(named.values())).dtype if named else torch.float32
         return cls(tuple(named), tuple(tuple(value.shape) for value in named.values()), dtype)
 
+    @classmethod
+    def like(cls, tensors: Mapping[str, Tensor]) -> "ParameterLayout":
+        """The layout of named tensors, such as gradients; its dtype holds all of theirs."""
+        shapes = tuple(tuple(value.shape) for value in tensors.values())
+        dtypes = [value.dtype for value in tensors.values()]
+        dtype = reduce(torch.promote_types, dtypes) if dtypes else torch.float32
+        return cls(tuple(tensors), shapes, dtype)
+
     @property
     def sizes(self) -> list[int]:
         """Numbers in each parameter."""
@@ -53,7 +62,7 @@ class ParameterLayout:
         return sum(self.sizes)
 
     def flatten(self, parts: Mapping[str, Tensor]) -> Float[Tensor, " dim"]:
-        """The parameters one after the other."""
+        """The parameters one after the other, in the dtype that holds all of them."""
         return torch.cat([parts[name].detach().reshape(-1) for name in self.names])
 
     def unflatten(self, vector: Float[Tensor, " dim"]) -> dict[str, Tensor]:

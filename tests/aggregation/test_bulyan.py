@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -26,17 +28,17 @@ def by_hand(rows, num_byzantine):
     return torch.stack(value), chosen
 
 
-@pytest.mark.parametrize(
-    ("num_workers", "num_byzantine"), [(3, 0), (7, 1), (9, 1), (11, 2), (15, 3)]
-)
-@pytest.mark.parametrize("seed", range(5))
-def test_is_what_the_definition_says(num_workers, num_byzantine, seed):
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(num_workers, 6, generator=generator, dtype=torch.float64)
-    answer = Bulyan(num_byzantine).explain(rows)
-    exact, chosen = by_hand(rows, num_byzantine)
-    torch.testing.assert_close(answer.value, exact)
-    assert (~answer.suspects).nonzero().flatten().tolist() == sorted(chosen)
+def test_is_what_the_definition_says(subtests):
+    for (num_workers, num_byzantine), seed in itertools.product(
+        [(3, 0), (7, 1), (9, 1), (11, 2), (15, 3)], range(5)
+    ):
+        with subtests.test(num_workers=num_workers, num_byzantine=num_byzantine, seed=seed):
+            generator = torch.Generator().manual_seed(seed)
+            rows = torch.randn(num_workers, 6, generator=generator, dtype=torch.float64)
+            answer = Bulyan(num_byzantine).explain(rows)
+            exact, chosen = by_hand(rows, num_byzantine)
+            torch.testing.assert_close(answer.value, exact)
+            assert (~answer.suspects).nonzero().flatten().tolist() == sorted(chosen)
 
 
 def test_needs_many_workers():

@@ -1,4 +1,5 @@
-import pytest
+import itertools
+
 import torch
 
 from phalanx.aggregation import CAF
@@ -20,13 +21,15 @@ def by_hand(rows, num_byzantine):
     return answer
 
 
-@pytest.mark.parametrize(("num_workers", "num_byzantine"), [(3, 0), (5, 2), (9, 2), (15, 4)])
-@pytest.mark.parametrize("lie", [0.0, 1.0, 30.0])
-def test_is_what_the_definition_says(num_workers, num_byzantine, lie):
-    generator = torch.Generator().manual_seed(num_workers)
-    rows = torch.randn(num_workers, 6, generator=generator, dtype=torch.float64)
-    rows[:num_byzantine] += lie
-    torch.testing.assert_close(CAF(num_byzantine)(rows), by_hand(rows, num_byzantine))
+def test_is_what_the_definition_says(subtests):
+    for (num_workers, num_byzantine), lie in itertools.product(
+        [(3, 0), (5, 2), (9, 2), (15, 4)], [0.0, 1.0, 30.0]
+    ):
+        with subtests.test(num_workers=num_workers, num_byzantine=num_byzantine, lie=lie):
+            generator = torch.Generator().manual_seed(num_workers)
+            rows = torch.randn(num_workers, 6, generator=generator, dtype=torch.float64)
+            rows[:num_byzantine] += lie
+            torch.testing.assert_close(CAF(num_byzantine)(rows), by_hand(rows, num_byzantine))
 
 
 def test_takes_all_weight_from_who_stands_out():

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -20,30 +22,32 @@ def by_hand(rows, centre, radius, iterations):
     return centre
 
 
-@pytest.mark.parametrize("radius", [0.1, 2.0, 1e9, None])
-@pytest.mark.parametrize("iterations", [1, 3, 10])
-@pytest.mark.parametrize("dim", [6, 20_000])
-def test_is_what_the_definition_says_round_after_round(radius, iterations, dim):
-    rule = CenteredClipping(radius, iterations)
-    state = rule.init(dim, dtype=torch.float64)
-    centre = torch.zeros(dim, dtype=torch.float64)
-    for seed in range(3):
-        rows = random(7, dim, seed) + 3
-        centre = by_hand(rows, centre, radius, iterations)
-        answer, state = rule.update(rows, state)
-        torch.testing.assert_close(answer.value, centre)
-        assert torch.equal(state[0], answer.value)
+def test_is_what_the_definition_says_round_after_round(subtests):
+    for radius, iterations, dim in itertools.product(
+        [0.1, 2.0, 1e9, None], [1, 3, 10], [6, 20_000]
+    ):
+        with subtests.test(radius=radius, iterations=iterations, dim=dim):
+            rule = CenteredClipping(radius, iterations)
+            state = rule.init(dim, dtype=torch.float64)
+            centre = torch.zeros(dim, dtype=torch.float64)
+            for seed in range(3):
+                rows = random(7, dim, seed) + 3
+                centre = by_hand(rows, centre, radius, iterations)
+                answer, state = rule.update(rows, state)
+                torch.testing.assert_close(answer.value, centre)
+                assert torch.equal(state[0], answer.value)
 
 
-@pytest.mark.parametrize("lie", [1e6, 1e30])
-def test_a_huge_lie_does_not_drown_the_others(lie):
-    rows = random(9, 20_000, dtype=torch.float32) + 1e3
-    rows[4] *= lie
-    rule = CenteredClipping(radius=50.0, iterations=20)
-    answer, _ = rule.update(rows, (rows[0].clone(),))
-    exact = by_hand(rows.double(), rows[0].double(), 50.0, 20)
-    assert (answer.value - exact).norm() < 1e-5 * exact.norm()
-    assert answer.suspects[4]
+def test_a_huge_lie_does_not_drown_the_others(subtests):
+    for lie in [1e6, 1e30]:
+        with subtests.test(lie=lie):
+            rows = random(9, 20_000, dtype=torch.float32) + 1e3
+            rows[4] *= lie
+            rule = CenteredClipping(radius=50.0, iterations=20)
+            answer, _ = rule.update(rows, (rows[0].clone(),))
+            exact = by_hand(rows.double(), rows[0].double(), 50.0, 20)
+            assert (answer.value - exact).norm() < 1e-5 * exact.norm()
+            assert answer.suspects[4]
 
 
 @given(
@@ -93,9 +97,8 @@ def test_the_state_follows_device_and_dtype_of_the_messages():
     assert answer.value.dtype == state[0].dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    "field", [{"radius": 0.0}, {"radius": torch.nan}, {"iterations": 0}], ids=str
-)
-def test_arguments_are_checked(field):
-    with pytest.raises(ValueError, match=f"{next(iter(field))} must be"):
-        CenteredClipping(**field)
+def test_arguments_are_checked(subtests):
+    for field in [{"radius": 0.0}, {"radius": torch.nan}, {"iterations": 0}]:
+        rule = f"{next(iter(field))} must be"
+        with subtests.test(field=field), pytest.raises(ValueError, match=rule):
+            CenteredClipping(**field)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -5,13 +7,15 @@ import torch
 from phalanx.aggregation import CoordinateMedian
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 3, 8, 15, 16, 35, 36, 37, 38])
-@pytest.mark.parametrize("dim", [1, 16_384, 40_001])
-def test_is_numpys_median(num_workers, dim):
-    generator = torch.Generator().manual_seed(num_workers)
-    gradients = torch.randn(num_workers, dim, generator=generator)
-    exact = np.median(gradients.numpy(), axis=0)
-    np.testing.assert_allclose(CoordinateMedian()(gradients), exact, rtol=1e-6, atol=1e-7)
+def test_is_numpys_median(subtests):
+    for num_workers, dim in itertools.product(
+        [1, 2, 3, 8, 15, 16, 35, 36, 37, 38], [1, 16_384, 40_001]
+    ):
+        with subtests.test(num_workers=num_workers, dim=dim):
+            generator = torch.Generator().manual_seed(num_workers)
+            gradients = torch.randn(num_workers, dim, generator=generator)
+            exact = np.median(gradients.numpy(), axis=0)
+            np.testing.assert_allclose(CoordinateMedian()(gradients), exact, rtol=1e-6, atol=1e-7)
 
 
 def test_the_middle_of_two_huge_values_does_not_overflow():

@@ -1,8 +1,9 @@
-import pytest
+import itertools
+
 import torch
 
 from phalanx.aggregation.gram import Geometry, measure, partial_gram
-from phalanx.aggregation.passes import finite_rows, weighted_sum
+from phalanx.columns import finite_rows, weighted_sum
 
 DIM = 30_000  # more than float64 is used for by itself, with a last block that is not full
 
@@ -26,28 +27,30 @@ def assert_same(measured, exact, relative=1e-5):
     assert ((measured - exact).abs() <= relative * exact).all()
 
 
-@pytest.mark.parametrize("offset", [0.0, 1.0, 1e3, 1e5])
-def test_a_common_offset_does_not_drown_the_distances(offset):
-    rows = random(9) + offset * random(1, seed=1)
-    assert_same(squared_distances(rows), direct(rows))
+def test_a_common_offset_does_not_drown_the_distances(subtests):
+    for offset in [0.0, 1.0, 1e3, 1e5]:
+        with subtests.test(offset=offset):
+            rows = random(9) + offset * random(1, seed=1)
+            assert_same(squared_distances(rows), direct(rows))
 
 
-@pytest.mark.parametrize("scale", [1e4, 1e15, 1e30])
-@pytest.mark.parametrize("offset", [0.0, 1e3])
-def test_a_huge_lie_does_not_drown_the_distances_of_the_others(scale, offset):
-    rows = random(9) + offset * random(1, seed=1)
-    rows[0] *= scale
-    assert_same(squared_distances(rows)[1:, 1:], direct(rows)[1:, 1:])
+def test_a_huge_lie_does_not_drown_the_distances_of_the_others(subtests):
+    for scale, offset in itertools.product([1e4, 1e15, 1e30], [0.0, 1e3]):
+        with subtests.test(scale=scale, offset=offset):
+            rows = random(9) + offset * random(1, seed=1)
+            rows[0] *= scale
+            assert_same(squared_distances(rows)[1:, 1:], direct(rows)[1:, 1:])
 
 
-@pytest.mark.parametrize("liar", range(9))
-def test_a_lie_that_hides_from_the_sample_is_not_centred_on(liar):
+def test_a_lie_that_hides_from_the_sample_is_not_centred_on(subtests):
     """One that looks like the best centre wherever the sample may look, but lies far away."""
-    rows = random(9) + 1e3 * random(1, seed=1)
-    honest = torch.arange(9) != liar
-    rows[liar] = rows[honest].mean(dim=0)
-    rows[liar, 1000:1010] += 1e9  # between two pieces of the sample
-    assert_same(squared_distances(rows)[honest][:, honest], direct(rows)[honest][:, honest])
+    for liar in range(9):
+        with subtests.test(liar=liar):
+            rows = random(9) + 1e3 * random(1, seed=1)
+            honest = torch.arange(9) != liar
+            rows[liar] = rows[honest].mean(dim=0)
+            rows[liar, 1000:1010] += 1e9  # between two pieces of the sample
+            assert_same(squared_distances(rows)[honest][:, honest], direct(rows)[honest][:, honest])
 
 
 def test_coinciding_rows_have_distance_zero():
@@ -56,10 +59,11 @@ def test_coinciding_rows_have_distance_zero():
     assert (squared_distances(rows)[3:, 3:] == 0).all()
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e25])
-def test_beyond_the_range_of_float32_products(scale):
-    rows = random(9) * scale
-    assert_same(squared_distances(rows), direct(rows))
+def test_beyond_the_range_of_float32_products(subtests):
+    for scale in [1e-30, 1e-18, 1e25]:
+        with subtests.test(scale=scale):
+            rows = random(9) * scale
+            assert_same(squared_distances(rows), direct(rows))
 
 
 def test_beyond_the_range_of_float64_products():
@@ -72,23 +76,25 @@ def test_beyond_the_range_of_float64_products():
     assert squared[2, 3] == torch.inf
 
 
-@pytest.mark.parametrize("references", [(None, None), (4, 4), (1, 7)])
-def test_shards_add_up(references):
-    rows = random(9)
-    left, right = rows[:, :11_111], rows[:, 11_111:]
-    whole = partial_gram(left, references[0]) + partial_gram(right, references[1])
-    assert_same(Geometry(whole).squared_distances(), direct(rows))
+def test_shards_add_up(subtests):
+    for references in [(None, None), (4, 4), (1, 7)]:
+        with subtests.test(references=references):
+            rows = random(9)
+            left, right = rows[:, :11_111], rows[:, 11_111:]
+            whole = partial_gram(left, references[0]) + partial_gram(right, references[1])
+            assert_same(Geometry(whole).squared_distances(), direct(rows))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
-def test_rows_that_are_not_finite_leave_no_trace(dtype, poison):
-    rows = random(9).to(dtype)
-    rows[1, 20_000] = poison
-    rows[5] = poison
-    geometry, finite = measure(rows)
-    assert finite.tolist() == [i not in (1, 5) for i in range(9)]
-    assert_same(geometry.squared_distances(), direct(rows[finite]))
+def test_rows_that_are_not_finite_leave_no_trace(subtests):
+    dtypes = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+    for dtype, poison in itertools.product(dtypes, [torch.nan, torch.inf]):
+        with subtests.test(dtype=dtype, poison=poison):
+            rows = random(9).to(dtype)
+            rows[1, 20_000] = poison
+            rows[5] = poison
+            geometry, finite = measure(rows)
+            assert finite.tolist() == [i not in (1, 5) for i in range(9)]
+            assert_same(geometry.squared_distances(), direct(rows[finite]))
 
 
 def test_rows_that_are_not_doubtful_are_taken_on_trust():
@@ -96,32 +102,38 @@ def test_rows_that_are_not_doubtful_are_taken_on_trust():
     assert finite_rows(rows, torch.tensor([True, False, True])).tolist() == [False, True, True]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_rows_without_weight_are_never_read(dtype):
-    rows = random(9).to(dtype)
-    rows[[0, 4]] = torch.nan
-    rows[8] = torch.inf
-    weights = torch.tensor([0, 1, 2, 3, 0, 4, 5, 6, 0], dtype=torch.float64) / 21
-    exact = weights[weights > 0] @ rows[weights > 0].double()
-    unit = torch.finfo(dtype).eps
-    torch.testing.assert_close(weighted_sum(rows, weights).double(), exact, rtol=unit, atol=unit)
+def test_rows_without_weight_are_never_read(subtests):
+    cases = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+    for dtype in cases:
+        with subtests.test(dtype=dtype):
+            rows = random(9).to(dtype)
+            rows[[0, 4]] = torch.nan
+            rows[8] = torch.inf
+            weights = torch.tensor([0, 1, 2, 3, 0, 4, 5, 6, 0], dtype=torch.float64) / 21
+            exact = weights[weights > 0] @ rows[weights > 0].double()
+            unit = torch.finfo(dtype).eps
+            torch.testing.assert_close(
+                weighted_sum(rows, weights).double(), exact, rtol=unit, atol=unit
+            )
 
 
 def test_no_weight_at_all_sums_to_zero():
     assert torch.equal(weighted_sum(random(3, 4), torch.zeros(3).double()), torch.zeros(4))
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e3])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_points_are_measured_along(offset, dtype):
-    rows = (random(9) + offset).to(dtype)
-    rows[3] = torch.nan
-    points = torch.cat([torch.zeros(1, DIM), random(1, seed=7) + offset]).to(dtype)
-    geometry, finite = measure(rows, points)
-    assert geometry.num_points == 2
-    exact = direct(torch.cat([rows[finite], points]))
-    assert_same(geometry.squared_distances(), exact, 1e-4 if offset else 1e-5)
-    assert_same(geometry.with_points(1).squared_distances()[-1], exact[-1][[*range(8), 9]])
+def test_points_are_measured_along(subtests):
+    for offset, dtype in itertools.product(
+        [0.0, 1e3], [torch.bfloat16, torch.float32, torch.float64]
+    ):
+        with subtests.test(offset=offset, dtype=dtype):
+            rows = (random(9) + offset).to(dtype)
+            rows[3] = torch.nan
+            points = torch.cat([torch.zeros(1, DIM), random(1, seed=7) + offset]).to(dtype)
+            geometry, finite = measure(rows, points)
+            assert geometry.num_points == 2
+            exact = direct(torch.cat([rows[finite], points]))
+            assert_same(geometry.squared_distances(), exact, 1e-4 if offset else 1e-5)
+            assert_same(geometry.with_points(1).squared_distances()[-1], exact[-1][[*range(8), 9]])
 
 
 def test_mixtures_are_measured_without_forming_them():

@@ -20,27 +20,32 @@ def scores_by_hand(rows, num_neighbours):
     return torch.tensor(found, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("neighbours", "fewer"), [("paper", 2), ("byzfl", 1)])
-@pytest.mark.parametrize(("num_workers", "num_byzantine"), [(3, 0), (5, 1), (9, 2), (9, 3)])
-def test_is_what_the_definition_says(neighbours, fewer, num_workers, num_byzantine):
-    generator = torch.Generator().manual_seed(num_workers)
-    rows = torch.randn(num_workers, 6, generator=generator, dtype=torch.float64)
-    exact = scores_by_hand(rows, num_workers - num_byzantine - fewer)
-    krum = Krum(num_byzantine, neighbours).explain(rows)
-    torch.testing.assert_close(krum.scores, exact)
-    assert torch.equal(krum.value, rows[exact.argmin()])
-    assert krum.suspects.sum() == num_byzantine
-    multi = MultiKrum(num_byzantine, neighbours=neighbours).explain(rows)
-    best = exact.argsort()[: num_workers - num_byzantine]
-    torch.testing.assert_close(multi.value, rows[best].mean(dim=0))
-    assert set((~multi.suspects).nonzero().flatten().tolist()) == set(best.tolist())
+def test_is_what_the_definition_says(subtests):
+    for (neighbours, fewer), (num_workers, num_byzantine) in itertools.product(
+        [("paper", 2), ("byzfl", 1)], [(3, 0), (5, 1), (9, 2), (9, 3)]
+    ):
+        with subtests.test(
+            neighbours=neighbours, fewer=fewer, num_workers=num_workers, num_byzantine=num_byzantine
+        ):
+            generator = torch.Generator().manual_seed(num_workers)
+            rows = torch.randn(num_workers, 6, generator=generator, dtype=torch.float64)
+            exact = scores_by_hand(rows, num_workers - num_byzantine - fewer)
+            krum = Krum(num_byzantine, neighbours).explain(rows)
+            torch.testing.assert_close(krum.scores, exact)
+            assert torch.equal(krum.value, rows[exact.argmin()])
+            assert krum.suspects.sum() == num_byzantine
+            multi = MultiKrum(num_byzantine, neighbours=neighbours).explain(rows)
+            best = exact.argsort()[: num_workers - num_byzantine]
+            torch.testing.assert_close(multi.value, rows[best].mean(dim=0))
+            assert set((~multi.suspects).nonzero().flatten().tolist()) == set(best.tolist())
 
 
-@pytest.mark.parametrize("dim", [1, 20_000])
-def test_ties_go_to_the_smallest_id(dim):
-    rows = torch.tensor([[5.0], [1.0], [2.0], [1.0], [2.0]]).repeat(1, dim)
-    assert Krum(0).explain(rows).weights.tolist() == [0.0, 1.0, 0.0, 0.0, 0.0]
-    assert MultiKrum(0, num_selected=1).explain(rows).weights.argmax() == 1
+def test_ties_go_to_the_smallest_id(subtests):
+    for dim in [1, 20_000]:
+        with subtests.test(dim=dim):
+            rows = torch.tensor([[5.0], [1.0], [2.0], [1.0], [2.0]]).repeat(1, dim)
+            assert Krum(0).explain(rows).weights.tolist() == [0.0, 1.0, 0.0, 0.0, 0.0]
+            assert MultiKrum(0, num_selected=1).explain(rows).weights.argmax() == 1
 
 
 def test_is_one_of_the_messages_to_the_bit():

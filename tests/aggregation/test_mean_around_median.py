@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from phalanx.aggregation import MeanAroundMedian
@@ -16,17 +15,21 @@ def by_hand(rows, num_kept):
     return torch.stack(found).to(rows.dtype)
 
 
-@pytest.mark.parametrize(("num_workers", "num_byzantine"), [(1, 0), (5, 2), (12, 3), (15, 7)])
-def test_is_what_the_definition_says(num_workers, num_byzantine):
-    rows = torch.randn(num_workers, 300, generator=torch.Generator().manual_seed(0)).exp()
-    exact = by_hand(rows, num_workers - num_byzantine)
-    torch.testing.assert_close(MeanAroundMedian(num_byzantine)(rows), exact)
+def test_is_what_the_definition_says(subtests):
+    for num_workers, num_byzantine in [(1, 0), (5, 2), (12, 3), (15, 7)]:
+        with subtests.test(num_workers=num_workers, num_byzantine=num_byzantine):
+            rows = torch.randn(num_workers, 300, generator=torch.Generator().manual_seed(0)).exp()
+            exact = by_hand(rows, num_workers - num_byzantine)
+            torch.testing.assert_close(MeanAroundMedian(num_byzantine)(rows), exact)
 
 
-@pytest.mark.parametrize("num_kept", range(1, 12))
-def test_keeps_as_many_as_it_is_told(num_kept):
-    rows = torch.randn(11, 300, generator=torch.Generator().manual_seed(1)).exp()
-    torch.testing.assert_close(mean_around_median(11, num_kept)(rows), by_hand(rows, num_kept))
+def test_keeps_as_many_as_it_is_told(subtests):
+    for num_kept in range(1, 12):
+        with subtests.test(num_kept=num_kept):
+            rows = torch.randn(11, 300, generator=torch.Generator().manual_seed(1)).exp()
+            torch.testing.assert_close(
+                mean_around_median(11, num_kept)(rows), by_hand(rows, num_kept)
+            )
 
 
 def test_of_two_equally_near_the_smaller_counts():

@@ -5,13 +5,16 @@ from phalanx.aggregation import Bucketing, MoNNA, NearestNeighborMixing
 from phalanx.errors import TooManyByzantineError
 
 
-@pytest.mark.parametrize("reference", [0, 3, 8])
-def test_is_the_mean_of_the_nearest(reference):
-    rows = torch.randn(9, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    nearest = (rows - rows[reference]).norm(dim=1).argsort()[:7]
-    answer = MoNNA(2, reference).explain(rows)
-    torch.testing.assert_close(answer.value, rows[nearest].mean(dim=0))
-    assert not answer.suspects[nearest].any()
+def test_is_the_mean_of_the_nearest(subtests):
+    for reference in [0, 3, 8]:
+        with subtests.test(reference=reference):
+            rows = torch.randn(
+                9, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+            )
+            nearest = (rows - rows[reference]).norm(dim=1).argsort()[:7]
+            answer = MoNNA(2, reference).explain(rows)
+            torch.testing.assert_close(answer.value, rows[nearest].mean(dim=0))
+            assert not answer.suspects[nearest].any()
 
 
 def test_the_reference_keeps_its_number_when_others_are_dropped():
@@ -39,8 +42,9 @@ def test_the_reference_must_be_there():
         MoNNA(1, reference=2)(rows)
 
 
-@pytest.mark.parametrize("before", [NearestNeighborMixing(1), Bucketing(2)], ids=repr)
-def test_after_mixing_the_reference_is_the_mixture_with_it(before):
-    rows = torch.randn(9, 6, generator=torch.Generator().manual_seed(0))
-    rows[6] += 100
-    assert (before >> MoNNA(1, reference=6)).explain(rows).weights[6] > 0
+def test_after_mixing_the_reference_is_the_mixture_with_it(subtests):
+    for before in [NearestNeighborMixing(1), Bucketing(2)]:
+        with subtests.test(before=before):
+            rows = torch.randn(9, 6, generator=torch.Generator().manual_seed(0))
+            rows[6] += 100
+            assert (before >> MoNNA(1, reference=6)).explain(rows).weights[6] > 0

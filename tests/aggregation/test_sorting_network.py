@@ -1,30 +1,33 @@
 import itertools
 
-import pytest
 import torch
 
 from phalanx.aggregation.sorting_network import OrderStatistics, comparators, trimming
 
 
-@pytest.mark.parametrize("num_rows", range(1, 13))
-def test_sorts_all_zeros_and_ones(num_rows):
+def test_sorts_all_zeros_and_ones(subtests):
     """The 0-1 principle: a network that sorts these sorts everything."""
-    block = torch.tensor(list(itertools.product([0.0, 1.0], repeat=num_rows))).T.contiguous()
-    before, exact = block.clone(), block.sort(dim=0).values
-    for ranks in [(rank,) for rank in range(num_rows)] + [tuple(range(num_rows))]:
-        found = OrderStatistics(num_rows, ranks)(block)
-        assert torch.equal(torch.stack(found), exact[list(ranks)])
-    assert torch.equal(block, before)
+    for num_rows in range(1, 13):
+        with subtests.test(num_rows=num_rows):
+            block = torch.tensor(
+                list(itertools.product([0.0, 1.0], repeat=num_rows))
+            ).T.contiguous()
+            before, exact = block.clone(), block.sort(dim=0).values
+            for ranks in [(rank,) for rank in range(num_rows)] + [tuple(range(num_rows))]:
+                found = OrderStatistics(num_rows, ranks)(block)
+                assert torch.equal(torch.stack(found), exact[list(ranks)])
+            assert torch.equal(block, before)
 
 
-@pytest.mark.parametrize("num_rows", [1, 15, 36, 37, 64])
-def test_keeps_its_buffers_from_block_to_block(num_rows):
-    ranks = (0, num_rows // 2)
-    ordered = OrderStatistics(num_rows, ranks)
-    for seed, width in enumerate([7, 100, 100, 3]):
-        block = torch.randn(num_rows, width, generator=torch.Generator().manual_seed(seed))
-        exact = block.sort(dim=0).values[list(ranks)]
-        assert torch.equal(torch.stack(ordered(block)), exact)
+def test_keeps_its_buffers_from_block_to_block(subtests):
+    for num_rows in [1, 15, 36, 37, 64]:
+        with subtests.test(num_rows=num_rows):
+            ranks = (0, num_rows // 2)
+            ordered = OrderStatistics(num_rows, ranks)
+            for seed, width in enumerate([7, 100, 100, 3]):
+                block = torch.randn(num_rows, width, generator=torch.Generator().manual_seed(seed))
+                exact = block.sort(dim=0).values[list(ranks)]
+                assert torch.equal(torch.stack(ordered(block)), exact)
 
 
 def test_leaves_out_what_nobody_asks_for():
@@ -33,24 +36,30 @@ def test_leaves_out_what_nobody_asks_for():
     assert comparators(1, (0,)) == ()
 
 
-@pytest.mark.parametrize("num_rows", range(1, 15))
-def test_trims_all_zeros_and_ones(num_rows):
+def test_trims_all_zeros_and_ones(subtests):
     """The 0-1 principle holds for selection too; the middle may lie in any order."""
-    block = torch.tensor(list(itertools.product([0.0, 1.0], repeat=num_rows))).T.contiguous()
-    exact = block.sort(dim=0).values
-    for trimmed in range((num_rows + 1) // 2):
-        ranks = tuple(range(trimmed, num_rows - trimmed))
-        found = torch.stack(OrderStatistics(num_rows, ranks, in_order=False)(block))
-        assert torch.equal(found.sort(dim=0).values, exact[list(ranks)])
+    for num_rows in range(1, 15):
+        with subtests.test(num_rows=num_rows):
+            block = torch.tensor(
+                list(itertools.product([0.0, 1.0], repeat=num_rows))
+            ).T.contiguous()
+            exact = block.sort(dim=0).values
+            for trimmed in range((num_rows + 1) // 2):
+                ranks = tuple(range(trimmed, num_rows - trimmed))
+                found = torch.stack(OrderStatistics(num_rows, ranks, in_order=False)(block))
+                assert torch.equal(found.sort(dim=0).values, exact[list(ranks)])
 
 
-@pytest.mark.parametrize(("num_rows", "trimmed"), [(45, 4), (45, 1), (61, 7), (128, 2), (200, 5)])
-def test_trims_many(num_rows, trimmed):
-    block = torch.randn(num_rows, 50, generator=torch.Generator().manual_seed(0))
-    ordered = OrderStatistics(num_rows, tuple(range(trimmed, num_rows - trimmed)), in_order=False)
-    exact = block.sort(dim=0).values[trimmed : num_rows - trimmed]
-    assert torch.equal(torch.stack(ordered(block)).sort(dim=0).values, exact)
-    torch.testing.assert_close(ordered.mean(ordered.ranks), exact.mean(dim=0))
+def test_trims_many(subtests):
+    for num_rows, trimmed in [(45, 4), (45, 1), (61, 7), (128, 2), (200, 5)]:
+        with subtests.test(num_rows=num_rows, trimmed=trimmed):
+            block = torch.randn(num_rows, 50, generator=torch.Generator().manual_seed(0))
+            ordered = OrderStatistics(
+                num_rows, tuple(range(trimmed, num_rows - trimmed)), in_order=False
+            )
+            exact = block.sort(dim=0).values[trimmed : num_rows - trimmed]
+            assert torch.equal(torch.stack(ordered(block)).sort(dim=0).values, exact)
+            torch.testing.assert_close(ordered.mean(ordered.ranks), exact.mean(dim=0))
 
 
 def test_trimming_takes_less_than_sorting():

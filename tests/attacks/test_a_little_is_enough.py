@@ -1,3 +1,5 @@
+"""A little is enough: by hand, and the published values of z."""
+
 import pytest
 import torch
 
@@ -6,22 +8,19 @@ from phalanx.attacks import ALittleIsEnough
 HONEST = torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [3.0, 6.0, 9.0]])
 
 
-@pytest.mark.parametrize(("sign", "expected"), [(-1, [0.5, 1.0, 1.5]), (1, [3.5, 7.0, 10.5])])
-def test_mean_and_standard_deviation_by_hand(sign, expected):
-    assert ALittleIsEnough(z=1.5, sign=sign)(HONEST, 2).tolist() == [expected] * 2
+def test_mean_and_standard_deviation_by_hand(subtests):
+    for sign, expected in ((-1, [0.5, 1.0, 1.5]), (1, [3.5, 7.0, 10.5])):
+        with subtests.test(sign=sign):
+            assert ALittleIsEnough(z=1.5, sign=sign)(HONEST, 2).tolist() == [expected] * 2
 
 
-@pytest.mark.parametrize(
-    ("num_workers", "num_byzantine", "z"),
-    [(25, 5, 0.2533), (25, 11, 1.0676), (20, 8, 0.6745), (50, 12, 0.3360)],
-)
-def test_published_z(num_workers, num_byzantine, z):
-    found = ALittleIsEnough.largest_z(num_workers, num_byzantine)
-    assert found == pytest.approx(z, abs=5e-5)
-    honest = torch.randn(num_workers - num_byzantine, 4, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(
-        ALittleIsEnough()(honest, num_byzantine), ALittleIsEnough(z=found)(honest, num_byzantine)
-    )
+def test_published_z(subtests):
+    for n, f, z in ((25, 5, 0.2533), (25, 11, 1.0676), (20, 8, 0.6745), (50, 12, 0.3360)):
+        with subtests.test(n=n, f=f):
+            found = ALittleIsEnough.largest_z(n, f)
+            assert found == pytest.approx(z, abs=5e-5)
+            honest = torch.randn(n - f, 4, generator=torch.Generator().manual_seed(0))
+            assert torch.equal(ALittleIsEnough()(honest, f), ALittleIsEnough(z=found)(honest, f))
 
 
 def test_a_single_honest_worker_has_no_spread():
@@ -29,10 +28,13 @@ def test_a_single_honest_worker_has_no_spread():
     assert ALittleIsEnough(z=1.5)(honest, 1).tolist() == [[1.0, 2.0, 3.0]]
 
 
-@pytest.mark.parametrize(("honest", "num_byzantine"), [(1, 1), (3, 4), (2, 9)])
-def test_no_formula_for_a_majority(honest, num_byzantine):
-    with pytest.raises(ValueError, match=f"z must be given .* num_byzantine={num_byzantine} of"):
-        ALittleIsEnough()(torch.ones(honest, 2), num_byzantine)
+def test_no_formula_for_a_majority(subtests):
+    for honest, f in ((1, 1), (3, 4), (2, 9)):
+        with (
+            subtests.test(honest=honest, f=f),
+            pytest.raises(ValueError, match=f"z must be given .* num_byzantine={f} of"),
+        ):
+            ALittleIsEnough()(torch.ones(honest, 2), f)
 
 
 def test_needs_to_see_the_honest_messages():

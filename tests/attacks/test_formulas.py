@@ -25,45 +25,43 @@ HONEST = torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [3.0, 6.0, 9.0]])
 OWN = torch.tensor([[1.0, 0.0, -2.0]])
 
 
-@pytest.mark.parametrize(
-    ("attack", "message"),
-    [
-        (ReverseGradient(), [-100.0, 0.0, 200.0]),
-        (ReverseGradient(scale=0.5), [-0.5, 0.0, 1.0]),
-        (Constant(), [-100.0, -100.0, -100.0]),
-        (SignFlip(), [-1.0, 0.0, 2.0]),
-        (Delay(), [1.0, 0.0, -2.0]),
-        (GaussianNoise(mean=4.0, standard_deviation=0.0), [4.0, 4.0, 4.0]),
-        (NotFinite("inf"), [float("inf")] * 3),
-        (NotFinite("-inf"), [-float("inf")] * 3),
-        (WrongShape(extra=2), [1.0, 0.0, -2.0, 0.0, 0.0]),
-        (WrongShape(extra=-2), [1.0]),
-        (WrongShape(extra=-9), []),
-        (Zero(), [0.0, 0.0, 0.0]),
-        (Drop(probability=0.0), [1.0, 0.0, -2.0]),
-        (Drop(probability=1.0), [0.0, 0.0, 0.0]),
-        (StaleGradient(), [1.0, 0.0, -2.0]),
-        (LabelFlip(), [1.0, 0.0, -2.0]),
-    ],
-    ids=repr,
-)
-def test_of_its_own_message(attack, message):
-    assert attack(HONEST, 1, own=OWN).tolist() == [message]
+OF_ITS_OWN = [
+    (ReverseGradient(), [-100.0, 0.0, 200.0]),
+    (ReverseGradient(scale=0.5), [-0.5, 0.0, 1.0]),
+    (Constant(), [-100.0, -100.0, -100.0]),
+    (SignFlip(), [-1.0, 0.0, 2.0]),
+    (Delay(), [1.0, 0.0, -2.0]),
+    (GaussianNoise(mean=4.0, standard_deviation=0.0), [4.0, 4.0, 4.0]),
+    (NotFinite("inf"), [float("inf")] * 3),
+    (NotFinite("-inf"), [-float("inf")] * 3),
+    (WrongShape(extra=2), [1.0, 0.0, -2.0, 0.0, 0.0]),
+    (WrongShape(extra=-2), [1.0]),
+    (WrongShape(extra=-9), []),
+    (Zero(), [0.0, 0.0, 0.0]),
+    (Drop(probability=0.0), [1.0, 0.0, -2.0]),
+    (Drop(probability=1.0), [0.0, 0.0, 0.0]),
+    (StaleGradient(), [1.0, 0.0, -2.0]),
+    (LabelFlip(), [1.0, 0.0, -2.0]),
+]
+OF_HONEST_ONES = [
+    (InnerProductManipulation(epsilon=0.5), [-1.0, -2.0, -3.0]),
+    (InnerProductManipulation(epsilon=-2.0), [4.0, 8.0, 12.0]),
+    (MinMax(), [1.0, 2.0, 3.0]),  # the mean is one standard deviation from the farthest
+    (MinSum(), [1.0, 2.0, 3.0]),
+]
 
 
-@pytest.mark.parametrize(
-    ("attack", "message"),
-    [
-        (InnerProductManipulation(epsilon=0.5), [-1.0, -2.0, -3.0]),
-        (InnerProductManipulation(epsilon=-2.0), [4.0, 8.0, 12.0]),
-        (MinMax(), [1.0, 2.0, 3.0]),  # the mean is one standard deviation from the farthest
-        (MinSum(), [1.0, 2.0, 3.0]),
-    ],
-    ids=repr,
-)
-def test_of_the_honest_messages(attack, message):
-    forged = attack(HONEST, 2, own=OWN.expand(2, -1))
-    torch.testing.assert_close(forged, torch.tensor([message] * 2))
+def test_of_its_own_message(subtests):
+    for attack, message in OF_ITS_OWN:
+        with subtests.test(repr(attack)):
+            assert attack(HONEST, 1, own=OWN).tolist() == [message]
+
+
+def test_of_the_honest_messages(subtests):
+    for attack, message in OF_HONEST_ONES:
+        with subtests.test(repr(attack)):
+            forged = attack(HONEST, 2, own=OWN.expand(2, -1))
+            torch.testing.assert_close(forged, torch.tensor([message] * 2))
 
 
 def test_beyond_the_edge_against_the_sign_of_the_mean():
@@ -89,21 +87,22 @@ def test_the_chance_of_a_hole():
     assert (one * other).mean().item() == pytest.approx(0.49, abs=0.01)
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 10])
-def test_flipped_labels(num_classes):
-    targets = torch.arange(num_classes)
-    flipped = LabelFlip().relabel(targets, num_classes)
-    assert flipped.tolist() == list(range(num_classes))[::-1]
-    assert LabelFlip().relabel(flipped, num_classes).equal(targets)
+def test_flipped_labels(subtests):
+    for num_classes in (2, 3, 10):
+        with subtests.test(num_classes=num_classes):
+            targets = torch.arange(num_classes)
+            flipped = LabelFlip().relabel(targets, num_classes)
+            assert flipped.tolist() == list(range(num_classes))[::-1]
+            assert LabelFlip().relabel(flipped, num_classes).equal(targets)
+    for targets, num_classes in ((torch.zeros(3), 2), (torch.tensor([0]), 1)):
+        with (
+            subtests.test(targets=targets, num_classes=num_classes),
+            pytest.raises(ValueError, match="targets must be whole numbers of at least 2 classes"),
+        ):
+            LabelFlip().relabel(targets, num_classes)
 
 
-@pytest.mark.parametrize(("targets", "num_classes"), [(torch.zeros(3), 2), (torch.tensor([0]), 1)])
-def test_labels_that_cannot_be_flipped(targets, num_classes):
-    with pytest.raises(ValueError, match="targets must be whole numbers of at least 2 classes"):
-        LabelFlip().relabel(targets, num_classes)
-
-
-def test_without_its_own_message_a_bad_worker_starts_from_the_honest_mean():
+def test_without_its_own_message_a_worker_starts_from_the_honest_mean():
     assert SignFlip()(HONEST, 2).tolist() == [[-2.0, -4.0, -6.0]] * 2
 
 
@@ -123,9 +122,8 @@ def test_an_engine_learns_of_the_delay():
     assert Delay(delay_s=2.5).delay_s == 2.5
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+def test_bad_arguments_are_named(subtests):
+    for make, message in (
         (lambda: Delay(delay_s=-1.0), "delay_s must be finite and at least 0, got -1.0"),
         (lambda: Delay(delay_s=float("nan")), "delay_s must be finite and at least 0, got nan"),
         (lambda: GaussianNoise(standard_deviation=-1.0), "standard_deviation must be finite"),
@@ -137,8 +135,6 @@ def test_an_engine_learns_of_the_delay():
             lambda: InnerProductManipulation(epsilon=float("inf")),
             "epsilon must be finite, got inf",
         ),
-    ],
-)
-def test_bad_arguments_are_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+    ):
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            make()

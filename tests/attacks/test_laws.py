@@ -1,7 +1,6 @@
-"""What every attack and every schedule promises."""
+"""Laws of all attacks and of all schedules: one case per algorithm."""
 
 import copy
-import inspect
 import pickle
 
 import pytest
@@ -9,17 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from laws import concrete
 from phalanx import attacks
 from phalanx.attacks import AdversaryKnowledge, Attack, Schedule, Silence, WrongShape
 
-
-def concrete(base):
-    found = [kind for name in attacks.__all__ if inspect.isclass(kind := getattr(attacks, name))]
-    return [kind() for kind in found if issubclass(kind, base) and not inspect.isabstract(kind)]
-
-
-every_attack = pytest.mark.parametrize("attack", concrete(Attack), ids=repr)
-every_schedule = pytest.mark.parametrize("schedule", concrete(Schedule), ids=repr)
+few_examples = settings(max_examples=20)
 
 
 def rows(seed, num_rows, dim=5, dtype=torch.float32):
@@ -36,8 +29,7 @@ def test_the_room_lists_its_names_in_order():
     assert attacks.__all__ == sorted(attacks.__all__)
 
 
-@every_attack
-def test_nothing_that_came_in_is_overwritten(attack):
+def nothing_that_came_in_is_overwritten(attack):
     honest, own = rows(0, 8), rows(1, 4)
     before = copy.deepcopy((honest, own))
     attack.messages(honest, 4, own=own)
@@ -47,20 +39,18 @@ def test_nothing_that_came_in_is_overwritten(attack):
     assert torch.equal(own, before[1])
 
 
-@every_attack
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_dtype_and_shape_are_those_of_an_honest_message(attack, dtype):
-    for message in attack.messages(rows(0, 8, dtype=dtype), 4):
-        assert (message is None) == isinstance(attack, Silence)
-        if message is not None:
-            assert message.dtype == dtype
-            assert message.shape == ((6,) if isinstance(attack, WrongShape) else (5,))
+def dtype_and_shape_are_those_of_an_honest_message(attack):
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        for message in attack.messages(rows(0, 8, dtype=dtype), 4):
+            assert (message is None) == isinstance(attack, Silence)
+            if message is not None:
+                assert message.dtype == dtype
+                assert message.shape == ((6,) if isinstance(attack, WrongShape) else (5,))
 
 
-@every_attack
-@settings(deadline=None, derandomize=True, max_examples=20)
+@few_examples
 @given(seed=st.integers(0, 2**32), num_byzantine=st.integers(0, 6))
-def test_the_same_generator_gives_the_same_bits(attack, seed, num_byzantine):
+def the_same_generator_gives_the_same_bits(attack, seed, num_byzantine):
     honest = rows(seed, 8)
     first, second = (
         attack.messages(honest, num_byzantine, generator=torch.Generator().manual_seed(seed))
@@ -70,15 +60,13 @@ def test_the_same_generator_gives_the_same_bits(attack, seed, num_byzantine):
     assert all(same(*pair) for pair in zip(first, second, strict=True))
 
 
-@every_attack
-def test_nobody_bad_means_no_message(attack):
+def nobody_byzantine_means_no_message(attack):
     assert attack.messages(rows(0, 8), 0) == []
     assert attack(rows(0, 8), 0).shape == (0, 5)
     assert attack(rows(0, 8, dtype=torch.float64), 0).dtype == torch.float64
 
 
-@every_attack
-def test_only_the_omniscient_read_the_honest_messages(attack):
+def only_the_omniscient_read_the_honest_messages(attack):
     own = rows(1, 3)
     for rank in range(3):
         member = attack.member(rank)
@@ -91,8 +79,7 @@ def test_only_the_omniscient_read_the_honest_messages(attack):
     assert attack.omniscient == any(attack.member(rank).omniscient for rank in range(3))
 
 
-@every_attack
-def test_what_an_engine_asks_first(attack):
+def what_an_engine_asks_first(attack):
     assert isinstance(attack.sends, bool)
     assert isinstance(attack.relabels, bool)
     assert attack.delay_s >= 0
@@ -100,8 +87,7 @@ def test_what_an_engine_asks_first(attack):
     assert isinstance(attack.member(3), Attack)
 
 
-@every_attack
-def test_the_omniscient_say_that_they_need_an_honest_message(attack):
+def the_omniscient_say_that_they_need_an_honest_message(attack):
     member = attack.member(2)
     if member.omniscient:
         with pytest.raises(ValueError, match=r"honest must have at least 1 row for \w+, got none"):
@@ -110,10 +96,9 @@ def test_the_omniscient_say_that_they_need_an_honest_message(attack):
             member.messages(rows(0, 0), 1, own=rows(1, 1))
 
 
-@every_attack
-@settings(deadline=None, derandomize=True, max_examples=20)
+@few_examples
 @given(seed=st.integers(0, 2**32), num_honest=st.integers(1, 9))
-def test_targets_keep_their_shape_and_classes(attack, seed, num_honest):
+def targets_keep_their_shape_and_classes(attack, seed, num_honest):
     targets = torch.randint(7, (num_honest,), generator=torch.Generator().manual_seed(seed))
     before = targets.clone()
     relabelled = attack.relabel(targets, 7)
@@ -124,8 +109,7 @@ def test_targets_keep_their_shape_and_classes(attack, seed, num_honest):
     assert attack.relabels or torch.equal(relabelled, targets)
 
 
-@every_attack
-def test_plans_remember_plain_tensors_and_repeat_themselves(attack):
+def plans_remember_plain_tensors_and_repeat_themselves(attack):
     def three_rounds():
         memory, sent = {}, []
         for step in range(3):
@@ -146,27 +130,54 @@ def test_plans_remember_plain_tensors_and_repeat_themselves(attack):
     assert all(same(*pair) for pair in zip(sent, three_rounds()[1], strict=True))
 
 
-@every_attack
-def test_bad_counts_are_refused(attack):
+def bad_counts_are_refused(attack):
     with pytest.raises(ValueError, match="num_byzantine must be at least 0, got -1"):
         attack(rows(0, 8), -1)
-    with pytest.raises(ValueError, match="own must have one row per bad worker, got 2 rows for 3"):
+    with pytest.raises(ValueError, match="own must have one row per Byzantine worker, got 2 for 3"):
         attack(rows(0, 8), 3, own=rows(1, 2))
     with pytest.raises(ValueError, match="own must be given when honest has no rows"):
         attack(rows(0, 0), 3)
 
 
-@pytest.mark.parametrize("each", concrete(Attack) + concrete(Schedule), ids=repr)
-def test_pickles_to_its_equal(each):
+@few_examples
+@given(step=st.integers(0, 100), num_workers=st.integers(1, 50), seed=st.integers(0, 2**32))
+def a_schedule_is_a_function_of_step_workers_and_seed(schedule, step, num_workers, seed):
+    byzantine = schedule.byzantine(step, num_workers, seed)
+    assert byzantine.shape == (num_workers,)
+    assert byzantine.dtype == torch.bool
+    assert byzantine.sum() <= 1
+    assert torch.equal(byzantine, schedule.byzantine(step, num_workers, seed))
+
+
+def pickles_to_its_equal(each):
     assert pickle.loads(pickle.dumps(each)) == each
 
 
-@every_schedule
-@settings(deadline=None, derandomize=True, max_examples=20)
-@given(step=st.integers(0, 100), num_workers=st.integers(1, 50), seed=st.integers(0, 2**32))
-def test_a_schedule_is_a_function_of_step_workers_and_seed(schedule, step, num_workers, seed):
-    bad = schedule.byzantine(step, num_workers, seed)
-    assert bad.shape == (num_workers,)
-    assert bad.dtype == torch.bool
-    assert bad.sum() <= 1
-    assert torch.equal(bad, schedule.byzantine(step, num_workers, seed))
+LAWS = {
+    Attack: (
+        nothing_that_came_in_is_overwritten,
+        dtype_and_shape_are_those_of_an_honest_message,
+        the_same_generator_gives_the_same_bits,
+        nobody_byzantine_means_no_message,
+        only_the_omniscient_read_the_honest_messages,
+        what_an_engine_asks_first,
+        the_omniscient_say_that_they_need_an_honest_message,
+        targets_keep_their_shape_and_classes,
+        plans_remember_plain_tensors_and_repeat_themselves,
+        bad_counts_are_refused,
+        pickles_to_its_equal,
+    ),
+    Schedule: (
+        a_schedule_is_a_function_of_step_workers_and_seed,
+        pickles_to_its_equal,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("base", "kind"), [(base, kind) for base in LAWS for kind in concrete(attacks, base)]
+)
+def test_laws(base, kind, subtests):
+    for law in LAWS[base]:
+        with subtests.test(law.__name__):
+            law(kind())

@@ -1,4 +1,4 @@
-"""Copies of one honest worker: of whom, and for how long."""
+"""Mimic: whose message is copied, and for how long."""
 
 import pytest
 import torch
@@ -50,16 +50,17 @@ def by_definition(warmup, rounds):
     return found
 
 
-@pytest.mark.parametrize("warmup", [1, 3])
-def test_power_steps_in_warmup_and_one_target_afterwards(warmup):
+def test_power_steps_in_warmup_and_one_target_afterwards(subtests):
     rounds = [random_rows(seed) for seed in range(6)]
-    expected, memory = by_definition(warmup, rounds), ()
-    for step, rows in enumerate(rounds):
-        # Only the first round's generator counts: it draws where the direction begins.
-        plan, memory = Mimic(warmup).plan(a_view(rows, seed=step), memory)
-        direction, target = expected[step]
-        torch.testing.assert_close(memory[0], direction)
-        assert plan.forge(rows[0], rows, 2).equal(rows[target])
+    for warmup in (1, 3):
+        expected, memory = by_definition(warmup, rounds), ()
+        for step, rows in enumerate(rounds):
+            with subtests.test(warmup=warmup, step=step):
+                # Only the first round's generator counts: it draws where the direction begins.
+                plan, memory = Mimic(warmup).plan(a_view(rows, seed=step), memory)
+                direction, target = expected[step]
+                torch.testing.assert_close(memory[0], direction)
+                assert plan.forge(rows[0], rows, 2).equal(rows[target])
 
 
 def test_the_target_is_a_worker_and_not_a_row():

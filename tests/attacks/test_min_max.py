@@ -1,4 +1,4 @@
-"""Min-max and min-sum against the bisection that their paper gives."""
+"""Min-max and min-sum: the largest shift, against the bisection that their paper gives."""
 
 import pytest
 import torch
@@ -50,14 +50,10 @@ def test_the_largest_shift_that_stays_unseen(attack, unseen, seed, num_honest, d
 
 
 @pytest.mark.parametrize("attack", [MinMax(), MinSum()], ids=repr)
-@pytest.mark.parametrize("num_honest", [1, 4])
-def test_without_spread_there_is_nowhere_to_go(attack, num_honest):
-    rows = torch.ones(num_honest, 3)
-    assert attack(rows, 2).equal(torch.ones(2, 3))
-
-
-@pytest.mark.parametrize("attack", [MinMax(), MinSum()], ids=repr)
-def test_all_bad_workers_share_one_plan(attack):
+def test_all_byzantine_workers_share_one_plan(attack, subtests):
+    for num_honest in (1, 4):
+        with subtests.test("no spread", num_honest=num_honest):
+            assert attack(torch.ones(num_honest, 3), 2).equal(torch.ones(2, 3))
     rows = random_rows(0, 5, 3)
     plan, memory = attack.plan(AdversaryKnowledge(rows, tuple(range(5)), 3))
     assert memory == ()

@@ -1,3 +1,5 @@
+"""Mixtures of attacks."""
+
 import pytest
 import torch
 

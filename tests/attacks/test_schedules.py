@@ -1,3 +1,5 @@
+"""Schedules of Byzantine workers."""
+
 import subprocess
 import sys
 
@@ -17,23 +19,25 @@ def ids(mask):
 
 
 def test_fixed_workers_ignore_step_and_seed():
-    bad = FixedWorkers(workers=[4, 1])
-    assert {tuple(ids(bad.byzantine(step, 6, seed))) for step in range(3) for seed in range(3)} == {
-        (1, 4)
-    }
+    schedule = FixedWorkers(workers=[4, 1])
+    assert {
+        tuple(ids(schedule.byzantine(step, 6, seed))) for step in range(3) for seed in range(3)
+    } == {(1, 4)}
 
 
 def test_random_workers_change_from_step_to_step_and_reach_everybody():
     masks = torch.stack([RandomWorkers(3).byzantine(step, 15, seed=0) for step in range(400)])
     assert masks.sum(dim=1).tolist() == [3] * 400
     assert len({tuple(ids(mask)) for mask in masks}) > 200
-    # 400 draws of 3 of 15 make each worker bad 80 times, with a standard deviation of 8.
+    # 400 draws of 3 of 15 make each worker Byzantine 80 times, with a standard deviation of 8.
     assert 48 < masks.sum(dim=0).min() < masks.sum(dim=0).max() < 112
 
 
 def test_random_workers_depend_on_the_seed():
-    bad = RandomWorkers(3)
-    assert any(ids(bad.byzantine(s, 15, 0)) != ids(bad.byzantine(s, 15, 1)) for s in range(3))
+    schedule = RandomWorkers(3)
+    assert any(
+        ids(schedule.byzantine(s, 15, 0)) != ids(schedule.byzantine(s, 15, 1)) for s in range(3)
+    )
 
 
 def test_another_process_draws_the_same_workers():
@@ -50,16 +54,16 @@ def test_another_process_draws_the_same_workers():
 
 
 def test_sleepers_behave_until_their_step():
-    bad = SleeperWorkers(workers=[2], from_step=3)
-    assert [ids(bad.byzantine(step, 4, 0)) for step in range(5)] == [[], [], [], [2], [2]]
+    schedule = SleeperWorkers(workers=[2], from_step=3)
+    assert [ids(schedule.byzantine(step, 4, 0)) for step in range(5)] == [[], [], [], [2], [2]]
 
 
 def test_drawn_sleepers_are_the_same_all_run_long():
-    bad = SleeperWorkers(num_byzantine=2, from_step=1)
-    chosen = {tuple(ids(bad.byzantine(step, 20, 5))) for step in range(1, 9)}
+    schedule = SleeperWorkers(num_byzantine=2, from_step=1)
+    chosen = {tuple(ids(schedule.byzantine(step, 20, 5))) for step in range(1, 9)}
     assert len(chosen) == 1
     assert len(chosen.pop()) == 2
-    assert len({tuple(ids(bad.byzantine(1, 20, seed))) for seed in range(5)}) > 1
+    assert len({tuple(ids(schedule.byzantine(1, 20, seed))) for seed in range(5)}) > 1
 
 
 def test_phases_follow_one_another_and_see_the_step_of_the_run():
@@ -74,16 +78,16 @@ def test_phases_follow_one_another_and_see_the_step_of_the_run():
     assert [ids(phases.byzantine(step, 8, 0)) for step in (6, 8, 9, 99)] == [[], [], [0], [0]]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_the_bad_for_good_are_in_the_end_bad_in_every_step(schedule):
-    steps = torch.stack([schedule.byzantine(step, 9, 4) for step in range(20, 60)])
-    always = steps.all(dim=0)
-    assert schedule.permanent(9, 4).equal(always)
+def test_permanent_ones_are_in_the_end_byzantine_in_every_step(subtests):
+    for schedule in SCHEDULES:
+        with subtests.test(repr(schedule)):
+            steps = torch.stack([schedule.byzantine(step, 9, 4) for step in range(20, 60)])
+            always = steps.all(dim=0)
+            assert schedule.permanent(9, 4).equal(always)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+def test_bad_arguments_are_named(subtests):
+    for make, message in (
         (lambda: Phases(starts=[0]), r"starts must name one step for each .* got \[0\] for 2"),
         (lambda: Phases(phases=[], starts=[]), r"of at least 1 phase, got \[\] for 0"),
         (lambda: Phases(starts=[4, 4]), r"starts must grow from 0 or more, got \[4, 4\]"),
@@ -105,8 +109,6 @@ def test_the_bad_for_good_are_in_the_end_bad_in_every_step(schedule):
             lambda: SleeperWorkers(num_byzantine=8).byzantine(0, 5, 0),
             "num_byzantine must be at most num_workers, got 8 of 5",
         ),
-    ],
-)
-def test_bad_arguments_are_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+    ):
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            make()

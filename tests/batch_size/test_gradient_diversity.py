@@ -25,8 +25,9 @@ from phalanx.coding import DracoRepetition
 from phalanx.compression import TopK
 from phalanx.data import Digits, IidPartitioner
 from phalanx.models import MLP, Softmax
+from phalanx.ordering import PerClient
 from phalanx.randomness import seeded
-from phalanx.transforms import WorkerMomentum
+from phalanx.transforms import Compressed, WorkerMomentum
 
 
 def normal(*shape, seed=0):
@@ -231,9 +232,9 @@ def test_a_run_that_resumes_goes_on_with_the_same_figures(tmp_path):
     "options",
     [
         {"code": DracoRepetition(3, 1), "num_workers": 3, "batch_size": 3},
-        {"worker_momentum": WorkerMomentum()},
-        {"compressor": TopK()},
-        {"shards": IidPartitioner()},
+        {"transforms": [WorkerMomentum()]},
+        {"transforms": [Compressed(TopK())]},
+        {"order": PerClient(IidPartitioner())},
     ],
     ids=["code", "momentum", "compressor", "shards"],
 )

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from phalanx.compression import ErrorFeedback, HalfPrecision, TopK
-from phalanx.planning import LinkPlanner
+from phalanx.planning import CompressorPlanner
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -234,7 +234,7 @@ def test_latency_and_rate_are_those_asked_for(tmp_path):
 PROBE = """
 import dataclasses, json, os, sys, torch
 import torch.distributed as dist
-from phalanx.ddp import probe_link
+from phalanx.communication import probe_link
 
 torch.set_num_threads(1)
 rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -271,7 +271,7 @@ WORK = """
 import os, sys, json, torch
 import torch.distributed as dist
 from slow_links import own_bytes
-from phalanx.compression import ErrorFeedback, HalfPrecision, Memory, TopK, communicate
+from phalanx.compression import ErrorFeedback, HalfPrecision, TensorStates, TopK, communicate
 
 torch.set_num_threads(1)
 rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -279,7 +279,7 @@ dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, 
 x = {"w": torch.randn(500, 1000, generator=torch.Generator().manual_seed(rank))}
 sent = []
 for compressor in (HalfPrecision(), ErrorFeedback(TopK(ratio=0.1))):
-    mean, memory = communicate(compressor, x, Memory())
+    mean, memory = communicate(compressor, x, TensorStates())
     dist.barrier()
     before = own_bytes().sent
     for _ in range(3):
@@ -298,7 +298,7 @@ def test_the_interface_counts_what_the_model_says_and_headers(tmp_path, with_ben
     compressors = [HalfPrecision(), ErrorFeedback(TopK(ratio=0.1))]
     model = nn.Linear(1000, 500, bias=False)
     batch = torch.randn(4, 1000), torch.zeros(4, dtype=torch.int64)
-    planner = LinkPlanner(num_workers=ranks, compressors=compressors, num_rounds=1)
+    planner = CompressorPlanner(num_workers=ranks, compressors=compressors, num_rounds=1)
     wire = {one.compressor: one.wire_bytes for one in planner.plan(model, *batch)}
     with slow_links.Cluster(ranks, "100mbit") as cluster:
         printed = cluster.run([sys.executable, "-c", WORK, str(tmp_path / "store")])

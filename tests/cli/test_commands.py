@@ -77,7 +77,10 @@ def test_texts_are_trained_on(phalanx, tmp_path):
     texts = f"--data LabelledTexts --data.path a.csv --data.length 4 --model TextClassifier {small}"
     coded = "--code DracoRepetition --code.num_workers 3 --code.num_byzantine 1 --attack LabelFlip"
     play = f"--data TextFile --data.path a.txt --data.length 5 --model GPT {small} --num_workers 3"
-    for out, words in {"coded": f"{texts} {coded}", "play": f"{play} --compressor QSGD"}.items():
+    for out, words in {
+        "coded": f"{texts} {coded}",
+        "play": f"{play} --transforms+ Compressed --transforms.compressor QSGD",
+    }.items():
         code, _, err = phalanx("train", *words.split(), "--out", out)
         assert (code, err) == (0, "")
         result = json.loads((tmp_path / out / "result.json").read_text())
@@ -97,13 +100,15 @@ def test_classes_of_ones_own_are_given_by_import_path(phalanx, tmp_path):
 
 
 def test_momentum_and_data_of_the_workers_are_options(phalanx, tmp_path):
-    words = "--rule CoordinateMedian --worker_momentum.beta 0.5 --shards LongTailedPartitioner"
-    words += " --shards.keep 0.8 --shards.shards ShardPartitioner --steps 2 --out a"
+    words = "--rule CoordinateMedian --transforms+ WorkerMomentum --transforms.beta 0.5"
+    words += " --order PerClient --order.partitioner LongTailedPartitioner"
+    words += " --order.partitioner.keep 0.8 --order.partitioner.partitioner ShardPartitioner"
+    words += " --steps 2 --out a"
     code, _, err = phalanx("train", *words.split())
     assert (code, err) == (0, "")
     result = json.loads((tmp_path / "a" / "result.json").read_text())
     assert result["worker_momentum"] == "WorkerMomentum(beta=0.5, form='average')"
-    assert result["shards"] == "LongTailedPartitioner(keep=0.8, shards=ShardPartitioner())"
+    assert result["shards"] == "LongTailedPartitioner(keep=0.8, partitioner=ShardPartitioner())"
     page = (tmp_path / "a" / "report.html").read_text()
     assert "LongTailedPartitioner(keep=0.8" in page
     assert "WorkerMomentum(beta=0.5" in page
@@ -147,15 +152,17 @@ def test_report_redraws_one_run_or_compares_several(phalanx, tmp_path):
 
 # Public classes that are no algorithms to choose from: they are not listed.
 HELPERS = """
-    AccordionBatch AccordionBatchSampler ActivationBoundary Aggregate AllGather AllReduce
-    AllToAll Averaged BatchState BatchTrial Chain CodedLeastSquares CodedMatmul CodedMatrix
-    CodedShuffle CodedShuffleSampler Collected CompressedPipeline Consensus CriticalRegimes
-    Decoded DiversityMonitor Ends Estimate Evaluation Geometry GossipOptimizer GossipRound
-    GradientDiversity ClientData Inbox Job LargestBatch Link LinkOutlook LinkPlanner Memory Message
-    Mixed Mixtures Network OneBitAdam Outlook ParameterGossip Part Party Plan Planner Product
-    RayMatmul RayMatmulSession RayShuffle RayShuffleSession Regime Reputation Round Rounds
-    RowCache Run Shard ShufflePlan SimulatedPipeline Splits Spread Standing Telling
-    TimedProduct Topology Traffic Verdict AdversaryKnowledge WorkerMomentum
+    AccordionBatch AccordionBatchSampler ActivationBoundary AdversaryKnowledge Aggregate
+    AllGather AllReduce AllToAll Averaged BatchState BatchTrial BoundaryTraffic Chain ClientData
+    CodedLeastSquares CodedMatmul CodedMatrix CodedShuffle CodedShuffleSampler CodeOutlook
+    CodePlanner Collected CompressedPipeline CompressorOutlook CompressorPlanner Consensus
+    CriticalRegimes Decoded DiversityMonitor Edges Estimate Evaluation ExchangeContext Geometry
+    GossipOptimizer GossipRound GradientDiversity Inbox Job LargestBatch Link Memory Message
+    MicrobatchPlan Mixed Mixtures NeighborBroadcast Network OneBitAdam ParameterGossip Part
+    Party ProcessGroupCollectives Product RayMatmul RayMatmulSession RayShuffle
+    RayShuffleSession Regime Reputation Round Rounds RowCache Run Shard SharedTensor ShufflePlan
+    SimulatedPipeline Splits Spread Standing TensorStates TimedProduct Topology Traffic Verdict
+    WorkerMomentum
 """
 
 

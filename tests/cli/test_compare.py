@@ -50,7 +50,7 @@ def test_pipelines_and_splits_are_written_in_yaml(phalanx, tmp_path):
         "codes: [DracoRepetition]\n"
         "attacks: [{class_path: ALittleIsEnough, init_args: {z: 1.5}}]\n"
         "splits: [ShardPartitioner, {class_path: LongTailedPartitioner, init_args: {keep: 0.7}}]\n"
-        "worker_momenta: [{beta: 0.9}]\n"
+        "chains: [[{class_path: WorkerMomentum, init_args: {beta: 0.9}}]]\n"
         "num_workers: 11\nnum_byzantine: 1\nsteps: 2\nseeds: [3]\njobs: 1\n"
     )
     code, out, err = phalanx("compare", "--config", "grid.yaml", "--out", "a")
@@ -90,9 +90,10 @@ def figures(folder):
     found = {}
     for path in (folder / "cells").glob("*.json"):
         content = json.loads(path.read_text())
-        clock = ("seconds", "round_seconds", "decode_seconds")
+        record = content["record"]
         found[content["identity"]] = {
-            name: value for name, value in content["outcome"].items() if name not in clock
+            **{name: value for name, value in record.items() if name not in ("seconds", "values")},
+            **{n: value for n, value in record["values"].items() if "seconds" not in n},
         }
     return found
 

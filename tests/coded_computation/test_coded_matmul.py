@@ -48,31 +48,33 @@ def error(found, expected):
 SIZES = [(n, k) for n in range(1, 9) for k in range(1, n + 1)]
 
 
-@pytest.mark.parametrize(("num_workers", "num_blocks"), SIZES)
-def test_any_k_results_are_enough(num_workers, num_blocks):
-    coded = CodedMatmul(num_workers, num_blocks).encode(matrix := random(17, 5))
-    x = random(5, seed=1)
-    results = results_of(coded, x)
-    for arrived in itertools.combinations(range(num_workers), num_blocks):
-        mask = flags(num_workers, arrived)
-        heard = torch.where(mask[:, None], results, float("nan"))
-        product = coded.decode(heard, mask)
-        assert error(product.value, matrix @ x) <= 1e-9
-        assert not product.suspects.any()
-        assert 1 <= product.condition <= coded.code.worst_condition() * 1.001
+def test_any_k_results_are_enough(subtests):
+    for num_workers, num_blocks in SIZES:
+        with subtests.test(num_workers=num_workers, num_blocks=num_blocks):
+            coded = CodedMatmul(num_workers, num_blocks).encode(matrix := random(17, 5))
+            x = random(5, seed=1)
+            results = results_of(coded, x)
+            for arrived in itertools.combinations(range(num_workers), num_blocks):
+                mask = flags(num_workers, arrived)
+                heard = torch.where(mask[:, None], results, float("nan"))
+                product = coded.decode(heard, mask)
+                assert error(product.value, matrix @ x) <= 1e-9
+                assert not product.suspects.any()
+                assert 1 <= product.condition <= coded.code.worst_condition() * 1.001
 
 
-@pytest.mark.parametrize(("num_workers", "num_blocks"), SIZES)
-def test_fewer_are_an_error_that_names_the_missing(num_workers, num_blocks):
-    code = CodedMatmul(num_workers, num_blocks)
-    coded = code.encode(random(9, 3))
-    mask = flags(num_workers, range(num_workers - num_blocks + 1, num_workers))
-    assert not code.can_decode(mask)
-    with pytest.raises(DecodeError, match=f"a product of {num_blocks} blocks") as caught:
-        coded.decode(results_of(coded, random(3)), mask)
-    assert caught.value.workers == list(range(num_workers - num_blocks + 1))
-    assert caught.value.bound == num_workers - num_blocks
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+def test_fewer_are_an_error_that_names_the_missing(subtests):
+    for num_workers, num_blocks in SIZES:
+        with subtests.test(num_workers=num_workers, num_blocks=num_blocks):
+            code = CodedMatmul(num_workers, num_blocks)
+            coded = code.encode(random(9, 3))
+            mask = flags(num_workers, range(num_workers - num_blocks + 1, num_workers))
+            assert not code.can_decode(mask)
+            with pytest.raises(DecodeError, match=f"a product of {num_blocks} blocks") as caught:
+                coded.decode(results_of(coded, random(3)), mask)
+            assert caught.value.workers == list(range(num_workers - num_blocks + 1))
+            assert caught.value.bound == num_workers - num_blocks
+            assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 @given(
@@ -95,17 +97,21 @@ def test_shapes_extra_results_and_sparse_matrices(num_workers, data, rows, colum
     assert (product.value - expected).norm() <= 1e-9 * (1 + expected.norm())
 
 
-@pytest.mark.parametrize(
-    ("dtype", "accuracy"),
-    [(torch.float16, 2e-2), (torch.bfloat16, 1e-1), (torch.float32, 1e-5), (torch.float64, 1e-12)],
-)
-def test_dtypes_are_kept_and_rounding_is_all_that_is_lost(dtype, accuracy):
-    matrix, x = random(70, 9, dtype=dtype), random(9, dtype=dtype, seed=1)
-    coded = CodedMatmul(num_workers=5, num_blocks=3).encode(matrix)
-    assert {shard.dtype for shard in coded.shards} == {dtype}
-    product = coded.decode(results_of(coded, x), flags(5, [1, 3, 4]))
-    assert product.value.dtype == dtype
-    assert error(product.value, matrix.double() @ x.double()) <= accuracy
+def test_dtypes_are_kept_and_rounding_is_all_that_is_lost(subtests):
+    cases = [
+        (torch.float16, 2e-2),
+        (torch.bfloat16, 1e-1),
+        (torch.float32, 1e-5),
+        (torch.float64, 1e-12),
+    ]
+    for dtype, accuracy in cases:
+        with subtests.test(dtype=dtype, accuracy=accuracy):
+            matrix, x = random(70, 9, dtype=dtype), random(9, dtype=dtype, seed=1)
+            coded = CodedMatmul(num_workers=5, num_blocks=3).encode(matrix)
+            assert {shard.dtype for shard in coded.shards} == {dtype}
+            product = coded.decode(results_of(coded, x), flags(5, [1, 3, 4]))
+            assert product.value.dtype == dtype
+            assert error(product.value, matrix.double() @ x.double()) <= accuracy
 
 
 def test_what_the_first_workers_send_is_copied_not_computed():
@@ -128,18 +134,19 @@ def test_nothing_that_came_in_is_overwritten():
     assert results.equal(before)
 
 
-@pytest.mark.parametrize("garbage", [float("nan"), float("inf")])
-def test_results_that_are_not_finite_are_named_and_left_out(garbage):
-    matrix, x = random(12, 3), random(3)
-    coded = CodedMatmul(num_workers=6, num_blocks=4).encode(matrix)
-    results = results_of(coded, x)
-    results[1, -1] = garbage
-    product = coded.decode(results)
-    assert error(product.value, matrix @ x) <= 1e-9
-    assert product.suspects.nonzero().flatten().tolist() == [1]
-    results[[0, 2]] = garbage
-    with pytest.raises(DecodeError, match="missing: 0, 1, 2"):
-        coded.decode(results)
+def test_results_that_are_not_finite_are_named_and_left_out(subtests):
+    for garbage in [float("nan"), float("inf")]:
+        with subtests.test(garbage=garbage):
+            matrix, x = random(12, 3), random(3)
+            coded = CodedMatmul(num_workers=6, num_blocks=4).encode(matrix)
+            results = results_of(coded, x)
+            results[1, -1] = garbage
+            product = coded.decode(results)
+            assert error(product.value, matrix @ x) <= 1e-9
+            assert product.suspects.nonzero().flatten().tolist() == [1]
+            results[[0, 2]] = garbage
+            with pytest.raises(DecodeError, match="missing: 0, 1, 2"):
+                coded.decode(results)
 
 
 def test_sparse_shards_stay_sparse_where_that_is_smaller():
@@ -267,9 +274,8 @@ def test_least_squares_by_coded_products_descends_to_the_solution():
         CodedLeastSquares.encode(CodedMatmul(6, 4), matrix, torch.zeros(61).double())
 
 
-@pytest.mark.parametrize(
-    ("call", "rule"),
-    [
+def test_bad_arguments_are_refused(subtests):
+    cases = [
         (lambda: CodedMatmul(5, 6), "num_blocks must be from 1 to num_workers = 5, got 6"),
         (lambda: CodedMatmul(5, 0), "num_blocks must be from 1 to num_workers = 5, got 0"),
         (lambda: CodedMatmul().encode(torch.ones(0, 3)), "not empty, got shape"),
@@ -285,8 +291,7 @@ def test_least_squares_by_coded_products_descends_to_the_solution():
             lambda: CodedMatmul(3, 2).decode(torch.ones(2, 2), 4),
             "results and arrived must have one entry for each of 3 workers",
         ),
-    ],
-)
-def test_bad_arguments_are_refused(call, rule):
-    with pytest.raises(ValueError, match=rule):
-        call()
+    ]
+    for call, rule in cases:
+        with subtests.test(call=call, rule=rule), pytest.raises(ValueError, match=rule):
+            call()

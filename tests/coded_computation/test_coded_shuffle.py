@@ -135,16 +135,15 @@ def test_what_is_sent_is_within_five_percent_of_the_ideal():
     assert sum(sent) / 6 >= 0.95 * shuffle.ideal_packets
 
 
-@pytest.mark.parametrize(
-    ("num_workers", "num_rows", "fraction", "gain"),
-    [(10, 600, 0.3, 2.2), (10, 3000, 0.5, 3.5), (30, 6000, 0.3, 2.4)],
-)
-def test_few_rows_gain_less_than_the_ideal_and_more_than_a_greedy_cover(
-    num_workers, num_rows, fraction, gain
-):
-    shuffle = CodedShuffle(num_workers, num_rows, fraction)
-    plan = shuffle.plan(1, shuffle.start())
-    assert gain <= plan.gain < shuffle.ideal_gain
+def test_few_rows_gain_less_than_the_ideal_and_more_than_a_greedy_cover(subtests):
+    cases = [(10, 600, 0.3, 2.2), (10, 3000, 0.5, 3.5), (30, 6000, 0.3, 2.4)]
+    for num_workers, num_rows, fraction, gain in cases:
+        with subtests.test(
+            num_workers=num_workers, num_rows=num_rows, fraction=fraction, gain=gain
+        ):
+            shuffle = CodedShuffle(num_workers, num_rows, fraction)
+            plan = shuffle.plan(1, shuffle.start())
+            assert gain <= plan.gain < shuffle.ideal_gain
 
 
 def test_groups_are_few_and_of_one_size():
@@ -213,9 +212,8 @@ def test_views_are_packed_as_what_they_show():
     assert unpack_rows(pack_rows([turned]), [turned])[0].item() == 1 - 2j
 
 
-@pytest.mark.parametrize(
-    ("call", "rule"),
-    [
+def test_bad_arguments_are_refused(subtests):
+    cases = [
         (lambda: CodedShuffle(0, 10), "num_workers must be at least 1, got 0"),
         (lambda: CodedShuffle(5, 4), "num_rows must be at least num_workers = 5, got 4"),
         (lambda: CodedShuffle(5, 50, 0.19), "hold a worker's own 10 of 50 rows, got 0.19"),
@@ -231,11 +229,10 @@ def test_views_are_packed_as_what_they_show():
             lambda: unpack_rows(torch.ones(2, 3, dtype=torch.uint8), [torch.ones(1)]),
             "content must have 4 bytes a row, got 3",
         ),
-    ],
-)
-def test_bad_arguments_are_refused(call, rule):
-    with pytest.raises(ValueError, match=rule):
-        call()
+    ]
+    for call, rule in cases:
+        with subtests.test(call=call, rule=rule), pytest.raises(ValueError, match=rule):
+            call()
 
 
 def test_packets_and_caches_that_are_not_the_plans_are_refused():

@@ -1,5 +1,6 @@
 """Codes that give a gradient that is near: how near, on average and at worst."""
 
+import itertools
 import math
 from dataclasses import replace
 from itertools import combinations, pairwise
@@ -62,66 +63,75 @@ def assert_is_the_mean(samples, expected):
 
 
 @every_code
-@every_decoder
-@pytest.mark.parametrize("rescale", [False, True])
-def test_the_error_bounds_the_distance_to_the_mean(code, decoding, rescale):
+def test_the_error_bounds_the_distance_to_the_mean(code, subtests):
     """Whoever arrives; and the bound is reached, by gradients that point the same way."""
-    code = replace(code, decoding=decoding, rescale=rescale)
-    number = code.num_workers
-    gradients = torch.randn(number, 30, generator=torch.Generator().manual_seed(0)).double()
-    messages = code.encode_all([gradients])
-    for arrived in patterns(number)[::3]:
-        decoded = code.decode(messages, arrived)
-        off = (decoded.gradient - gradients.mean(dim=0)).norm()
-        assert off <= decoded.error * gradients.norm(dim=1).square().mean().sqrt() + 1e-9
-        share = code.coefficients(arrived) @ code.weights
-        assert decoded.error == pytest.approx((share - 1).square().mean().sqrt().item(), abs=2e-8)
-        worst = (share - 1)[:, None]
-        told = code.decode(code.encode_all([worst]), arrived)
-        off = (told.gradient - worst.mean(dim=0)).norm()
-        assert off == pytest.approx((told.error * worst.square().mean().sqrt()).item(), abs=1e-9)
+    for decoding, rescale in itertools.product(
+        ["one-step", "optimal", "algorithmic"], [False, True]
+    ):
+        with subtests.test(decoding=decoding, rescale=rescale):
+            code = replace(code, decoding=decoding, rescale=rescale)
+            number = code.num_workers
+            gradients = torch.randn(number, 30, generator=torch.Generator().manual_seed(0)).double()
+            messages = code.encode_all([gradients])
+            for arrived in patterns(number)[::3]:
+                decoded = code.decode(messages, arrived)
+                off = (decoded.gradient - gradients.mean(dim=0)).norm()
+                assert off <= decoded.error * gradients.norm(dim=1).square().mean().sqrt() + 1e-9
+                share = code.coefficients(arrived) @ code.weights
+                assert decoded.error == pytest.approx(
+                    (share - 1).square().mean().sqrt().item(), abs=2e-8
+                )
+                worst = (share - 1)[:, None]
+                told = code.decode(code.encode_all([worst]), arrived)
+                off = (told.gradient - worst.mean(dim=0)).norm()
+                assert off == pytest.approx(
+                    (told.error * worst.square().mean().sqrt()).item(), abs=1e-9
+                )
 
 
 @every_code
-@pytest.mark.parametrize("rescale", [False, True])
-def test_least_squares_is_best_and_descent_goes_towards_it(code, rescale):
+def test_least_squares_is_best_and_descent_goes_towards_it(code, subtests):
     """`rescale` compares the decoders under which partitions count once on average."""
-    for arrived in patterns(code.num_workers)[::6]:
-        with_steps = {
-            steps: replace(code, decoding="algorithmic", iterations=steps, rescale=False)
-            for steps in (1, 2, 3, 5, 10, 1000)
-        }
-        best = squared_error(replace(code, decoding="optimal", rescale=rescale), arrived)
-        simple = squared_error(replace(code, decoding="one-step", rescale=rescale), arrived)
-        assert best <= simple + 1e-9
-        if rescale:
-            continue
-        descent = [squared_error(one, arrived) for one in with_steps.values()]
-        assert descent[0] <= 1 + 1e-12
-        assert all(later <= sooner + 1e-12 for sooner, later in pairwise(descent))
-        assert descent[-2] >= best - 1e-9
-        assert descent[-1] == pytest.approx(best, abs=1e-3)
+    for rescale in [False, True]:
+        with subtests.test(rescale=rescale):
+            for arrived in patterns(code.num_workers)[::6]:
+                with_steps = {
+                    steps: replace(code, decoding="algorithmic", iterations=steps, rescale=False)
+                    for steps in (1, 2, 3, 5, 10, 1000)
+                }
+                best = squared_error(replace(code, decoding="optimal", rescale=rescale), arrived)
+                simple = squared_error(replace(code, decoding="one-step", rescale=rescale), arrived)
+                assert best <= simple + 1e-9
+                if rescale:
+                    continue
+                descent = [squared_error(one, arrived) for one in with_steps.values()]
+                assert descent[0] <= 1 + 1e-12
+                assert all(later <= sooner + 1e-12 for sooner, later in pairwise(descent))
+                assert descent[-2] >= best - 1e-9
+                assert descent[-1] == pytest.approx(best, abs=1e-3)
 
 
-@pytest.mark.parametrize(("number", "copies"), [(6, 2), (6, 3), (7, 2), (8, 3)])
-def test_optimal_decoding_of_repetition_covers_what_it_can(number, copies):
-    code = ErasureHead(number, copies=copies, rescale=False)
-    for arrived in patterns(number):
-        covered = code.assignment[arrived].any(dim=0).double()
-        assert torch.equal(code.coefficients(arrived) @ code.weights, covered)
-        least = torch.linalg.lstsq(
-            code.weights[arrived].T, torch.ones(number).double(), driver="gelsd"
-        ).solution
-        assert torch.allclose(least @ code.weights[arrived], covered)
+def test_optimal_decoding_of_repetition_covers_what_it_can(subtests):
+    for number, copies in [(6, 2), (6, 3), (7, 2), (8, 3)]:
+        with subtests.test(number=number, copies=copies):
+            code = ErasureHead(number, copies=copies, rescale=False)
+            for arrived in patterns(number):
+                covered = code.assignment[arrived].any(dim=0).double()
+                assert torch.equal(code.coefficients(arrived) @ code.weights, covered)
+                least = torch.linalg.lstsq(
+                    code.weights[arrived].T, torch.ones(number).double(), driver="gelsd"
+                ).solution
+                assert torch.allclose(least @ code.weights[arrived], covered)
 
 
-@every_decoder
-def test_erasure_head_is_exact_when_all_arrive(decoding):
-    code = ErasureHead(15, copies=3, decoding=decoding)
-    gradients = torch.randn(15, 100, generator=torch.Generator().manual_seed(0))
-    decoded = code.decode(code.encode_all([gradients]))
-    assert torch.allclose(decoded.gradient, gradients.mean(dim=0), atol=1e-6)
-    assert decoded.error == 0
+def test_erasure_head_is_exact_when_all_arrive(subtests):
+    for decoding in ["one-step", "optimal", "algorithmic"]:
+        with subtests.test(decoding=decoding):
+            code = ErasureHead(15, copies=3, decoding=decoding)
+            gradients = torch.randn(15, 100, generator=torch.Generator().manual_seed(0))
+            decoded = code.decode(code.encode_all([gradients]))
+            assert torch.allclose(decoded.gradient, gradients.mean(dim=0), atol=1e-6)
+            assert decoded.error == 0
 
 
 def test_rescaling_undoes_the_bias_of_missing_groups():
@@ -140,67 +150,80 @@ def test_rescaling_undoes_the_bias_of_missing_groups():
     assert torch.allclose(means[False].mean(dim=0), covered * mean)
 
 
-@pytest.mark.parametrize(
-    ("size", "copies", "arrived", "optimal", "one_step"),
-    [(100, 5, 80, 0.0206, 4.80), (30, 3, 15, 3.36, 9.31), (60, 6, 48, 0.0011, 2.29)],
-)
-def test_expected_errors_of_repetition(size, copies, arrived, optimal, one_step):
-    code = ErasureHead(size, copies=copies, rescale=False)
-    simple = replace(code, decoding="one-step")
-    found = size * code.expected_squared_error(arrived)
-    lost = size * math.comb(size - copies, arrived) / math.comb(size, arrived)
-    assert found == pytest.approx(lost)
-    assert found == pytest.approx(optimal, rel=0.02)
-    found = size * simple.expected_squared_error(arrived)
-    law = size * (size - copies) * (size - arrived) / (arrived * copies * (size - 1))
-    assert found == pytest.approx(law)
-    assert found == pytest.approx(one_step, rel=0.002)
-    # A group is lost too rarely to be seen in so few draws, but for the smallest.
-    for one in (code, simple) if optimal > 1 else (simple,):
-        samples = [drawn(one, size - arrived, seed) for seed in range(DRAWS)]
-        assert_is_the_mean(samples, one.expected_squared_error(arrived))
+def test_expected_errors_of_repetition(subtests):
+    cases = [(100, 5, 80, 0.0206, 4.80), (30, 3, 15, 3.36, 9.31), (60, 6, 48, 0.0011, 2.29)]
+    for size, copies, arrived, optimal, one_step in cases:
+        with subtests.test(
+            size=size, copies=copies, arrived=arrived, optimal=optimal, one_step=one_step
+        ):
+            code = ErasureHead(size, copies=copies, rescale=False)
+            simple = replace(code, decoding="one-step")
+            found = size * code.expected_squared_error(arrived)
+            lost = size * math.comb(size - copies, arrived) / math.comb(size, arrived)
+            assert found == pytest.approx(lost)
+            assert found == pytest.approx(optimal, rel=0.02)
+            found = size * simple.expected_squared_error(arrived)
+            law = size * (size - copies) * (size - arrived) / (arrived * copies * (size - 1))
+            assert found == pytest.approx(law)
+            assert found == pytest.approx(one_step, rel=0.002)
+            # A group is lost too rarely to be seen in so few draws, but for the smallest.
+            for one in (code, simple) if optimal > 1 else (simple,):
+                samples = [drawn(one, size - arrived, seed) for seed in range(DRAWS)]
+                assert_is_the_mean(samples, one.expected_squared_error(arrived))
 
 
-@pytest.mark.parametrize("number", [5, 6, 8])
-def test_expected_errors_of_repetition_by_enumeration(number):
-    for decoding in ("optimal", "one-step"):
-        code = ErasureHead(number, copies=2, rescale=False, decoding=decoding)
-        for size in range(1, number + 1):
-            found = [squared_error(code, one) for one in patterns(number) if one.sum() == size]
-            mean = sum(found) / len(found)
-            assert code.expected_squared_error(size) == pytest.approx(mean, abs=1e-12)
+def test_expected_errors_of_repetition_by_enumeration(subtests):
+    for number in [5, 6, 8]:
+        with subtests.test(number=number):
+            for decoding in ("optimal", "one-step"):
+                code = ErasureHead(number, copies=2, rescale=False, decoding=decoding)
+                for size in range(1, number + 1):
+                    found = [
+                        squared_error(code, one) for one in patterns(number) if one.sum() == size
+                    ]
+                    mean = sum(found) / len(found)
+                    assert code.expected_squared_error(size) == pytest.approx(mean, abs=1e-12)
 
 
-@pytest.mark.parametrize(("size", "load", "arrived"), [(100, 5, 80), (60, 6, 30)])
-def test_expected_errors_of_the_bernoulli_code(size, load, arrived):
-    code = BernoulliGradientCode(size, expected_load=load, decoding="one-step")
-    expected = code.expected_squared_error(arrived)
-    assert size * expected == pytest.approx(size * (size - load) / (arrived * load))
-    if (size, load, arrived) == (100, 5, 80):
-        assert size * expected == pytest.approx(23.75)
-    assert_is_the_mean([drawn(code, size - arrived, seed) for seed in range(DRAWS)], expected)
+def test_expected_errors_of_the_bernoulli_code(subtests):
+    for size, load, arrived in [(100, 5, 80), (60, 6, 30)]:
+        with subtests.test(size=size, load=load, arrived=arrived):
+            code = BernoulliGradientCode(size, expected_load=load, decoding="one-step")
+            expected = code.expected_squared_error(arrived)
+            assert size * expected == pytest.approx(size * (size - load) / (arrived * load))
+            if (size, load, arrived) == (100, 5, 80):
+                assert size * expected == pytest.approx(23.75)
+            assert_is_the_mean(
+                [drawn(code, size - arrived, seed) for seed in range(DRAWS)], expected
+            )
 
 
-@pytest.mark.parametrize(
-    ("size", "cluster", "arrived", "figure"), [(100, 5, 80, 14.88), (100, 10, 50, 14.04)]
-)
-def test_expected_errors_of_the_stochastic_block_code(size, cluster, arrived, figure):
-    inside, across = 0.7, 0.3 * cluster / (size - cluster)
-    code = StochasticBlockCode(
-        size, cluster_size=cluster, inside=inside, across=across, decoding="one-step"
-    )
-    assert code.load == pytest.approx(cluster)
-    expected = code.expected_squared_error(arrived)
-    share = cluster / size
-    scale = 1 / (arrived * (share * inside + (1 - share) * across))
-    law = scale**2 * (
-        arrived * share * inside * (1 - inside)
-        + arrived * (1 - share) * across * (1 - across)
-        + (inside - across) ** 2 * arrived * share * (1 - share) * (size - arrived) / (size - 1)
-    )
-    assert expected == pytest.approx(law)
-    assert size * expected == pytest.approx(figure, rel=0.001)
-    assert_is_the_mean([drawn(code, size - arrived, seed) for seed in range(DRAWS)], expected)
+def test_expected_errors_of_the_stochastic_block_code(subtests):
+    for size, cluster, arrived, figure in [(100, 5, 80, 14.88), (100, 10, 50, 14.04)]:
+        with subtests.test(size=size, cluster=cluster, arrived=arrived, figure=figure):
+            inside, across = 0.7, 0.3 * cluster / (size - cluster)
+            code = StochasticBlockCode(
+                size, cluster_size=cluster, inside=inside, across=across, decoding="one-step"
+            )
+            assert code.load == pytest.approx(cluster)
+            expected = code.expected_squared_error(arrived)
+            share = cluster / size
+            scale = 1 / (arrived * (share * inside + (1 - share) * across))
+            law = scale**2 * (
+                arrived * share * inside * (1 - inside)
+                + arrived * (1 - share) * across * (1 - across)
+                + (inside - across) ** 2
+                * arrived
+                * share
+                * (1 - share)
+                * (size - arrived)
+                / (size - 1)
+            )
+            assert expected == pytest.approx(law)
+            assert size * expected == pytest.approx(figure, rel=0.001)
+            assert_is_the_mean(
+                [drawn(code, size - arrived, seed) for seed in range(DRAWS)], expected
+            )
 
 
 def test_expected_errors_of_the_regularised_code():
@@ -290,16 +313,19 @@ def test_rounding_of_the_algebra_is_no_error():
     assert relative_error(torch.ones(5, dtype=torch.float64) + 1e-12) == 0
 
 
-@pytest.mark.parametrize(("size", "cluster", "load"), [(100, 5, 5), (100, 10, 5), (60, 6, 3)])
-def test_recommended_clusters_are_just_hidden(size, cluster, load):
-    code = StochasticBlockCode.recommend(size, cluster, load)
-    assert code.load == pytest.approx(load)
-    assert code.signal_to_noise == pytest.approx(0.95)
-    assert not code.detectable()
-    assert StochasticBlockCode.recommend(size, cluster, load, signal_to_noise=1.05).detectable()
-    inside, across, number = size * code.inside, size * code.across, size / cluster
-    kesten_stigum = (inside - across) ** 2 / (number * (inside + (number - 1) * across))
-    assert code.signal_to_noise == pytest.approx(kesten_stigum)
+def test_recommended_clusters_are_just_hidden(subtests):
+    for size, cluster, load in [(100, 5, 5), (100, 10, 5), (60, 6, 3)]:
+        with subtests.test(size=size, cluster=cluster, load=load):
+            code = StochasticBlockCode.recommend(size, cluster, load)
+            assert code.load == pytest.approx(load)
+            assert code.signal_to_noise == pytest.approx(0.95)
+            assert not code.detectable()
+            assert StochasticBlockCode.recommend(
+                size, cluster, load, signal_to_noise=1.05
+            ).detectable()
+            inside, across, number = size * code.inside, size * code.across, size / cluster
+            kesten_stigum = (inside - across) ** 2 / (number * (inside + (number - 1) * across))
+            assert code.signal_to_noise == pytest.approx(kesten_stigum)
 
 
 def test_recommendations_that_cannot_be_are_refused():

@@ -62,14 +62,17 @@ def test_every_worker_computes_one_partition_and_every_partition_r_workers():
     assert (code.assignment.sum(dim=0) == 5).all()
 
 
-@pytest.mark.parametrize("num_buckets", [None, 1, 3, 5])
-def test_without_liars_means_of_means_are_the_mean(num_buckets):
-    code = Detox(45, num_byzantine=0, num_buckets=num_buckets, outer=Mean())
-    gradients = gradients_for(code)
-    for step in range(3):
-        decoded = code.at(step).decode(code.at(step).encode_all([gradients]))
-        torch.testing.assert_close(decoded.gradient, gradients.mean(dim=0), rtol=1e-6, atol=1e-6)
-        assert named(decoded) == []
+def test_without_liars_means_of_means_are_the_mean(subtests):
+    for num_buckets in [None, 1, 3, 5]:
+        with subtests.test(num_buckets=num_buckets):
+            code = Detox(45, num_byzantine=0, num_buckets=num_buckets, outer=Mean())
+            gradients = gradients_for(code)
+            for step in range(3):
+                decoded = code.at(step).decode(code.at(step).encode_all([gradients]))
+                torch.testing.assert_close(
+                    decoded.gradient, gradients.mean(dim=0), rtol=1e-6, atol=1e-6
+                )
+                assert named(decoded) == []
 
 
 @pytest.mark.filterwarnings("ignore:Krum's guarantee")
@@ -108,41 +111,50 @@ def test_liars_that_win_no_group_change_no_bit(inner, outer, num_buckets, data):
     assert set(bad) <= set(named(decoded))
 
 
-@pytest.mark.parametrize(
-    ("num_workers", "num_byzantine", "group_size", "expected"),
-    [
+def test_the_expected_number_of_corrupted_groups(subtests):
+    cases = [
         (45, 5, 3, 0.433),
         (45, 5, 5, 0.0589),
         (45, 9, 3, 1.459),
         (45, 9, 5, 0.424),
         (120, 12, 5, 0.167),
-    ],
-)
-def test_the_expected_number_of_corrupted_groups(num_workers, num_byzantine, group_size, expected):
-    code = Detox(num_workers, num_byzantine, group_size)
-    assert code.expected_corrupted_groups == pytest.approx(expected, abs=6e-4)
+    ]
+    for num_workers, num_byzantine, group_size, expected in cases:
+        with subtests.test(
+            num_workers=num_workers,
+            num_byzantine=num_byzantine,
+            group_size=group_size,
+            expected=expected,
+        ):
+            code = Detox(num_workers, num_byzantine, group_size)
+            assert code.expected_corrupted_groups == pytest.approx(expected, abs=6e-4)
 
 
-@pytest.mark.parametrize("shape", [(45, 9, 3), (47, 9, 5), (16, 5, 3)], ids=repr)
 @pytest.mark.filterwarnings("ignore:.* on average")
-def test_random_groups_are_corrupted_as_often_as_the_formula_says(shape):
-    code, bad = Detox(*shape), set(range(shape[1]))  # who is bad does not depend on the draw
-    draws = torch.tensor([corrupted(code.at(step), bad) for step in range(1500)]).double()
-    error = draws.std() / len(draws) ** 0.5
-    assert abs(draws.mean() - code.expected_corrupted_groups) <= 3 * error
-    assert draws.max() <= code.max_corrupted_groups
+def test_random_groups_are_corrupted_as_often_as_the_formula_says(subtests):
+    for shape in [(45, 9, 3), (47, 9, 5), (16, 5, 3)]:
+        with subtests.test(shape=shape):
+            code, bad = (
+                Detox(*shape),
+                set(range(shape[1])),
+            )  # who is bad does not depend on the draw
+            draws = torch.tensor([corrupted(code.at(step), bad) for step in range(1500)]).double()
+            error = draws.std() / len(draws) ** 0.5
+            assert abs(draws.mean() - code.expected_corrupted_groups) <= 3 * error
+            assert draws.max() <= code.max_corrupted_groups
 
 
-@pytest.mark.parametrize(
-    ("q", "r", "worst"), [(5, 3, 2), (9, 3, 4), (9, 5, 3), (1, 3, 0), (4, 1, 4)]
-)
 @pytest.mark.filterwarnings("ignore:.* on average")
-def test_the_worst_case_is_as_many_groups_as_majorities_can_be_filled(q, r, worst):
-    code = Detox(45, q, r)
-    assert code.max_corrupted_groups == worst
-    bad = {worker for group in code.groups for worker in group[: r // 2 + 1]}
-    bad = set(sorted(bad, key=lambda w: next(i for i, g in enumerate(code.groups) if w in g))[:q])
-    assert corrupted(code, bad) == worst
+def test_the_worst_case_is_as_many_groups_as_majorities_can_be_filled(subtests):
+    for q, r, worst in [(5, 3, 2), (9, 3, 4), (9, 5, 3), (1, 3, 0), (4, 1, 4)]:
+        with subtests.test(q=q, r=r, worst=worst):
+            code = Detox(45, q, r)
+            assert code.max_corrupted_groups == worst
+            bad = {worker for group in code.groups for worker in group[: r // 2 + 1]}
+            bad = set(
+                sorted(bad, key=lambda w: next(i for i, g in enumerate(code.groups) if w in g))[:q]
+            )
+            assert corrupted(code, bad) == worst
 
 
 def test_a_group_won_by_liars_meets_the_outer_rule():

@@ -1,5 +1,7 @@
 """The cyclic code: exact up to rounding, and every liar named, while e + 2 b <= 2 s."""
 
+import itertools
+from functools import lru_cache
 from itertools import combinations
 
 import pytest
@@ -49,9 +51,16 @@ def relative_error(found, expected):
     return ((found.double() - expected).norm() / expected.norm()).item()
 
 
-def check(code, bad, lie, seed=0, dtype=torch.float32, missing=(), bound=None):
+@lru_cache
+def sent(code, seed, dtype):
+    """Gradients, and what honest workers send."""
     gradients = rows(code.num_workers, seed, dtype=dtype)
-    messages = code.encode_all([gradients])
+    return gradients, code.encode_all([gradients])
+
+
+def check(code, bad, lie, seed=0, dtype=torch.float32, missing=(), bound=None):
+    gradients, honest = sent(code, seed, dtype)
+    messages = honest.clone()
     if len(bad):
         messages[bad] = LIES[lie](messages[bad], seed + 1)
     arrived = torch.ones(code.num_workers, dtype=torch.bool)
@@ -79,40 +88,43 @@ def sample(sets, size, seed=0):
     return [sets[index] for index in chosen.tolist()]
 
 
-@pytest.mark.parametrize("dtype", ACCURACY, ids=str)
-@pytest.mark.parametrize("lie", LIES)
-@pytest.mark.parametrize("workers", [4, 5, 6, 7, 8, 9])
-def test_every_set_of_liars_is_found_and_harmless(workers, lie, dtype):
-    for s in {1, (workers - 1) // 2}:
-        for bad in sample(subsets(workers, s), 40):
-            check(DracoCyclic(workers, s), bad, lie, dtype=dtype)
+def test_every_set_of_liars_is_found_and_harmless(subtests):
+    for dtype, lie, workers in itertools.product(ACCURACY, LIES, [4, 5, 6, 7, 8, 9]):
+        with subtests.test(dtype=dtype, lie=lie, workers=workers):
+            for s in {1, (workers - 1) // 2}:
+                code = DracoCyclic(workers, s)
+                for bad in sample(subsets(workers, s), 40):
+                    check(code, bad, lie, dtype=dtype)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ACCURACY, ids=str)
-@pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("workers", range(4, 12))
-def test_every_set_of_liars_for_every_bound(workers, lie, dtype):
+def test_every_set_of_liars_for_every_bound(workers, subtests):
     """Every set up to 9 workers with s <= 3; a sample of the sets where there are more than 130."""
-    for s in range(1, (workers - 1) // 2 + 1):
-        for bad in sample(subsets(workers, s), 130):
-            check(DracoCyclic(workers, s), bad, lie, dtype=dtype)
+    for dtype, lie in itertools.product(ACCURACY, LIES):
+        with subtests.test(dtype=dtype, lie=lie):
+            for s in range(1, (workers - 1) // 2 + 1):
+                code = DracoCyclic(workers, s)
+                for bad in sample(subsets(workers, s), 130):
+                    check(code, bad, lie, dtype=dtype)
 
 
-@pytest.mark.parametrize("lie", LIES)
-@pytest.mark.parametrize(("workers", "s"), [(10, 3), (11, 4), (15, 3)])
-def test_larger_circles(workers, s, lie):
-    for bad in sample(subsets(workers, s), 8) + neighbours(workers, s)[:4]:
-        check(DracoCyclic(workers, s), bad, lie)
+def test_larger_circles(subtests):
+    for lie, (workers, s) in itertools.product(LIES, [(10, 3), (11, 4), (15, 3)]):
+        with subtests.test(lie=lie, workers=workers, s=s):
+            for bad in sample(subsets(workers, s), 8) + neighbours(workers, s)[:4]:
+                check(DracoCyclic(workers, s), bad, lie)
 
 
-@pytest.mark.parametrize("lie", ["reversed", "constant", "one thousandth", "agreed"])
-@pytest.mark.parametrize(("workers", "s"), [(15, 3), (21, 5), (22, 9), (45, 9)])
-def test_liars_side_by_side(workers, s, lie):
-    code = DracoCyclic(workers, s)
-    circle = len(code.groups[0])
-    for bad in neighbours(circle, s)[:: circle // 2]:
-        check(code, bad, lie, bound=1e-6)
+def test_liars_side_by_side(subtests):
+    for lie, (workers, s) in itertools.product(
+        ["reversed", "constant", "one thousandth", "agreed"], [(15, 3), (21, 5), (22, 9), (45, 9)]
+    ):
+        with subtests.test(lie=lie, workers=workers, s=s):
+            code = DracoCyclic(workers, s)
+            circle = len(code.groups[0])
+            for bad in neighbours(circle, s)[:: circle // 2]:
+                check(code, bad, lie, bound=1e-6)
 
 
 def test_s_liars_in_every_circle():
@@ -143,41 +155,45 @@ def test_random_liars_of_random_codes(workers, s, share, scale, agree, seed):
     assert relative_error(decoded.gradient, gradients.double().mean(0)) <= 1e-6
 
 
-@pytest.mark.parametrize(("workers", "s"), [(5, 1), (5, 2), (6, 2), (7, 2), (8, 3), (9, 2)])
-def test_missing_and_lying_together(workers, s):
-    code = DracoCyclic(workers, s)
-    for number in range(2 * s + 1):
-        for liars in range((2 * s - number) // 2 + 1):
-            for seed in range(12):
-                order = torch.randperm(workers, generator=seeded(seed)).tolist()
-                missing, bad = order[:number], sorted(order[number : number + liars])
-                for lie in ("reversed", "one thousandth", "one of 1e30"):
-                    check(code, bad, lie, seed, missing=missing, bound=1e-6)
+def test_missing_and_lying_together(subtests):
+    for workers, s in [(5, 1), (5, 2), (6, 2), (7, 2), (8, 3), (9, 2)]:
+        with subtests.test(workers=workers, s=s):
+            code = DracoCyclic(workers, s)
+            for number in range(2 * s + 1):
+                for liars in range((2 * s - number) // 2 + 1):
+                    for seed in range(12):
+                        order = torch.randperm(workers, generator=seeded(seed)).tolist()
+                        missing, bad = order[:number], sorted(order[number : number + liars])
+                        for lie in ("reversed", "one thousandth", "one of 1e30"):
+                            check(code, bad, lie, seed, missing=missing, bound=1e-6)
 
 
-@pytest.mark.parametrize("workers", [5, 8, 9])
-def test_more_missing_than_checks_is_an_error(workers):
-    code = DracoCyclic(workers, 2)
-    messages = code.encode_all([rows(workers)])
-    for number in range(5, workers + 1):
-        arrived = torch.arange(workers) >= number
-        with pytest.raises(DecodeError, match=f"{number} messages are missing") as caught:
-            code.decode(messages, arrived)
-        assert caught.value.workers == list(range(workers))
+def test_more_missing_than_checks_is_an_error(subtests):
+    for workers in [5, 8, 9]:
+        with subtests.test(workers=workers):
+            code = DracoCyclic(workers, 2)
+            messages = code.encode_all([rows(workers)])
+            for number in range(5, workers + 1):
+                arrived = torch.arange(workers) >= number
+                with pytest.raises(DecodeError, match=f"{number} messages are missing") as caught:
+                    code.decode(messages, arrived)
+                assert caught.value.workers == list(range(workers))
 
 
-@pytest.mark.parametrize("lie", sorted(LIES.keys() - {"agreed", "the same message"}))
-@pytest.mark.parametrize(("workers", "s"), [(5, 1), (8, 2), (9, 3), (15, 3)])
-def test_one_liar_too_many_is_an_error(workers, s, lie):
-    code = DracoCyclic(workers, s)
-    for seed in range(20):
-        bad = torch.randperm(workers, generator=seeded(seed))[: s + 1]
-        messages = code.encode_all([rows(workers, seed)])
-        messages[bad] = LIES[lie](messages[bad], seed + 1)
-        with pytest.raises(DecodeError) as caught:
-            code.decode(messages, generator=seeded(seed))
-        assert caught.value.bound == s
-        assert caught.value.workers == list(range(workers))
+def test_one_liar_too_many_is_an_error(subtests):
+    for lie, (workers, s) in itertools.product(
+        sorted(LIES.keys() - {"agreed", "the same message"}), [(5, 1), (8, 2), (9, 3), (15, 3)]
+    ):
+        with subtests.test(lie=lie, workers=workers, s=s):
+            code = DracoCyclic(workers, s)
+            for seed in range(20):
+                bad = torch.randperm(workers, generator=seeded(seed))[: s + 1]
+                messages = code.encode_all([rows(workers, seed)])
+                messages[bad] = LIES[lie](messages[bad], seed + 1)
+                with pytest.raises(DecodeError) as caught:
+                    code.decode(messages, generator=seeded(seed))
+                assert caught.value.bound == s
+                assert caught.value.workers == list(range(workers))
 
 
 def test_a_huge_liar_covers_nobody():
@@ -191,39 +207,38 @@ def test_a_huge_liar_covers_nobody():
         code.decode(messages)
 
 
-@pytest.mark.parametrize("band", ["centered", "published"])
-@pytest.mark.parametrize("workers", [4, 5, 8, 9, 15, 20, 21])
-def test_the_algebra_of_a_code(workers, band):
-    for s in range((workers - 1) // 2 + 1):
-        algebra = cyclic_algebra(workers, s, band)
-        weights = algebra.weights
-        size = weights.abs().max()
-        parity = algebra.parity.to(torch.complex128)
-        assert (parity @ weights.to(torch.complex128)).abs().sum() <= 1e-12 * workers * size
-        assert ((weights != 0).sum(dim=1) == 2 * s + 1).all()
-        offset = (torch.arange(workers) - torch.arange(workers)[:, None]) % workers
-        assert torch.equal(weights != 0, offset <= 2 * s)
-        everybody = algebra.combination(list(range(workers)))
-        assert (everybody @ weights - 1).abs().max() <= 1e-12 * size.clamp_min(1)
-        if band == "centered":
-            assert not weights.is_complex()
-            if workers % 2:
-                assert (weights >= 0).all()
-                assert torch.allclose(weights.sum(dim=1), torch.ones(workers).double())
-            assert s == 0 or workers % 2 == 0 or size <= 0.5
+def test_the_algebra_of_a_code(subtests):
+    for band, workers in itertools.product(["centered", "published"], [4, 5, 8, 9, 15, 20, 21]):
+        with subtests.test(band=band, workers=workers):
+            for s in range((workers - 1) // 2 + 1):
+                algebra = cyclic_algebra(workers, s, band)
+                weights = algebra.weights
+                size = weights.abs().max()
+                parity = algebra.parity.to(torch.complex128)
+                assert (parity @ weights.to(torch.complex128)).abs().sum() <= 1e-12 * workers * size
+                assert ((weights != 0).sum(dim=1) == 2 * s + 1).all()
+                offset = (torch.arange(workers) - torch.arange(workers)[:, None]) % workers
+                assert torch.equal(weights != 0, offset <= 2 * s)
+                everybody = algebra.combination(list(range(workers)))
+                assert (everybody @ weights - 1).abs().max() <= 1e-12 * size.clamp_min(1)
+                if band == "centered":
+                    assert not weights.is_complex()
+                    if workers % 2:
+                        assert (weights >= 0).all()
+                        assert torch.allclose(weights.sum(dim=1), torch.ones(workers).double())
+                    assert s == 0 or workers % 2 == 0 or size <= 0.5
 
 
-@pytest.mark.parametrize(
-    ("workers", "s", "expected"),
-    [
+def test_the_closed_form_of_the_weights(subtests):
+    cases = [
         (5, 1, [0.2764, 0.4472, 0.2764]),
         (7, 2, [0.1076, 0.2417, 0.3014, 0.2417, 0.1076]),
         (15, 3, [0.0233, 0.1065, 0.2268, 0.2868, 0.2268, 0.1065, 0.0233]),
-    ],
-)
-def test_the_closed_form_of_the_weights(workers, s, expected):
-    found = DracoCyclic(workers, s).weights[0, : 2 * s + 1]
-    assert torch.allclose(found, torch.tensor(expected).double(), atol=5.1e-5)
+    ]
+    for workers, s, expected in cases:
+        with subtests.test(workers=workers, s=s, expected=expected):
+            found = DracoCyclic(workers, s).weights[0, : 2 * s + 1]
+            assert torch.allclose(found, torch.tensor(expected).double(), atol=5.1e-5)
 
 
 def test_a_circle_of_2s_plus_1_is_the_repetition_code():
@@ -244,21 +259,22 @@ def test_lengths_of_circles(data):
     assert max(lengths) <= max(longest or max(21, shortest), as_short_as_can_be)
 
 
-@pytest.mark.parametrize("bad", [[], [4, 17, 23, 31, 44], [0, 11, 12, 30, 31]], ids=str)
-def test_the_centered_band_keeps_digits_that_the_published_one_loses(bad):
-    gradients = rows(45)
-    errors = {}
-    for band in ("centered", "published"):
-        # The published band loses so much that honest messages disagree: hence the tolerance.
-        tolerance = None if band == "centered" else 1e-3
-        code = DracoCyclic(45, 5, group_length=45, band=band, tolerance=tolerance)
-        messages = code.encode_all([gradients])
-        messages[bad] *= -100
-        decoded = code.decode(messages, generator=seeded(0))
-        assert decoded.suspects.nonzero().flatten().tolist() == bad
-        errors[band] = relative_error(decoded.gradient, gradients.double().mean(0))
-    assert errors["centered"] <= 5e-6
-    assert errors["published"] >= 1e-4
+def test_the_centered_band_keeps_digits_that_the_published_one_loses(subtests):
+    for bad in [[], [4, 17, 23, 31, 44], [0, 11, 12, 30, 31]]:
+        with subtests.test(bad=bad):
+            gradients = rows(45)
+            errors = {}
+            for band in ("centered", "published"):
+                # The published band loses so much that honest messages disagree.
+                tolerance = None if band == "centered" else 1e-3
+                code = DracoCyclic(45, 5, group_length=45, band=band, tolerance=tolerance)
+                messages = code.encode_all([gradients])
+                messages[bad] *= -100
+                decoded = code.decode(messages, generator=seeded(0))
+                assert decoded.suspects.nonzero().flatten().tolist() == bad
+                errors[band] = relative_error(decoded.gradient, gradients.double().mean(0))
+            assert errors["centered"] <= 5e-6
+            assert errors["published"] >= 1e-4
 
 
 def test_neighbours_on_a_long_circle_are_found_at_the_price_of_digits():
@@ -310,18 +326,19 @@ def test_a_tolerance_for_other_hardware():
     assert relative_error(decoded.gradient, gradients.double().mean(0)) <= 1e-4
 
 
-@pytest.mark.parametrize("erased", [[], [2], [0, 6]])
-def test_the_locator_on_exact_numbers(erased):
-    algebra = cyclic_algebra(11, 3, "centered")
-    clean = algebra.weights @ torch.randn(11, 4, generator=seeded(0), dtype=torch.float64)
-    for liars in combinations([1, 4, 5, 9], (6 - len(erased)) // 2):
-        projections = clean.clone()
-        projections[list(liars)] += 1.0
-        projections[erased] = 1e9
-        located = locate(algebra, projections, erased, 1e-10)
-        assert located.liars == list(liars)
-        assert located.residual <= 1e-12
-    projections = torch.randn(11, 4, generator=seeded(1), dtype=torch.float64)
-    refused = locate(algebra, projections, erased, 1e-10)
-    assert refused.liars is None
-    assert refused.residual > 1e-3
+def test_the_locator_on_exact_numbers(subtests):
+    for erased in [[], [2], [0, 6]]:
+        with subtests.test(erased=erased):
+            algebra = cyclic_algebra(11, 3, "centered")
+            clean = algebra.weights @ torch.randn(11, 4, generator=seeded(0), dtype=torch.float64)
+            for liars in combinations([1, 4, 5, 9], (6 - len(erased)) // 2):
+                projections = clean.clone()
+                projections[list(liars)] += 1.0
+                projections[erased] = 1e9
+                located = locate(algebra, projections, erased, 1e-10)
+                assert located.byzantine == list(liars)
+                assert located.residual <= 1e-12
+            projections = torch.randn(11, 4, generator=seeded(1), dtype=torch.float64)
+            refused = locate(algebra, projections, erased, 1e-10)
+            assert refused.byzantine is None
+            assert refused.residual > 1e-3

@@ -1,5 +1,6 @@
 """Fractional and cyclic repetition: the exact gradient without any s workers."""
 
+import itertools
 from itertools import combinations
 
 import pytest
@@ -25,14 +26,14 @@ CYCLIC = [
 
 
 def of_each(codes):
-    """A test for each code; of more than seven workers in the slow run only."""
-    return pytest.mark.parametrize(
-        "code",
-        [
-            pytest.param(code, id=repr(code), marks=[pytest.mark.slow] * (code.num_workers > 7))
-            for code in codes
-        ],
-    )
+    """Loops over the codes; over those of more than seven workers in the slow run only."""
+    small = [code for code in codes if code.num_workers <= 7]
+    large = [code for code in codes if code.num_workers > 7]
+    cases = [
+        pytest.param(small, id="small"),
+        pytest.param(large, id="large", marks=pytest.mark.slow),
+    ]
+    return pytest.mark.parametrize("codes", [case for case in cases if case.values[0]])
 
 
 every_cyclic = of_each(CYCLIC)
@@ -53,38 +54,48 @@ def most_missing(code):
 
 
 @every_cyclic
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_any_s_may_be_missing_from_the_cyclic_code(code, dtype):
-    gradients = rows(code.num_workers, dtype=dtype)
-    messages = code.encode_all([gradients])
-    mean = gradients.double().mean(dim=0)
-    accuracy = {"centered": 1.2e-6, "random": 2e-4}[code.construction]
-    for missing in most_missing(code):
-        decoded = code.decode(messages, all_but(code.num_workers, missing))
-        off = (decoded.gradient.double() - mean).norm() / mean.norm()
-        assert off <= (accuracy if dtype == torch.float32 else accuracy * 1e-7)
-        assert decoded.error == 0
+def test_any_s_may_be_missing_from_the_cyclic_code(codes, subtests):
+    for code, dtype in itertools.product(codes, [torch.float32, torch.float64]):
+        with subtests.test(code=code, dtype=dtype):
+            gradients = rows(code.num_workers, dtype=dtype)
+            messages = code.encode_all([gradients])
+            mean = gradients.double().mean(dim=0)
+            accuracy = {"centered": 1.2e-6, "random": 2e-4}[code.construction]
+            for missing in most_missing(code):
+                decoded = code.decode(messages, all_but(code.num_workers, missing))
+                off = (decoded.gradient.double() - mean).norm() / mean.norm()
+                assert off <= (accuracy if dtype == torch.float32 else accuracy * 1e-7)
+                assert decoded.error == 0
 
 
 @of_each(CIRCLES)
-def test_one_more_missing_than_s_is_an_error(code):
-    messages = code.encode_all([rows(code.num_workers)])
-    number = code.num_stragglers + 1
-    for missing in combinations(range(code.num_workers), number):
-        arrived = all_but(code.num_workers, missing)
-        assert not code.can_decode(arrived)
-        with pytest.raises(DecodeError, match=rf"{number} are missing|no message") as caught:
-            code.decode(messages, arrived)
-        assert caught.value.workers == list(missing)
+def test_one_more_missing_than_s_is_an_error(codes, subtests):
+    for code in codes:
+        with subtests.test(code=code):
+            messages = code.encode_all([rows(code.num_workers)])
+            number = code.num_stragglers + 1
+            for missing in combinations(range(code.num_workers), number):
+                arrived = all_but(code.num_workers, missing)
+                assert not code.can_decode(arrived)
+                with pytest.raises(
+                    DecodeError, match=rf"{number} are missing|no message"
+                ) as caught:
+                    code.decode(messages, arrived)
+                assert caught.value.workers == list(missing)
 
 
 @every_cyclic
-def test_each_worker_computes_s_and_one_neighbours(code):
-    assert (code.assignment.sum(dim=0) == code.num_stragglers + 1).all()
-    for group in code.groups:
-        for place, worker in enumerate(group):
-            own = {group[(place + step) % len(group)] for step in range(code.num_stragglers + 1)}
-            assert set(code.assignment[worker].nonzero().flatten().tolist()) == own
+def test_each_worker_computes_s_and_one_neighbours(codes, subtests):
+    for code in codes:
+        with subtests.test(code=code):
+            assert (code.assignment.sum(dim=0) == code.num_stragglers + 1).all()
+            for group in code.groups:
+                for place, worker in enumerate(group):
+                    own = {
+                        group[(place + step) % len(group)]
+                        for step in range(code.num_stragglers + 1)
+                    }
+                    assert set(code.assignment[worker].nonzero().flatten().tolist()) == own
 
 
 def test_every_circle_survives_s():
@@ -152,37 +163,42 @@ def test_random_codes_follow_their_seed():
     assert not torch.equal(one.weights, other.weights)
 
 
-@pytest.mark.parametrize(("length", "checks"), [(5, 2), (7, 3), (8, 3), (9, 4), (6, 5)])
-def test_the_centered_band_is_that_of_draco_for_any_number_of_checks(length, checks):
-    weights, basis, _ = centered_band(length, checks)
-    assert torch.linalg.matrix_rank(weights) == length - checks
-    off = weights - basis @ torch.linalg.pinv(basis) @ weights
-    assert off.abs().max() < 1e-12
+def test_the_centered_band_is_that_of_draco_for_any_number_of_checks(subtests):
+    for length, checks in [(5, 2), (7, 3), (8, 3), (9, 4), (6, 5)]:
+        with subtests.test(length=length, checks=checks):
+            weights, basis, _ = centered_band(length, checks)
+            assert torch.linalg.matrix_rank(weights) == length - checks
+            off = weights - basis @ torch.linalg.pinv(basis) @ weights
+            assert off.abs().max() < 1e-12
 
 
 @every_fractional
-def test_one_of_each_group_is_enough_and_gives_the_same_bits(code):
-    gradients = rows(code.num_workers)
-    messages = code.encode_all([gradients])
-    everybody = code.decode(messages).gradient
-    assert torch.allclose(everybody, gradients.mean(dim=0), atol=1e-6)
-    for number in range(code.num_workers):
-        for missing in combinations(range(code.num_workers), number):
-            arrived = all_but(code.num_workers, missing)
-            covered = all(arrived[list(group)].any() for group in code.groups)
-            assert code.can_decode(arrived) == covered
-            if covered and number <= 2:
-                assert torch.equal(code.decode(messages, arrived).gradient, everybody)
+def test_one_of_each_group_is_enough_and_gives_the_same_bits(codes, subtests):
+    for code in codes:
+        with subtests.test(code=code):
+            gradients = rows(code.num_workers)
+            messages = code.encode_all([gradients])
+            everybody = code.decode(messages).gradient
+            assert torch.allclose(everybody, gradients.mean(dim=0), atol=1e-6)
+            for number in range(code.num_workers):
+                for missing in combinations(range(code.num_workers), number):
+                    arrived = all_but(code.num_workers, missing)
+                    covered = all(arrived[list(group)].any() for group in code.groups)
+                    assert code.can_decode(arrived) == covered
+                    if covered and number <= 2:
+                        assert torch.equal(code.decode(messages, arrived).gradient, everybody)
 
 
 @every_fractional
-def test_each_worker_computes_what_its_group_does(code):
-    load, copies = code.assignment.sum(dim=1), code.num_stragglers + 1
-    assert load.min() >= copies
-    if code.num_workers % copies == 0:
-        assert (load == copies).all()
-    assert load.max() <= load.min() + 1
-    assert code.min_workers == code.num_workers - code.num_stragglers
+def test_each_worker_computes_what_its_group_does(codes, subtests):
+    for code in codes:
+        with subtests.test(code=code):
+            load, copies = code.assignment.sum(dim=1), code.num_stragglers + 1
+            assert load.min() >= copies
+            if code.num_workers % copies == 0:
+                assert (load == copies).all()
+            assert load.max() <= load.min() + 1
+            assert code.min_workers == code.num_workers - code.num_stragglers
 
 
 def test_a_lost_group_is_named():
@@ -194,17 +210,18 @@ def test_a_lost_group_is_named():
 
 
 @pytest.mark.parametrize("code", [FractionalRepetition(9, 2), CyclicRepetition(9, 2)], ids=repr)
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_not_finite_counts_as_missing_wherever_it_stands(code, value):
-    gradients = rows(9)
-    clean = code.encode_all([gradients])
-    for liars in combinations(range(9), 2):
-        messages = clean.clone()
-        messages[liars[0], 0] = value
-        messages[liars[1], -1] = value
-        decoded = code.decode(messages)
-        assert decoded.suspects.nonzero().flatten().tolist() == list(liars)
-        assert torch.allclose(decoded.gradient, gradients.mean(dim=0), atol=1e-5)
+def test_what_is_not_finite_counts_as_missing_wherever_it_stands(code, subtests):
+    for value in [torch.nan, torch.inf, -torch.inf]:
+        with subtests.test(value=value):
+            gradients = rows(9)
+            clean = code.encode_all([gradients])
+            for liars in combinations(range(9), 2):
+                messages = clean.clone()
+                messages[liars[0], 0] = value
+                messages[liars[1], -1] = value
+                decoded = code.decode(messages)
+                assert decoded.suspects.nonzero().flatten().tolist() == list(liars)
+                assert torch.allclose(decoded.gradient, gradients.mean(dim=0), atol=1e-5)
 
 
 def test_missing_and_not_finite_messages_draw_on_the_same_account():

@@ -31,16 +31,17 @@ def error(code, silent):
 
 
 @every_kind
-@pytest.mark.parametrize("number", [0, 7, 12])
-def test_so_many_are_silent_and_the_same_by_the_same_draw(kind, number):
-    held = BernoulliGradientCode(12).assignment
-    before = held.clone()
-    silent = kind(num_stragglers=number)(held, torch.Generator().manual_seed(3))
-    assert silent.dtype == torch.bool
-    assert silent.sum() == number
-    assert torch.equal(silent, kind(number)(held, torch.Generator().manual_seed(3)))
-    assert torch.equal(held, before)
-    assert torch.equal(kind(number)(held), kind(number)(held))
+def test_so_many_are_silent_and_the_same_by_the_same_draw(kind, subtests):
+    for number in [0, 7, 12]:
+        with subtests.test(number=number):
+            held = BernoulliGradientCode(12).assignment
+            before = held.clone()
+            silent = kind(num_stragglers=number)(held, torch.Generator().manual_seed(3))
+            assert silent.dtype == torch.bool
+            assert silent.sum() == number
+            assert torch.equal(silent, kind(number)(held, torch.Generator().manual_seed(3)))
+            assert torch.equal(held, before)
+            assert torch.equal(kind(number)(held), kind(number)(held))
 
 
 @every_kind
@@ -62,11 +63,14 @@ def test_random_stragglers_are_uniform():
 @pytest.mark.parametrize(
     "kind", [BlockStragglers, GreedyStragglers], ids=lambda kind: kind.__name__
 )
-@pytest.mark.parametrize(("size", "copies", "number"), [(100, 5, 20), (100, 5, 23), (12, 3, 6)])
-def test_whole_groups_of_repetition_are_silenced(kind, size, copies, number):
+def test_whole_groups_of_repetition_are_silenced(kind, subtests):
     """`s floor((k - r) / s)` partitions are lost: k - r where s divides it."""
-    code = ErasureHead(size, copies=copies)
-    assert error(code, kind(number)(code.assignment)) == pytest.approx(number - number % copies)
+    for size, copies, number in [(100, 5, 20), (100, 5, 23), (12, 3, 6)]:
+        with subtests.test(size=size, copies=copies, number=number):
+            code = ErasureHead(size, copies=copies)
+            assert error(code, kind(number)(code.assignment)) == pytest.approx(
+                number - number % copies
+            )
 
 
 def test_spectral_stragglers_find_the_groups_of_repetition():
@@ -89,21 +93,22 @@ def test_known_clusters_are_silenced_in_order():
         BlockStragglers(1, clusters=[0, 1])(held)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_greedy_choice_is_the_worst_single_worker_every_time(seed):
+def test_the_greedy_choice_is_the_worst_single_worker_every_time(subtests):
     """Against brute force, which decodes without each candidate."""
-    code = BernoulliGradientCode(10, expected_load=2, seed=seed)
-    silent = torch.zeros(10, dtype=torch.bool)
-    for number in range(1, 5):
-        found = GreedyStragglers(number)(code.assignment)
-        assert (found & ~silent).sum() == 1
-        worst = 0.0
-        for worker in (~silent).nonzero().flatten().tolist():
-            without = silent.clone()
-            without[worker] = True
-            worst = max(worst, error(code, without))
-        assert error(code, found) == pytest.approx(worst, abs=1e-4)
-        silent = found
+    for seed in range(5):
+        with subtests.test(seed=seed):
+            code = BernoulliGradientCode(10, expected_load=2, seed=seed)
+            silent = torch.zeros(10, dtype=torch.bool)
+            for number in range(1, 5):
+                found = GreedyStragglers(number)(code.assignment)
+                assert (found & ~silent).sum() == 1
+                worst = 0.0
+                for worker in (~silent).nonzero().flatten().tolist():
+                    without = silent.clone()
+                    without[worker] = True
+                    worst = max(worst, error(code, without))
+                assert error(code, found) == pytest.approx(worst, abs=1e-4)
+                silent = found
 
 
 def test_the_greedy_choice_is_near_the_worst_and_worse_than_luck():
@@ -125,17 +130,18 @@ def agreement(found, clusters):
     return ((found[:, None] == found[None, :]) & together).sum().item() / together.sum().item()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_spectral_stragglers_see_hidden_clusters_only_above_the_threshold(seed):
-    draw = torch.Generator().manual_seed(seed)
-    found = {}
-    for ratio in (0.5, 4.0):
-        code = StochasticBlockCode.recommend(120, 30, 12, signal_to_noise=ratio, seed=seed)
-        assert code.detectable() == (ratio > 1)
-        clusters = SpectralStragglers(30, num_clusters=4).estimate(code.assignment, draw)
-        found[ratio] = agreement(clusters, code.clusters)
-    assert found[4.0] > 0.8
-    assert found[0.5] < 0.5  # a guess has about a quarter
+def test_spectral_stragglers_see_hidden_clusters_only_above_the_threshold(subtests):
+    for seed in range(3):
+        with subtests.test(seed=seed):
+            draw = torch.Generator().manual_seed(seed)
+            found = {}
+            for ratio in (0.5, 4.0):
+                code = StochasticBlockCode.recommend(120, 30, 12, signal_to_noise=ratio, seed=seed)
+                assert code.detectable() == (ratio > 1)
+                clusters = SpectralStragglers(30, num_clusters=4).estimate(code.assignment, draw)
+                found[ratio] = agreement(clusters, code.clusters)
+            assert found[4.0] > 0.8
+            assert found[0.5] < 0.5  # a guess has about a quarter
 
 
 def test_too_many_clusters_are_refused():

@@ -7,22 +7,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phalanx.communication import AllGather
+from phalanx.communication import AllGather, simulate_collectives
 from phalanx.compression import (
     QSGD,
     Accordion,
     CriticalRegimes,
     ErrorFeedback,
     HalfPrecision,
-    Memory,
     PowerSGD,
     RandomK,
     Regime,
     ScaledSign,
+    TensorStates,
     TopK,
     average,
     simulate,
-    together,
 )
 
 LOW, HIGH = TopK(ratio=0.5), TopK(ratio=0.1)
@@ -68,12 +67,11 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("interval", "norms", "drops", "expected"), SCHEDULES.values(), ids=SCHEDULES.keys()
-)
-def test_scripted_norms_give_these_regimes(interval, norms, drops, expected):
-    found = script(CriticalRegimes(0.5, interval), norms, drops)
-    assert "".join("C" if critical else "." for critical in found) == expected
+def test_scripted_norms_give_these_regimes(subtests):
+    for name, (interval, norms, drops, expected) in SCHEDULES.items():
+        with subtests.test(name):
+            found = script(CriticalRegimes(0.5, interval), norms, drops)
+            assert "".join("C" if critical else "." for critical in found) == expected
 
 
 @given(norms=st.lists(st.floats(0.01, 100.0), min_size=3, max_size=12), drop=st.integers(1, 12))
@@ -90,7 +88,7 @@ def levels(compressor, norms, names=("weight",), workers=2):
 
     The workers' gradients differ, and their mean has the norm.
     """
-    memories, found = [Memory()] * workers, []
+    memories, found = [TensorStates()] * workers, []
     for step, norm in enumerate(norms):
         rows = []
         for worker in range(workers):
@@ -124,7 +122,7 @@ def test_milestones_and_alerts_make_compression_low_until_the_next_check():
     planned = Accordion(LOW, HIGH, milestones=(5,), **options)
     assert shown(levels(planned, [1.0] * 8)) == "lllhlhhh"
     compressor = Accordion(LOW, HIGH, **options)
-    memory = Memory()
+    memory = TensorStates()
     found = []
     for step in range(8):
         _, (memory,) = simulate(compressor, [{"weight": torch.ones(4, 5)}], [memory])
@@ -139,7 +137,7 @@ def test_every_layer_has_its_own_level_or_all_have_one():
     found = {}
     for scope in ("layer", "model"):
         compressor = Accordion(TopK(1.0), TopK(1.0), steps_per_epoch=1, interval=1, scope=scope)
-        memory = Memory()
+        memory = TensorStates()
         for scale in (1.0, 0.4):
             row = {"a": torch.full((2, 3), scale), "b": 9 * torch.ones(2, 3), "c": torch.ones(3)}
             _, (memory,) = simulate(compressor, [row], [memory])
@@ -148,18 +146,17 @@ def test_every_layer_has_its_own_level_or_all_have_one():
     assert found["model"] == {"a": "high", "b": "high", "c": "dense"}
 
 
-@pytest.mark.parametrize(
-    ("norm", "expected"), [("aggregated", "lhh"), ("mean-local", "lhl"), ("rank0", "lhh")]
-)
-def test_whose_norm_it_is(norm, expected):
+def test_whose_norm_it_is(subtests):
     """Worker 0's gradients and the mean stay; those of workers 1 and 2 grow, and cancel."""
-    compressor = Accordion(TopK(1.0), TopK(1.0), steps_per_epoch=1, interval=1, norm=norm)
-    memories, found = [Memory()] * 3, []
-    for size in (1.0, 1.0, 9.0):
-        rows = [{"weight": torch.full((2, 2), one)} for one in (1.0, 1 + size, 1 - size)]
-        _, memories = simulate(compressor, rows, memories)
-        found.append(compressor.levels(memories[0]))
-    assert shown(found) == expected
+    for norm, expected in [("aggregated", "lhh"), ("mean-local", "lhl"), ("rank0", "lhh")]:
+        with subtests.test(f"{norm}"):
+            compressor = Accordion(TopK(1.0), TopK(1.0), steps_per_epoch=1, interval=1, norm=norm)
+            memories, found = [TensorStates()] * 3, []
+            for size in (1.0, 1.0, 9.0):
+                rows = [{"weight": torch.full((2, 2), one)} for one in (1.0, 1 + size, 1 - size)]
+                _, memories = simulate(compressor, rows, memories)
+                found.append(compressor.levels(memories[0]))
+            assert shown(found) == expected
 
 
 @settings(max_examples=12)
@@ -168,7 +165,7 @@ def test_workers_with_different_data_have_the_same_levels(seed, workers, data):
     norm = data.draw(st.sampled_from(["aggregated", "mean-local", "rank0"]))
     inner = data.draw(st.sampled_from([(LOW, HIGH), (QSGD(), RandomK(ratio=0.3))]))
     compressor = Accordion(*inner, 0.3, 2, 1, norm=norm, verify=True)
-    memories = [Memory()] * workers
+    memories = [TensorStates()] * workers
     for step in range(8):
         rows = [
             {"a": normal(4, 3, seed=seed + 10 * step + worker), "b": normal(5, 2, seed=seed)}
@@ -182,7 +179,7 @@ def test_without_error_feedback_the_norm_of_what_was_sent_is_misleading():
     """Gradients stay as they are, but less of them is let through: which looks like a change."""
     rows, found = [{"w": normal(8, 9)}], {}
     for norm in ("aggregated", "mean-local"):
-        compressor, memories = Accordion(LOW, TopK(0.02), 0.5, 1, 1, norm=norm), [Memory()]
+        compressor, memories = Accordion(LOW, TopK(0.02), 0.5, 1, 1, norm=norm), [TensorStates()]
         found[norm] = []
         for _ in range(7):
             _, memories = simulate(compressor, rows, memories)
@@ -193,7 +190,7 @@ def test_without_error_feedback_the_norm_of_what_was_sent_is_misleading():
 
 def test_workers_that_disagree_are_found_out():
     compressor = Accordion(LOW, HIGH, math.inf, 1, 1, verify=True)
-    rows, memories = [{"w": normal(4, 5, seed=seed)} for seed in range(3)], [Memory()] * 3
+    rows, memories = [{"w": normal(4, 5, seed=seed)} for seed in range(3)], [TensorStates()] * 3
     for _ in range(3):
         _, memories = simulate(compressor, rows, memories)
     memories[1] = compressor.alert(memories[1])
@@ -215,10 +212,10 @@ def counted(worker, sent):
 
 def traffic(compressor, rounds):
     """Bytes that a lone worker asks to be sent in each round, and the memories after them."""
-    memory, totals, memories = Memory(), [], []
+    memory, totals, memories = TensorStates(), [], []
     for tensors in rounds:
         worker = average(compressor, tensors, memory, seed=0, worker=0, num_workers=1)
-        [(_, memory)] = together([counted(worker, sent := [])])
+        [(_, memory)] = simulate_collectives([counted(worker, sent := [])])
         totals.append(sum(sent))
         memories.append(memory)
     return totals, memories
@@ -229,58 +226,61 @@ def slowing(count=12):
     return [{"w": normal(8, 9, seed=step) + 9 * 0.5 ** min(step, 5)} for step in range(count)]
 
 
-@pytest.mark.parametrize(
-    ("low", "high"),
-    [
+def test_bytes_are_those_of_the_level_and_the_memory_goes_on(subtests):
+    for low, high in [
         (ErrorFeedback(TopK(ratio=0.4)), ErrorFeedback(TopK(ratio=0.1))),
         (ErrorFeedback(PowerSGD(2, 1.0)), ErrorFeedback(PowerSGD(1, 1.0))),
         (ErrorFeedback(TopK(ratio=0.9)), ErrorFeedback(ScaledSign())),
-    ],
-    ids=["top-k", "power", "mixed"],
-)
-def test_bytes_are_those_of_the_level_and_the_memory_goes_on(low, high):
-    compressor = Accordion(low, high, steps_per_epoch=1, interval=1, norm="aggregated")
-    sent, memories = traffic(compressor, slowing())
-    most, _ = traffic(low, slowing())
-    least, _ = traffic(high, slowing())
-    used = ["low", *(compressor.levels(memory)["w"] for memory in memories[:-1])]
-    assert {"low", "high"} == set(used)
-    assert sent == [
-        one if level == "low" else other
-        for level, one, other in zip(used, most, least, strict=True)
-    ]
-    assert sum(least) < sum(sent) < sum(most)
+    ]:
+        with subtests.test(f"{low}, {high}"):
+            compressor = Accordion(low, high, steps_per_epoch=1, interval=1, norm="aggregated")
+            sent, memories = traffic(compressor, slowing())
+            most, _ = traffic(low, slowing())
+            least, _ = traffic(high, slowing())
+            used = ["low", *(compressor.levels(memory)["w"] for memory in memories[:-1])]
+            assert {"low", "high"} == set(used)
+            assert sent == [
+                one if level == "low" else other
+                for level, one, other in zip(used, most, least, strict=True)
+            ]
+            assert sum(least) < sum(sent) < sum(most)
 
 
-@pytest.mark.parametrize("outside", [False, True])
-def test_nothing_is_lost_when_levels_change(outside):
+def test_nothing_is_lost_when_levels_change(subtests):
     """What all rounds let through and what is in memory add up to all gradients, switches or not;
     and the memory changes by what the round left out, no more.
     """
-    feedback = (lambda one: one) if outside else ErrorFeedback
-    compressor = Accordion(
-        feedback(TopK(ratio=0.5)), feedback(PowerSGD(1, 1.0)), math.inf, 1, 2, milestones=(7, 8)
-    )
-    compressor = ErrorFeedback(compressor) if outside else compressor
-    detector = compressor.inner if outside else compressor
-    memories, used = [Memory()] * 2, set()
-    total, passed = torch.zeros(8, 9), torch.zeros(8, 9)
-    for step in range(12):
-        rows = [{"w": normal(8, 9, seed=10 * step + worker)} for worker in range(2)]
-        used.add(detector.levels(memories[0]).get("w", "low"))
-        means, memories = simulate(compressor, rows, memories)
-        total += torch.stack([row["w"] for row in rows]).mean(dim=0)
-        passed += means[0]["w"]
-        left = torch.stack([memory.states["w"][0] for memory in memories]).mean(dim=0)
-        torch.testing.assert_close(passed + left, total, rtol=1e-5, atol=1e-5)
-    assert used == {"low", "high"}
+    for outside in [False, True]:
+        with subtests.test(f"{outside}"):
+            feedback = (lambda one: one) if outside else ErrorFeedback
+            compressor = Accordion(
+                feedback(TopK(ratio=0.5)),
+                feedback(PowerSGD(1, 1.0)),
+                math.inf,
+                1,
+                2,
+                milestones=(7, 8),
+            )
+            compressor = ErrorFeedback(compressor) if outside else compressor
+            detector = compressor.inner if outside else compressor
+            memories, used = [TensorStates()] * 2, set()
+            total, passed = torch.zeros(8, 9), torch.zeros(8, 9)
+            for step in range(12):
+                rows = [{"w": normal(8, 9, seed=10 * step + worker)} for worker in range(2)]
+                used.add(detector.levels(memories[0]).get("w", "low"))
+                means, memories = simulate(compressor, rows, memories)
+                total += torch.stack([row["w"] for row in rows]).mean(dim=0)
+                passed += means[0]["w"]
+                left = torch.stack([memory.states["w"][0] for memory in memories]).mean(dim=0)
+                torch.testing.assert_close(passed + left, total, rtol=1e-5, atol=1e-5)
+            assert used == {"low", "high"}
 
 
 def test_warm_factors_keep_the_columns_that_both_levels_have():
     two, one = PowerSGD(rank=2, min_compression=1.0), PowerSGD(rank=1, min_compression=1.0)
     compressor = Accordion(two, one, math.inf, 1, 2)
     gradient = normal(8, 9)
-    memory = Memory()
+    memory = TensorStates()
     for _ in range(4):
         before = memory
         _, (memory,) = simulate(compressor, [{"w": gradient}], [memory])
@@ -291,7 +291,7 @@ def test_warm_factors_keep_the_columns_that_both_levels_have():
     assert torch.equal(narrow, wide[:, :1])
     # Which is where the next round starts: as that of a rank of one with this memory.
     _, (after,) = simulate(compressor, [{"w": gradient}], [memory])
-    alone = Memory(memory.step, {"w": (narrow,)})
+    alone = TensorStates(memory.step, {"w": (narrow,)})
     _, (expected,) = simulate(one, [{"w": gradient}], [alone])
     assert torch.equal(after.states["w"][0], expected.states["w"][0])
     grown = two.inherit(gradient, (narrow,), one, torch.Generator().manual_seed(0))[0]
@@ -327,10 +327,10 @@ def test_a_run_resumes_to_the_bit_anywhere(stop, norm):
     rounds = [
         [{"w": normal(6, 7, seed=9 * step + worker)} for worker in (0, 1)] for step in range(12)
     ]
-    straight = resumed = [Memory()] * 2
+    straight = resumed = [TensorStates()] * 2
     for step, rows in enumerate(rounds):
         if step == stop:
-            resumed = [Memory.from_state_dict(one.state_dict()) for one in resumed]
+            resumed = [TensorStates.from_state_dict(one.state_dict()) for one in resumed]
         one, straight = simulate(compressor, rows, straight)
         other, resumed = simulate(compressor, rows, resumed)
         assert torch.equal(one[0]["w"], other[0]["w"])
@@ -360,10 +360,10 @@ def test_single_messages_say_their_level():
 
 def test_vectors_are_sent_as_they_are_unless_they_are_to_be_compressed():
     row = {"bias": normal(20), "scalar": normal(1)[0], "weight": normal(4, 5)}
-    means, _ = simulate(Accordion(HIGH, HIGH), [row], [Memory()])
+    means, _ = simulate(Accordion(HIGH, HIGH), [row], [TensorStates()])
     assert torch.equal(means[0]["bias"], row["bias"])
     assert torch.equal(means[0]["scalar"], row["scalar"])
-    means, memories = simulate(Accordion(HIGH, HIGH, vectors=True), [row], [Memory()])
+    means, memories = simulate(Accordion(HIGH, HIGH, vectors=True), [row], [TensorStates()])
     assert means[0]["bias"].count_nonzero() == 2
     assert set(Accordion(vectors=True).levels(memories[0]).values()) == {"low"}
 
@@ -372,7 +372,7 @@ def test_nothing_but_the_level_s_collectives_travels():
     """No flags, no levels; but for the one byte of every round that says that all are finite."""
     compressor = Accordion(LOW, HIGH)
     tensors = {"w": normal(4, 5)}
-    worker = average(compressor, tensors, Memory(), seed=0, worker=0, num_workers=1)
+    worker = average(compressor, tensors, TensorStates(), seed=0, worker=0, num_workers=1)
     first = next(worker)
     assert isinstance(first, AllGather)
     second = worker.send([first.tensor])
@@ -381,20 +381,16 @@ def test_nothing_but_the_level_s_collectives_travels():
         worker.send([second.tensor])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_what_does_not_fit_is_refused(subtests):
+    for options, message in [
         ({"eta": -0.1}, "eta must be at least 0, got -0.1"),
         ({"interval": 0}, "interval must be at least 1, got 0"),
         ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, got 0"),
         ({"milestones": (0,)}, r"milestones must be at least 1, got \(0,\)"),
         ({"high": HalfPrecision()}, "low and high must be wrapped alike"),
-    ],
-    ids=str,
-)
-def test_what_does_not_fit_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Accordion(**options)
+    ]:
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            Accordion(**options)
 
 
 def test_a_norm_below_zero_is_refused():

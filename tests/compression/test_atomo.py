@@ -59,15 +59,16 @@ def test_no_other_probabilities_have_less_variance():
     assert variance(best) < variance(official)
 
 
-@pytest.mark.parametrize("method", ["systematic", "bernoulli"])
-def test_every_atom_is_kept_with_its_probability(method):
-    wanted = chances(normal(9).abs(), 4.0)
-    source = torch.Generator().manual_seed(0)
-    draws = torch.stack([sample(wanted, method, source) for _ in range(2000)]).double()
-    standard = (wanted * (1 - wanted) / 2000).sqrt()
-    assert ((draws.mean(dim=0) - wanted).abs() <= 4.5 * standard + 1e-12).all()
-    if method == "systematic":
-        assert (draws.sum(dim=1) == 4).all()
+def test_every_atom_is_kept_with_its_probability(subtests):
+    for method in ["systematic", "bernoulli"]:
+        with subtests.test(f"{method}"):
+            wanted = chances(normal(9).abs(), 4.0)
+            source = torch.Generator().manual_seed(0)
+            draws = torch.stack([sample(wanted, method, source) for _ in range(2000)]).double()
+            standard = (wanted * (1 - wanted) / 2000).sqrt()
+            assert ((draws.mean(dim=0) - wanted).abs() <= 4.5 * standard + 1e-12).all()
+            if method == "systematic":
+                assert (draws.sum(dim=1) == 4).all()
 
 
 ATOMS = [
@@ -80,25 +81,27 @@ ATOMS = [
 
 
 @pytest.mark.parametrize("atoms", ATOMS, ids=repr)
-@pytest.mark.parametrize("shape", [(7, 5), (5, 7), (4, 3, 2), (6,)])
-def test_enough_atoms_lose_nothing(atoms, shape):
-    x = normal(*shape)
-    compressor = Atomo(atoms, budget=100.0)
-    decoded = compressor.decode(compressor.encode(x, torch.Generator().manual_seed(0)))
-    torch.testing.assert_close(decoded, x, rtol=1e-9, atol=1e-9)
+def test_enough_atoms_lose_nothing(atoms, subtests):
+    for shape in [(7, 5), (5, 7), (4, 3, 2), (6,)]:
+        with subtests.test(f"{shape}"):
+            x = normal(*shape)
+            compressor = Atomo(atoms, budget=100.0)
+            decoded = compressor.decode(compressor.encode(x, torch.Generator().manual_seed(0)))
+            torch.testing.assert_close(decoded, x, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("atoms", ATOMS, ids=repr)
-@pytest.mark.parametrize("sampling", ["systematic", "bernoulli"])
-def test_the_variance_is_the_one_stated(atoms, sampling):
-    x = normal(6, 8)
-    compressor = Atomo(atoms, budget=3.0, sampling=sampling)
-    source = torch.Generator().manual_seed(0)
-    draws = [compressor.decode(compressor.encode(x, source)) - x for _ in range(500)]
-    squares = torch.stack(draws).square().sum(dim=(1, 2))
-    off = abs(squares.mean().item() - compressor.variance(x))
-    assert off <= 4.5 * squares.std().item() / len(squares) ** 0.5 + 1e-20
+def test_the_variance_is_the_one_stated(atoms, subtests):
+    for sampling in ["systematic", "bernoulli"]:
+        with subtests.test(f"{sampling}"):
+            x = normal(6, 8)
+            compressor = Atomo(atoms, budget=3.0, sampling=sampling)
+            source = torch.Generator().manual_seed(0)
+            draws = [compressor.decode(compressor.encode(x, source)) - x for _ in range(500)]
+            squares = torch.stack(draws).square().sum(dim=(1, 2))
+            off = abs(squares.mean().item() - compressor.variance(x))
+            assert off <= 4.5 * squares.std().item() / len(squares) ** 0.5 + 1e-20
 
 
 def test_singular_values_are_those_of_a_full_decomposition():
@@ -113,24 +116,21 @@ def test_bytes_of_singular_vectors():
     assert message.num_bytes == 4 * 3 * (20 + 30) + 8
 
 
-@pytest.mark.parametrize(
-    ("budget", "other"),
-    [
+def test_one_level_is_entry_wise_atomo(subtests):
+    """The same bits from the same draws; and a budget that comes to the same is near."""
+    for budget, other in [
         ("l2", QSGD(levels=1, bucket_size=10**6)),
         ("max", QSGD(levels=1, bucket_size=10**6, norm="max")),
         ("max", TernGrad()),
-    ],
-    ids=["QSGD", "QSGD by maxima", "TernGrad"],
-)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_one_level_is_entry_wise_atomo(budget, other, dtype):
-    """The same bits from the same draws; and a budget that comes to the same is near."""
-    for seed in range(20):
-        x = normal(7, 9, seed=seed).to(dtype)
-        atomo = Atomo(Entries(), budget=budget, sampling="bernoulli")
-        ours = atomo.decode(atomo.encode(x, torch.Generator().manual_seed(seed)))
-        theirs = other.decode(other.encode(x, torch.Generator().manual_seed(seed)))
-        assert torch.equal(ours, theirs)
+    ]:
+        for dtype in [torch.float32, torch.float64, torch.bfloat16]:
+            with subtests.test(f"{budget}, {other}, {dtype}"):
+                for seed in range(20):
+                    x = normal(7, 9, seed=seed).to(dtype)
+                    atomo = Atomo(Entries(), budget=budget, sampling="bernoulli")
+                    ours = atomo.decode(atomo.encode(x, torch.Generator().manual_seed(seed)))
+                    theirs = other.decode(other.encode(x, torch.Generator().manual_seed(seed)))
+                    assert torch.equal(ours, theirs)
 
 
 def test_a_budget_of_the_ratio_of_norms_is_that_norm():
@@ -162,36 +162,40 @@ SPECTRA = {
 }
 
 
-@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
-@pytest.mark.parametrize("budget", [0.5, 3.0])
-def test_random_projections_have_the_variance_of_exact_ones(spectrum, budget):
+def test_random_projections_have_the_variance_of_exact_ones(subtests):
     """Within 5 % of the optimum, in no more bytes than exact singular vectors take."""
-    x = matrix_with(spectrum, 96, 400)
-    exact, ours = Atomo(budget=budget), Atomo(RandomizedSingularVectors(), budget=budget)
-    assert ours.variance(x) <= 1.05 * exact.variance(x) + 1e-6 * x.square().sum()
-    source = torch.Generator().manual_seed(0)
-    sizes = torch.tensor([ours.encode(x, source).num_bytes for _ in range(80)]).double()
-    # Whole vectors come and go: the mean of so many draws is off by as much.
-    off = 4 * sizes.std() / len(sizes) ** 0.5
-    assert sizes.mean() <= 1.02 * budget * 4 * (96 + 400) + 60 + off
+    for name, spectrum in SPECTRA.items():
+        for budget in [0.5, 3.0]:
+            with subtests.test(f"{name}, {budget}"):
+                x = matrix_with(spectrum, 96, 400)
+                exact = Atomo(budget=budget)
+                ours = Atomo(RandomizedSingularVectors(), budget=budget)
+                assert ours.variance(x) <= 1.05 * exact.variance(x) + 1e-6 * x.square().sum()
+                source = torch.Generator().manual_seed(0)
+                sizes = torch.tensor([ours.encode(x, source).num_bytes for _ in range(80)]).double()
+                # Whole vectors come and go: the mean of so many draws is off by as much.
+                off = 4 * sizes.std() / len(sizes) ** 0.5
+                assert sizes.mean() <= 1.02 * budget * 4 * (96 + 400) + 60 + off
 
 
-@pytest.mark.parametrize(("budget", "most"), [(6.0, 1.05), (16.0, 4 / 3)])
-@pytest.mark.parametrize("spectrum", ["geometric", "fast", "harmonic", "some"])
-def test_large_budgets_cost_more_where_exact_vectors_leave_little(spectrum, budget, most):
-    x = matrix_with(SPECTRA[spectrum], 96, 400)
-    ours = Atomo(RandomizedSingularVectors(), budget=budget).variance(x)
-    assert ours <= most * Atomo(budget=budget).variance(x)
+def test_large_budgets_cost_more_where_exact_vectors_leave_little(subtests):
+    for budget, most in [(6.0, 1.05), (16.0, 4 / 3)]:
+        for spectrum in ["geometric", "fast", "harmonic", "some"]:
+            with subtests.test(f"{budget}, {most}, {spectrum}"):
+                x = matrix_with(SPECTRA[spectrum], 96, 400)
+                ours = Atomo(RandomizedSingularVectors(), budget=budget).variance(x)
+                assert ours <= most * Atomo(budget=budget).variance(x)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-30])
-def test_budgets_are_spent_where_few_entries_are_large(scale):
+def test_budgets_are_spent_where_few_entries_are_large(subtests):
     """Some entries are certain: their values count, too, and levels are looked for."""
-    x = scale * normal(80, 200).float() ** 7
-    compressor = Atomo(RandomizedSingularVectors(rank=4), bytes_budget=3000.0)
-    source = torch.Generator().manual_seed(0)
-    sizes = [compressor.encode(x, source).num_bytes for _ in range(40)]
-    assert sum(sizes) / 40 == pytest.approx(3000, rel=0.05)
+    for scale in [1.0, 1e-30]:
+        with subtests.test(f"{scale}"):
+            x = scale * normal(80, 200).float() ** 7
+            compressor = Atomo(RandomizedSingularVectors(rank=4), bytes_budget=3000.0)
+            source = torch.Generator().manual_seed(0)
+            sizes = [compressor.encode(x, source).num_bytes for _ in range(40)]
+            assert sum(sizes) / 40 == pytest.approx(3000, rel=0.05)
 
 
 def test_vectors_and_rest_add_up_to_the_matrix():
@@ -219,20 +223,18 @@ def test_a_sketched_matrix_is_right_on_average():
     assert spread == pytest.approx(compressor.variance(x), rel=0.1)
 
 
-@pytest.mark.parametrize(
-    ("atoms", "expected"), [(SingularVectors(), 960), (Entries(), 240), (Waves(), 240)], ids=repr
-)
-def test_a_budget_of_bytes_is_kept(atoms, expected):
-    x = normal(40, 60).float()
-    compressor = Atomo(atoms, bytes_budget=float(expected))
-    source = torch.Generator().manual_seed(0)
-    sizes = [compressor.encode(x, source).num_bytes for _ in range(60)]
-    assert sum(sizes) / 60 == pytest.approx(expected, abs=0.03 * expected + 40)
+def test_a_budget_of_bytes_is_kept(subtests):
+    for atoms, expected in [(SingularVectors(), 960), (Entries(), 240), (Waves(), 240)]:
+        with subtests.test(f"{atoms}"):
+            x = normal(40, 60).float()
+            compressor = Atomo(atoms, bytes_budget=float(expected))
+            source = torch.Generator().manual_seed(0)
+            sizes = [compressor.encode(x, source).num_bytes for _ in range(60)]
+            assert sum(sizes) / 60 == pytest.approx(expected, abs=0.03 * expected + 40)
 
 
-@pytest.mark.parametrize(
-    ("shape", "sides"),
-    [
+def test_matrices_of_the_paper(subtests):
+    for shape, sides in [
         ((64, 3, 3, 3), (96, 18)),
         ((3, 5, 3, 3), (15, 9)),
         ((128, 64, 1, 1), (128, 64)),
@@ -240,10 +242,9 @@ def test_a_budget_of_bytes_is_kept(atoms, expected):
         ((64,), (32, 2)),
         ((63,), (63, 1)),
         ((), (1, 1)),
-    ],
-)
-def test_matrices_of_the_paper(shape, sides):
-    assert SingularVectors("paper").sides(shape) == sides
+    ]:
+        with subtests.test(f"{shape}, {sides}"):
+            assert SingularVectors("paper").sides(shape) == sides
 
 
 def test_atoms_without_a_price_have_no_budget_of_bytes():
@@ -272,7 +273,10 @@ def test_a_basis_of_ones_own():
     )
 
 
-@pytest.mark.parametrize("budget", [0.0, -1.0, float("nan"), "l1"])
-def test_budgets_are_above_zero(budget):
-    with pytest.raises((ValueError, TypeError), match="budget"):
-        Atomo(budget=budget)
+def test_budgets_are_above_zero(subtests):
+    for budget in [0.0, -1.0, float("nan"), "l1"]:
+        with (
+            subtests.test(f"{budget}"),
+            pytest.raises((ValueError, TypeError), match="budget"),
+        ):
+            Atomo(budget=budget)

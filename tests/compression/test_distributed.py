@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 from compression.cases import CASES
-from phalanx.communication import AllGather
-from phalanx.compression import Memory, Network, TernGrad, TopK, communicate, simulate
+from phalanx.communication import AllGather, ProcessGroupCollectives
+from phalanx.compression import TensorStates, TernGrad, TopK, communicate, simulate
 from phalanx.errors import NotFiniteError
 
 NUM_WORKERS = 2
@@ -38,7 +38,7 @@ def work(rank, store, folder):
     )
     found = []
     for compressor in CASES:
-        memory = Memory()
+        memory = TensorStates()
         for step in range(STEPS):
             mean, memory = communicate(compressor, gradients(step, rank), memory, seed=3)
             found.append(mean)
@@ -46,11 +46,11 @@ def work(rank, store, folder):
     if rank == 1:
         poisoned["bias"][0] = float("nan")
     try:
-        communicate(TernGrad(), poisoned, Memory())
+        communicate(TernGrad(), poisoned, TensorStates())
     except NotFiniteError as error:
         found.append({"sick": torch.tensor(error.workers)})
     found.append({"lengths": announced(rank)})
-    mean, _ = communicate(TopK(), gradients(0, rank), Memory())  # the group is still in step
+    mean, _ = communicate(TopK(), gradients(0, rank), TensorStates())  # the group is still in step
     torch.save([*found, mean], f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -58,7 +58,9 @@ def work(rank, store, folder):
 def announced(rank):
     """What worker 0 has of both, when worker 1 says that it sends a terabyte."""
     if rank == 0:
-        rows = Network().all_gather(AllGather(torch.ones(5, dtype=torch.uint8), most=100))
+        rows = ProcessGroupCollectives().all_gather(
+            AllGather(torch.ones(5, dtype=torch.uint8), most=100)
+        )
         return torch.tensor([len(row) for row in rows])
     for said in (torch.tensor([2**40]), torch.zeros(5, dtype=torch.uint8)):
         dist.all_gather([torch.empty_like(said) for _ in range(NUM_WORKERS)], said)
@@ -85,7 +87,7 @@ def test_processes_come_to_the_simulated_means(tmp_path, monkeypatch):
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(NUM_WORKERS)]
     expected = []
     for compressor in CASES:
-        memories = [Memory()] * NUM_WORKERS
+        memories = [TensorStates()] * NUM_WORKERS
         for step in range(STEPS):
             rows = [gradients(step, rank) for rank in range(NUM_WORKERS)]
             means, memories = simulate(compressor, rows, memories, seed=3)
@@ -100,7 +102,7 @@ def test_processes_come_to_the_simulated_means(tmp_path, monkeypatch):
 def test_one_process_alone_needs_no_other(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        mean, memory = communicate(TopK(ratio=1.0), gradients(0, 0), Memory())
+        mean, memory = communicate(TopK(ratio=1.0), gradients(0, 0), TensorStates())
     finally:
         dist.destroy_process_group()
     assert memory.step == 1

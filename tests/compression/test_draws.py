@@ -1,6 +1,5 @@
 """Cheap uniform draws."""
 
-import pytest
 import torch
 
 from phalanx.compression.draws import Uniforms
@@ -12,16 +11,19 @@ def draws(dtype=torch.float32, seed=0):
     return Uniforms(dtype, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize(("dtype", "bits"), [(torch.float32, 24), (torch.float64, 53)], ids=str)
-def test_draws_are_uniform(dtype, bits):
-    found = draws(dtype).take(COUNT).double()
-    assert ((found >= 0) & (found < 1)).all()
-    assert torch.equal((found * 2.0**bits).floor(), found * 2.0**bits)
-    counts = torch.histc(found, 64, 0, 1)
-    expected = COUNT / 64
-    assert ((counts - expected).square() / expected).sum() < 63 + 5 * 126**0.5  # chi squared
-    neighbours = (found[1:] - 0.5) * (found[:-1] - 0.5)
-    assert neighbours.mean().abs() < 5 / 12 / COUNT**0.5
+def test_draws_are_uniform(subtests):
+    for dtype, bits in [(torch.float32, 24), (torch.float64, 53)]:
+        with subtests.test(f"{dtype}, {bits}"):
+            found = draws(dtype).take(COUNT).double()
+            assert ((found >= 0) & (found < 1)).all()
+            assert torch.equal((found * 2.0**bits).floor(), found * 2.0**bits)
+            counts = torch.histc(found, 64, 0, 1)
+            expected = COUNT / 64
+            assert (
+                (counts - expected).square() / expected
+            ).sum() < 63 + 5 * 126**0.5  # chi squared
+            neighbours = (found[1:] - 0.5) * (found[:-1] - 0.5)
+            assert neighbours.mean().abs() < 5 / 12 / COUNT**0.5
 
 
 def test_the_bits_that_a_sequence_shares_are_uniform_over_sequences():

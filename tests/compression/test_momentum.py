@@ -6,11 +6,11 @@ import torch
 from phalanx.compression import (
     QSGD,
     ErrorFeedback,
-    Memory,
     MomentumCorrection,
     ScaledSign,
     SignSGD,
     Signum,
+    TensorStates,
     TopK,
     simulate,
 )
@@ -22,7 +22,7 @@ def normal(*shape, seed=0):
 
 def rounds(compressor, steps=6, num_workers=3, dim=40):
     """Means of several rounds, all gradients, and the last memories."""
-    memories, means = [Memory()] * num_workers, []
+    memories, means = [TensorStates()] * num_workers, []
     rows = [
         [normal(dim, seed=10 * step + worker) for worker in range(num_workers)]
         for step in range(steps)
@@ -33,10 +33,11 @@ def rounds(compressor, steps=6, num_workers=3, dim=40):
     return torch.stack(means), torch.stack([torch.stack(row) for row in rows]), memories
 
 
-@pytest.mark.parametrize("inner", [TopK(ratio=0.1), ScaledSign()], ids=repr)
-def test_without_momentum_it_is_error_feedback(inner):
-    ours, _, _ = rounds(MomentumCorrection(inner, momentum=0.0))
-    assert ours.equal(rounds(ErrorFeedback(inner))[0])
+def test_without_momentum_it_is_error_feedback(subtests):
+    for inner in [TopK(ratio=0.1), ScaledSign()]:
+        with subtests.test(f"{inner}"):
+            ours, _, _ = rounds(MomentumCorrection(inner, momentum=0.0))
+            assert ours.equal(rounds(ErrorFeedback(inner))[0])
 
 
 def test_where_all_is_sent_it_is_the_momentum_of_the_optimizer():
@@ -70,7 +71,7 @@ def test_workers_cut_their_gradients_down_to_their_share():
     """Together, over all tensors: to the norm over the root of the number of workers."""
     rows = [{"w": normal(20, seed=seed), "b": 9 * normal(3, seed=seed)} for seed in range(4)]
     compressor = MomentumCorrection(TopK(ratio=1.0), momentum=0.0, clip=2.0)
-    means, _ = simulate(compressor, rows, [Memory()] * 4)
+    means, _ = simulate(compressor, rows, [TensorStates()] * 4)
     for name in ("w", "b"):
         shares = [row[name] / torch.cat(list(row.values())).norm() for row in rows]
         torch.testing.assert_close(means[0][name], torch.stack(shares).mean(dim=0))
@@ -101,11 +102,14 @@ def test_small_numbers_keep_their_sign_in_halves():
     assert Signum().decode(message).tolist() == [-1, -1, -1]
 
 
-@pytest.mark.parametrize("momentum", [-0.1, 1.0, float("nan")])
-@pytest.mark.parametrize("compressor", [Signum, MomentumCorrection])
-def test_momentum_that_is_no_share_is_refused(compressor, momentum):
-    with pytest.raises(ValueError, match="momentum must be at least 0 and below 1, got"):
-        compressor(momentum=momentum)
+def test_momentum_that_is_no_share_is_refused(subtests):
+    for momentum in [-0.1, 1.0, float("nan")]:
+        for compressor in [Signum, MomentumCorrection]:
+            with (
+                subtests.test(f"{momentum}, {compressor}"),
+                pytest.raises(ValueError, match="momentum must be at least 0 and below 1, got"),
+            ):
+                compressor(momentum=momentum)
 
 
 def test_what_has_no_bias_is_refused():
@@ -115,7 +119,7 @@ def test_what_has_no_bias_is_refused():
 
 def share_of_right_votes(compressor, num_workers=9, liars=4, steps=30):
     """Gradients are one and noise as large; liars send the opposite."""
-    memories, right = [Memory()] * num_workers, []
+    memories, right = [TensorStates()] * num_workers, []
     for step in range(steps):
         rows = [1 + normal(200, seed=100 * step + worker) for worker in range(num_workers)]
         rows = [{"w": -row if worker < liars else row} for worker, row in enumerate(rows)]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from phalanx.compression import ErrorFeedback, Memory, PowerSGD, simulate
+from phalanx.compression import ErrorFeedback, PowerSGD, TensorStates, simulate
 
 
 def normal(*shape, seed=0):
@@ -12,29 +12,31 @@ def normal(*shape, seed=0):
 
 def rounds(compressor, rows, steps):
     """Means of round after round on the same gradients, and the last memories."""
-    memories, means = [Memory()] * len(rows), []
+    memories, means = [TensorStates()] * len(rows), []
     for _ in range(steps):
         mean, memories = simulate(compressor, [{"w": row} for row in rows], memories)
         means.append(mean[0]["w"])
     return means, memories
 
 
-@pytest.mark.parametrize("error", ["aggregate", "local"])
-def test_many_workers_are_one_with_the_mean(error):
-    rows = [normal(12, 40, seed=seed) for seed in range(5)]
-    compressor = ErrorFeedback(PowerSGD(rank=2, min_compression=1.0, error=error))
-    many, _ = rounds(compressor, rows, 4)
-    one, _ = rounds(compressor, [torch.stack(rows).mean(dim=0)], 4)
-    torch.testing.assert_close(torch.stack(many), torch.stack(one), rtol=1e-4, atol=1e-5)
+def test_many_workers_are_one_with_the_mean(subtests):
+    for error in ["aggregate", "local"]:
+        with subtests.test(f"{error}"):
+            rows = [normal(12, 40, seed=seed) for seed in range(5)]
+            compressor = ErrorFeedback(PowerSGD(rank=2, min_compression=1.0, error=error))
+            many, _ = rounds(compressor, rows, 4)
+            one, _ = rounds(compressor, [torch.stack(rows).mean(dim=0)], 4)
+            torch.testing.assert_close(torch.stack(many), torch.stack(one), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("error", ["aggregate", "local"])
-def test_errors_are_what_the_mean_lacks(error):
-    rows = [normal(12, 40, seed=seed) for seed in range(5)]
-    compressor = ErrorFeedback(PowerSGD(rank=2, error=error))
-    means, memories = rounds(compressor, rows, 1)
-    left = torch.stack([memory.states["w"][0] for memory in memories]).mean(dim=0)
-    torch.testing.assert_close(left + means[0], torch.stack(rows).mean(dim=0))
+def test_errors_are_what_the_mean_lacks(subtests):
+    for error in ["aggregate", "local"]:
+        with subtests.test(f"{error}"):
+            rows = [normal(12, 40, seed=seed) for seed in range(5)]
+            compressor = ErrorFeedback(PowerSGD(rank=2, error=error))
+            means, memories = rounds(compressor, rows, 1)
+            left = torch.stack([memory.states["w"][0] for memory in memories]).mean(dim=0)
+            torch.testing.assert_close(left + means[0], torch.stack(rows).mean(dim=0))
 
 
 def test_a_mean_of_low_rank_is_exact():
@@ -64,7 +66,7 @@ def test_error_feedback_sends_all_of_a_constant_matrix_in_time():
 
 def test_a_zero_matrix_between_others():
     rows = [normal(12, 40), torch.zeros(12, 40), normal(12, 40)]
-    memories = [Memory()]
+    memories = [TensorStates()]
     for row in rows:
         means, memories = simulate(PowerSGD(rank=2), [{"w": row}], memories)
         assert means[0]["w"].isfinite().all()
@@ -73,19 +75,20 @@ def test_a_zero_matrix_between_others():
 
 def test_vectors_and_small_matrices_are_sent_as_they_are():
     rows = [{"bias": normal(30, seed=seed), "small": normal(3, 4, seed=seed)} for seed in range(2)]
-    means, _ = simulate(PowerSGD(), rows, [Memory()] * 2)
+    means, _ = simulate(PowerSGD(), rows, [TensorStates()] * 2)
     for name in rows[0]:
         mean = torch.stack([row[name] for row in rows]).mean(dim=0)
         torch.testing.assert_close(means[0][name], mean)
 
 
-@pytest.mark.parametrize(
-    ("rank", "numbers"), [(1, 45_935), (2, 82_260), (4, 154_910), (7, 263_885)]
-)
-def test_numbers_that_travel_for_a_residual_network(rank, numbers):
+def test_numbers_that_travel_for_a_residual_network(subtests):
     """ResNet-18 for 32 x 32 images: its published compression is 243, 136, 72 and 42 times."""
-    from phalanx.models import ResNet18
+    for rank, numbers in [(1, 45_935), (2, 82_260), (4, 154_910), (7, 263_885)]:
+        with subtests.test(f"{rank}, {numbers}"):
+            from phalanx.models import ResNet18
 
-    shapes = [tuple(x.shape) for x in ResNet18((3, 32, 32), 10).parameters()]
-    layouts = [PowerSGD(rank, min_compression=1.0).layout(one, torch.float32) for one in shapes]
-    assert sum(part.most for layout in layouts for part in layout) == numbers
+            shapes = [tuple(x.shape) for x in ResNet18((3, 32, 32), 10).parameters()]
+            layouts = [
+                PowerSGD(rank, min_compression=1.0).layout(one, torch.float32) for one in shapes
+            ]
+            assert sum(part.most for layout in layouts for part in layout) == numbers

@@ -18,28 +18,30 @@ def encoded(x, seed=0, **fields):
     return message, compressor.decode(message)
 
 
-@pytest.mark.parametrize("integers", ["omega", "gamma"])
 @pytest.mark.parametrize("coding", ["elias-sparse", "elias-dense", "auto"])
-@pytest.mark.parametrize("levels", [1, 4, 127])
-def test_codings_differ_in_bytes_alone(coding, integers, levels):
-    x = normal(1001)
-    _, plain = encoded(x, levels=levels)
-    _, found = encoded(x, levels=levels, coding=coding, integers=integers)
-    assert torch.equal(plain, found)
+def test_codings_differ_in_bytes_alone(coding, subtests):
+    for integers in ["omega", "gamma"]:
+        for levels in [1, 4, 127]:
+            with subtests.test(f"{integers}, {levels}"):
+                x = normal(1001)
+                _, plain = encoded(x, levels=levels)
+                _, found = encoded(x, levels=levels, coding=coding, integers=integers)
+                assert torch.equal(plain, found)
 
 
-@pytest.mark.parametrize("levels", [1, 3, 7])
-def test_values_that_are_not_zero(levels):
+def test_values_that_are_not_zero(subtests):
     """At most s (s + sqrt(d)) in expectation, and all on the grid."""
-    x = normal(512)
-    counts = []
-    for seed in range(50):
-        _, found = encoded(x, seed, levels=levels)
-        heights = found / x.norm() * levels
-        torch.testing.assert_close(heights, heights.round(), rtol=0, atol=1e-5)
-        assert (found.abs() <= x.norm() * (1 + 1e-6)).all()
-        counts.append(int(found.count_nonzero()))
-    assert sum(counts) / 50 <= levels * (levels + math.sqrt(512))
+    for levels in [1, 3, 7]:
+        with subtests.test(f"{levels}"):
+            x = normal(512)
+            counts = []
+            for seed in range(50):
+                _, found = encoded(x, seed, levels=levels)
+                heights = found / x.norm() * levels
+                torch.testing.assert_close(heights, heights.round(), rtol=0, atol=1e-5)
+                assert (found.abs() <= x.norm() * (1 + 1e-6)).all()
+                counts.append(int(found.count_nonzero()))
+            assert sum(counts) / 50 <= levels * (levels + math.sqrt(512))
 
 
 def test_one_level_in_a_sparse_code_is_as_short_as_published():
@@ -57,23 +59,24 @@ def test_many_levels_in_a_dense_code_are_as_short_as_published():
     assert 8 * message.num_bytes <= 3 * dim + 32 + 8 * 16
 
 
-@pytest.mark.parametrize("levels", [1, 2, 7, 30, 127])
-@pytest.mark.parametrize("kind", ["normal", "heavy", "zero", "patches"])
 @pytest.mark.parametrize("integers", ["omega", "gamma"])
-def test_the_shortest_coding_is_found(levels, kind, integers):
+def test_the_shortest_coding_is_found(integers, subtests):
     """But for five bytes, and for guessing: gaps are taken to be random."""
-    x = normal(5000) if kind != "heavy" else normal(5000) ** 5
-    if kind == "zero":
-        x = torch.zeros(5000)
-    if kind == "patches":
-        x[torch.arange(5000) % 500 > 10] = 0
-    lengths = {
-        coding: encoded(x, levels=levels, coding=coding, integers=integers)[0].num_bytes
-        for coding in ("fixed", "elias-sparse", "elias-dense", "auto")
-    }
-    found = lengths.pop("auto")
-    assert found <= lengths["fixed"] + 5
-    assert found <= 1.1 * min(lengths.values()) + 30
+    for levels in [1, 2, 7, 30, 127]:
+        for kind in ["normal", "heavy", "zero", "patches"]:
+            with subtests.test(f"{levels}, {kind}"):
+                x = normal(5000) if kind != "heavy" else normal(5000) ** 5
+                if kind == "zero":
+                    x = torch.zeros(5000)
+                if kind == "patches":
+                    x[torch.arange(5000) % 500 > 10] = 0
+                lengths = {
+                    coding: encoded(x, levels=levels, coding=coding, integers=integers)[0].num_bytes
+                    for coding in ("fixed", "elias-sparse", "elias-dense", "auto")
+                }
+                found = lengths.pop("auto")
+                assert found <= lengths["fixed"] + 5
+                assert found <= 1.1 * min(lengths.values()) + 30
 
 
 def test_codings_are_named():

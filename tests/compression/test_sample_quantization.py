@@ -66,15 +66,16 @@ def test_a_sample_does_not_depend_on_its_company(shape, bits, scale):
         assert together[place : place + 1].equal(alone)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
-def test_stochastic_rounding_is_right_on_average(bits):
-    codec = SampleQuantization(bits, "stochastic")
-    x = torch.randn(1, 50, generator=source())
-    draws = torch.cat([codec.decode(codec.encode(x, source(seed))) for seed in range(400)])
-    deviation = draws.std(dim=0) / 20
-    assert ((draws.mean(dim=0) - x[0]).abs() <= 5 * deviation + 1e-6).all()
-    with pytest.raises(ValueError, match="generator must be given"):
-        codec.encode(x)
+def test_stochastic_rounding_is_right_on_average(subtests):
+    for bits in [2, 3, 4]:
+        with subtests.test(f"{bits}"):
+            codec = SampleQuantization(bits, "stochastic")
+            x = torch.randn(1, 50, generator=source())
+            draws = torch.cat([codec.decode(codec.encode(x, source(seed))) for seed in range(400)])
+            deviation = draws.std(dim=0) / 20
+            assert ((draws.mean(dim=0) - x[0]).abs() <= 5 * deviation + 1e-6).all()
+            with pytest.raises(ValueError, match="generator must be given"):
+                codec.encode(x)
 
 
 @settings(max_examples=15)
@@ -99,17 +100,17 @@ def test_what_32_bits_send_is_what_was_there():
     assert codec.variance_bound(9) == 0.0
 
 
-@pytest.mark.parametrize("kind", [SampleQuantization, ActivationDifference])
-@pytest.mark.parametrize(
-    ("field", "value", "rule"),
-    [
-        ("bits", 1, "bits must be from 2 to 8, or 32, got 1"),
-        ("bits", 9, "bits must be from 2 to 8, or 32, got 9"),
-    ],
-)
-def test_what_does_not_exist_is_refused(kind, field, value, rule):
-    with pytest.raises(ValueError, match=rule):
-        kind(**{field: value})
+def test_what_does_not_exist_is_refused(subtests):
+    for kind in [SampleQuantization, ActivationDifference]:
+        for field, value, rule in [
+            ("bits", 1, "bits must be from 2 to 8, or 32, got 1"),
+            ("bits", 9, "bits must be from 2 to 8, or 32, got 9"),
+        ]:
+            with (
+                subtests.test(f"{kind}, {field}, {value}, {rule}"),
+                pytest.raises(ValueError, match=rule),
+            ):
+                kind(**{field: value})
 
 
 @settings(max_examples=10)

@@ -19,30 +19,32 @@ def test_what_reaches_the_threshold_is_kept(values, threshold):
     assert decoded(Threshold(threshold), x).tolist() == expected
 
 
-@pytest.mark.parametrize("ratio", [0.001, 0.01, 0.1])
-@pytest.mark.parametrize("power", [1, 5])
-def test_about_as_many_as_wanted_are_kept_and_these_are_the_largest(ratio, power):
-    x = torch.randn(200_001, generator=torch.Generator().manual_seed(0)) ** power
-    found = decoded(SampledTopK(ratio), x)
-    kept = found != 0
-    assert 0.7 * ratio * len(x) <= int(kept.sum()) <= 1.4 * ratio * len(x)
-    assert torch.equal(found[kept], x[kept])
-    assert x[kept].abs().min() >= x[~kept].abs().max()
+def test_about_as_many_as_wanted_are_kept_and_these_are_the_largest(subtests):
+    for ratio in [0.001, 0.01, 0.1]:
+        for power in [1, 5]:
+            with subtests.test(f"{ratio}, {power}"):
+                x = torch.randn(200_001, generator=torch.Generator().manual_seed(0)) ** power
+                found = decoded(SampledTopK(ratio), x)
+                kept = found != 0
+                assert 0.7 * ratio * len(x) <= int(kept.sum()) <= 1.4 * ratio * len(x)
+                assert torch.equal(found[kept], x[kept])
+                assert x[kept].abs().min() >= x[~kept].abs().max()
 
 
-@pytest.mark.parametrize("value", [0.0, 2.0])
-def test_equal_values(value):
-    x = torch.full((1000,), value)
-    assert torch.equal(decoded(SampledTopK(0.01), x), x)
+def test_equal_values(subtests):
+    for value in [0.0, 2.0]:
+        with subtests.test(f"{value}"):
+            x = torch.full((1000,), value)
+            assert torch.equal(decoded(SampledTopK(0.01), x), x)
 
 
-@pytest.mark.parametrize("bad", [-1.0, float("inf"), float("nan")])
-def test_thresholds_are_finite(bad):
-    with pytest.raises(ValueError, match="threshold must be"):
-        Threshold(bad)
+def test_thresholds_are_finite(subtests):
+    for bad in [-1.0, float("inf"), float("nan")]:
+        with subtests.test(f"{bad}"), pytest.raises(ValueError, match="threshold must be"):
+            Threshold(bad)
 
 
-@pytest.mark.parametrize("bad", [0.0, 1.5])
-def test_samples_are_shares(bad):
-    with pytest.raises(ValueError, match="sample must be"):
-        SampledTopK(sample=bad)
+def test_samples_are_shares(subtests):
+    for bad in [0.0, 1.5]:
+        with subtests.test(f"{bad}"), pytest.raises(ValueError, match="sample must be"):
+            SampledTopK(sample=bad)

@@ -11,20 +11,19 @@ from torch.utils.data import Dataset, TensorDataset
 
 from phalanx.attacks import LabelFlip
 from phalanx.coding import DracoRepetition
-from phalanx.computations import gradient as gradients
-from phalanx.computations.gradient import PartitionGradients
+from phalanx.computations import Broadcast
 from phalanx.fetch import fetch
 from phalanx.losses import cross_entropy
 from phalanx.models import GPT, LeNet, ResNet18
-from phalanx.ordering.random_reshuffling import partition_samples
-from phalanx.training import Job
+from phalanx.training import Job, Round, partition_updates
+from phalanx.training.partition_updates import PartitionUpdates, _RelabelledLoss
 
 PARTITIONS = 6
 BATCH = 24
 
 
 def a_job(model, dataset, loss=cross_entropy):
-    return Job(model, loss, dataset, DracoRepetition(PARTITIONS, 1), BATCH, seed=2)
+    return Job(model, loss, dataset, Round(DracoRepetition(PARTITIONS, 1)), BATCH, seed=2)
 
 
 def flat(model):
@@ -33,9 +32,12 @@ def flat(model):
 
 
 def computed(job, chunk_size=None, step=1, partitions=range(PARTITIONS)):
-    blocks = PartitionGradients(job, chunk_size).blocks(step, list(partitions), flat(job.model))
-    rows, losses = zip(*blocks, strict=True)
-    return torch.cat(rows), torch.cat(losses)
+    return found(PartitionUpdates(job, chunk_size), step, partitions)
+
+
+def found(source, step=1, partitions=range(PARTITIONS)):
+    blocks = list(source.blocks(step, list(partitions), Broadcast(flat(source.job.model))))
+    return torch.cat([one.updates for one in blocks]), torch.cat([one.losses for one in blocks])
 
 
 def by_hand(job, step=1):
@@ -43,7 +45,7 @@ def by_hand(job, step=1):
     job.model.train()
     rows, losses = [], []
     for partition in range(PARTITIONS):
-        chosen = partition_samples(len(job.dataset), BATCH, PARTITIONS, job.seed, step, partition)
+        chosen = job.round.order.samples(job.batches, step, partition)
         inputs, targets = fetch(job.dataset, chosen)
         job.model.zero_grad()
         loss = job.loss(job.model(inputs), targets)
@@ -142,7 +144,7 @@ def test_the_classes_of_a_sequence_are_flipped_place_by_place():
     tokens = torch.randint(9, (4, 5), generator=torch.Generator().manual_seed(3))
     scores = torch.randn(4, 5, 9, generator=torch.Generator().manual_seed(4))
     job = a_job(nn.Linear(1, 1), TensorDataset(tokens, tokens), cross_entropy)
-    flipped = job.relabelled(LabelFlip()).loss(scores, tokens)
+    flipped = _RelabelledLoss(job.loss, LabelFlip())(scores, tokens)
     assert flipped.equal(cross_entropy(scores, 8 - tokens))
 
 
@@ -184,9 +186,9 @@ def test_replicas_draw_the_same_numbers_whatever_was_computed_before(
     torch.rand(7)
     backwards, _ = computed(job, chunk_size, partitions=range(PARTITIONS)[::-1])
     assert rows.equal(backwards.flip(0))
-    without = PartitionGradients(job, chunk_size)
-    without._model.eval()
-    calm = torch.cat([row for row, _ in without.blocks(1, range(PARTITIONS), flat(job.model))])
+    without = PartitionUpdates(job, chunk_size)
+    without.objective._model.eval()
+    calm, _ = found(without)
     assert not calm.allclose(rows)  # something was dropped
 
 
@@ -237,10 +239,10 @@ def test_asked_for_one_by_one_nothing_is_warned_of(blobs):
 
 def test_the_warning_comes_once(blobs):
     job = a_job(Branching(), blobs[0])
-    source = PartitionGradients(job)
+    source = PartitionUpdates(job)
     with pytest.warns(UserWarning, match="one by one"):
-        list(source.blocks(0, range(PARTITIONS), flat(job.model)))
-    list(source.blocks(1, range(PARTITIONS), flat(job.model)))  # a warning would be an error
+        found(source, 0)
+    found(source)  # a warning would be an error
 
 
 @pytest.mark.filterwarnings("ignore:the model's gradients are computed one by one")
@@ -257,9 +259,9 @@ def test_a_model_that_is_wrong_fails_with_its_own_error(blobs):
 def test_what_a_model_writes_to_its_buffers_is_forgotten(blobs, make, chunk_size):
     job = a_job(make(), blobs[0])
     rows, _ = computed(job, chunk_size)
-    source = PartitionGradients(job, chunk_size)
+    source = PartitionUpdates(job, chunk_size)
     for _ in range(3):
-        last = torch.cat([row for row, _ in source.blocks(1, range(PARTITIONS), flat(job.model))])
+        last, _ = found(source)
     assert last.equal(rows)
 
 
@@ -275,7 +277,7 @@ def test_a_parameter_without_use_has_gradient_zero(blobs, make_model):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_gradients_of_a_call_fit_in_256_mib(blobs, dtype):
     model = nn.Sequential(nn.Flatten(), nn.Linear(6, 1_500_000), nn.Linear(1, 4)).to(dtype)
-    source = PartitionGradients(a_job(model, blobs[0]))
-    row_bytes = source.dim * dtype.itemsize
-    assert source.chunk_size * row_bytes <= gradients._BLOCK_BYTES < 2**29
-    assert (source.chunk_size + 1) * row_bytes > gradients._BLOCK_BYTES
+    source = PartitionUpdates(a_job(model, blobs[0]))
+    row_bytes = source.objective.layout.dim * dtype.itemsize
+    assert source.chunk_size * row_bytes <= partition_updates._BLOCK_BYTES < 2**29
+    assert (source.chunk_size + 1) * row_bytes > partition_updates._BLOCK_BYTES

@@ -1,3 +1,5 @@
+"""CSV tables: numbers, categories, bags of words."""
+
 import gzip
 
 import pytest
@@ -26,21 +28,17 @@ def write(tmp_path, text, name="table.csv"):
     return path
 
 
-@pytest.mark.parametrize("name", ["table.csv", "table.csv.gz"])
-def test_numbers_are_standardised_and_categories_one_hot(tmp_path, name):
-    splits = CsvFile(write(tmp_path, TABLE, name)).load()
-    unit = (
-        1.5**0.5
-    )  # 10, 20, 30 have mean 20 and variance 200 / 3; columns sort: blue red Oslo Rome
-    torch.testing.assert_close(
-        splits.train.tensors[0],
-        torch.tensor([[-unit, 0, 1, 0, 1], [0, 1, 0, 1, 0], [unit, 0, 1, 0, 1], [0, 1, 0, 1, 0]]),
-    )
-    torch.testing.assert_close(
-        splits.test.tensors[0], torch.tensor([[0, 0, 0, 0, 1], [2 * unit, 0, 1, 1, 0]])
-    )
-    assert splits.train.tensors[1].tolist() == [1, 0, 1, 0]
-    assert splits.test.tensors[1].tolist() == [0, 1]
+def test_numbers_are_standardised_and_categories_one_hot(tmp_path, subtests):
+    u = 1.5**0.5  # 10, 20, 30 have mean 20 and variance 200 / 3; columns sort: blue red Oslo Rome
+    train = torch.tensor([[-u, 0, 1, 0, 1], [0, 1, 0, 1, 0], [u, 0, 1, 0, 1], [0, 1, 0, 1, 0]])
+    test = torch.tensor([[0, 0, 0, 0, 1], [2 * u, 0, 1, 1, 0]])
+    for name in ("table.csv", "table.csv.gz"):
+        with subtests.test(name):
+            splits = CsvFile(write(tmp_path, TABLE, name)).load()
+            torch.testing.assert_close(splits.train.tensors[0], train)
+            torch.testing.assert_close(splits.test.tensors[0], test)
+            assert splits.train.tensors[1].tolist() == [1, 0, 1, 0]
+            assert splits.test.tensors[1].tolist() == [0, 1]
 
 
 def test_columns_can_be_left_out_or_taken_as_categories(tmp_path):
@@ -85,9 +83,8 @@ def test_labels_that_are_numbers_sort_as_numbers(tmp_path):
     assert [targets[inputs.flatten().argmin()], targets[inputs.flatten().argmax()]] == [2, 0]
 
 
-@pytest.mark.parametrize(
-    ("text", "options", "message"),
-    [
+def test_errors_name_file_and_rule(tmp_path, subtests):
+    for text, options, message in (
         (TABLE, {"label": "income"}, "must have columns income, got split, age"),
         (TABLE, {"split": "part", "text": ["words"]}, "must have columns words, part, got"),
         (TABLE + "train,1,red\n", {}, "row 9 must have 5 cells, got 3"),
@@ -95,23 +92,21 @@ def test_labels_that_are_numbers_sort_as_numbers(tmp_path):
         (TABLE.replace("Oslo,no", "Oslo,yes"), {}, r"test labels must occur .* got \['no'\]"),
         ("label\n1\n0\n", {"test_fraction": 0.5}, "must have a column besides label"),
         ("", {}, "must be a CSV file in UTF-8"),
-    ],
-)
-def test_errors_name_file_and_rule(tmp_path, text, options, message):
-    path = write(tmp_path, text)
-    with pytest.raises(ValueError, match=message) as caught:
-        CsvFile(path, **options).load()
-    assert "table.csv" in str(caught.value)
+    ):
+        with subtests.test(message):
+            path = write(tmp_path, text)
+            with pytest.raises(ValueError, match=message) as caught:
+                CsvFile(path, **options).load()
+            assert "table.csv" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "content", [b"not gzip", b"", gzip.compress(b"x,label\n1,2\n", mtime=0)[:-9]]
-)
-def test_broken_compression_is_named(tmp_path, content):
+def test_broken_compression_is_named(tmp_path, subtests):
     path = tmp_path / "broken.csv.gz"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"broken\.csv\.gz must be a CSV file"):
-        CsvFile(path).load()
+    for content in (b"not gzip", b"", gzip.compress(b"x,label\n1,2\n", mtime=0)[:-9]):
+        with subtests.test(content=content):
+            path.write_bytes(content)
+            with pytest.raises(ValueError, match=r"broken\.csv\.gz must be a CSV file"):
+                CsvFile(path).load()
 
 
 def test_arguments_are_checked_at_construction():

@@ -1,3 +1,5 @@
+"""Handwritten digits of scikit-learn."""
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression

@@ -35,18 +35,23 @@ def test_the_missing_hugging_face_extra_is_named():
         HuggingFaceDataset().load()
 
 
-@pytest.mark.parametrize("kind", [TorchvisionDataset, HuggingFaceDataset])
-def test_sizes_are_checked(kind):
-    with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
-        kind(image_size=0)
+def test_sizes_are_checked(subtests):
+    for kind in (TorchvisionDataset, HuggingFaceDataset):
+        with (
+            subtests.test(kind.__name__),
+            pytest.raises(ValueError, match="image_size must be at least 1, got 0"),
+        ):
+            kind(image_size=0)
 
 
 @with_("torchvision")
-@pytest.mark.parametrize(
-    ("name", "prefix", "options"),
-    [("MNIST", "", {}), ("EMNIST", "emnist-letters-", {"split": "letters"})],
-)
-def test_torchvision_reads_files_in_its_own_layout(tmp_path, name, prefix, options):
+def test_torchvision_reads_files_in_its_own_layout(tmp_path, subtests):
+    for case in (("MNIST", "", {}), ("EMNIST", "emnist-letters-", {"split": "letters"})):
+        with subtests.test(case[0]):
+            require_read(tmp_path, *case)
+
+
+def require_read(tmp_path, name, prefix, options):
     raw = tmp_path / name / "raw"
     raw.mkdir(parents=True)
     test = "test" if prefix else "t10k"

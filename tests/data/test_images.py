@@ -1,3 +1,5 @@
+"""Conversion of pictures to arrays."""
+
 import numpy as np
 import pytest
 from PIL import Image

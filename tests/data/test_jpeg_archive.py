@@ -1,3 +1,5 @@
+"""JPEG images that share one header, in a NumPy archive."""
+
 import io
 
 import numpy as np
@@ -53,9 +55,8 @@ def test_only_the_first_are_decoded(tmp_path):
         JpegArchive(tmp_path / "jpegs.npz").load()
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
+def test_errors_name_file_key_and_rule(tmp_path, subtests):
+    for changed, message in (
         ({"offset": np.arange(4)}, "offset must hold 7 integers, one more than labels"),
         ({"offset": np.arange(7) / 2}, "offset must hold 7 integers"),
         ({"offset": np.array([0, 9, 5, 10, 11, 12, 13])}, "offset must grow from 0 to at most"),
@@ -63,13 +64,12 @@ def test_only_the_first_are_decoded(tmp_path):
         ({"offset": np.arange(7) - 3}, "offset must grow from 0 to at most"),
         ({"jpeg_header": np.zeros(9)}, "jpeg_header must be uint8, got float64"),
         ({"jpeg_header": np.zeros(9, np.uint8)}, "image 0 must be a JPEG"),
-    ],
-)
-def test_errors_name_file_key_and_rule(tmp_path, changed, message):
-    write(tmp_path / "jpegs.npz", **changed)
-    with pytest.raises(ValueError, match=message) as caught:
-        JpegArchive(tmp_path / "jpegs.npz").load()
-    assert "jpegs.npz" in str(caught.value)
+    ):
+        with subtests.test(message, changed=changed):
+            write(tmp_path / "jpegs.npz", **changed)
+            with pytest.raises(ValueError, match=message) as caught:
+                JpegArchive(tmp_path / "jpegs.npz").load()
+            assert "jpegs.npz" in str(caught.value)
 
 
 def test_more_than_there_are_is_refused(tmp_path):

@@ -1,6 +1,5 @@
-"""What every source promises, over tiny files made here."""
+"""Laws of all data sources, over tiny files made here: one case per source."""
 
-import inspect
 import io
 import pickle
 
@@ -10,6 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
+from laws import concrete
 from phalanx import data
 from phalanx.data import (
     CsvFile,
@@ -84,22 +84,8 @@ MAKERS = {
     "TextFile": lambda folder: write_text(folder / "text.txt"),
 }
 
-every_source = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
 
-
-def concrete():
-    found = [kind for name in data.__all__ if inspect.isclass(kind := getattr(data, name))]
-    return [kind for kind in found if issubclass(kind, DataSource) and not inspect.isabstract(kind)]
-
-
-@pytest.mark.parametrize("kind", concrete())
-def test_a_description_needs_nothing_and_reads_nothing(kind):
-    assert pickle.loads(pickle.dumps(kind())) == kind()
-
-
-@every_source
-def test_splits_are_what_they_say(make, tmp_path):
-    source = make(tmp_path)
+def splits_are_what_they_say(source):
     splits = source.load()
     assert isinstance(splits, Splits)
     for part in (splits.train, splits.test):
@@ -119,18 +105,15 @@ def test_splits_are_what_they_say(make, tmp_path):
     assert splits.test.tensors[1].max() < splits.num_classes
 
 
-@every_source
-def test_every_load_gives_the_same_bits(make, tmp_path):
-    source = make(tmp_path)
+def every_load_gives_the_same_bits(source):
     one, other = source.load(), source.load()
     for part in ("train", "test"):
         pairs = zip(getattr(one, part).tensors, getattr(other, part).tensors, strict=True)
         assert all(torch.equal(*pair) for pair in pairs)
 
 
-@every_source
-def test_the_bits_do_not_depend_on_the_number_of_threads(make, tmp_path):
-    source, threads = make(tmp_path), torch.get_num_threads()
+def the_bits_do_not_depend_on_the_number_of_threads(source):
+    threads = torch.get_num_threads()
     one = source.load()
     try:
         torch.set_num_threads(1 if threads > 1 else 2)
@@ -140,25 +123,48 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(make, tmp_path):
     assert torch.equal(one.train.tensors[0], other.train.tensors[0])
 
 
-@pytest.mark.parametrize("kind", [CsvFile, JpegArchive, LabelledTexts, NpzFile, TextFile])
-def test_a_missing_file_is_named(kind, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.file"):
-        kind(tmp_path / "nowhere.file").load()
+LAWS = (
+    splits_are_what_they_say,
+    every_load_gives_the_same_bits,
+    the_bits_do_not_depend_on_the_number_of_threads,
+)
 
 
-@pytest.mark.parametrize("kind", [JpegArchive, NpzFile])
-@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 broken"])
-def test_a_broken_archive_is_named(kind, content, tmp_path):
-    path = tmp_path / "broken.npz"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"broken\.npz must be an \.npz archive"):
-        kind(path).load()
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
+def test_laws(make, tmp_path, subtests):
+    source = make(tmp_path)
+    for law in LAWS:
+        with subtests.test(law.__name__):
+            law(source)
 
 
-@pytest.mark.parametrize("kind", [JpegArchive, NpzFile])
-def test_nothing_is_unpickled(kind, tmp_path):
-    path = tmp_path / "objects.npz"
+def test_a_description_needs_nothing_and_reads_nothing(subtests):
+    for kind in concrete(data, DataSource):
+        with subtests.test(kind.__name__):
+            assert pickle.loads(pickle.dumps(kind())) == kind()
+
+
+def test_a_missing_file_is_named(tmp_path, subtests):
+    for kind in (CsvFile, JpegArchive, LabelledTexts, NpzFile, TextFile):
+        with (
+            subtests.test(kind.__name__),
+            pytest.raises(FileNotFoundError, match=r"nowhere\.file"),
+        ):
+            kind(tmp_path / "nowhere.file").load()
+
+
+def test_a_broken_archive_is_named_and_nothing_is_unpickled(tmp_path, subtests):
+    broken, objects = tmp_path / "broken.npz", tmp_path / "objects.npz"
     keys = ["x_train", "y_train", "y_test", "jpeg_header", "jpeg_bytes", "offset"]
-    np.savez(path, **{key: np.array([print, 1], dtype=object) for key in keys})
-    with pytest.raises(ValueError, match=r"objects\.npz: \w+ must be a plain array"):
-        kind(path).load()
+    np.savez(objects, **{key: np.array([print, 1], dtype=object) for key in keys})
+    for kind in (JpegArchive, NpzFile):
+        for content in (b"", b"not an archive", b"PK\x03\x04 broken"):
+            with subtests.test(kind.__name__, content=content):
+                broken.write_bytes(content)
+                with pytest.raises(ValueError, match=r"broken\.npz must be an \.npz archive"):
+                    kind(broken).load()
+        with (
+            subtests.test(kind.__name__, content="objects"),
+            pytest.raises(ValueError, match=r"objects\.npz: \w+ must be a plain array"),
+        ):
+            kind(objects).load()

@@ -1,3 +1,7 @@
+"""Images and tables from NumPy archives."""
+
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -20,20 +24,20 @@ def load(tmp_path, options=None, **arrays):
 LABELS = {"y_train": np.arange(12) % 3, "y_test": np.arange(6) % 3}
 
 
-@pytest.mark.parametrize(
-    ("shape", "input_shape"),
-    [
-        ((5, 4), (1, 5, 4)),
-        ((5, 4, 3), (3, 5, 4)),
-        ((5, 4, 1), (1, 5, 4)),
-        ((3, 5, 6), (3, 5, 6)),
-        ((7,), (7,)),
-    ],
-)
-@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
-def test_channels_come_first_and_are_standardised_by_the_training_set(
-    tmp_path, shape, input_shape, dtype
-):
+def test_channels_come_first_and_are_standardised_by_the_training_set(tmp_path, subtests):
+    shapes = {
+        (5, 4): (1, 5, 4),
+        (5, 4, 3): (3, 5, 4),
+        (5, 4, 1): (1, 5, 4),
+        (3, 5, 6): (3, 5, 6),
+        (7,): (7,),
+    }
+    for (shape, input_shape), dtype in itertools.product(shapes.items(), (np.uint8, np.float64)):
+        with subtests.test(shape=shape, dtype=dtype.__name__):
+            require_standardised(tmp_path, shape, input_shape, dtype)
+
+
+def require_standardised(tmp_path, shape, input_shape, dtype):
     x_train, x_test = images(12, *shape, dtype=dtype), images(6, *shape, dtype=dtype)
     splits = load(tmp_path, x_train=x_train, x_test=x_test, **LABELS)
     assert splits.input_shape == input_shape
@@ -89,9 +93,8 @@ def test_without_test_arrays_a_stratified_share_is_held_out(tmp_path):
     assert len(seen.unique()) == 90
 
 
-@pytest.mark.parametrize(
-    ("changed", "options", "message"),
-    [
+def test_errors_name_file_key_and_rule(tmp_path, subtests):
+    for changed, options, message in (
         ({"x_train": None}, {}, "must hold x_train, got only"),
         ({"y_test": None}, {}, "must hold both x_test and y_test, or neither"),
         ({"y_train": np.arange(5)}, {}, "x_train and y_train must be equally long, got 12 and 5"),
@@ -106,27 +109,23 @@ def test_without_test_arrays_a_stratified_share_is_held_out(tmp_path):
         ({"x_train": np.full((12, 5, 4), "a")}, {}, "x_train must hold real numbers"),
         ({}, {"train_samples": 13}, "train_samples must be at most 12 for .*, got 13"),
         ({}, {"test_samples": 7}, "test_samples must be at most 6 for .*, got 7"),
-    ],
-)
-def test_errors_name_file_key_and_rule(tmp_path, changed, options, message):
-    arrays = {"x_train": images(12, 5, 4), "x_test": images(6, 5, 4), **LABELS} | changed
-    kept = {key: array for key, array in arrays.items() if array is not None}
-    with pytest.raises(ValueError, match=message) as caught:
-        load(tmp_path, options, **kept)
-    assert "data.npz" in str(caught.value)
+    ):
+        with subtests.test(message, options=options):
+            arrays = {"x_train": images(12, 5, 4), "x_test": images(6, 5, 4), **LABELS} | changed
+            kept = {key: array for key, array in arrays.items() if array is not None}
+            with pytest.raises(ValueError, match=message) as caught:
+                load(tmp_path, options, **kept)
+            assert "data.npz" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_arguments_are_checked_at_construction(subtests):
+    for options, message in (
         ({"train_samples": 0}, "train_samples must be at least 1, got 0"),
         ({"test_samples": -1}, "test_samples must be at least 1, got -1"),
         ({"test_fraction": 1.0}, "test_fraction must be above 0 and below 1, got 1.0"),
-    ],
-)
-def test_arguments_are_checked_at_construction(options, message):
-    with pytest.raises(ValueError, match=message):
-        NpzFile(**options)
+    ):
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            NpzFile(**options)
 
 
 def test_a_single_array_is_no_archive(tmp_path):

@@ -1,4 +1,4 @@
-"""What every way of dealing data out to workers promises, and what each adds to it."""
+"""Laws of all partitioners, and what each adds to them."""
 
 import pickle
 
@@ -19,10 +19,9 @@ from phalanx.data import (
 
 SHARDS = [kind() for kind in concrete(data, Partitioner)]
 SHARDS += [
-    LongTailedPartitioner(keep=0.7, shards=ShardPartitioner()),
+    LongTailedPartitioner(keep=0.7, partitioner=ShardPartitioner()),
     DirichletPartitioner(alpha=0.01),
 ]
-every_way = pytest.mark.parametrize("shards", SHARDS, ids=repr)
 
 
 def seeded(seed=0):
@@ -33,7 +32,6 @@ def some_targets(num_samples, num_classes, seed=0):
     return torch.randint(num_classes, (num_samples,), generator=seeded(seed))
 
 
-@every_way
 @settings(max_examples=30)
 @given(
     num_samples=st.integers(0, 200),
@@ -41,7 +39,7 @@ def some_targets(num_samples, num_classes, seed=0):
     num_workers=st.integers(1, 25),
     seed=st.integers(0, 2**32),
 )
-def test_no_sample_is_dealt_twice(shards, num_samples, num_classes, num_workers, seed):
+def no_sample_is_dealt_twice(shards, num_samples, num_classes, num_workers, seed):
     targets = some_targets(num_samples, num_classes, seed)
     before = targets.clone()
     dealt = shards.split(targets, num_workers, seeded(seed))
@@ -58,31 +56,43 @@ def test_no_sample_is_dealt_twice(shards, num_samples, num_classes, num_workers,
     assert all(torch.equal(*pair) for pair in zip(dealt, again, strict=True))
 
 
-@every_way
-def test_another_seed_deals_otherwise(shards):
+def another_seed_deals_otherwise(shards):
     targets = some_targets(500, 10)
     one, other = (shards.split(targets, 5, seeded(seed)) for seed in (1, 2))
     assert not all(torch.equal(*pair) for pair in zip(one, other, strict=True))
 
 
-@every_way
-def test_the_global_generator_is_left_alone(shards):
+def the_global_generator_is_left_alone(shards):
     before = torch.random.get_rng_state()
     shards.split(some_targets(50, 3), 5, seeded())
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@every_way
-def test_pickles_to_its_equal(shards):
+def pickles_to_its_equal(shards):
     assert pickle.loads(pickle.dumps(shards)) == shards
 
 
-@every_way
-def test_bad_arguments_are_named(shards):
+def bad_arguments_are_named(shards):
     with pytest.raises(ValueError, match="num_workers must be at least 1, got 0"):
         shards.split(torch.tensor([0, 1]), 0)
     with pytest.raises(ValueError, match="targets must be 0 or more, got -1"):
         shards.split(torch.tensor([0, -1]), 2)
+
+
+LAWS = (
+    no_sample_is_dealt_twice,
+    another_seed_deals_otherwise,
+    the_global_generator_is_left_alone,
+    pickles_to_its_equal,
+    bad_arguments_are_named,
+)
+
+
+@pytest.mark.parametrize("shards", SHARDS, ids=repr)
+def test_laws(shards, subtests):
+    for law in LAWS:
+        with subtests.test(law.__name__):
+            law(shards)
 
 
 @pytest.mark.parametrize("shards", [IidPartitioner(), ShardPartitioner()], ids=repr)
@@ -150,14 +160,13 @@ def test_the_tail_is_as_long_as_it_is_told():
 
 def test_the_tail_may_be_sorted():
     targets = some_targets(2000, 4)
-    dealt = LongTailedPartitioner(shards=ShardPartitioner()).split(targets, 6, seeded())
+    dealt = LongTailedPartitioner(partitioner=ShardPartitioner()).split(targets, 6, seeded())
     classes = targets[torch.cat(dealt)]
     assert classes.equal(classes.sort().values)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+def test_fields_are_checked(subtests):
+    for make, message in (
         (lambda: DirichletPartitioner(alpha=0.0), "alpha must be finite and above 0, got 0.0"),
         (
             lambda: DirichletPartitioner(alpha=float("nan")),
@@ -165,8 +174,6 @@ def test_the_tail_may_be_sorted():
         ),
         (lambda: LongTailedPartitioner(keep=0.0), "keep must be above 0 and at most 1, got 0.0"),
         (lambda: LongTailedPartitioner(keep=1.5), "keep must be above 0 and at most 1, got 1.5"),
-    ],
-)
-def test_fields_are_checked(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+    ):
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            make()

@@ -21,28 +21,28 @@ def load(source):
     return source.load()
 
 
-@pytest.mark.parametrize(
-    ("source", "input_shape", "num_classes", "sizes"),
-    [
-        (NpzFile(FOLDER / "usps.npz"), (1, 16, 16), 10, (7291, 2007)),
-        (NpzFile(FOLDER / "mnist.npz", 2000, 500), (1, 28, 28), 10, (2000, 500)),
-        (NpzFile(FOLDER / "emnist_letters_small.npz"), (1, 28, 28), 26, (5200, 1040)),
-        (NpzFile(FOLDER / "gtsrb_small.npz"), (3, 32, 32), 43, (3920, 1579)),
-        (JpegArchive(FOLDER / "cifar10_full_jpeg.npz", 500, 50), (3, 32, 32), 10, (500, 50)),
-        (CsvFile(FOLDER / "covtype_15k.csv.gz", "Cover_Type"), (54,), 7, (12096, 3024)),
-        (CsvFile(FOLDER / "adult.csv.gz", "income"), (108,), 2, (32561, 16281)),
-        (CsvFile(FOLDER / "sst2.csv.gz", num_features=512), (512,), 2, (6920, 1821)),
-        (CsvFile(FOLDER / "trec.csv.gz", ignore=["fine_label"]), (2048,), 6, (5452, 500)),
-        (LabelledTexts(FOLDER / "trec.csv.gz"), (32,), 6, (5452, 500)),
-        (LabelledTexts(FOLDER / "ag_news_7600.csv.gz", ["title"]), (32,), 4, (6080, 1520)),
-        (TextFile(FOLDER / "tinyshakespeare.txt.gz", 128), (128,), 66, (7842, 871)),
-    ],
-    ids=lambda value: value.path.name if hasattr(value, "path") else None,
-)
-def test_shapes_are_those_of_the_set(source, input_shape, num_classes, sizes):
-    splits = load(source)
-    assert (splits.input_shape, splits.num_classes) == (input_shape, num_classes)
-    assert (len(splits.train), len(splits.test)) == sizes
+EXPECTED = [
+    (NpzFile(FOLDER / "usps.npz"), (1, 16, 16), 10, (7291, 2007)),
+    (NpzFile(FOLDER / "mnist.npz", 2000, 500), (1, 28, 28), 10, (2000, 500)),
+    (NpzFile(FOLDER / "emnist_letters_small.npz"), (1, 28, 28), 26, (5200, 1040)),
+    (NpzFile(FOLDER / "gtsrb_small.npz"), (3, 32, 32), 43, (3920, 1579)),
+    (JpegArchive(FOLDER / "cifar10_full_jpeg.npz", 500, 50), (3, 32, 32), 10, (500, 50)),
+    (CsvFile(FOLDER / "covtype_15k.csv.gz", "Cover_Type"), (54,), 7, (12096, 3024)),
+    (CsvFile(FOLDER / "adult.csv.gz", "income"), (108,), 2, (32561, 16281)),
+    (CsvFile(FOLDER / "sst2.csv.gz", num_features=512), (512,), 2, (6920, 1821)),
+    (CsvFile(FOLDER / "trec.csv.gz", ignore=["fine_label"]), (2048,), 6, (5452, 500)),
+    (LabelledTexts(FOLDER / "trec.csv.gz"), (32,), 6, (5452, 500)),
+    (LabelledTexts(FOLDER / "ag_news_7600.csv.gz", ["title"]), (32,), 4, (6080, 1520)),
+    (TextFile(FOLDER / "tinyshakespeare.txt.gz", 128), (128,), 66, (7842, 871)),
+]
+
+
+def test_shapes_are_those_of_the_set(subtests):
+    for source, input_shape, num_classes, sizes in EXPECTED:
+        with subtests.test(repr(source)):
+            splits = load(source)
+            assert (splits.input_shape, splits.num_classes) == (input_shape, num_classes)
+            assert (len(splits.train), len(splits.test)) == sizes
 
 
 def test_mnist_is_standardised_to_its_published_statistics():

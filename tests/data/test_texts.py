@@ -1,4 +1,4 @@
-"""Texts as tokens: what stands where, and what is refused."""
+"""Texts as sequences of tokens."""
 
 import gzip
 
@@ -23,10 +23,15 @@ def write(path, text):
     return path
 
 
-@pytest.mark.parametrize("name", ["text.txt", "text.txt.gz"])
-def test_sequences_follow_each_other_and_ask_for_the_next_character(tmp_path, name):
+def test_sequences_follow_each_other_and_ask_for_the_next_character(tmp_path, subtests):
+    for name in ("text.txt", "text.txt.gz"):
+        with subtests.test(name):
+            require_next_characters(tmp_path / name)
+
+
+def require_next_characters(path):
     text = "ab\r\ncdé" * 9
-    splits = TextFile(write(tmp_path / name, text), length=5, test_fraction=0.4).load()
+    splits = TextFile(write(path, text), length=5, test_fraction=0.4).load()
     letters = " " + "".join(sorted(set(text)))  # 0 is none of them
     cut = round(0.6 * len(text))
     for part, own in ((splits.train, text[:cut]), (splits.test, text[cut:])):
@@ -82,20 +87,16 @@ def test_columns_of_text_are_joined(tmp_path):
     assert ((both > 0).sum(dim=1) == torch.tensor([8, 3])).all()
 
 
-@pytest.mark.parametrize(
-    ("make", "rule"),
-    [
+def test_arguments_are_checked_at_construction(subtests):
+    for make, message in (
         (lambda: TextFile(length=0), "length must be at least 1, got 0"),
         (lambda: TextFile(test_fraction=1.0), "test_fraction must be above 0 and below 1, got 1.0"),
         (lambda: LabelledTexts(length=0), "length must be at least 1, got 0"),
         (lambda: LabelledTexts(vocabulary=2), "vocabulary must be at least 3, got 2"),
         (lambda: LabelledTexts(text=[]), "text must name at least 1 column, got none"),
-    ],
-    ids=["text length", "text fraction", "length", "vocabulary", "no column"],
-)
-def test_arguments_are_checked_at_construction(make, rule):
-    with pytest.raises(ValueError, match=rule):
-        make()
+    ):
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            make()
 
 
 def test_a_column_that_is_missing_is_named(tmp_path):

@@ -11,14 +11,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ddp.cases import Net, flat_gradient, loss_of
+from phalanx.communication import simulate_collectives
 from phalanx.compression import (
     ErrorFeedback,
-    Memory,
+    TensorStates,
     TwoStage,
     Uncompressed,
     gather,
     simulate,
-    together,
 )
 from phalanx.ddp import compress
 from phalanx.optimizers import OneBitAdam
@@ -88,7 +88,7 @@ def train_alone(
     compressor, num_ranks, net, steps=3, micro=1, use="all", bad=(), rule=None, unused=False
 ):
     """The same in one process: gradients, those before compression, weights and memories."""
-    model, memories, state = Net(**net), [Memory()] * num_ranks, None
+    model, memories, state = Net(**net), [TensorStates()] * num_ranks, None
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD(named.values(), lr=0.1)
     gradients, exact = [], []
@@ -114,7 +114,7 @@ def train_alone(
                 gather(compressor, row, memory, seed=SEED, worker=rank, num_workers=num_ranks)
                 for rank, (row, memory) in enumerate(zip(sent, memories, strict=True))
             ]
-            found = together(workers)
+            found = simulate_collectives(workers)
             memories = [memory for _, memory in found]
             flat = torch.stack([row_of(one, named) for one in found[0][0]])
             state = rule.init(flat.shape[1]) if state is None else state
@@ -150,7 +150,7 @@ def adam(steps, freeze_step):
 
 def adam_alone(num_ranks, steps, freeze_step):
     """The same in one process, as it is written."""
-    model, memories = Net(), [Memory()] * num_ranks
+    model, memories = Net(), [TensorStates()] * num_ranks
     named = dict(model.named_parameters())
     first = {name: torch.zeros_like(p) for name, p in named.items()}
     second = {name: torch.zeros_like(p) for name, p in named.items()}

@@ -13,6 +13,7 @@ from phalanx.communication.point_to_point import Peers
 from phalanx.ddp import aggregate, robust_all_reduce
 from phalanx.ddp.memory import ParameterMemory
 from phalanx.ddp.sharded import ShardedAllReduce, cut, groups_of
+from phalanx.parameters import ParameterLayout
 
 
 @given(length=st.integers(0, 200), parts=st.integers(1, 12))
@@ -35,17 +36,21 @@ def test_groups_are_large_enough_to_vote(num_ranks, num_byzantine):
     assert all(len(group) >= 2 * num_byzantine + 1 for group in groups)
 
 
+def layout(**sizes):
+    return ParameterLayout(tuple(sizes), tuple((size,) for size in sizes.values()), torch.float32)
+
+
 def test_memory_survives_other_buckets():
     memory = ParameterMemory()
     one, two = torch.arange(6.0), torch.arange(4.0) + 10
     for turn in range(2):
-        memory.replace({("a", "b"): (one + turn, [2, 4]), ("c",): (two + turn, [4])})
-        read = memory.read(("c", "a"), [4, 2], torch.zeros(6))
+        memory.replace({layout(a=2, b=4): one + turn, layout(c=4): two + turn})
+        read = memory.read(layout(c=4, a=2), torch.zeros(6))
         assert read.equal(torch.cat([two, one[:2]]) + turn)
-        assert memory.read(("a", "b"), [2, 4], torch.zeros(6)).equal(one + turn)
+        assert memory.read(layout(a=2, b=4), torch.zeros(6)).equal(one + turn)
     other = ParameterMemory()
     other.load_state_dict(memory.state_dict())
-    assert other.read(("b", "new"), [4, 1], torch.full((5,), -1.0)).tolist() == [3, 4, 5, 6, -1]
+    assert other.read(layout(b=4, new=1), torch.full((5,), -1.0)).tolist() == [3, 4, 5, 6, -1]
 
 
 @pytest.fixture

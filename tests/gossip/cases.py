@@ -26,9 +26,9 @@ from phalanx.gossip import (
     ProcessNetwork,
     Topology,
     average,
-    decentralize,
     mix,
 )
+from phalanx.optimizers import decentralize
 from phalanx.randomness import generator, seeded
 
 CENTRAL = [

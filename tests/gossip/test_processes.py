@@ -10,13 +10,13 @@ from phalanx.errors import RankLostError, WireError
 from phalanx.gossip import (
     DPSGD,
     ChocoSGD,
-    GossipOptimizer,
     ParameterGossip,
     PowerGossip,
     Replicas,
     SimulatedNetwork,
     Topology,
 )
+from phalanx.optimizers import GossipOptimizer
 
 pytestmark = pytest.mark.slow
 NUM_RANKS = 4

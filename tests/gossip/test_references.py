@@ -20,11 +20,6 @@ from phalanx.gossip import (
     spread,
 )
 
-topologies = pytest.mark.parametrize(
-    "topology", TOPOLOGIES, ids=lambda one: f"{one.num_nodes}-{one.edges}"
-)
-few = pytest.mark.parametrize("topology", [Topology.ring(5), CROOKED], ids=["ring", "crooked"])
-
 
 def start(num_nodes, *shape, seed=0):
     source = torch.Generator().manual_seed(seed)
@@ -35,54 +30,64 @@ def run(algorithm, topology, value, steps):
     return rounds(SimulatedNetwork(topology), algorithm, {"x": value}, steps)[0]["x"]
 
 
-@few
-@pytest.mark.parametrize("diffusion", [1.0, 0.3, "optimal"])
-def test_d_psgd_is_the_product_with_the_matrix(topology, diffusion):
-    value, weights = start(topology.num_nodes, 3, 2), topology.weights
-    rows = list(value)
-    for _ in range(3):
-        rows = reference.d_psgd(rows, weights, topology.diffusion(diffusion))
-    torch.testing.assert_close(run(DPSGD(diffusion), topology, value, 3), torch.stack(rows))
+def test_d_psgd_is_the_product_with_the_matrix(subtests):
+    for topology in [Topology.ring(5), CROOKED]:
+        for diffusion in [1.0, 0.3, "optimal"]:
+            with subtests.test(f"{topology}, {diffusion}"):
+                value, weights = start(topology.num_nodes, 3, 2), topology.weights
+                rows = list(value)
+                for _ in range(3):
+                    rows = reference.d_psgd(rows, weights, topology.diffusion(diffusion))
+                torch.testing.assert_close(
+                    run(DPSGD(diffusion), topology, value, 3), torch.stack(rows)
+                )
 
 
-@few
-@pytest.mark.parametrize("compressor", [ScaledSign(), TopK(ratio=0.3)], ids=repr)
 @pytest.mark.parametrize("kind", [ChocoSGD, DeepSqueeze])
-def test_sums_of_copies_are_as_good_as_copies(topology, compressor, kind):
-    slow = reference.Choco if kind is ChocoSGD else reference.Squeeze
-    value = start(topology.num_nodes, 4, 3)
-    once = lambda x: compressor.decode(compressor.encode(x))  # noqa: E731
-    obvious = slow(list(value), topology.weights, once, 0.3)
-    for _ in range(5):
-        obvious.round()
-    torch.testing.assert_close(
-        run(kind(compressor, 0.3), topology, value, 5), torch.stack(obvious.rows)
-    )
+def test_sums_of_copies_are_as_good_as_copies(kind, subtests):
+    for topology in [Topology.ring(5), CROOKED]:
+        for compressor in [ScaledSign(), TopK(ratio=0.3)]:
+            with subtests.test(f"{topology}, {compressor}"):
+                slow = reference.Choco if kind is ChocoSGD else reference.Squeeze
+                value = start(topology.num_nodes, 4, 3)
+                once = lambda x, one=compressor: one.decode(one.encode(x))  # noqa: E731
+                obvious = slow(list(value), topology.weights, once, 0.3)
+                for _ in range(5):
+                    obvious.round()
+                torch.testing.assert_close(
+                    run(kind(compressor, 0.3), topology, value, 5), torch.stack(obvious.rows)
+                )
 
 
-@few
-@pytest.mark.parametrize(("rank", "signs"), [(1, False), (2, False), (1, True)])
-def test_power_gossip_is_one_pair_of_factors_an_edge(topology, rank, signs):
-    value = start(topology.num_nodes, 6, 5)
-    slow = reference.Power(list(value), topology, rank, 0.8, seed=3, name="x", signs=signs)
-    for _ in range(6):
-        slow.round()
-    found = run(PowerGossip(rank=rank, diffusion=0.8, signs=signs), topology, value, 6)
-    torch.testing.assert_close(found, torch.stack(slow.rows))
+def test_power_gossip_is_one_pair_of_factors_an_edge(subtests):
+    for topology in [Topology.ring(5), CROOKED]:
+        for rank, signs in [(1, False), (2, False), (1, True)]:
+            with subtests.test(f"{topology}, {rank}, {signs}"):
+                value = start(topology.num_nodes, 6, 5)
+                slow = reference.Power(
+                    list(value), topology, rank, 0.8, seed=3, name="x", signs=signs
+                )
+                for _ in range(6):
+                    slow.round()
+                found = run(PowerGossip(rank=rank, diffusion=0.8, signs=signs), topology, value, 6)
+                torch.testing.assert_close(found, torch.stack(slow.rows))
 
 
-@topologies
-def test_uncompressed_rounds_contract_at_the_rate_of_the_gap(topology):
+def test_uncompressed_rounds_contract_at_the_rate_of_the_gap(subtests):
     """In every round, and by the optimal factor no less."""
-    value, network = start(topology.num_nodes, 20), SimulatedNetwork(topology)
-    for diffusion, rate in ((1.0, 1 - topology.spectral_gap), ("optimal", None)):
-        if rate is None:
-            others = [1 - topology.optimal_diffusion * (1 - one) for one in topology.eigenvalues]
-            rate = max(abs(one) for one in others[1:])
-        found = average(value, DPSGD(diffusion), network, rounds=12)
-        for before, after in zip(found.distances, found.distances[1:], strict=False):
-            assert after**0.5 <= rate * before**0.5 + 1e-14
-    assert found.distances[-1] ** 0.5 <= (1 - topology.spectral_gap) ** 12 + 1e-13
+    for topology in TOPOLOGIES:
+        with subtests.test(f"{topology}"):
+            value, network = start(topology.num_nodes, 20), SimulatedNetwork(topology)
+            for diffusion, rate in ((1.0, 1 - topology.spectral_gap), ("optimal", None)):
+                if rate is None:
+                    others = [
+                        1 - topology.optimal_diffusion * (1 - one) for one in topology.eigenvalues
+                    ]
+                    rate = max(abs(one) for one in others[1:])
+                found = average(value, DPSGD(diffusion), network, rounds=12)
+                for before, after in zip(found.distances, found.distances[1:], strict=False):
+                    assert after**0.5 <= rate * before**0.5 + 1e-14
+            assert found.distances[-1] ** 0.5 <= (1 - topology.spectral_gap) ** 12 + 1e-13
 
 
 def test_the_slowest_direction_contracts_at_exactly_that_rate():
@@ -92,60 +97,72 @@ def test_the_slowest_direction_contracts_at_exactly_that_rate():
     assert found.distances[-1] == pytest.approx((1 - ring.spectral_gap) ** 20)
 
 
-@few
 @pytest.mark.parametrize("kind", [ChocoSGD, DeepSqueeze])
-def test_nothing_compressed_and_a_full_step_is_d_psgd(topology, kind):
-    value = start(topology.num_nodes, 4, 3)
-    everything = kind(TopK(ratio=1.0), consensus_rate=1.0)
-    torch.testing.assert_close(
-        run(everything, topology, value, 6), run(DPSGD(), topology, value, 6)
-    )
+def test_nothing_compressed_and_a_full_step_is_d_psgd(kind, subtests):
+    for topology in [Topology.ring(5), CROOKED]:
+        with subtests.test(f"{topology}"):
+            value = start(topology.num_nodes, 4, 3)
+            everything = kind(TopK(ratio=1.0), consensus_rate=1.0)
+            torch.testing.assert_close(
+                run(everything, topology, value, 6), run(DPSGD(), topology, value, 6)
+            )
 
 
-@pytest.mark.parametrize("shape", [(5, 5), (3, 9), (8, 2, 2)])
-def test_power_gossip_of_full_rank_is_d_psgd(shape):
-    value, topology = start(6, *shape), Topology.torus(2, 3)
-    full = PowerGossip(rank=min(shape[0], value[0, 0].numel()))
-    torch.testing.assert_close(run(full, topology, value, 5), run(DPSGD(), topology, value, 5))
+def test_power_gossip_of_full_rank_is_d_psgd(subtests):
+    for shape in [(5, 5), (3, 9), (8, 2, 2)]:
+        with subtests.test(f"{shape}"):
+            value, topology = start(6, *shape), Topology.torus(2, 3)
+            full = PowerGossip(rank=min(shape[0], value[0, 0].numel()))
+            torch.testing.assert_close(
+                run(full, topology, value, 5), run(DPSGD(), topology, value, 5)
+            )
 
 
-@pytest.mark.parametrize("rank", [1, 3])
-def test_a_difference_of_low_rank_shrinks_as_if_uncompressed_from_the_second_iteration(rank):
+def test_a_difference_of_low_rank_shrinks_as_if_uncompressed_from_the_second_iteration(subtests):
     """Two nodes, weight 1/2: by `1 - 2 * diffusion / 2` in each."""
-    pair = start(2, 9, rank) @ start(2, rank, 7, seed=1)
-    pair[1] = pair[0] + start(1, 9, rank, seed=2)[0] @ start(1, rank, 7, seed=3)[0]
-    found = average(
-        pair, PowerGossip(rank=rank, diffusion=0.4), SimulatedNetwork(Topology.ring(2)), rounds=6
-    )
-    for before, after in zip(found.distances[1:], found.distances[2:], strict=False):
-        assert after / before == pytest.approx(0.6**2, rel=1e-6)
+    for rank in [1, 3]:
+        with subtests.test(f"{rank}"):
+            pair = start(2, 9, rank) @ start(2, rank, 7, seed=1)
+            pair[1] = pair[0] + start(1, 9, rank, seed=2)[0] @ start(1, rank, 7, seed=3)[0]
+            found = average(
+                pair,
+                PowerGossip(rank=rank, diffusion=0.4),
+                SimulatedNetwork(Topology.ring(2)),
+                rounds=6,
+            )
+            for before, after in zip(found.distances[1:], found.distances[2:], strict=False):
+                assert after / before == pytest.approx(0.6**2, rel=1e-6)
 
 
-@pytest.mark.parametrize("rank", [1, 2])
-def test_many_iterations_are_power_iterations(rank):
+def test_many_iterations_are_power_iterations(subtests):
     """If nodes hardly move, the factors are those of the best approximation of the difference."""
-    best, _, best_right = torch.linalg.svd(start(1, 7, 7)[0])
-    values = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.0]).double()
-    pair = torch.stack([torch.zeros(7, 7).double(), best * values @ best_right])
-    tiny = PowerGossip(rank=rank, iterations=60, diffusion=1e-9)
-    mixed = mix(tiny, SimulatedNetwork(Topology.ring(2)), {"x": pair})
-    left, right = (one[0] for one in mixed.memory.states["x"])
-    values[rank:] = 0
-    torch.testing.assert_close(left @ right.T, best * values @ best_right, rtol=1e-6, atol=1e-6)
+    for rank in [1, 2]:
+        with subtests.test(f"{rank}"):
+            best, _, best_right = torch.linalg.svd(start(1, 7, 7)[0])
+            values = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.0]).double()
+            pair = torch.stack([torch.zeros(7, 7).double(), best * values @ best_right])
+            tiny = PowerGossip(rank=rank, iterations=60, diffusion=1e-9)
+            mixed = mix(tiny, SimulatedNetwork(Topology.ring(2)), {"x": pair})
+            left, right = (one[0] for one in mixed.memory.states["x"])
+            values[rank:] = 0
+            torch.testing.assert_close(
+                left @ right.T, best * values @ best_right, rtol=1e-6, atol=1e-6
+            )
 
 
-@few
-@pytest.mark.parametrize("algorithm", [PowerGossip(), PowerGossip(rank=3, iterations=2)], ids=repr)
-def test_both_ends_of_an_edge_hold_the_same_bits(topology, algorithm):
-    network = SimulatedNetwork(topology)
-    values = {"x": start(topology.num_nodes, 6, 5).float()}
-    _, memory, _ = rounds(network, algorithm, values, 7)
-    seen = {}
-    for end, edge in enumerate(network.ends.edges):
-        bits = [factor[end] for factor in memory.states["x"]]
-        for mine, theirs in zip(bits, seen.setdefault(edge, bits), strict=True):
-            assert torch.equal(mine, theirs)
-            assert mine.any()
+def test_both_ends_of_an_edge_hold_the_same_bits(subtests):
+    for topology in [Topology.ring(5), CROOKED]:
+        for algorithm in [PowerGossip(), PowerGossip(rank=3, iterations=2)]:
+            with subtests.test(f"{topology}, {algorithm}"):
+                network = SimulatedNetwork(topology)
+                values = {"x": start(topology.num_nodes, 6, 5).float()}
+                _, memory, _ = rounds(network, algorithm, values, 7)
+                seen = {}
+                for end, edge in enumerate(network.edges.pairs):
+                    bits = [factor[end] for factor in memory.states["x"]]
+                    for mine, theirs in zip(bits, seen.setdefault(edge, bits), strict=True):
+                        assert torch.equal(mine, theirs)
+                        assert mine.any()
 
 
 def test_nodes_that_were_equal_once_are_averaged_when_they_differ_again():
@@ -158,33 +175,34 @@ def test_nodes_that_were_equal_once_are_averaged_when_they_differ_again():
     assert spread(found["x"]) < 0.01 * spread(apart)
 
 
-@pytest.mark.parametrize(
-    "topology",
-    [Topology.ring(8), Topology.torus(2, 4), Topology.star(8), Topology.complete(8)],
-    ids=["ring", "torus", "star", "complete"],
-)
-def test_power_gossip_needs_no_tuning(topology):
-    found = average(start(8, 10, 10).float(), PowerGossip(), SimulatedNetwork(topology), rounds=100)
-    assert found.distances[-1] < 0.05
+def test_power_gossip_needs_no_tuning(subtests):
+    for topology in [
+        Topology.ring(8),
+        Topology.torus(2, 4),
+        Topology.star(8),
+        Topology.complete(8),
+    ]:
+        with subtests.test(f"{topology}"):
+            found = average(
+                start(8, 10, 10).float(), PowerGossip(), SimulatedNetwork(topology), rounds=100
+            )
+            assert found.distances[-1] < 0.05
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "at", "below"),
-    [
+def test_consensus_of_noise_on_a_ring_of_8(subtests):
+    """100 x 100 Gaussian matrices."""
+    for algorithm, at, below in [
         (DPSGD("optimal"), 30, 1e-8),
         (PowerGossip(), 100, 0.4),
         (PowerGossip(signs=True), 100, 0.5),
         (PowerGossip(rank=2), 100, 0.17),
-    ],
-    ids=repr,
-)
-def test_consensus_of_noise_on_a_ring_of_8(algorithm, at, below):
-    """100 x 100 Gaussian matrices."""
-    found = average(
-        start(8, 100, 100).float(), algorithm, SimulatedNetwork(Topology.ring(8)), rounds=at
-    )
-    assert below / 2 < found.distances[-1] < below or algorithm == DPSGD("optimal")
-    assert found.distances[-1] < below
+    ]:
+        with subtests.test(f"{algorithm}, {at}, {below}"):
+            found = average(
+                start(8, 100, 100).float(), algorithm, SimulatedNetwork(Topology.ring(8)), rounds=at
+            )
+            assert below / 2 < found.distances[-1] < below or algorithm == DPSGD("optimal")
+            assert found.distances[-1] < below
 
 
 def test_sparse_choco_with_too_large_a_step_diverges():

@@ -1,4 +1,4 @@
-"""What every model promises."""
+"""Laws of all models: one case per model."""
 
 import copy
 import inspect
@@ -35,16 +35,15 @@ def test_the_command_line_can_make_a_factory_of_it(kind):
 
 
 @every_kind
-@pytest.mark.parametrize("input_shape", IMAGES, ids=str)
-def test_images_in_logits_out(kind, input_shape):
-    logits = small(kind, input_shape)(torch.randn(3, *input_shape))
-    assert logits.shape == (3, 10)
-    assert logits.isfinite().all()
-
-
-@pytest.mark.parametrize("kind", [Softmax, MLP])
-def test_table_rows_in_logits_out(kind):
-    assert kind((7,), 3)(torch.randn(5, 7)).shape == (5, 3)
+def test_inputs_in_logits_out(kind, subtests):
+    for input_shape in IMAGES:
+        with subtests.test(input_shape=input_shape):
+            logits = small(kind, input_shape)(torch.randn(3, *input_shape))
+            assert logits.shape == (3, 10)
+            assert logits.isfinite().all()
+    if kind in (Softmax, MLP):
+        with subtests.test("table rows"):
+            assert kind((7,), 3)(torch.randn(5, 7)).shape == (5, 3)
 
 
 @every_kind
@@ -84,17 +83,17 @@ def test_gradients_of_partitions_by_vmap_equal_those_one_by_one(model):
 
 
 @every_kind
-@pytest.mark.parametrize(
-    ("input_shape", "num_classes", "message"),
-    [((0, 8, 8), 10, "input_shape"), ((1, 8, 8), 0, "num_classes must be at least 1, got 0")],
-)
-def test_sizes_are_checked(kind, input_shape, num_classes, message):
-    with pytest.raises(ValueError, match=message):
-        kind(input_shape, num_classes)
-
-
-@pytest.mark.parametrize("kind", [LeNet, ResNet18])
-@pytest.mark.parametrize("input_shape", [(64,), (1, 3, 3), (8, 8)])
-def test_convolutions_need_images(kind, input_shape):
-    with pytest.raises(ValueError, match=r"input_shape must be \(channels, height, width\)"):
-        kind(input_shape, 10)
+def test_sizes_are_checked(kind, subtests):
+    bad = [
+        ((0, 8, 8), 10, "input_shape"),
+        ((1, 8, 8), 0, "num_classes must be at least 1, got 0"),
+    ]
+    if kind in (LeNet, ResNet18):
+        images = r"input_shape must be \(channels, height, width\)"
+        bad += [(input_shape, 10, images) for input_shape in ((64,), (1, 3, 3), (8, 8))]
+    for input_shape, num_classes, message in bad:
+        with (
+            subtests.test(input_shape=input_shape, num_classes=num_classes),
+            pytest.raises(ValueError, match=message),
+        ):
+            kind(input_shape, num_classes)

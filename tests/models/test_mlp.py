@@ -1,3 +1,5 @@
+"""Multilayer perceptrons."""
+
 import pytest
 import torch
 

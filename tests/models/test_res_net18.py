@@ -1,3 +1,5 @@
+"""ResNet-18: its size, and its norms."""
+
 import pytest
 import torch
 from torch import nn
@@ -5,22 +7,23 @@ from torch import nn
 from phalanx.models import ResNet18
 
 
-@pytest.mark.parametrize("norm", ["group", "batch"])
-def test_number_of_weights_and_of_layers(norm):
-    model = ResNet18((3, 32, 32), 10, norm=norm)
-    assert sum(weight.numel() for weight in model.parameters()) == 11_173_962
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    shortcuts = [layer for layer in layers if getattr(layer, "kernel_size", None) == (1, 1)]
-    assert len(layers) - len(shortcuts) == 18
+def test_number_of_weights_and_of_layers(subtests):
+    for norm in ("group", "batch"):
+        with subtests.test(norm=norm), torch.device("meta"):
+            model = ResNet18((3, 32, 32), 10, norm=norm)
+            assert sum(weight.numel() for weight in model.parameters()) == 11_173_962
+            layers = [one for one in model.modules() if isinstance(one, nn.Conv2d | nn.Linear)]
+            shortcuts = [one for one in layers if getattr(one, "kernel_size", None) == (1, 1)]
+            assert len(layers) - len(shortcuts) == 18
 
 
-@pytest.mark.parametrize("width", [1, 2, 4, 6, 8, 24, 64])
-def test_every_group_has_two_channels_where_there_are_two(width):
-    model = ResNet18((1, 8, 8), 3, width=width)
-    for layer in model.modules():
-        if isinstance(layer, nn.GroupNorm) and layer.num_channels % 2 == 0:
-            assert layer.num_channels // layer.num_groups >= 2
-            assert layer.num_groups <= 32
+def test_every_group_has_two_channels_where_there_are_two(subtests):
+    for width in (1, 2, 4, 6, 8, 24, 64):
+        with subtests.test(width=width), torch.device("meta"):
+            for layer in ResNet18((1, 8, 8), 3, width=width).modules():
+                if isinstance(layer, nn.GroupNorm) and layer.num_channels % 2 == 0:
+                    assert layer.num_channels // layer.num_groups >= 2
+                    assert layer.num_groups <= 32
 
 
 def test_a_sample_by_itself_gets_the_same_logits_with_group_norm():

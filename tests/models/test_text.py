@@ -1,4 +1,4 @@
-"""Models of text: who sees what, shapes, and that they are chains that can be cut."""
+"""Models of text: attention, shapes, and stages."""
 
 import pytest
 import torch
@@ -55,15 +55,12 @@ def test_a_classifier_looks_at_all_places():
 
 
 @pytest.mark.parametrize("kind", [GPT, TextClassifier])
-@pytest.mark.parametrize(
-    ("options", "rule"),
-    [
+def test_bad_sizes_are_refused(kind, subtests):
+    for options, rule in (
         ({"input_shape": (4, 4)}, r"input_shape must be \(length,\) of at least 1, got \(4, 4\)"),
         ({"num_classes": 0}, "num_classes and depth must be at least 1, got 0 and"),
         ({"depth": 0}, "num_classes and depth must be at least 1, got 5 and 0"),
         ({"width": 30}, "width must be a multiple of 4 num_heads, got 30"),
-    ],
-)
-def test_bad_sizes_are_refused(kind, options, rule):
-    with pytest.raises(ValueError, match=rule):
-        kind(**{"input_shape": (4,), "num_classes": 5, **options})
+    ):
+        with subtests.test(rule), pytest.raises(ValueError, match=rule):
+            kind(**{"input_shape": (4,), "num_classes": 5, **options})

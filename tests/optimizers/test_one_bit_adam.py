@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from phalanx.compression import ErrorFeedback, Memory, TwoStage, Uncompressed, simulate
+from phalanx.compression import ErrorFeedback, TensorStates, TwoStage, Uncompressed, simulate
 from phalanx.errors import NotFiniteError
 from phalanx.optimizers import OneBitAdam
 
@@ -71,7 +71,7 @@ def test_what_travels_is_the_momentum(alone):
     optimizer = OneBitAdam(net.named_parameters(), 0.1, freeze_step=2)
     steps(optimizer, 0, 2)
     first = optimizer.state[net.weight]["first"].clone()
-    memory = Memory(2)
+    memory = TensorStates(2)
     for step in range(2, 6):
         own = torch.lerp(gradients(step)[0], first, 0.9)
         (means,), (memory,) = simulate(compressor, [{"weight": own}], [memory])

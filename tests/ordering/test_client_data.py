@@ -25,8 +25,7 @@ from phalanx.attacks import (
 )
 from phalanx.coding import DracoRepetition
 from phalanx.data import DirichletPartitioner, IidPartitioner, Partitioner, ShardPartitioner
-from phalanx.ordering import ClientData
-from phalanx.ordering.client_data import deal
+from phalanx.ordering import Batches, ClientData, PerClient, RandomReshuffling
 from phalanx.training import Local, Ray
 from phalanx.transforms import WorkerMomentum
 
@@ -51,6 +50,19 @@ class Asked(Dataset):
         return inputs + 0 * torch.rand(()), int(targets)
 
 
+def deal(partitioner, dataset, num_workers, schedule, seed):
+    return PerClient(partitioner).bind(dataset, num_workers, schedule, seed)
+
+
+def held(samples):
+    return ClientData(IidPartitioner(), RandomReshuffling(), tuple(samples))
+
+
+def batch(order, step, worker, size, seed):
+    number = len(order.held)
+    return order.samples(Batches(1000, size * number, number, seed), step, worker)
+
+
 def flat(model):
     return torch.cat([value.detach().reshape(-1) for value in model.parameters()])
 
@@ -60,7 +72,7 @@ def trained(dataset=None, **options):
         torch.manual_seed(5)
         model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5))
     defaults = {"steps": 12, "num_workers": 7, "batch_size": 70, "evaluate_every": 100}
-    options = {**defaults, "shards": ShardPartitioner(), **options}
+    options = {**defaults, "order": PerClient(ShardPartitioner()), **options}
     return phalanx.train(model, dataset or some_data(), **options)
 
 
@@ -71,9 +83,9 @@ def trained(dataset=None, **options):
 )
 def test_a_worker_reads_its_shard_again_and_again_without_a_gap(sizes, size, seed):
     samples = torch.randperm(sum(sizes)).split(sizes)
-    holdings = ClientData(IidPartitioner(), samples)
+    holdings = held(samples)
     for worker, own in enumerate(samples):
-        read = torch.cat([holdings.batch(step, worker, size, seed) for step in range(15)])
+        read = torch.cat([batch(holdings, step, worker, size, seed) for step in range(15)])
         assert len(read) == 15 * size
         for epoch in read.split(len(own)):
             visited = epoch.tolist()
@@ -83,9 +95,9 @@ def test_a_worker_reads_its_shard_again_and_again_without_a_gap(sizes, size, see
 
 def test_every_epoch_worker_and_seed_has_its_own_order():
     own = torch.arange(30)
-    holdings = ClientData(IidPartitioner(), (own, own))
+    holdings = held((own, own))
     orders = [
-        tuple(holdings.batch(step, worker, 30, seed).tolist())
+        tuple(batch(holdings, step, worker, 30, seed).tolist())
         for step in range(3)
         for worker in (0, 1)
         for seed in (0, 1)
@@ -97,17 +109,17 @@ def test_the_honest_share_everything_and_the_bad_for_good_hold_all_classes():
     dataset = some_data()
     targets = dataset.tensors[1]
     holdings = deal(ShardPartitioner(), dataset, 10, FixedWorkers([0, 4]), seed=3)
-    assert len(holdings.samples) == 10
-    honest = [holdings.samples[worker] for worker in (1, 2, 3, 5, 6, 7, 8, 9)]
+    assert len(holdings.held) == 10
+    honest = [holdings.held[worker] for worker in (1, 2, 3, 5, 6, 7, 8, 9)]
     assert torch.cat(honest).sort().values.equal(torch.arange(300))
     assert max(len(targets[shard].unique()) for shard in honest) <= 3
     for worker in (0, 4):
-        assert len(holdings.samples[worker]) == 30
-        assert len(targets[holdings.samples[worker]].unique()) == 5
+        assert len(holdings.held[worker]) == 30
+        assert len(targets[holdings.held[worker]].unique()) == 5
     again = deal(ShardPartitioner(), dataset, 10, FixedWorkers([0, 4]), seed=3)
-    assert all(map(torch.equal, holdings.samples, again.samples))
+    assert all(map(torch.equal, holdings.held, again.held))
     other = deal(ShardPartitioner(), dataset, 10, FixedWorkers([0, 4]), seed=4)
-    assert not all(map(torch.equal, holdings.samples, other.samples))
+    assert not all(map(torch.equal, holdings.held, other.held))
 
 
 def test_the_bad_of_some_rounds_keep_their_shards():
@@ -115,7 +127,7 @@ def test_the_bad_of_some_rounds_keep_their_shards():
         deal(ShardPartitioner(), some_data(), 10, schedule, seed=3)
         for schedule in (None, RandomWorkers(3))
     )
-    assert all(map(torch.equal, plain.samples, drilled.samples))
+    assert all(map(torch.equal, plain.held, drilled.held))
 
 
 def test_classes_are_read_from_data_that_are_no_tensors():
@@ -124,7 +136,7 @@ def test_classes_are_read_from_data_that_are_no_tensors():
         deal(DirichletPartitioner(), dataset, 5, None, seed=0)
         for dataset in (some_data(), Asked(some_data()))
     )
-    assert all(map(torch.equal, ours.samples, theirs.samples))
+    assert all(map(torch.equal, ours.held, theirs.held))
     assert torch.random.get_rng_state().equal(state)
 
 
@@ -138,20 +150,20 @@ def test_a_round_computes_on_the_samples_that_each_worker_holds():
             seen.append(index)
             return super().__getitem__(index)
 
-    trained(Spied(some_data()), **job_of, shards=ShardPartitioner(), batch_size=50)
+    trained(Spied(some_data()), **job_of, order=PerClient(ShardPartitioner()), batch_size=50)
     holdings = deal(ShardPartitioner(), some_data(), 5, FixedWorkers([1, 2]), seed=0)
-    read = [holdings.batch(0, worker, 10, 0).tolist() for worker in range(5)]
+    read = [batch(holdings, 0, worker, 10, 0).tolist() for worker in range(5)]
     assert seen[300:350] == [index for own in read for index in own]  # after the classes were read
 
 
 def test_workers_that_differ_learn_together_and_the_run_says_how_they_differ(blobs):
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4))
     options = {"num_workers": 8, "batch_size": 80, "steps": 60, "test": blobs[1]}
-    run = phalanx.train(model, blobs[0], shards=ShardPartitioner(), **options)
+    run = phalanx.train(model, blobs[0], order=PerClient(ShardPartitioner()), **options)
     assert run.result["test_accuracy"] > 0.9
-    assert run.result["shards"] == "ShardPartitioner()"
+    assert "ShardPartitioner()" in run.result["order"]
     assert any("Heterogeneous" in method for method in run.result["methods"])
-    assert trained(shards=None, steps=1).result["shards"] is None
+    assert trained(order=RandomReshuffling(), steps=1).result["order"] == "RandomReshuffling()"
 
 
 def test_a_batch_may_be_longer_than_a_shard_and_than_the_data():
@@ -166,7 +178,7 @@ def test_runs_resume_with_the_same_batches(tmp_path):
     resumed = trained(**drill, out=tmp_path / "run", resume=True)
     assert flat(resumed.model).equal(flat(whole.model))
     saved = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert saved["shards"] == "ShardPartitioner()"
+    assert "ShardPartitioner()" in saved["order"]
 
 
 class Nothing(Partitioner):
@@ -179,16 +191,19 @@ class Nothing(Partitioner):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"code": DracoRepetition(9, 1)}, "shards needs a rule instead of a code: .*DracoRepet"),
         (
-            {"shards": Nothing(), "num_workers": 3, "batch_size": 60},
+            {"code": DracoRepetition(9, 1)},
+            "order PerClient needs a rule instead of a code: .*DracoRepet",
+        ),
+        (
+            {"order": PerClient(Nothing()), "num_workers": 3, "batch_size": 60},
             r"none for workers \[1, 2\] by",
         ),
         ({"dataset": some_data(4)}, "got none for workers"),
         ({"dataset": TensorDataset(torch.ones(70, 6), torch.ones(70))}, "a class for every sample"),
         (
             {"attack": SignFlip(), "byzantine": FixedWorkers(list(range(7)))},
-            "shards must go to an honest worker, got none of 7",
+            "order must give samples to an honest worker, got none of 7",
         ),
         ({"batch_size": 71}, "batch_size must be a multiple of the 7 partitions"),
     ],
@@ -200,14 +215,15 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing_behind(tmp_path, option
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("shards", [kind() for kind in concrete(data, Partitioner)], ids=repr)
-def test_every_split_trains(shards):
-    assert len(trained(shards=shards, steps=2).rounds) == 2
+def test_every_split_trains(subtests):
+    for kind in concrete(data, Partitioner):
+        with subtests.test(kind.__name__):
+            assert len(trained(order=PerClient(kind()), steps=2).rounds) == 2
 
 
 @pytest.mark.slow
 def test_processes_end_with_the_weights_of_one_process(cluster):
     drill = {"rule": Mean(), "attack": Mixed([LabelFlip(), StaleGradient(2), Mimic()]), "steps": 6}
-    drill |= {"byzantine": FixedWorkers([0, 2, 5]), "worker_momentum": WorkerMomentum()}
+    drill |= {"byzantine": FixedWorkers([0, 2, 5]), "transforms": [WorkerMomentum()]}
     here, there = (trained(**drill, engine=engine) for engine in (Local(chunk_size=1), Ray()))
     assert flat(here.model).equal(flat(there.model))

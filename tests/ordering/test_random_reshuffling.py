@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset, TensorDataset
 
 from phalanx.fetch import fetch
-from phalanx.ordering.random_reshuffling import partition_samples
+from phalanx.ordering import Batches, RandomReshuffling
+
+
+def partition_samples(num_samples, batch_size, num_partitions, seed, step, partition):
+    batches = Batches(num_samples, batch_size, num_partitions, seed)
+    return RandomReshuffling().samples(batches, step, partition)
 
 
 class Squares(Dataset):

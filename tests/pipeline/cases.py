@@ -12,8 +12,8 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 
 from phalanx.compression import (
     ErrorFeedback,
-    Memory,
     SampleQuantization,
+    TensorStates,
     TwoStage,
     Uncompressed,
     UniformQuantization,
@@ -142,7 +142,7 @@ def train_alone(num_stages, steps, *, num_replicas=1, **options):
             SimulatedPipeline(stages, inputs[:1], loss, num_samples=SAMPLES, **options)
         )
         optimizers.append([optimizer(stage) for stage in stages])
-    memories = [[Memory()] * num_replicas for _ in range(num_stages)]
+    memories = [[TensorStates()] * num_replicas for _ in range(num_stages)]
     losses = []
     for every in zip(*(batches(steps, replica) for replica in range(num_replicas)), strict=True):
         found = []

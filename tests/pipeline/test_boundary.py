@@ -113,45 +113,45 @@ def test_bytes_are_those_of_the_arithmetic(batch):
     )
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-@pytest.mark.parametrize("kind", ["memory", "disk"])
-def test_with_frozen_weights_memory_closes_in_to_numeric_zero(bits, kind):
-    sender, receiver = sides(
-        forward=ActivationDifference(bits), buffer=kind, buffer_dtype=torch.float32
-    )
-    ids = torch.arange(SAMPLES)
-    cross(sender, receiver, activations(ids), ids)
-    exact = 10 * activations(ids, step=1)
-    error = (exact - receiver.buffer.read(ids)).abs().amax(dim=(1, 2))
-    for _ in range(40):
-        cross(sender, receiver, exact, ids)
-        now = (exact - receiver.buffer.read(ids)).abs().amax(dim=(1, 2))
-        assert (now <= error / (2**bits - 1) + 1e-5).all()
-        error = now
-    assert error.max() < 1e-5
+def test_with_frozen_weights_memory_closes_in_to_numeric_zero(subtests):
+    for bits in [2, 4]:
+        for kind in ["memory", "disk"]:
+            with subtests.test(f"{bits}, {kind}"):
+                sender, receiver = sides(
+                    forward=ActivationDifference(bits), buffer=kind, buffer_dtype=torch.float32
+                )
+                ids = torch.arange(SAMPLES)
+                cross(sender, receiver, activations(ids), ids)
+                exact = 10 * activations(ids, step=1)
+                error = (exact - receiver.buffer.read(ids)).abs().amax(dim=(1, 2))
+                for _ in range(40):
+                    cross(sender, receiver, exact, ids)
+                    now = (exact - receiver.buffer.read(ids)).abs().amax(dim=(1, 2))
+                    assert (now <= error / (2**bits - 1) + 1e-5).all()
+                    error = now
+                assert error.max() < 1e-5
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_resumed_side_goes_on_to_the_bit(kind):
-    def make():
-        return sides(forward=ActivationDifference(2, "stochastic"), buffer=kind, seed=5)
-
-    whole, ids = make(), torch.arange(SAMPLES)
-    for step in range(2):
-        cross(*whole, activations(ids, step), ids)
-    resumed = make()
-    for one, saved in zip(resumed, whole, strict=True):
-        file = io.BytesIO()
-        torch.save(saved.state_dict(), file)
-        file.seek(0)
-        one.load_state_dict(torch.load(file, weights_only=True))
-    for step in range(2, 4):
-        expected = cross(*whole, activations(ids, step), ids)
-        found = cross(*resumed, activations(ids, step), ids)
-        assert found[0].equal(expected[0])
-        assert found[1].equal(expected[1])
-    assert resumed[0].traffic == whole[0].traffic
-    same_memory(resumed[0], whole[1])
+def test_a_resumed_side_goes_on_to_the_bit(subtests):
+    for kind in KINDS:
+        with subtests.test(f"{kind}"):
+            options = {"forward": ActivationDifference(2, "stochastic"), "buffer": kind, "seed": 5}
+            whole, ids = sides(**options), torch.arange(SAMPLES)
+            for step in range(2):
+                cross(*whole, activations(ids, step), ids)
+            resumed = sides(**options)
+            for one, saved in zip(resumed, whole, strict=True):
+                file = io.BytesIO()
+                torch.save(saved.state_dict(), file)
+                file.seek(0)
+                one.load_state_dict(torch.load(file, weights_only=True))
+            for step in range(2, 4):
+                expected = cross(*whole, activations(ids, step), ids)
+                found = cross(*resumed, activations(ids, step), ids)
+                assert found[0].equal(expected[0])
+                assert found[1].equal(expected[1])
+            assert resumed[0].traffic == whole[0].traffic
+            same_memory(resumed[0], whole[1])
 
 
 def test_32_bits_and_no_memory_leave_everything_as_it_is():
@@ -168,31 +168,38 @@ def test_32_bits_and_no_memory_leave_everything_as_it_is():
     assert sender.traffic.full_samples == 3 * SAMPLES
 
 
-@pytest.mark.parametrize("forward", [SampleQuantization(2), HalfPrecision(), TopK(0.1)], ids=repr)
-def test_activations_may_also_be_compressed_themselves(forward):
-    sender, receiver = sides(forward=forward, backward=UniformQuantization(8))
-    ids = torch.arange(SAMPLES)
-    values = activations(ids)
-    received, returned, _ = cross(sender, receiver, values, ids)
-    assert received.equal(values)
-    received, returned, _ = cross(sender, receiver, values, ids)
-    assert received.equal(forward.decode(forward.encode(values)))
-    assert returned.equal(UniformQuantization(8).decode(UniformQuantization(8).encode(received)))
-    assert sender.buffer is None
+def test_activations_may_also_be_compressed_themselves(subtests):
+    for forward in [SampleQuantization(2), HalfPrecision(), TopK(0.1)]:
+        with subtests.test(f"{forward}"):
+            sender, receiver = sides(forward=forward, backward=UniformQuantization(8))
+            ids = torch.arange(SAMPLES)
+            values = activations(ids)
+            received, returned, _ = cross(sender, receiver, values, ids)
+            assert received.equal(values)
+            received, returned, _ = cross(sender, receiver, values, ids)
+            assert received.equal(forward.decode(forward.encode(values)))
+            assert returned.equal(
+                UniformQuantization(8).decode(UniformQuantization(8).encode(received))
+            )
+            assert sender.buffer is None
 
 
-@pytest.mark.parametrize("forward", [None, SampleQuantization(3)], ids=["differences", "direct"])
-def test_one_side_for_both_carries_the_same(forward):
-    sender, receiver = sides(forward=forward, backward=SampleQuantization(4, "stochastic"))
-    (both, _), ids = sides(forward=forward, backward=SampleQuantization(4, "stochastic")), None
-    for step, batch in enumerate([[0, 1, 2], [2, 3], [0, 3, 5]]):
-        ids = torch.tensor(batch)
-        values = activations(ids, step)
-        received, returned, _ = cross(sender, receiver, values, ids)
-        plan = both.plan(ids)
-        carried = both.carry_activations(values, plan)
-        assert carried.equal(received)
-        assert both.carry_gradients(carried, plan).equal(returned)
+def test_one_side_for_both_carries_the_same(subtests):
+    for forward in [None, SampleQuantization(3)]:
+        with subtests.test(f"{forward}"):
+            sender, receiver = sides(forward=forward, backward=SampleQuantization(4, "stochastic"))
+            (both, _), ids = (
+                sides(forward=forward, backward=SampleQuantization(4, "stochastic")),
+                None,
+            )
+            for step, batch in enumerate([[0, 1, 2], [2, 3], [0, 3, 5]]):
+                ids = torch.tensor(batch)
+                values = activations(ids, step)
+                received, returned, _ = cross(sender, receiver, values, ids)
+                plan = both.plan(ids)
+                carried = both.carry_activations(values, plan)
+                assert carried.equal(received)
+                assert both.carry_gradients(carried, plan).equal(returned)
 
 
 def test_sides_that_drift_apart_are_found():
@@ -240,24 +247,20 @@ def test_what_is_not_finite_is_not_remembered():
     cross(sender, receiver, activations(ids, 2), ids)
 
 
-@pytest.mark.parametrize(
-    ("ids", "rule"),
-    [
+def test_ids_that_are_none_are_refused(subtests):
+    for ids, rule in [
         (torch.tensor([0.0]), "ids must be int64 of one axis, got torch.float32"),
         (torch.tensor([[0]]), "ids must be int64 of one axis"),
         (torch.tensor([0, SAMPLES]), "ids must be from 0 to 11, got 0 to 12"),
         (torch.tensor([-1]), "ids must be from 0 to 11, got -1 to -1"),
         (torch.tensor([3, 3]), r"ids of a micro-batch must differ, got \[3, 3\]"),
-    ],
-)
-def test_ids_that_are_none_are_refused(ids, rule):
-    with pytest.raises(ValueError, match=rule):
-        sides()[0].plan(ids)
+    ]:
+        with subtests.test(f"{ids}, {rule}"), pytest.raises(ValueError, match=rule):
+            sides()[0].plan(ids)
 
 
-@pytest.mark.parametrize(
-    ("options", "rule"),
-    [
+def test_what_cannot_work_is_refused(subtests):
+    for options, rule in [
         ({"num_samples": 0}, "num_samples must be at least 1, got 0"),
         ({"warmup_epochs": -1}, "warmup_epochs must be at least 0, got -1"),
         ({"buffer_dtype": torch.int8}, "buffer_dtype must be float16, float32 or float64, got"),
@@ -269,11 +272,9 @@ def test_ids_that_are_none_are_refused(ids, rule):
             "forward must send messages of fixed size, got QSGD",
         ),
         ({"backward": ErrorFeedback(TopK())}, "backward must remember nothing, as each micro-b"),
-    ],
-)
-def test_what_cannot_work_is_refused(options, rule):
-    with pytest.raises(ValueError, match=rule):
-        sides(**options)
+    ]:
+        with subtests.test(f"{options}, {rule}"), pytest.raises(ValueError, match=rule):
+            sides(**options)
 
 
 def test_activations_of_another_shape_or_dtype_are_refused():
@@ -294,19 +295,20 @@ def test_a_state_of_another_boundary_is_refused():
         sides(forward=HalfPrecision())[0].load_state_dict(state)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [(7,), (3, 9)], ids=str)
-def test_buffers_give_back_what_they_say_they_stored(kind, shape):
-    buffer = make_buffer(kind, 6, shape)
-    assert not buffer.read(torch.arange(6)).any()
-    values = 1e3 * torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
-    stored = buffer.write(torch.tensor([4, 0, 2]), values)
-    assert buffer.read(torch.tensor([4, 0, 2])).equal(stored)
-    assert not buffer.read(torch.tensor([1, 3, 5])).any()
-    precision = 1 / 15 if kind == "low_bit" else 2**-11
-    assert (stored - values).abs().max() <= precision * values.abs().max() * 1.001
-    assert buffer.num_bytes == buffer_bytes(kind, 6, shape)
-    buffer.prefetch(torch.tensor([1, 5]))
+def test_buffers_give_back_what_they_say_they_stored(subtests):
+    for kind in KINDS:
+        for shape in [(7,), (3, 9)]:
+            with subtests.test(f"{kind}, {shape}"):
+                buffer = make_buffer(kind, 6, shape)
+                assert not buffer.read(torch.arange(6)).any()
+                values = 1e3 * torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
+                stored = buffer.write(torch.tensor([4, 0, 2]), values)
+                assert buffer.read(torch.tensor([4, 0, 2])).equal(stored)
+                assert not buffer.read(torch.tensor([1, 3, 5])).any()
+                precision = 1 / 15 if kind == "low_bit" else 2**-11
+                assert (stored - values).abs().max() <= precision * values.abs().max() * 1.001
+                assert buffer.num_bytes == buffer_bytes(kind, 6, shape)
+                buffer.prefetch(torch.tensor([1, 5]))
 
 
 def test_half_buffers_hold_large_values_at_their_border():

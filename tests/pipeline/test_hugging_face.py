@@ -49,25 +49,29 @@ def in_stages(layers, number, inputs):
 
 
 @needs_transformers
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", CLASSIFIERS)
-def test_stages_of_a_classifier_give_its_logits(family, attention):
-    model = tiny(family, attn_implementation=attention)
-    expected = model(TOKENS).logits
-    assert expected.shape == (5, 3)
-    torch.testing.assert_close(in_stages(hugging_face_layers(model), 3, TOKENS), expected)
+def test_stages_of_a_classifier_give_its_logits(family, subtests):
+    for attention in ["eager", "sdpa"]:
+        with subtests.test(f"{attention}"):
+            model = tiny(family, attn_implementation=attention)
+            expected = model(TOKENS).logits
+            assert expected.shape == (5, 3)
+            torch.testing.assert_close(in_stages(hugging_face_layers(model), 3, TOKENS), expected)
 
 
 @needs_transformers
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", CLASSIFIERS)
-def test_padding_counts_for_nothing(family, attention):
-    model = tiny(family, attn_implementation=attention)
-    expected = model(PADDED, attention_mask=(PADDED != 0).long()).logits
-    layers = hugging_face_layers(model, padding=0)
-    torch.testing.assert_close(in_stages(layers, 3, PADDED), expected)
-    if family != "GPT2":  # which sees no padding behind the text anyway
-        assert not torch.isclose(hugging_face_layers(model)(PADDED), expected, atol=1e-4).all()
+def test_padding_counts_for_nothing(family, subtests):
+    for attention in ["eager", "sdpa"]:
+        with subtests.test(f"{attention}"):
+            model = tiny(family, attn_implementation=attention)
+            expected = model(PADDED, attention_mask=(PADDED != 0).long()).logits
+            layers = hugging_face_layers(model, padding=0)
+            torch.testing.assert_close(in_stages(layers, 3, PADDED), expected)
+            if family != "GPT2":  # which sees no padding behind the text anyway
+                assert not torch.isclose(
+                    hugging_face_layers(model)(PADDED), expected, atol=1e-4
+                ).all()
 
 
 @needs_transformers
@@ -157,23 +161,31 @@ def test_other_models_are_refused():
         hugging_face_layers(nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize(("rounding", "share"), [("nearest", 3.0), ("stochastic", 1.5)])
-@pytest.mark.parametrize("scale", ["sample", "token"])
-def test_marks_survive_two_bits(rounding, share, scale):
-    generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(20, 6, 5, generator=generator) * torch.logspace(-3, 3, 20)[:, None, None]
-    real = torch.rand(20, 6, generator=generator) < 0.5
-    direct = SampleQuantization(2, rounding, scale)
-    marked = mark(vectors, real)
-    assert unmark(marked)[0].equal(vectors)
-    assert unmark(direct.decode(direct.encode(marked, generator)))[1].equal(real)
-    codec, remembered, counted = ActivationDifference(2, rounding, scale), marked, 0
-    for _ in range(20):  # other values at every visit
-        vectors = vectors * (1 + 0.3 * torch.randn(vectors.shape, generator=generator))
-        marked = mark(vectors, real)
-        change, top = ((x.abs().amax(dim=(1, 2))) for x in (marked - remembered, vectors))
-        remembered = codec.decode(codec.encode(marked, remembered, generator), remembered)
-        small = change < share * top
-        assert unmark(remembered)[1][small].equal(real[small])
-        counted += int(small.sum())
-    assert counted > 200
+def test_marks_survive_two_bits(subtests):
+    for rounding, share in [("nearest", 3.0), ("stochastic", 1.5)]:
+        for scale in ["sample", "token"]:
+            with subtests.test(f"{rounding}, {share}, {scale}"):
+                generator = torch.Generator().manual_seed(0)
+                vectors = (
+                    torch.randn(20, 6, 5, generator=generator)
+                    * torch.logspace(-3, 3, 20)[:, None, None]
+                )
+                real = torch.rand(20, 6, generator=generator) < 0.5
+                direct = SampleQuantization(2, rounding, scale)
+                marked = mark(vectors, real)
+                assert unmark(marked)[0].equal(vectors)
+                assert unmark(direct.decode(direct.encode(marked, generator)))[1].equal(real)
+                codec, remembered, counted = ActivationDifference(2, rounding, scale), marked, 0
+                for _ in range(20):  # other values at every visit
+                    vectors = vectors * (1 + 0.3 * torch.randn(vectors.shape, generator=generator))
+                    marked = mark(vectors, real)
+                    change, top = (
+                        (x.abs().amax(dim=(1, 2))) for x in (marked - remembered, vectors)
+                    )
+                    remembered = codec.decode(
+                        codec.encode(marked, remembered, generator), remembered
+                    )
+                    small = change < share * top
+                    assert unmark(remembered)[1][small].equal(real[small])
+                    counted += int(small.sum())
+                assert counted > 200

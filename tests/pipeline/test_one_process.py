@@ -27,22 +27,23 @@ def made(stages=None, **options):
     )
 
 
-@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
-def test_one_stage_is_the_model(alone, schedule):
-    inputs, targets = cases.data()
-    pipeline = made(num_microbatches=4, schedule=schedule)
-    loss = pipeline.step(ALL, inputs, targets)
-    model = cases.layers()
-    expected = cases.loss(model(inputs), targets)
-    expected.backward()
-    torch.testing.assert_close(loss, expected.detach())
-    for ours, theirs in zip(pipeline.module.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad)
-    torch.testing.assert_close(pipeline.predict(cases.SAMPLES, inputs), model(inputs))
-    assert pipeline.estimate == ((), 0)
-    pipeline.prefetch(ALL)
-    other = made()
-    other.load_state_dict(pipeline.state_dict())
+def test_one_stage_is_the_model(alone, subtests):
+    for schedule in ["gpipe", "1f1b"]:
+        with subtests.test(f"{schedule}"):
+            inputs, targets = cases.data()
+            pipeline = made(num_microbatches=4, schedule=schedule)
+            loss = pipeline.step(ALL, inputs, targets)
+            model = cases.layers()
+            expected = cases.loss(model(inputs), targets)
+            expected.backward()
+            torch.testing.assert_close(loss, expected.detach())
+            for ours, theirs in zip(pipeline.module.parameters(), model.parameters(), strict=True):
+                torch.testing.assert_close(ours.grad, theirs.grad)
+            torch.testing.assert_close(pipeline.predict(cases.SAMPLES, inputs), model(inputs))
+            assert pipeline.estimate == ((), 0)
+            pipeline.prefetch(ALL)
+            other = made()
+            other.load_state_dict(pipeline.state_dict())
 
 
 def test_gradients_of_one_replica_are_its_own_compressed(alone):
@@ -57,18 +58,15 @@ def test_gradients_of_one_replica_are_its_own_compressed(alone):
     assert pipeline.state_dict()["gradients"]["step"] == 1
 
 
-@pytest.mark.parametrize(
-    ("options", "rule"),
-    [
+def test_what_cannot_work_is_refused(alone, subtests):
+    for options, rule in [
         ({"stages": [nn.Linear(6, 3)] * 2}, "stages must be one a process, got 2 of 1 processes"),
         ({"num_microbatches": 0}, "num_microbatches must be at least 1, got 0"),
         ({"gradients": UniformQuantization()}, "gradients and replicas must be given together"),
         ({"num_epochs": 1}, "num_epochs must be at least 2"),
-    ],
-)
-def test_what_cannot_work_is_refused(alone, options, rule):
-    with pytest.raises(ValueError, match=rule):
-        made(**options)
+    ]:
+        with subtests.test(f"{options}, {rule}"), pytest.raises(ValueError, match=rule):
+            made(**options)
 
 
 def test_what_is_missing_from_a_step_is_named(alone):

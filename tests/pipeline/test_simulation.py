@@ -27,19 +27,22 @@ def by_hand(steps, parts):
     return cases.flat(model)
 
 
-@pytest.mark.parametrize("num_stages", [1, 2, 4])
-@pytest.mark.parametrize("parts", [1, 4])
-@pytest.mark.parametrize("wire", [True, False], ids=["bytes", "values"])
-def test_with_32_bits_stages_train_as_the_whole_model(num_stages, parts, wire):
-    _, [weights], _ = cases.train_alone(
-        num_stages,
-        8,
-        forward=ActivationDifference(32),
-        backward=SampleQuantization(32),
-        num_microbatches=parts,
-        wire=wire,
-    )
-    torch.testing.assert_close(torch.cat(weights), by_hand(8, parts), rtol=1e-6, atol=1e-6)
+def test_with_32_bits_stages_train_as_the_whole_model(subtests):
+    for num_stages in [1, 2, 4]:
+        for parts in [1, 4]:
+            for wire in [True, False]:
+                with subtests.test(f"{num_stages}, {parts}, {wire}"):
+                    _, [weights], _ = cases.train_alone(
+                        num_stages,
+                        8,
+                        forward=ActivationDifference(32),
+                        backward=SampleQuantization(32),
+                        num_microbatches=parts,
+                        wire=wire,
+                    )
+                    torch.testing.assert_close(
+                        torch.cat(weights), by_hand(8, parts), rtol=1e-6, atol=1e-6
+                    )
 
 
 def test_the_warm_up_epoch_is_uncompressed_training():
@@ -191,10 +194,15 @@ class Pair(nn.Module):
         return x, x
 
 
-@pytest.mark.parametrize("first", [Pair(), nn.Flatten(0)], ids=["pair", "no batch"])
-def test_a_stage_must_hand_on_one_tensor(first):
-    with pytest.raises(ValueError, match="stages must hand on one floating-point tensor with sa"):
-        build([nn.Sequential(nn.Linear(6, 4), first), nn.Linear(4, 3)])
+def test_a_stage_must_hand_on_one_tensor(subtests):
+    for first in [Pair(), nn.Flatten(0)]:
+        with (
+            subtests.test(f"{first}"),
+            pytest.raises(
+                ValueError, match="stages must hand on one floating-point tensor with sa"
+            ),
+        ):
+            build([nn.Sequential(nn.Linear(6, 4), first), nn.Linear(4, 3)])
 
 
 def test_a_batch_without_equal_parts_is_refused():
@@ -206,20 +214,21 @@ def test_a_batch_without_equal_parts_is_refused():
         build(split(cases.layers(), 2), num_microbatches=0)
 
 
-@pytest.mark.parametrize("num_stages", [1, 2, 3, 5])
-def test_stages_are_the_whole_model_in_pieces_of_like_size(num_stages):
-    model = cases.layers()
-    stages = split(model, num_stages)
-    assert [layer for stage in stages for layer in stage] == list(model)
-    assert len(stages) == num_stages
-    assert all(isinstance(stage[0], nn.Linear) for stage in stages)
-    sizes = [cases.flat(stage).numel() for stage in stages]
-    assert max(sizes) <= sum(sizes) / num_stages + 2 * 156
-    inputs, _ = cases.data()
-    passed = inputs
-    for stage in copy.deepcopy(stages):
-        passed = stage(passed)
-    assert passed.equal(model(inputs))
+def test_stages_are_the_whole_model_in_pieces_of_like_size(subtests):
+    for num_stages in [1, 2, 3, 5]:
+        with subtests.test(f"{num_stages}"):
+            model = cases.layers()
+            stages = split(model, num_stages)
+            assert [layer for stage in stages for layer in stage] == list(model)
+            assert len(stages) == num_stages
+            assert all(isinstance(stage[0], nn.Linear) for stage in stages)
+            sizes = [cases.flat(stage).numel() for stage in stages]
+            assert max(sizes) <= sum(sizes) / num_stages + 2 * 156
+            inputs, _ = cases.data()
+            passed = inputs
+            for stage in copy.deepcopy(stages):
+                passed = stage(passed)
+            assert passed.equal(model(inputs))
 
 
 def test_more_stages_than_layers_are_refused():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from phalanx.coding import ErasureHead
-from phalanx.planning import Outlook, Planner, write_plan
+from phalanx.planning import CodeOutlook, CodePlanner
 from phalanx.stragglers import Bimodal, RecordedTrace, ShiftedExponential
 from phalanx.training import Local
 
@@ -21,7 +21,7 @@ def find(plan, code, copies, wait_for=None):
 
 @pytest.fixture(scope="module")
 def plan():
-    return Planner(ShiftedExponential(1.0, 0.5), num_workers=12, max_redundancy=3).plan()
+    return CodePlanner(ShiftedExponential(1.0, 0.5), num_workers=12, max_redundancy=3).plan()
 
 
 @pytest.mark.slow
@@ -50,7 +50,8 @@ def test_the_error_is_that_of_the_codes(plan):
 @pytest.mark.slow
 def test_the_plan_is_sorted_and_more_copies_shorten_rounds(plan):
     reaching = [one for one in plan if one.reaches]
-    assert plan[: len(reaching)] == reaching
+    assert list(plan[: len(reaching)]) == reaching
+    assert plan.best == plan[0]
     assert [one.time_s for one in reaching] == sorted(one.time_s for one in reaching)
     lengths = [find(plan, "FractionalRepetition", copies).round_s for copies in (2, 3)]
     assert find(plan, "none", 1).round_s > lengths[0] > lengths[1]
@@ -60,14 +61,14 @@ def test_the_plan_is_sorted_and_more_copies_shorten_rounds(plan):
 @pytest.mark.slow
 def test_work_that_costs_more_than_waiting_is_not_recommended():
     steady = ShiftedExponential(1.0, 0.0)
-    best = Planner(steady, num_workers=12, seconds_per_partition=1.0).plan()[0]
+    best = CodePlanner(steady, num_workers=12, seconds_per_partition=1.0).plan()[0]
     assert (best.code, best.wait_for, best.round_s) == ("none", None, 2.0)
 
 
 @pytest.mark.slow
 def test_rare_slow_workers_are_worth_a_second_copy_if_noise_counts():
     delays = Bimodal(1.0, 100.0, slow_share=0.02)
-    best = Planner(delays, num_workers=12, noise=10.0).plan()[0]
+    best = CodePlanner(delays, num_workers=12, noise=10.0).plan()[0]
     assert best.code != "none"
     assert best.round_s == 1.0
 
@@ -75,7 +76,7 @@ def test_rare_slow_workers_are_worth_a_second_copy_if_noise_counts():
 def test_workers_that_are_always_late_leave_a_bias(tmp_path):
     path = tmp_path / "trace.csv"
     path.write_text(",".join(["1.0"] * 9 + ["10.0"] * 3))
-    plan = Planner(RecordedTrace(path), num_workers=12, num_rounds=40).plan()
+    plan = CodePlanner(RecordedTrace(path), num_workers=12, num_rounds=40).plan()
     ignoring = [one for one in plan if one.code == "none" and one.wait_for == 8]
     assert ignoring[0].bias == pytest.approx((9 / 12 * (1 / 3) ** 2 + 3 / 12) ** 0.5)
     assert not ignoring[0].reaches
@@ -86,40 +87,37 @@ def test_workers_that_are_always_late_leave_a_bias(tmp_path):
 def test_the_dead_are_not_waited_for(tmp_path):
     path = tmp_path / "trace.csv"
     path.write_text(",".join(["1.0"] * 11 + ["inf"]))
-    plan = Planner(RecordedTrace(path), num_workers=12, num_rounds=3).plan()
+    plan = CodePlanner(RecordedTrace(path), num_workers=12, num_rounds=3).plan()
     assert not [one for one in plan if one.code == "none" and one.wait_for is None]
     assert plan[0].error == 0
     path.write_text(",".join(["inf"] * 12))
     with pytest.raises(ValueError, match="delays must let some round end"):
-        Planner(RecordedTrace(path), num_workers=12, num_rounds=3).plan()
+        CodePlanner(RecordedTrace(path), num_workers=12, num_rounds=3).plan()
 
 
 def test_a_plan_is_written_as_it_is(tmp_path):
-    plan = Planner(num_workers=6, max_redundancy=2, num_rounds=20).plan()
-    write_plan(plan, tmp_path / "plan.csv")
+    plan = CodePlanner(num_workers=6, max_redundancy=2, num_rounds=20).plan()
+    plan.write(tmp_path / "plan.csv")
     with (tmp_path / "plan.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == Outlook._fields
+    assert tuple(rows[0]) == CodeOutlook._fields
     assert [float(row["time_s"]) for row in rows] == [one.time_s for one in plan]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_what_is_out_of_range_is_refused(subtests):
+    for arguments, message in [
         ({"num_workers": 0}, "num_workers must be at least 1, got 0"),
         ({"num_rounds": 0}, "num_rounds must be at least 1, got 0"),
         ({"num_workers": 3, "max_redundancy": 4}, "max_redundancy must be at most num_workers = 3"),
         ({"noise": -1.0}, "noise must be finite and at least 0, got -1.0"),
         ({"target_error": float("nan")}, "target_error must be finite"),
-    ],
-)
-def test_what_is_out_of_range_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Planner(**arguments)
+    ]:
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            CodePlanner(**arguments)
 
 
 def test_the_same_seed_gives_the_same_plan():
-    planner = Planner(num_workers=6, max_redundancy=2, num_rounds=20)
+    planner = CodePlanner(num_workers=6, max_redundancy=2, num_rounds=20)
     assert planner.plan() == planner.plan()
     assert Local(delays=planner.delays).delays == planner.delays
     assert torch.tensor([one.round_s for one in planner.plan()]).isfinite().all()

@@ -1,4 +1,4 @@
-"""Every party a process of its own, one of them a liar and one that dies."""
+"""Secure aggregation with a process per party, one Byzantine client and one that dies."""
 
 import json
 import re
@@ -20,7 +20,8 @@ ROUNDS = 2
 CLIENT = """
 import json, os, sys, torch
 from phalanx.privacy import Peer, SecureClient, SecureSetup, Uploader
-from phalanx.privacy.secure_aggregation.transport import Line
+from phalanx.privacy.secure_aggregation.messages import Receipt
+from phalanx.privacy.secure_aggregation.transport import Connection
 task = json.load(sys.stdin)
 torch.set_num_threads(1)
 setup = SecureSetup(*task["setup"])
@@ -31,7 +32,8 @@ for round in range(task["rounds"]):
     generator = torch.Generator().manual_seed(1000 * round + task["worker"])
     message = torch.randn(setup.dim, generator=generator) / setup.dim**0.5
     if task["how"] == "dies" and round == 1:
-        Line(setup, peers[1]).ask(client.share(message, round).for_worker_server, 10.0)
+        share = client.share(message, round).for_worker_server
+        Connection(setup, peers[1]).ask(share, Receipt, 10.0)
         os._exit(9)
     uploader.send(message * (-50 if task["how"] == "lies" else 1), round, 60.0)
 """
@@ -125,13 +127,14 @@ def test_processes_give_what_the_rule_gives_in_the_clear(start, tmp_path):
     assert dealing.poll() is None
 
 
-def test_bad_files_of_keys_are_refused_in_one_line(tmp_path, capsys):
+def test_bad_files_of_keys_are_refused_in_one_line(tmp_path, capsys, subtests):
     from phalanx.cli import main
 
     for content, reason in (("{", "JSON"), ("[]", "accepts"), ('{"accepts": {"a": 1}}', "accepts")):
-        file = tmp_path / "keys.json"
-        file.write_text(content)
-        with pytest.raises(SystemExit) as ended:
-            main(["serve", "dealer", str(file)])
-        assert ended.value.code == 2
-        assert reason in capsys.readouterr().err
+        with subtests.test(content):
+            file = tmp_path / "keys.json"
+            file.write_text(content)
+            with pytest.raises(SystemExit) as ended:
+                main(["serve", "dealer", str(file)])
+            assert ended.value.code == 2
+            assert reason in capsys.readouterr().err

@@ -1,5 +1,7 @@
-"""The protocol: what comes out, what each party sees, who drops out, and who lies."""
+"""The secure aggregation protocol: results, range check, dropouts, views of the parties."""
 
+import functools
+import itertools
 import math
 import typing
 from dataclasses import fields, replace
@@ -34,10 +36,10 @@ from phalanx.privacy import (
     SecureSetup,
     WorkerServerView,
     gaussian_epsilon,
-    repeatable,
     run_round,
+    seeded_entropy,
 )
-from phalanx.privacy.secure_aggregation import entropy, messages, range_check, ring
+from phalanx.privacy.secure_aggregation import fixed_point, messages, protocol
 from phalanx.privacy.secure_aggregation.client import split
 
 SELECTING = [
@@ -70,7 +72,7 @@ def rounded(rows):
 
 def lab(rows, rule=None, setup=SETUP, seed=0, change=lambda one, other: (one, other)):
     """A round whose uploads are tampered with by `change`."""
-    random = repeatable(seed)
+    random = seeded_entropy(seed)
     one, other = ModelServerView(setup, 0), WorkerServerView(setup, 0)
     for worker, row in enumerate(rows):
         seeds, vectors = split(row, setup, worker, 0, random)
@@ -83,8 +85,8 @@ def lab(rows, rule=None, setup=SETUP, seed=0, change=lambda one, other: (one, ot
 # What comes out
 
 
-@pytest.mark.parametrize("rule", SELECTING, ids=repr)
 @pytest.mark.parametrize("draws", [range(4), pytest.param(range(100), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rule", SELECTING, ids=lambda rule: type(rule).__name__)
 def test_the_clear_rules_choice_and_exactly_the_mean_of_it(rule, draws):
     for seed in draws:
         rows = gradients(seed)
@@ -96,7 +98,7 @@ def test_the_clear_rules_choice_and_exactly_the_mean_of_it(rule, draws):
         torch.testing.assert_close(secure.value, expected, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("rule", WEIGHING, ids=repr)
+@pytest.mark.parametrize("rule", WEIGHING, ids=lambda rule: type(rule).__name__)
 def test_weights_that_differ_add_one_more_unit(rule):
     for seed in range(3):
         rows = gradients(seed)
@@ -113,7 +115,7 @@ def test_the_plain_mean_opens_no_distances():
     expected = rounded(gradients()).mean(dim=0)
     torch.testing.assert_close(transcript.aggregate().value, expected, rtol=0, atol=1e-14)
     kinds = [type(message) for message in transcript.between]
-    assert kinds == [messages.Roll, messages.Roll, messages.SumShare]
+    assert kinds == [messages.Participants, messages.Participants, messages.SumShare]
 
 
 def test_opened_distances_are_those_of_the_rounded_messages():
@@ -127,13 +129,13 @@ def test_opened_distances_are_those_of_the_rounded_messages():
 
 
 def test_products_wrap_as_whole_numbers_do():
-    left, right = (entropy.expand(bytes(32), name, 3, 5000) for name in ("left", "right"))
+    left, right = (protocol.expand(bytes(32), name, 3, 5000) for name in ("left", "right"))
     exact = [
         [sum(x * y for x, y in zip(a, b, strict=True)) for b in right.tolist()]
         for a in left.tolist()
     ]
     wrapped = [[(x + 2**63) % 2**64 - 2**63 for x in row] for row in exact]
-    assert ring.products(left, right).tolist() == wrapped
+    assert fixed_point.inner_products(left, right).tolist() == wrapped
 
 
 @pytest.mark.slow
@@ -175,23 +177,22 @@ def test_sample_weights_are_refused():
         SecureAggregation(Krum(1))(gradients(), weights=range(1, N + 1))
 
 
-@pytest.mark.parametrize("dim", [0, 1, 3])
-@pytest.mark.parametrize("num_workers", [1, 2, 5])
-@pytest.mark.parametrize("rule", [MultiKrum(0), GeometricMedian(), Mean()], ids=repr)
-def test_works_at_the_smallest_sizes(rule, num_workers, dim):
-    rows = gradients(0, num_workers, dim)
-    value = SecureAggregation(rule)(rows)
-    torch.testing.assert_close(value, rule(rows), rtol=0, atol=2 * 2**-16)
+def test_works_at_the_smallest_sizes(subtests):
+    rules = (MultiKrum(0), GeometricMedian(), Mean())
+    for rule, num_workers, dim in itertools.product(rules, (1, 2, 5), (0, 1, 3)):
+        with subtests.test(repr(rule), num_workers=num_workers, dim=dim):
+            rows = gradients(0, num_workers, dim)
+            value = SecureAggregation(rule)(rows)
+            torch.testing.assert_close(value, rule(rows), rtol=0, atol=2 * 2**-16)
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [CoordinateMedian(), TrimmedMean(), Bulyan(), CenteredClipping(), ARC() >> Krum()],
-    ids=repr,
-)
-def test_rules_that_need_more_than_distances_are_refused(rule):
-    with pytest.raises(ValueError, match="rule must weigh messages by their distances alone"):
-        SecureAggregation(rule)
+def test_rules_that_need_more_than_distances_are_refused(subtests):
+    for rule in (CoordinateMedian(), TrimmedMean(), Bulyan(), CenteredClipping(), ARC() >> Krum()):
+        with (
+            subtests.test(repr(rule)),
+            pytest.raises(ValueError, match="rule must weigh messages by their distances alone"),
+        ):
+            SecureAggregation(rule)
 
 
 def test_messages_that_are_not_finite_are_dropped_and_counted():
@@ -209,31 +210,40 @@ def test_messages_that_are_not_finite_are_dropped_and_counted():
 # Who is too long
 
 
-@pytest.mark.parametrize("bits", [28, 31, 32, 40, 48, 62, 63])
-@pytest.mark.parametrize("how", ["one dead coordinate", "all coordinates", "half of them"])
-def test_a_lie_that_looks_near_modulo_2_64_is_found(bits, how):
+def test_a_message_that_looks_near_modulo_2_64_is_found(subtests):
     """Distances alone would not show these: 2^63 and, where all others are 0, 2^32 vanish."""
     rows = gradients(dim=400)
     rows[:, 0] = 0
     setup = SecureSetup(N, 400)
-    columns = {"one dead coordinate": [0], "half of them": list(range(0, 400, 2))}
-    chosen = columns.get(how, list(range(400)))
+    columns = {
+        "one dead coordinate": [0],
+        "all coordinates": list(range(400)),
+        "half of them": list(range(0, 400, 2)),
+    }
+    for bits, how in itertools.product((28, 31, 32, 40, 48, 62, 63), columns):
+        with subtests.test(how, bits=bits):
+            added = torch.zeros(400, dtype=torch.int64)
+            added[columns[how]] += -(2**63) if bits == 63 else 2**bits
+            transcript = lab(rows, MultiKrum(2), setup, change=adding(added))
+            answer = transcript.aggregate()
+            assert answer.suspects[7]
+            assert answer.weights[7] == 0
+            assert answer.value.norm() < rows.norm(dim=1).max()
+            if bits == 63 or (bits >= 32 and how == "one dead coordinate"):
+                squared = transcript.worker_server.squared_distances
+                assert squared[7].max() < 4 * squared[6].max()
+                assert answer.dropped[7]
 
-    def lie(one, other):
+
+def adding(words):
+    """Adds these words to the share of worker 7."""
+
+    def change(one, other):
         vectors = dict(other.vectors)
-        vectors[7] = vectors[7].clone()
-        vectors[7][chosen] += -(2**63) if bits == 63 else 2**bits
+        vectors[7] = vectors[7] + words
         return one, replace(other, vectors=vectors)
 
-    transcript = lab(rows, MultiKrum(2), setup, change=lie)
-    answer = transcript.aggregate()
-    assert answer.suspects[7]
-    assert answer.weights[7] == 0
-    assert answer.value.norm() < rows.norm(dim=1).max()
-    if bits == 63 or (bits >= 32 and how == "one dead coordinate"):
-        squared = transcript.worker_server.squared_distances
-        assert squared[7].max() < 4 * squared[6].max()
-        assert answer.dropped[7]
+    return change
 
 
 def test_messages_just_short_enough_pass_and_are_exact():
@@ -249,19 +259,19 @@ def test_messages_just_short_enough_pass_and_are_exact():
 def test_squared_distances_up_to_2_64_are_read():
     setup = SecureSetup(fraction_bits=16)
     far = torch.tensor([[0], [2**32 - 1]])
-    words = ring.pairs(ring.products(far, far))
-    from phalanx.privacy.secure_aggregation.fixed_point import decode_squares
-
-    assert decode_squares(words, setup).item() == pytest.approx((2**32 - 1) ** 2 * 2.0**-32)
-
-
-@pytest.mark.parametrize("liars", [1, 4])
-def test_honest_workers_are_in_range_whatever_others_send(liars):
-    sums = entropy.expand(bytes(32), "sums", 9, range_check.NUM_SUMS)
-    sums[liars:] = sums[8] + entropy.expand(bytes(32), "small", 9 - liars, 64).bitwise_and(
-        2**20 - 1
+    words = fixed_point.pair_distances(fixed_point.inner_products(far, far))
+    assert fixed_point.decode_squares(words, setup).item() == pytest.approx(
+        (2**32 - 1) ** 2 * 2.0**-32
     )
-    assert range_check.in_range(sums).tolist() == [False] * liars + [True] * (9 - liars)
+
+
+def test_honest_workers_are_in_range_whatever_others_send(subtests):
+    for f in (1, 4):
+        with subtests.test(num_byzantine=f):
+            sums = protocol.expand(bytes(32), "sums", 9, protocol.NUM_SUMS)
+            small = protocol.expand(bytes(32), "small", 9 - f, 64).bitwise_and(2**20 - 1)
+            sums[f:] = sums[8] + small
+            assert fixed_point.in_range(sums).tolist() == [False] * f + [True] * (9 - f)
 
 
 # Who drops out
@@ -278,15 +288,17 @@ def without(worker, first=True, second=True):
     return change
 
 
-@pytest.mark.parametrize(("first", "second"), [(True, True), (True, False), (False, True)])
-@pytest.mark.parametrize("rule", [MultiKrum(2), GeometricMedian(), Mean()], ids=repr)
-def test_survivors_give_the_result(rule, first, second):
-    rows = gradients()
-    answer = lab(rows, rule, change=without(4, first, second)).aggregate()
-    left = torch.arange(N) != 4
-    torch.testing.assert_close(answer.value, rule(rounded(rows)[left]), rtol=0, atol=2 * 2**-16)
-    assert not answer.suspects[4]
-    assert answer.weights[4] == 0
+def test_survivors_give_the_result(subtests):
+    rows, left = gradients(), torch.arange(N) != 4
+    rules = (MultiKrum(2), GeometricMedian(), Mean())
+    missing_at = ((True, True), (True, False), (False, True))  # the model and the worker server
+    for rule, (first, second) in itertools.product(rules, missing_at):
+        with subtests.test(repr(rule), first=first, second=second):
+            answer = lab(rows, rule, change=without(4, first, second)).aggregate()
+            expected = rule(rounded(rows)[left])
+            torch.testing.assert_close(answer.value, expected, rtol=0, atol=2 * 2**-16)
+            assert not answer.suspects[4]
+            assert answer.weights[4] == 0
 
 
 def test_malformed_shares_mark_the_sender():
@@ -364,7 +376,9 @@ def test_views_have_no_place_for_what_is_not_theirs():
         assert "aggregate" not in kind._fields
 
 
-@pytest.mark.parametrize("rule", [MultiKrum(2), GeometricMedian()], ids=repr)
+@pytest.mark.parametrize(
+    "rule", [MultiKrum(2), GeometricMedian()], ids=lambda rule: type(rule).__name__
+)
 def test_transcripts_hold_no_message_and_nothing_that_is_not_theirs(rule):
     rows = gradients()
     transcript = lab(rows, rule)
@@ -391,10 +405,14 @@ def uniform(words):
     return ((counts - expected).square().sum() / expected - 255).item() / math.sqrt(2 * 255)
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, -3.5])
-def test_everything_on_the_way_is_uniform(value):
-    setup = SecureSetup(6, 4000)
-    transcript = lab(torch.full((6, 4000), value / 4), MultiKrum(1), setup)
+def test_everything_on_the_way_is_uniform(subtests):
+    for value in (0.0, 1.0, -3.5):
+        with subtests.test(value=value):
+            require_uniform(torch.full((6, 4000), value / 4))
+
+
+def require_uniform(rows):
+    transcript = lab(rows, MultiKrum(1), SecureSetup(6, 4000))
     shares = transcript.worker_server.vectors.values()
     assert uniform(torch.stack(list(shares))) < 5
     one, other = transcript.model_server, transcript.worker_server
@@ -442,7 +460,7 @@ def test_the_same_aggregate_gives_the_model_server_the_same_view():
 def test_clients_clip_and_refuse():
     client = SecureClient(SETUP, 0, clip_norm=2.0)
     seed, vector = client.share(gradients()[0], 0)
-    words = vector.values + entropy.expand(seed.seed, "message", D)
+    words = vector.values + protocol.expand(seed.seed, "message", D)
     expected = gradients()[0] * 2 / gradients()[0].norm()
     torch.testing.assert_close(words.float() / 2**16, expected, rtol=0, atol=2**-16)
     for bad in (gradients()[0] * 1e3, gradients()[0] * torch.nan, gradients()[0] + torch.inf):
@@ -452,39 +470,27 @@ def test_clients_clip_and_refuse():
         client.share(torch.zeros(3), 0)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"worker": 10}, "worker must be from 0 to 9, got 10"),
-        ({"clip_norm": 256.0}, "clip_norm must be above 0 and below 256"),
-        ({"noise_std": -1.0}, "noise_std must be at least 0"),
-        ({"noise_std": 1.0}, "noise_std needs a clip_norm"),
-    ],
-)
-def test_bad_clients_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        SecureClient(SETUP, **arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"num_workers": 0}, "num_workers must be at least 1"),
-        ({"dim": -1}, "dim must be at least 0"),
-        ({"fraction_bits": 0}, "fraction_bits must be from 1 to 24"),
-        ({"fraction_bits": 25}, "fraction_bits must be from 1 to 24"),
-    ],
-)
-def test_bad_setups_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        SecureSetup(**arguments)
+def test_bad_clients_and_setups_are_refused(subtests):
+    client = functools.partial(SecureClient, SETUP)
+    for make, arguments, message in (
+        (client, {"worker": 10}, "worker must be from 0 to 9, got 10"),
+        (client, {"clip_norm": 256.0}, "clip_norm must be above 0 and below 256"),
+        (client, {"noise_std": -1.0}, "noise_std must be at least 0"),
+        (client, {"noise_std": 1.0}, "noise_std needs a clip_norm"),
+        (SecureSetup, {"num_workers": 0}, "num_workers must be at least 1"),
+        (SecureSetup, {"dim": -1}, "dim must be at least 0"),
+        (SecureSetup, {"fraction_bits": 0}, "fraction_bits must be from 1 to 24"),
+        (SecureSetup, {"fraction_bits": 25}, "fraction_bits must be from 1 to 24"),
+    ):
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            make(**arguments)
 
 
 def test_noise_is_gaussian_and_of_this_size():
     setup = SecureSetup(1, 20_000)
     client = SecureClient(setup, 0, clip_norm=1.0, noise_std=0.5)
-    seed, vector = client.share(torch.zeros(20_000), 0, repeatable(1))
-    noise = (vector.values + entropy.expand(seed.seed, "message", 20_000)).double() / 2**16
+    seed, vector = client.share(torch.zeros(20_000), 0, seeded_entropy(1))
+    noise = (vector.values + protocol.expand(seed.seed, "message", 20_000)).double() / 2**16
     assert noise.mean().abs() < 5 * 0.5 / 20_000**0.5
     assert noise.std().item() == pytest.approx(0.5, rel=0.03)
     assert noise.abs().max() > 1.5

@@ -1,4 +1,4 @@
-"""The parties as real servers over sockets."""
+"""Servers of secure aggregation over sockets."""
 
 import subprocess
 import threading
@@ -14,20 +14,22 @@ from phalanx.privacy import (
     Dealer,
     MalformedMessageError,
     ModelServer,
-    NotNowError,
     Peer,
     RoundOverError,
     SecureClient,
     SecureSetup,
+    UnexpectedMessageError,
     Uploader,
     WorkerServer,
     fresh_keys,
 )
-from phalanx.privacy.secure_aggregation import transport, wire
+from phalanx.privacy.secure_aggregation import messages as wire
+from phalanx.privacy.secure_aggregation import transport
 from phalanx.privacy.secure_aggregation.messages import (
     DealRequest,
+    ModelServerDeal,
+    Participants,
     Receipt,
-    Roll,
     SeedShare,
     VectorShare,
 )
@@ -88,7 +90,7 @@ class Lab:
         return self.opened(Uploader(client, *self.peers(worker)))
 
     def lines(self, worker):
-        return [self.opened(transport.Line(self.setup, peer)) for peer in self.peers(worker)]
+        return [self.opened(transport.Connection(self.setup, peer)) for peer in self.peers(worker)]
 
 
 @pytest.fixture
@@ -139,13 +141,13 @@ def test_the_plain_mean_needs_no_dealer(stack):
 
 
 def test_who_reached_one_server_only_is_left_out(stack):
-    lab = Lab(stack, rule=MinimumDiameterAveraging(1), timeout_s=1.0)
+    lab = Lab(stack, rule=MinimumDiameterAveraging(1), timeout_s=0.4)
     rows = messages(SMALL)
     send(lab, rows, workers=range(4))
     one = SecureClient(SMALL, 4).share(rows[4], 0).for_model_server
     other = SecureClient(SMALL, 5).share(rows[5], 0).for_worker_server
-    assert lab.lines(4)[0].ask(one, 5.0) == Receipt(0)
-    assert lab.lines(5)[1].ask(other, 5.0) == Receipt(0)
+    assert lab.lines(4)[0].ask(one, Receipt, 5.0) == Receipt(0)
+    assert lab.lines(5)[1].ask(other, Receipt, 5.0) == Receipt(0)
     value = lab.model_server.aggregate(deadline_s=0.2)
     expected = MinimumDiameterAveraging(1)(rows[:4])
     torch.testing.assert_close(value.float(), expected, atol=SMALL.unit, rtol=0)
@@ -161,11 +163,11 @@ def test_nonsense_marks_its_sender_and_stops_nobody(stack):
     assert raw(lab.peers(4)[1], good[:-1]) == malformed
     assert raw(lab.peers(4)[1], good + b"0") == malformed
     assert raw(lab.peers(4)[1], b"") == malformed
-    assert raw(lab.peers(4)[1], wire.pack(Roll(0, (), ()), SMALL)) == malformed
+    assert raw(lab.peers(4)[1], wire.pack(Participants(0, (), ()), SMALL)) == malformed
     assert raw(lab.peers(4)[1], good * 10_000, chunk=len(good)) == malformed
     line = lab.lines(5)[1]  # speaks for another, then twice
     share = SecureClient(SMALL, 5).share(rows[5], 0).for_worker_server
-    line.ask(share._replace(worker=0), 5.0)
+    line.ask(share._replace(worker=0), Receipt, 5.0)
     value = lab.model_server.aggregate(deadline_s=0.2)
     assert lab.worker_server.verdict.suspects[4:].all()
     assert lab.worker_server.verdict.weights[4:].tolist() == [0, 0]
@@ -179,9 +181,9 @@ def test_a_second_share_marks_its_sender_and_the_same_again_does_not(stack):
     for worker in (2, 3):
         seed, share = SecureClient(SMALL, worker).share(rows[worker], 1)
         one, other = lab.lines(worker)
-        other.ask(share, 5.0)
-        other.ask(share if worker == 2 else share._replace(values=share.values + 1), 5.0)
-        one.ask(seed, 5.0)
+        other.ask(share, Receipt, 5.0)
+        other.ask(share if worker == 2 else share._replace(values=share.values + 1), Receipt, 5.0)
+        one.ask(seed, Receipt, 5.0)
     lab.model_server.aggregate(deadline_s=5.0)
     send(lab, rows, 1, workers=[0, 1, 4, 5])
     lab.model_server.aggregate(deadline_s=5.0)
@@ -210,7 +212,7 @@ def test_late_and_early_shares_are_told_so(stack):
     lab.model_server.aggregate(deadline_s=5.0)
     with pytest.raises(RoundOverError):
         lab.uploader(0).send(rows[0], 0, timeout_s=5.0)
-    with pytest.raises(NotNowError, match="not open yet"):
+    with pytest.raises(UnexpectedMessageError, match="not open yet"):
         lab.uploader(0).send(rows[0], 7, timeout_s=0.3)
 
 
@@ -251,8 +253,8 @@ def test_one_at_a_time_and_not_for_ever(stack):
         call = channel.stream_stream("/phalanx.SecureAggregation/Exchange")
         answer = call(slow(), metadata=(("phalanx-key", peer.key),))
         time.sleep(0.2)
-        with pytest.raises(NotNowError, match="sending something else"):
-            lab.lines(5)[1].ask(share, 5.0)
+        with pytest.raises(UnexpectedMessageError, match="sending something else"):
+            lab.lines(5)[1].ask(share, Receipt, 5.0)
         with pytest.raises(grpc.RpcError) as error:
             list(answer)
         assert error.value.code() == grpc.StatusCode.CANCELLED
@@ -265,8 +267,8 @@ def heard_at_last(line, share):
     until = time.monotonic() + 5.0
     while True:
         try:
-            return line.ask(share, 5.0)
-        except NotNowError:
+            return line.ask(share, Receipt, 5.0)
+        except UnexpectedMessageError:
             if time.monotonic() > until:
                 raise
             time.sleep(0.02)
@@ -300,9 +302,13 @@ def test_the_worker_server_notices_a_silent_model_server(stack):
     lab = Lab(stack, timeout_s=0.3)
     send(lab, messages(SMALL), workers=range(5))
     leader = stack.enter_context(
-        closing(transport.Line(SMALL, lab.peer("worker server", lab.worker_server, "model server")))
+        closing(
+            transport.Connection(
+                SMALL, lab.peer("worker server", lab.worker_server, "model server")
+            )
+        )
     )
-    leader.ask(Roll(0, tuple(range(5)), ()), 5.0)
+    leader.ask(Participants(0, tuple(range(5)), ()), Participants, 5.0)
     lab.worker_server.check()
     time.sleep(0.5)
     with pytest.raises(ServerLostError, match="said nothing"):
@@ -312,21 +318,22 @@ def test_the_worker_server_notices_a_silent_model_server(stack):
 
 def test_masks_are_dealt_once(stack):
     lab = Lab(stack)
-    line = lab.opened(transport.Line(SMALL, lab.peer("dealer", lab.dealer, "model server")))
-    line.ask(DealRequest(3), 5.0)
+    line = lab.opened(transport.Connection(SMALL, lab.peer("dealer", lab.dealer, "model server")))
+    line.ask(DealRequest(3), ModelServerDeal, 5.0)
     for round in (3, 2):
         with pytest.raises(transport.ReusedRandomnessError):
-            line.ask(DealRequest(round), 5.0)
+            line.ask(DealRequest(round), ModelServerDeal, 5.0)
     with pytest.raises(MalformedMessageError):
-        line.ask(SeedShare(4, 0, bytes(32)), 5.0)
+        line.ask(SeedShare(4, 0, bytes(32)), Receipt, 5.0)
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:0", "example.org:443", "[::]:0"])
-def test_others_may_not_listen_by_accident(address):
-    with pytest.raises(ValueError, match="credentials"):
-        Dealer(SMALL, {}, address)
-    with pytest.raises(ValueError, match="credentials"):
-        transport.Line(SMALL, Peer(address, "key"))
+def test_others_may_not_listen_by_accident(subtests):
+    for address in ("0.0.0.0:0", "example.org:443", "[::]:0"):
+        with subtests.test(address):
+            with pytest.raises(ValueError, match="credentials"):
+                Dealer(SMALL, {}, address)
+            with pytest.raises(ValueError, match="credentials"):
+                transport.Connection(SMALL, Peer(address, "key"))
 
 
 def test_encrypted(stack, tmp_path):
@@ -346,6 +353,6 @@ def test_encrypted(stack, tmp_path):
     send(lab, rows)
     value = lab.model_server.aggregate(deadline_s=5.0)
     torch.testing.assert_close(value.float(), MultiKrum(1)(rows), atol=SMALL.unit, rtol=0)
-    stranger = lab.opened(transport.Line(SMALL, lab.peers(0)[1]._replace(credentials=None)))
+    stranger = lab.opened(transport.Connection(SMALL, lab.peers(0)[1]._replace(credentials=None)))
     with pytest.raises(ServerLostError):
-        stranger.ask(VectorShare(1, 0, torch.zeros(50).long()), 2.0)
+        stranger.ask(VectorShare(1, 0, torch.zeros(50).long()), Receipt, 2.0)

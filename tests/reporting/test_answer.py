@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from phalanx.reporting import answer, compare, load_run
+from phalanx.reporting import answer, compare_runs, load_run
 
 W = torch.tensor([1.0, -4.0, 2.0])
 LIARS = {"byzantine": (1, 4)}
@@ -10,7 +10,7 @@ NAMED = {"byzantine": (1, 4), "suspects": (1, 4)}
 
 def say(*folders, reference=None):
     records = [load_run(folder) for folder in folders]
-    return answer(records, compare(records, reference))
+    return answer(records, compare_runs(records, reference))
 
 
 def test_one_run_that_named_every_liar(make_run):

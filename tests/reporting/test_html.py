@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from phalanx.reporting import (
     answer,
-    compare,
+    compare_runs,
     load_run,
     plot_accuracy,
     plot_suspicion,
@@ -96,7 +96,7 @@ def test_the_page_stands_alone_and_is_whole(runs, tmp_path):
 def test_the_first_sentence_is_the_answer(runs, tmp_path):
     text = written(runs, tmp_path / "report.html")
     first = text.index('<p class="answer">')
-    assert html.escape(answer(runs, compare(runs)), quote=True) in text[first : first + 500]
+    assert html.escape(answer(runs, compare_runs(runs)), quote=True) in text[first : first + 500]
     assert "arxiv.org/abs/1803.09877" in text
 
 

@@ -8,16 +8,10 @@ import torch
 
 import phalanx.reproduce as room
 from laws import concrete
+from phalanx.errors import PhalanxError
+from phalanx.experiments import Records, grid
 from phalanx.reporting import Plot, Table
-from phalanx.reproduce import (
-    Draco,
-    Finding,
-    Findings,
-    Recipe,
-    SecureAggregationRecipe,
-    recipes,
-    reproduce,
-)
+from phalanx.reproduce import Claim, Draco, Findings, Recipe, recipes, reproduce
 from phalanx.reproduce.run import Reproduction
 
 TINY = Draco(
@@ -26,7 +20,7 @@ TINY = Draco(
     steps=3,
     samples_per_partition=2,
     timed_workers=7,
-    timed_liars=(0, 1),
+    timed_byzantine=(0, 1),
     timed_models=("LeNet",),
 )
 
@@ -39,7 +33,7 @@ class Told(list):
 
 
 @pytest.fixture(scope="module")
-def with_num_byzantine():
+def told():
     return Told()
 
 
@@ -47,7 +41,7 @@ def with_num_byzantine():
 def done(tmp_path_factory, told) -> Reproduction:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PHALANX_DATA", raising=False)
-        return reproduce(TINY, tmp_path_factory.mktemp("out"), progress=told)
+        return reproduce(TINY, tmp_path_factory.mktemp("out"), progress=told, jobs=1)
 
 
 def test_every_recipe_is_found_by_its_name():
@@ -81,11 +75,13 @@ def test_data_that_is_not_there_is_named_before_anything_runs(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_draco_keeps_the_model_and_names_the_liars(done):
-    verdicts = {one.claim: one.same for one in done.findings.findings}
+def test_draco_keeps_the_model_and_names_byzantine_workers(done):
+    verdicts = {one.text: one.same for one in done.findings.claims}
     kept = [same for claim, same in verdicts.items() if "identical to that" in claim]
     assert kept == ["yes", "yes"]
-    assert verdicts["With the repetition code, not a bit depends on the liars."] == "yes"
+    assert (
+        verdicts["With the repetition code, not a bit depends on the Byzantine workers."] == "yes"
+    )
     table = next(one for one in done.findings.tables if one.title == "Training")
     rows = {row[0]: dict(zip(table.headers, row, strict=True)) for row in table.rows}
     assert len(rows) == 12
@@ -96,18 +92,18 @@ def test_draco_keeps_the_model_and_names_the_liars(done):
 
 
 def test_a_round_is_redundant_computation_and_decoding(done):
-    table = next(one for one in done.findings.tables if one.title == "Seconds a round")
+    table = next(one for one in done.findings.tables if one.title == "Seconds per round")
     rows = [dict(zip(table.headers, row, strict=True)) for row in table.rows]
     assert len(rows) == 2 * 5
     for row in rows:
         coded = row["decoder"].startswith("DRACO")
-        assert row["gradients a worker"] == (2 * row["liars"] + 1 if coded else 1)
-        assert row["compute (s)"] == row["gradients a worker"] * row["seconds a gradient"]
+        assert row["gradients per worker"] == (2 * row["Byzantine"] + 1 if coded else 1)
+        assert row["compute (s)"] == row["gradients per worker"] * row["seconds per gradient"]
         assert row["total (s)"] == pytest.approx(row["compute (s)"] + row["decode (s)"])
 
 
 def test_figures_that_are_not_certain_are_not_printed(done):
-    quoted = {one.paper for one in done.findings.findings}
+    quoted = {one.paper for one in done.findings.claims}
     assert quoted == {
         "identical",
         "(r - 1) / 2",
@@ -121,18 +117,21 @@ def test_the_fallback_data_is_said(done):
 
 
 def test_progress_names_every_run_and_decoder(told, done):
-    assert sum("training" in message for message in told) == 12
-    assert any("DRACO cyclic" in message for message in told)
+    table = next(one for one in done.findings.tables if one.title == "Training")
+    for run, *_ in table.rows:
+        assert any(message.endswith(f"measuring: {run}") for message in told), run
+    assert any(message.endswith("measuring: DRACO cyclic, LeNet, byzantine 1") for message in told)
+    assert any(message.startswith("11 of 12 done") for message in told)
 
 
 def test_results_are_written_for_programs_editors_and_readers(done):
     content = json.loads((done.folder / "findings.json").read_text())
     assert content["recipe"] == "draco"
     assert content["answer"] == done.findings.answer
-    assert [row["same"] for row in content["findings"]] == [f.same for f in done.findings.findings]
+    assert [row["same"] for row in content["findings"]] == [f.same for f in done.findings.claims]
     assert content["environment"]["torch"] == torch.__version__
     markdown = (done.folder / "findings.md").read_text()
-    assert all(f"| {one.claim} |" in markdown for one in done.findings.findings)
+    assert all(f"| {one.text} |" in markdown for one in done.findings.claims)
     page = (done.folder / "findings.html").read_text()
     assert page.count("<svg") == len(done.findings.plots) == 3
     assert not re.search(r"""(src|href)=["'](?!#)""", page)
@@ -143,7 +142,7 @@ def test_given_data_is_used(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (60, 28, 28), dtype=np.uint8)
     np.savez(tmp_path / "mnist.npz", x_train=images, y_train=np.arange(60) % 10)
-    tiny = replace(TINY, steps=1, timed_liars=(1,))
+    tiny = replace(TINY, steps=1, timed_byzantine=(1,))
     for number, data in enumerate([tmp_path, tmp_path / "mnist.npz"]):
         done = reproduce(tiny, tmp_path / str(number), data=data)
         assert "mnist.npz, 48 training and 12 test images" in done.findings.notes[0]
@@ -153,11 +152,14 @@ def test_a_page_escapes_what_recipes_say(tmp_path):
     class Tagged(Draco):
         name = "tagged"
 
-        def measure(self, out, *, full, data, progress):
-            finding = Finding("<b>claim</b>", "1", "2", "no")
+        def measure(self, scope, run):
+            return Records()
+
+        def findings(self, found, scope):
+            claim = Claim("<b>claim</b>", "1", "2", [False])
             table = Table("t", "c", ("a", "b"), (("<i>", None), ("x", 0.25)))
             plot = Plot("p", "c", 'a "quoted" text', lambda ax: ax.plot([0, 1]))
-            return Findings("<answer>", (finding,), (table,), (plot,), ("a & b",))
+            return Findings("<answer>", (claim,), (table,), (plot,), ("a & b",))
 
     page = (reproduce(Tagged(), tmp_path).folder / "findings.html").read_text()
     assert "&lt;b&gt;claim&lt;/b&gt;" in page
@@ -167,17 +169,32 @@ def test_a_page_escapes_what_recipes_say(tmp_path):
     assert "<td>0.25</td>" in page
 
 
-@pytest.fixture(scope="module")
-def secure(tmp_path_factory):
-    tiny = SecureAggregationRecipe(draws=2, steps=3, sizes=((10, 500),))
-    return reproduce(tiny, tmp_path_factory.mktemp("out"))
+asked: list[int] = []
 
 
-def test_secure_aggregation_chooses_as_in_the_clear(secure):
-    verdicts = {one.claim: one.same for one in secure.findings.findings}
-    assert verdicts["The rule's choice is that of the rule in the clear."] == "yes"
-    assert [one.ours for one in secure.findings.findings if "left it out" in one.ours]
-    table = next(one for one in secure.findings.tables if one.title == "Training")
-    assert [row[0] for row in table.rows[:2]] == ["Krum", "secure Krum"]
-    assert all(float(row[2]) < 0.01 for row in table.rows)
-    assert (secure.folder / "findings.html").exists()
+def halved(*, number: int) -> dict[str, float]:
+    asked.append(number)
+    return {"half": 1 / (number - 2) if asked.count(2) == 1 else number / 2}
+
+
+class Halves(Draco):  # not a direct subclass, so that it is not found by its name
+    name = "halves"
+
+    def cells(self, scope):
+        return grid(halved, {"number": [0, 2, 4]})
+
+    def measure(self, scope, run):
+        return run(self.cells(scope))
+
+    def findings(self, found, scope):
+        return Findings(f"{found.mean('half')}", [Claim("Halves are less.", "1", "1")])
+
+
+def test_a_reproduction_goes_on_where_it_stopped(tmp_path):
+    with pytest.raises(PhalanxError, match=r"1 of 3 cells failed, first 2: ZeroDivisionError"):
+        reproduce(Halves(), tmp_path, jobs=1)
+    assert not (tmp_path / "halves" / "findings.json").exists()
+    done = reproduce(Halves(), tmp_path, jobs=1)
+    assert asked == [0, 2, 4, 2]
+    assert done.findings.claims[0].same == "—"
+    assert done.findings.settings["number"] == "0, 2, 4"

@@ -36,18 +36,21 @@ def test_delays_are_seconds_that_a_generator_determines(model):
     assert pickle.loads(pickle.dumps(model)) == model
 
 
-@pytest.mark.parametrize("num_workers", [10, 100, 1000])
 @pytest.mark.parametrize(
     "model",
     [ShiftedExponential(1.0, 0.5), ShiftedExponential(0.0, 2.0), Pareto(1.0, 3.0)],
     ids=repr,
 )
-def test_order_statistics_follow_the_closed_form(model, num_workers):
-    arrivals = model.draw(400_000 // num_workers + 2000, num_workers, seeded(1)).sort(dim=1).values
-    for share in (0.1, 0.5, 0.8, 0.9):
-        rank = int(share * num_workers)
-        expected = model.expected_arrival(rank, num_workers)
-        assert arrivals[:, rank - 1].mean().item() == pytest.approx(expected, rel=0.02)
+def test_order_statistics_follow_the_closed_form(model, subtests):
+    for num_workers in [10, 100, 1000]:
+        with subtests.test(num_workers=num_workers):
+            arrivals = (
+                model.draw(400_000 // num_workers + 2000, num_workers, seeded(1)).sort(dim=1).values
+            )
+            for share in (0.1, 0.5, 0.8, 0.9):
+                rank = int(share * num_workers)
+                expected = model.expected_arrival(rank, num_workers)
+                assert arrivals[:, rank - 1].mean().item() == pytest.approx(expected, rel=0.02)
 
 
 def test_the_last_of_many_exponentials_is_harmonic():
@@ -90,36 +93,37 @@ def test_a_trace_is_read_round_by_round_and_starts_again(tmp_path):
         RecordedTrace(path).draw(1, 4)
 
 
-@pytest.mark.parametrize("content", ["1,-2\n", "1,nan\n", "1,soon\n"])
-def test_a_trace_holds_times(tmp_path, content):
-    path = tmp_path / "trace.csv"
-    path.write_text(content)
-    with pytest.raises(ValueError):  # noqa: PT011 - NumPy says the rest
-        RecordedTrace(path).draw(1, 2)
-    with pytest.raises(FileNotFoundError):
-        RecordedTrace(tmp_path / "nowhere.csv").draw(1, 1)
+def test_a_trace_holds_times(tmp_path, subtests):
+    for content in ["1,-2\n", "1,nan\n", "1,soon\n"]:
+        with subtests.test(content=content):
+            path = tmp_path / "trace.csv"
+            path.write_text(content)
+            with pytest.raises(ValueError):  # noqa: PT011 - NumPy says the rest
+                RecordedTrace(path).draw(1, 2)
+            with pytest.raises(FileNotFoundError):
+                RecordedTrace(tmp_path / "nowhere.csv").draw(1, 1)
 
 
-@pytest.mark.parametrize(
-    ("kind", "arguments", "rule"),
-    [
+def test_bad_arguments_are_refused(subtests):
+    cases = [
         (ShiftedExponential, {"shift_s": -1.0}, "shift_s must be finite and at least 0, got -1.0"),
         (ShiftedExponential, {"mean_s": math.inf}, "mean_s must be finite and at least 0, got inf"),
         (Pareto, {"shape": 0.0}, "shape must be finite and above 0, got 0.0"),
         (Bimodal, {"slow_share": 1.5}, "slow_share must be from 0 to 1, got 1.5"),
         (Bursty, {"slowdown": 0.5}, "slowdown must be finite and at least 1, got 0.5"),
         (Bursty, {"enter": 0.0, "leave": 0.0}, "enter or leave must be above 0"),
-    ],
-)
-def test_bad_arguments_are_refused(kind, arguments, rule):
-    with pytest.raises(ValueError, match=rule):
-        kind(**arguments)
+    ]
+    for kind, arguments, rule in cases:
+        refused = pytest.raises(ValueError, match=rule)
+        with subtests.test(kind=kind, arguments=arguments, rule=rule), refused:
+            kind(**arguments)
 
 
-@pytest.mark.parametrize("rank", [0, 11])
-def test_ranks_are_those_of_workers(rank):
-    for model in (ShiftedExponential(), Pareto()):
-        with pytest.raises(
-            ValueError, match=f"rank must be from 1 to num_workers = 10, got {rank}"
-        ):
-            model.expected_arrival(rank, 10)
+def test_ranks_are_those_of_workers(subtests):
+    for rank in [0, 11]:
+        with subtests.test(rank=rank):
+            for model in (ShiftedExponential(), Pareto()):
+                with pytest.raises(
+                    ValueError, match=f"rank must be from 1 to num_workers = 10, got {rank}"
+                ):
+                    model.expected_arrival(rank, 10)

@@ -26,24 +26,31 @@ def job_times(num_workers, rate, seed=0):
     )
 
 
-@pytest.mark.parametrize("rate", [0.3, 1.0, 5.0])
-@pytest.mark.parametrize(("num_workers", "num_blocks"), [(10, 7), (10, 1), (40, 27), (40, 40)])
-def test_the_mean_times_are_those_of_a_simulation(num_workers, num_blocks, rate):
-    times = job_times(num_workers, rate) / num_blocks
-    simulated = times.kthvalue(num_blocks, dim=1).values.mean().item()
-    assert expected_time_mds(num_workers, num_blocks, rate) == pytest.approx(simulated, rel=0.02)
-    uncoded = (job_times(num_workers, rate, 1) / num_workers).amax(dim=1).mean().item()
-    assert expected_time_uncoded(num_workers, rate) == pytest.approx(uncoded, rel=0.02)
+def test_the_mean_times_are_those_of_a_simulation(subtests):
+    for rate, (num_workers, num_blocks) in itertools.product(
+        [0.3, 1.0, 5.0], [(10, 7), (10, 1), (40, 27), (40, 40)]
+    ):
+        with subtests.test(rate=rate, num_workers=num_workers, num_blocks=num_blocks):
+            times = job_times(num_workers, rate) / num_blocks
+            simulated = times.kthvalue(num_blocks, dim=1).values.mean().item()
+            assert expected_time_mds(num_workers, num_blocks, rate) == pytest.approx(
+                simulated, rel=0.02
+            )
+            uncoded = (job_times(num_workers, rate, 1) / num_workers).amax(dim=1).mean().item()
+            assert expected_time_uncoded(num_workers, rate) == pytest.approx(uncoded, rel=0.02)
 
 
-@pytest.mark.parametrize(("num_workers", "num_blocks"), [(10, 5), (12, 3), (6, 6), (8, 1)])
-def test_repetition_waits_for_the_first_of_each_group(num_workers, num_blocks):
-    times = job_times(num_workers, 1.0).reshape(RUNS, num_blocks, -1) / num_blocks
-    simulated = times.amin(dim=2).amax(dim=1).mean().item()
-    assert expected_time_repetition(num_workers, num_blocks) == pytest.approx(simulated, rel=0.02)
-    assert expected_time_repetition(num_workers, num_blocks) >= min(
-        expected_time_mds(num_workers, blocks) for blocks in range(1, num_workers + 1)
-    )
+def test_repetition_waits_for_the_first_of_each_group(subtests):
+    for num_workers, num_blocks in [(10, 5), (12, 3), (6, 6), (8, 1)]:
+        with subtests.test(num_workers=num_workers, num_blocks=num_blocks):
+            times = job_times(num_workers, 1.0).reshape(RUNS, num_blocks, -1) / num_blocks
+            simulated = times.amin(dim=2).amax(dim=1).mean().item()
+            assert expected_time_repetition(num_workers, num_blocks) == pytest.approx(
+                simulated, rel=0.02
+            )
+            assert expected_time_repetition(num_workers, num_blocks) >= min(
+                expected_time_mds(num_workers, blocks) for blocks in range(1, num_workers + 1)
+            )
 
 
 def test_the_examples_of_the_law():
@@ -55,13 +62,14 @@ def test_the_examples_of_the_law():
     assert expected_time_uncoded(100) == pytest.approx(0.0619, abs=5e-5)
 
 
-@pytest.mark.parametrize("rate", [0.1, 1.0, 4.0, 50.0])
-def test_many_workers_approach_the_limit(rate):
-    blocks = optimal_num_blocks(20_000, rate)
-    assert blocks / 20_000 == pytest.approx(optimal_code_rate(rate), abs=2e-3)
-    assert 20_000 * expected_time_mds(20_000, blocks, rate) == pytest.approx(
-        optimal_time(rate), rel=2e-3
-    )
+def test_many_workers_approach_the_limit(subtests):
+    for rate in [0.1, 1.0, 4.0, 50.0]:
+        with subtests.test(rate=rate):
+            blocks = optimal_num_blocks(20_000, rate)
+            assert blocks / 20_000 == pytest.approx(optimal_code_rate(rate), abs=2e-3)
+            assert 20_000 * expected_time_mds(20_000, blocks, rate) == pytest.approx(
+                optimal_time(rate), rel=2e-3
+            )
 
 
 def test_the_gain_grows_like_the_logarithm():

@@ -76,16 +76,17 @@ def test_what_comes_after_the_end_is_not_remembered(policy):
     assert len(policy.update(arrivals, end)) == len(policy.init())
 
 
-@pytest.mark.parametrize("num_workers", [10, 100, 1000])
-def test_waiting_for_some_takes_as_long_as_the_law_says(num_workers):
-    model = ShiftedExponential(0.0, 1.0)
-    drawn = model.draw(4000, num_workers, torch.Generator().manual_seed(2))
-    for rank in (num_workers // 2, num_workers):
-        rounds = virtual_clock(drawn, WaitFor(rank))
-        expected = model.expected_arrival(rank, num_workers)
-        assert rounds.duration_s.mean().item() == pytest.approx(expected, rel=0.02)
-        assert (rounds.arrived.sum(dim=1) == rank).all()
-    assert virtual_clock(drawn, WaitForAll()).duration_s.equal(drawn.amax(dim=1))
+def test_waiting_for_some_takes_as_long_as_the_law_says(subtests):
+    for num_workers in [10, 100, 1000]:
+        with subtests.test(num_workers=num_workers):
+            model = ShiftedExponential(0.0, 1.0)
+            drawn = model.draw(4000, num_workers, torch.Generator().manual_seed(2))
+            for rank in (num_workers // 2, num_workers):
+                rounds = virtual_clock(drawn, WaitFor(rank))
+                expected = model.expected_arrival(rank, num_workers)
+                assert rounds.duration_s.mean().item() == pytest.approx(expected, rel=0.02)
+                assert (rounds.arrived.sum(dim=1) == rank).all()
+            assert virtual_clock(drawn, WaitForAll()).duration_s.equal(drawn.amax(dim=1))
 
 
 def test_a_deadline_waits_for_those_without_whom_no_round_ends():
@@ -160,20 +161,19 @@ def test_waiting_for_ever_and_clocks_that_run_backwards_are_refused():
         WaitFor(3).ends_at(lost)
 
 
-@pytest.mark.parametrize(
-    ("kind", "arguments", "rule"),
-    [
+def test_bad_arguments_are_refused(subtests):
+    cases = [
         (WaitFor, {"num_messages": 0}, "num_messages must be at least 1, got 0"),
         (Deadline, {"deadline_s": 0.0}, "deadline_s must be finite and above 0, got 0.0"),
         (Deadline, {"min_messages": -1}, "min_messages must be at least 0, got -1"),
         (AdaptiveDeadline, {"quantile": 0.0}, "quantile must be above 0 and at most 1, got 0.0"),
         (AdaptiveDeadline, {"slack": 1.0}, "slack must be finite and above 1, got 1.0"),
         (FirstOf, {"policies": []}, "policies must hold at least 1 policy, got none"),
-    ],
-)
-def test_bad_arguments_are_refused(kind, arguments, rule):
-    with pytest.raises(ValueError, match=rule):
-        kind(**arguments)
+    ]
+    for kind, arguments, rule in cases:
+        refused = pytest.raises(ValueError, match=rule)
+        with subtests.test(kind=kind, arguments=arguments, rule=rule), refused:
+            kind(**arguments)
 
 
 @pytest.mark.slow

@@ -1,13 +1,35 @@
 """A small job, and rounds of it on any engine whose parameters drift as if they were trained."""
 
+from dataclasses import replace
+from typing import NamedTuple
+
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
-from phalanx.training import Job, Local, Memory
+from phalanx.computations import Broadcast
+from phalanx.training import Collected, Job, Local, Round, TrainingWorkers, exchange
+from phalanx.training.exchange import read_states
 
-NOTHING = Memory()
+
+class Seen(NamedTuple):
+    """A round as it reached the server, and what all workers remember after it."""
+
+    collected: Collected
+    states: dict
+
+    def __getattr__(self, name):
+        return getattr(self.collected, name)
+
+    def state(self, stage):
+        """What each worker remembers of a stage."""
+        return {worker: state.get(stage, ()) for worker, state in self.states.items()}
+
+    @property
+    def momenta(self):
+        """The momenta of all workers, where momentum is the first transform."""
+        return torch.stack([state["transforms.0"][0] for state in self.states.values()])
 
 
 def some_data():
@@ -27,7 +49,17 @@ def flat(model):
 
 
 def a_job(code, **stages):
-    return Job(a_model(), cross_entropy, some_data(), code, 210, 3, **stages)
+    return Job(a_model(), cross_entropy, some_data(), Round(code, **stages), 210, 3)
+
+
+def staged(job, **stages):
+    """The job with other stages."""
+    return replace(job, round=replace(job.round, **stages))
+
+
+def honest(job):
+    """The job without a simulated attack."""
+    return staged(job, attack=None, byzantine=None)
 
 
 def drifted(job, step):
@@ -37,15 +69,26 @@ def drifted(job, step):
     return flat(job.model) + shifts[:step].sum(dim=0)
 
 
-def rounds(session, job, number, memory=NOTHING, first=0, aggregate=None):
-    """What is collected in these rounds, and the memory after each."""
+def one_round(session, job, step=0, memory=None, rule=None, parameters=None):
+    """What is collected in a round."""
+    parameters = flat(job.model) if parameters is None else parameters
+    return exchange(session, job, step, Broadcast(parameters), memory, rule)
+
+
+def rounds(session, job, number, last=None, first=0, rule=None):
+    """What is seen in these rounds, after `last`."""
+    memory = None if last is None else last.memory
     for step in range(first, first + number):
-        collected = session.round(step, drifted(job, step), memory, aggregate)
-        # The engine of many processes gives its table out again.
-        yield collected._replace(messages=collected.messages.clone())
-        memory = collected.memory
+        found = one_round(session, job, step, memory, rule, drifted(job, step))
+        yield Seen(found, read_states(session, job, step + 1))
+        memory = found.memory
 
 
-def local_rounds(job, number, **start):
-    with Local(chunk_size=1).start(job) as session:
-        return list(rounds(session, job, number, **start))
+def workers(job, last=None):
+    """The workers of a job, as they are after a round that was seen."""
+    return TrainingWorkers(job, {} if last is None else dict(last.states))
+
+
+def local_rounds(job, number, last=None, **start):
+    with Local(chunk_size=1).start(workers(job, last)) as session:
+        return list(rounds(session, job, number, last, **start))

@@ -30,8 +30,7 @@ from phalanx.attacks import (
     StaleGradient,
     WrongShape,
 )
-from phalanx.coding import Detox, DracoCyclic, DracoRepetition, ErasureHead
-from phalanx.communication.serialization import Parcel
+from phalanx.coding import Detox, DracoCyclic, DracoRepetition, ErasureHead, Uncoded
 from phalanx.compression import (
     QSGD,
     ErrorFeedback,
@@ -41,16 +40,27 @@ from phalanx.compression import (
     TopK,
     UniformQuantization,
 )
+from phalanx.computations import Broadcast
 from phalanx.errors import TooManyByzantineError
 from phalanx.randomness import generator
-from phalanx.training import Local, Ray
+from phalanx.training import Local, Ray, Site
 from phalanx.training.attack_simulation import roles
-from phalanx.training.decoding import Uncoded
-from phalanx.training.engines.base import Inbox
-from phalanx.training.engines.worker import Worker, pack_job
-from phalanx.transforms import WorkerMomentum
+from phalanx.training.exchange import read_states
+from phalanx.training.inbox import Inbox
+from phalanx.training.worker import ReadState, RoundTask
+from phalanx.transforms import Compressed, WorkerMomentum
 from training import drifting
-from training.drifting import a_model, drifted, flat, local_rounds, rounds, some_data
+from training.drifting import (
+    a_model,
+    drifted,
+    flat,
+    honest,
+    local_rounds,
+    rounds,
+    some_data,
+    staged,
+    workers,
+)
 
 SPARSE = ErrorFeedback(TopK(ratio=0.2))
 EVERYTHING = Mixed(
@@ -66,31 +76,35 @@ EVERYTHING = Mixed(
 )
 
 
-def a_job(code, compressor=SPARSE, **options):
-    return drifting.a_job(code, compressor=compressor, **options)
+def a_job(code, compressor=SPARSE, before=(), **stages):
+    return drifting.a_job(code, transforms=[*before, Compressed(compressor)], **stages)
 
 
 def trained(**options):
     defaults = {"steps": 8, "num_workers": 7, "batch_size": 70, "evaluate_every": 100}
     options = {**defaults, "compressor": SPARSE, **options}
+    before, compressor = options.pop("before", ()), options.pop("compressor")
+    options["transforms"] = [*before, Compressed(compressor)] if compressor else list(before)
     return phalanx.train(a_model(), some_data(), **options)
 
 
 def assert_same_memory(ours, theirs):
-    assert len(ours.compression) == len(theirs.compression)
-    for one, other in zip(ours.compression, theirs.compression, strict=True):
-        for state, same in zip(one, other, strict=True):
-            assert all(a.equal(b) for a, b in zip(state, same, strict=True))
+    """That all workers remember the same bits."""
+    assert ours.keys() == theirs.keys()
+    for worker, state in ours.items():
+        assert state.keys() == theirs[worker].keys()
+        for name, parts in state.items():
+            assert all(a.equal(b) for a, b in zip(parts, theirs[worker][name], strict=True))
 
 
 @pytest.mark.parametrize("compressor", CASES, ids=repr)
 def test_what_arrives_is_each_tensor_encoded_and_decoded_alone(compressor):
     job = a_job(Uncoded(3), compressor)
-    codec, source = job.codec, torch.Generator().manual_seed(0)
-    states, wanted = (), [compressor.init(value) for value in job.model.parameters()]
+    chain, source = job.chain, torch.Generator().manual_seed(0)
+    states, wanted = {}, [compressor.init(value) for value in job.model.parameters()]
     for step in range(3):
-        message = torch.randn(codec.width, generator=source)
-        data, states = codec.encode(message, states, step, worker=1)
+        message = torch.randn(chain.layout.dim, generator=source)
+        _, data, states = chain.update(message, states, step, worker=1)
         expected, num_bytes = [], 0
         for place, (name, value) in enumerate(job.model.named_parameters()):
             who = "shared" if compressor.needs_shared_randomness else 1
@@ -99,34 +113,34 @@ def test_what_arrives_is_each_tensor_encoded_and_decoded_alone(compressor):
             one, wanted[place] = compressor.update(part.view_as(value), wanted[place], draws)
             expected.append(compressor.decode(one).flatten())
             num_bytes += one.num_bytes + (0 if compressor.fixed_size else 8)
-        assert codec.decode(data).equal(torch.cat(expected))
+        assert chain.decode(data).equal(torch.cat(expected))
         assert data.nbytes == num_bytes
-    assert codec.remembers == any(map(len, states))
+    assert bool(states) == any(map(len, wanted))
 
 
 @given(data=st.binary(max_size=80), compressor=st.sampled_from(CASES))
 def test_bytes_of_anybody_mark_their_sender_and_stop_nothing(data, compressor):
-    codec = a_job(Uncoded(2), compressor).codec
-    inbox = Inbox(torch.zeros(2, codec.width), codec)
+    chain = a_job(Uncoded(2), compressor).chain
+    inbox = Inbox(torch.zeros(2, chain.layout.dim), chain.decode)
     inbox.put(0, torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else None)
     assert inbox.missing == {0: "malformed" if data else "wrong type"}
-    inbox.put(1, torch.zeros(codec.width))
+    inbox.put(1, torch.zeros(chain.layout.dim))
     assert inbox.missing[1] == "malformed"
 
 
 @given(place=st.integers(0, 10_000), bit=st.integers(0, 7), compressor=st.sampled_from(CASES))
 def test_a_flipped_bit_is_noticed_or_decodes_to_finite_numbers(place, bit, compressor):
-    codec = a_job(Uncoded(1), compressor).codec
-    numbers = torch.randn(codec.width, generator=torch.Generator().manual_seed(place))
-    data, _ = codec.encode(numbers, (), 0, 0)
+    chain = a_job(Uncoded(1), compressor).chain
+    numbers = torch.randn(chain.layout.dim, generator=torch.Generator().manual_seed(place))
+    _, data, _ = chain.update(numbers, {}, 0, 0)
     data[place % len(data)] ^= 1 << bit
-    inbox = Inbox(torch.zeros(1, codec.width), codec)
+    inbox = Inbox(torch.zeros(1, chain.layout.dim), chain.decode)
     inbox.put(0, data)
     assert inbox.missing == {0: "malformed"} or inbox.messages.isfinite().all()
 
 
 def test_a_compressor_that_loses_nothing_changes_no_bit():
-    for options in ({}, {"worker_momentum": WorkerMomentum()}, {"code": ErasureHead(6, copies=2)}):
+    for options in ({}, {"before": [WorkerMomentum()]}, {"code": ErasureHead(6, copies=2)}):
         options |= {"batch_size": 60 if "code" in options else 70, "steps": 3}
         kept = trained(compressor=TopK(ratio=1.0), **options)
         assert flat(kept.model).equal(flat(trained(compressor=None, **options).model))
@@ -137,11 +151,13 @@ def test_a_compressor_that_loses_nothing_changes_no_bit():
 def test_nothing_is_lost_but_for_later(code, inner):
     """What arrived and what is remembered add up to all that was computed."""
     job = a_job(code, ErrorFeedback(inner))
-    plain = sum(one.messages for one in local_rounds(replace(job, compressor=None), 5))
+    plain = sum(one.messages for one in local_rounds(staged(job, transforms=()), 5))
     *_, last = found = local_rounds(job, 5)
-    left = torch.stack(
-        [torch.cat([state[0].flatten() for state in one]) for one in last.memory.compression]
-    )
+    left = []
+    for lengths, *parts in last.state("transforms.0").values():
+        ends = lengths.cumsum(0) - lengths
+        left.append(torch.cat([parts[first].flatten() for first in ends]))
+    left = torch.stack(left)
     assert left.abs().sum() > 0
     torch.testing.assert_close(sum(one.messages for one in found) + left, plain)
 
@@ -184,7 +200,7 @@ def test_liars_of_every_kind_are_marked_and_the_run_goes_on(tmp_path):
     for entry in run.rounds:
         assert entry["missing"] == dict.fromkeys("124", "malformed")
         assert {1, 2, 4} <= set(entry["suspects"])
-    assert run.result["compressor"] == repr(SPARSE)
+    assert repr(SPARSE) in run.result["transforms"]
     assert any("Sparsified SGD" in method for method in run.result["methods"])
 
 
@@ -193,10 +209,10 @@ def test_who_computes_no_number_sends_nothing_and_remembers_what_was():
     first = local_rounds(job, 1)[0]
     inputs, targets = job.dataset.tensors
     broken = replace(job, dataset=TensorDataset(inputs * torch.nan, targets))
-    (found,) = local_rounds(broken, 1, memory=first.memory, first=1)
+    (found,) = local_rounds(broken, 1, first, first=1)
     assert found.missing == dict.fromkeys(range(3), "not finite")
     assert found.message_bytes == 0
-    assert_same_memory(found.memory, first.memory)
+    assert_same_memory(found.states, first.states)
 
 
 def test_bytes_are_counted_as_they_travel():
@@ -213,44 +229,38 @@ def test_bytes_are_counted_as_they_travel():
 @pytest.mark.parametrize("momentum", [None, WorkerMomentum()], ids=["plain", "momentum"])
 def test_workers_by_themselves_send_what_one_process_computes_for_them(momentum):
     attack = Mixed([ReverseGradient(), LabelFlip(), Silence(), WrongShape(), StaleGradient(1)])
-    job = a_job(Uncoded(7), attack=attack, schedule=RandomWorkers(5), worker_momentum=momentum)
-    packed = pickle.loads(pickle.dumps(pack_job(job)))
-    here = list(local_rounds(job, 4))
+    before = [momentum] if momentum else []
+    job = a_job(Uncoded(7), before=before, attack=attack, byzantine=RandomWorkers(5))
+    packed = pickle.loads(pickle.dumps(workers(job).packed()))
+    here = local_rounds(job, 4)
+    past = []
     for worker in range(7):
-        process = Worker(worker, packed, 1, torch.get_num_threads(), "cpu")
+        (process,) = packed.make({worker: {}}, Site("cpu", 1))
         for step in range(4):
-            if step == 2:  # it dies, and is told what it knew
-                known = process.recall(2)
-                process = Worker(worker, packed, 1, torch.get_num_threads(), "cpu")
-            role = roles(job, step).get(worker)
-            behind = min(role.attack.rounds_behind, step) if role else 0
-            task = step - behind, Parcel.pack(drifted(job, step - behind))
-            if step == 2:  # a task that it drops changes nothing
-                process.compute(*task, role, known, is_over=lambda: True)
-                assert all(
-                    one.unpack().equal(other.unpack())
-                    for states in zip(process.recall(2).compression, known.compression, strict=True)
-                    for one, other in zip(*states, strict=True)
-                )
-            reply = process.compute(*task, role)
-            inbox = Inbox(torch.zeros_like(here[step].messages), job.codec)
-            if reply.message is None:
+            past = [Broadcast(drifted(job, one)) for one in range(max(0, step - 1), step)]
+            task = RoundTask(step, Broadcast(drifted(job, step)), roles(job, step), tuple(past))
+            if step == 2:  # it dies, and is told what it knew; a task that it drops changes nothing
+                known = ReadState(2).run(process).value
+                (process,) = packed.make({worker: known}, Site("cpu", 1))
+                assert task.run(process, lambda: True).missing == "late"
+                assert_same_memory({0: process.recall(2)}, {0: known})
+            reply = task.run(process)
+            inbox = Inbox(torch.zeros_like(here[step].messages), job.chain.decode)
+            if reply.missing is not None:
                 assert reply.missing == here[step].missing[worker]
                 continue
-            inbox.put(worker, reply.message.unpack())
+            inbox.take(worker, reply.value)
             assert inbox.missing.get(worker) == here[step].missing.get(worker)
             if worker not in here[step].missing:
                 assert inbox.messages[worker].equal(here[step].messages[worker])
         for number in (3, 4):  # before the last round, and after it
-            states = process.recall(number).compression
-            expected = here[number - 1].memory.compression[worker]
-            for state, wanted in zip(states, expected, strict=True):
-                assert all(p.unpack().equal(x) for p, x in zip(state, wanted, strict=True))
+            expected = here[number - 1].states[worker]
+            assert_same_memory({0: process.recall(number)}, {0: expected})
 
 
 def test_a_run_killed_at_any_checkpoint_ends_with_the_same_bits(tmp_path):
     options = {"rule": CoordinateMedian(2), "attack": EVERYTHING, "byzantine": RandomWorkers(2)}
-    options |= {"steps": 4, "worker_momentum": WorkerMomentum()}
+    options |= {"steps": 4, "before": [WorkerMomentum()]}
     whole = flat(trained(**options).model)
     for last in (0, 2):  # checkpoints last and last + 1 are kept; the newer one is torn off
         out = tmp_path / str(last)
@@ -267,25 +277,24 @@ class LastBits(Attack):
 
 
 def test_the_server_decodes_what_a_forger_encodes():
-    job = a_job(Uncoded(3), HalfPrecision(), attack=LastBits(), schedule=FixedWorkers([1]))
+    job = a_job(Uncoded(3), HalfPrecision(), attack=LastBits(), byzantine=FixedWorkers([1]))
     (found,) = local_rounds(job, 1)
-    (honest,) = local_rounds(replace(job, attack=None, schedule=None, compressor=None), 1)
-    assert found.messages[1].equal((honest.messages[1] + 1).half().float())
+    (truth,) = local_rounds(staged(honest(job), transforms=()), 1)
+    assert found.messages[1].equal((truth.messages[1] + 1).half().float())
 
 
 @pytest.mark.slow
 def test_processes_send_the_bits_of_one_process_and_take_up_a_run(cluster):
-    drill = {"attack": EVERYTHING, "schedule": RandomWorkers(4)}
-    job = a_job(Uncoded(5), **drill, worker_momentum=WorkerMomentum())
+    drill = {"attack": EVERYTHING, "byzantine": RandomWorkers(4)}
+    job = a_job(Uncoded(5), before=[WorkerMomentum()], **drill)
     here = local_rounds(job, 5)
-    with Ray().start(job) as session:
+    with Ray().start(workers(job)) as session:
         there = list(rounds(session, job, 3))
-        before, memory = (session.recall(step, there[-1].memory) for step in (2, 3))
-    assert_same_memory(before, here[1].memory)
-    assert_same_memory(memory, here[2].memory)
-    assert memory.momenta.equal(here[2].memory.momenta)
-    with Ray().start(job) as session:  # new processes
-        there += rounds(session, job, 2, memory, first=3)
+        before = read_states(session, job, 2)
+    assert_same_memory(before, here[1].states)
+    assert_same_memory(there[2].states, here[2].states)
+    with Ray().start(workers(job, there[2])) as session:  # new processes
+        there += rounds(session, job, 2, there[2], first=3)
     for ours, theirs in zip(here, there, strict=True):
         assert theirs.missing == ours.missing
         assert theirs.messages[theirs.arrived].equal(ours.messages[ours.arrived])
@@ -315,15 +324,15 @@ def test_runs_on_processes_resume_and_end_with_the_weights_of_one_process(cluste
 
 @pytest.mark.slow
 def test_a_worker_that_is_started_anew_begins_without_a_memory(cluster):
-    job = a_job(Uncoded(3), worker_momentum=WorkerMomentum())
-    with Ray(deadline_s=20.0).start(job) as session:
+    job = a_job(Uncoded(3), before=[WorkerMomentum()])
+    with Ray(deadline_s=20.0).start(workers(job)) as session:
         *_, second = rounds(session, job, 2)
         os.kill(session.pids[1], signal.SIGKILL)
-        memory, step = second.memory, 2
-        (found,) = rounds(session, job, 1, memory, first=step)
+        step = 2
+        (found,) = rounds(session, job, 1, second, first=step)
         assert found.missing == {1: "dead"}
         while found.missing:
-            assert session.recall(step + 1, found.memory).compression[1] == ()
+            assert not found.states.get(1)
             step += 1
-            (found,) = rounds(session, job, 1, found.memory, first=step)
+            (found,) = rounds(session, job, 1, found, first=step)
         assert found.messages[1].equal(local_rounds(job, 1, first=step)[0].messages[1])

@@ -26,23 +26,23 @@ from phalanx.attacks import (
     Silence,
     WrongShape,
 )
-from phalanx.coding import Detox, DracoCyclic, DracoRepetition
+from phalanx.coding import Detox, DracoCyclic, DracoRepetition, Uncoded
 from phalanx.errors import DecodeError
-from phalanx.ordering.random_reshuffling import partition_samples
-from phalanx.training import Job, Local, Ray, train
-from phalanx.training.decoding import Uncoded
+from phalanx.training import Job, Local, Ray, Round, train
+from training.drifting import one_round, staged, workers
 
 BATCH_SIZE = 420  # a multiple of every number of partitions here
 
 
-def a_job(code, **drill):
+def a_job(code, **stages):
     numbers = torch.Generator().manual_seed(5)
     inputs = torch.randn(2000, 6, generator=numbers)
     targets = torch.randint(3, (2000,), generator=numbers)
     with torch.random.fork_rng():
         torch.manual_seed(5)
         model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
-    return Job(model, cross_entropy, TensorDataset(inputs, targets), code, BATCH_SIZE, 3, **drill)
+    data = TensorDataset(inputs, targets)
+    return Job(model, cross_entropy, data, Round(code, **stages), BATCH_SIZE, 3)
 
 
 def parameters_of(job):
@@ -51,13 +51,14 @@ def parameters_of(job):
 
 def true_gradient(job, step):
     """The mean gradient of a round of which nothing is missing and nobody lies."""
-    job = replace(job, code=Uncoded(job.code.num_workers), attack=None, schedule=None)
-    with Local(chunk_size=1).start(job) as session:
-        return session.round(step, parameters_of(job)).messages.mean(dim=0)
+    uncoded = Uncoded(job.round.code.num_workers)
+    job = staged(job, code=uncoded, attack=None, byzantine=None)
+    with Local(chunk_size=1).start(workers(job)) as session:
+        return one_round(session, job, step).messages.mean(dim=0)
 
 
 def assert_decodes(job, step, collected, suspects=()):
-    decoded = job.code.decode(collected.messages, collected.arrived)
+    decoded = job.round.code.decode(collected.messages, collected.arrived)
     torch.testing.assert_close(decoded.gradient, true_gradient(job, step), rtol=1e-4, atol=1e-6)
     assert decoded.suspects.nonzero().flatten().tolist() == list(suspects)
 
@@ -65,7 +66,7 @@ def assert_decodes(job, step, collected, suspects=()):
 def rounds_until_all_are_back(session, job, first, seconds=60):
     """Runs rounds until nobody is missing; gives the reasons seen till then, and the last round."""
     reasons, step, end = set(), first, time.monotonic() + seconds
-    while (collected := session.round(step, parameters_of(job))).missing:
+    while (collected := one_round(session, job, step)).missing:
         assert time.monotonic() < end, collected.missing
         reasons |= set(collected.missing.values())
         step += 1
@@ -82,11 +83,10 @@ BITWISE = [DracoRepetition(3, 1), Uncoded(5), Detox(7, 2, outer=CenteredClipping
 @pytest.mark.slow
 @pytest.mark.parametrize("code", BITWISE, ids=["repetition", "uncoded", "detox"])
 def test_the_same_seed_gives_the_bits_of_one_process(cluster, code):
-    job = a_job(code, attack=FORGERS, schedule=RandomWorkers(2))
-    parameters = parameters_of(job)
-    with Ray().start(job) as there, Local(chunk_size=1).start(job) as here:
+    job = a_job(code, attack=FORGERS, byzantine=RandomWorkers(2))
+    with Ray().start(workers(job)) as there, Local(chunk_size=1).start(workers(job)) as here:
         for step in range(6):  # 4 rounds to an epoch
-            ours, theirs = here.round(step, parameters), there.round(step, parameters)
+            ours, theirs = one_round(here, job, step), one_round(there, job, step)
             assert theirs.messages.equal(ours.messages)
             assert theirs.losses.equal(ours.losses)
             assert theirs.arrived.all()
@@ -98,7 +98,7 @@ def test_a_run_ends_with_the_weights_of_one_process(cluster):
     def weights(engine):
         job = a_job(DracoRepetition(3, 1))
         drill = {"attack": ReverseGradient(), "byzantine": RandomWorkers(1)}
-        train(job.model, job.dataset, job.code, engine=engine, steps=8, seed=1, **drill)
+        train(job.model, job.dataset, job.round.code, engine=engine, steps=8, seed=1, **drill)
         return parameters_of(job)
 
     assert weights(Ray()).equal(weights(Local(chunk_size=1)))
@@ -106,33 +106,34 @@ def test_a_run_ends_with_the_weights_of_one_process(cluster):
 
 @pytest.mark.slow
 def test_codes_that_weigh_agree_to_rounding_and_survive_what_the_bound_allows(cluster):
-    job = a_job(DracoCyclic(5, 1), attack=ReverseGradient(), schedule=FixedWorkers([2]))
-    parameters = parameters_of(job)
-    with Ray(deadline_s=20.0).start(job) as there, Local(chunk_size=1).start(job) as here:
-        ours, theirs = here.round(0, parameters), there.round(0, parameters)
+    job = a_job(DracoCyclic(5, 1), attack=ReverseGradient(), byzantine=FixedWorkers([2]))
+    with (
+        Ray(deadline_s=20.0).start(workers(job)) as there,
+        Local(chunk_size=1).start(workers(job)) as here,
+    ):
+        ours, theirs = one_round(here, job, 0), one_round(there, job, 0)
         torch.testing.assert_close(theirs.messages, ours.messages, rtol=1e-5, atol=1e-6)
         assert_decodes(job, 0, theirs, suspects=[2])
         os.kill(there.pids[4], signal.SIGKILL)  # e + 2 b = 3 > 2 s
-        collected = there.round(1, parameters)
+        collected = one_round(there, job, 1)
         assert collected.missing == {4: "dead"}
         with pytest.raises(DecodeError, match="missing: 4"):
-            job.code.decode(collected.messages, collected.arrived)
+            job.round.code.decode(collected.messages, collected.arrived)
 
 
 @pytest.mark.slow
 def test_the_killed_are_erasures_and_come_back(cluster):
     job = a_job(DracoCyclic(5, 2))
-    parameters = parameters_of(job)
-    with Ray(deadline_s=20.0).start(job) as session:
+    with Ray(deadline_s=20.0).start(workers(job)) as session:
         before = session.pids
         for worker in (0, 1, 2, 3):
             os.kill(before[worker], signal.SIGKILL)
-        collected = session.round(0, parameters)
+        collected = one_round(session, job, 0)
         assert collected.missing == dict.fromkeys(range(4), "dead")
         assert collected.arrived.tolist() == [False, False, False, False, True]
         assert_decodes(job, 0, collected)  # e = 2 s
         began = time.monotonic()
-        assert set(session.round(1, parameters).missing.values()) <= {"starting"}
+        assert set(one_round(session, job, 1).missing.values()) <= {"starting"}
         assert time.monotonic() - began < 10  # the round waits for no process to start
         reasons, step, collected = rounds_until_all_are_back(session, job, 2)
         assert reasons <= {"starting"}
@@ -144,50 +145,50 @@ def test_the_killed_are_erasures_and_come_back(cluster):
 @pytest.mark.slow
 def test_the_stopped_are_late_then_busy_and_rejoin_when_they_go_on(cluster):
     job = a_job(DracoRepetition(3, 1))
-    parameters = parameters_of(job)
-    with Ray(deadline_s=4.0).start(job) as session:
+    with Ray(deadline_s=4.0).start(workers(job)) as session:
         before = session.pids
         os.kill(before[1], signal.SIGSTOP)
         try:
-            collected = session.round(0, parameters)
+            collected = one_round(session, job, 0)
             assert collected.missing == {1: "late"}
             assert collected.compute_s >= 4.0
             assert_decodes(job, 0, collected)
-            collected = session.round(1, parameters)
+            collected = one_round(session, job, 1)
             assert collected.missing == {1: "busy"}
             assert collected.compute_s < 4.0  # nobody waits for a task that was not given
         finally:
             os.kill(before[1], signal.SIGCONT)
         reasons, step, collected = rounds_until_all_are_back(session, job, 2)
         assert reasons <= {"busy"}
-        with Local(chunk_size=1).start(job) as here:  # this round's message, not the stale one
-            assert collected.messages.equal(here.round(step, parameters).messages)
+        with Local(chunk_size=1).start(
+            workers(job)
+        ) as here:  # this round's message, not the stale one
+            assert collected.messages.equal(one_round(here, job, step).messages)
         assert session.pids == before
 
 
 @pytest.mark.slow
 def test_the_hung_are_started_anew(cluster):
     job = a_job(DracoRepetition(3, 1))
-    parameters = parameters_of(job)
-    with Ray(deadline_s=4.0, restart_after_s=5.0).start(job) as session:
+    with Ray(deadline_s=4.0, restart_after_s=5.0).start(workers(job)) as session:
         hung = session.pids[2]
         os.kill(hung, signal.SIGSTOP)
-        assert session.round(0, parameters).missing == {2: "late"}
+        assert one_round(session, job, 0).missing == {2: "late"}
         reasons, _, _ = rounds_until_all_are_back(session, job, 1)
         assert reasons == {"busy", "starting"}
         assert session.pids[2] != hung
 
 
 @pytest.mark.slow
-def test_bad_workers_act_in_their_own_processes(cluster):
+def test_byzantine_workers_act_in_their_own_processes(cluster):
     attack = Mixed(attacks=[Delay(delay_s=30.0), Silence(), WrongShape(), NotFinite()])
-    job = a_job(DracoCyclic(7, 3), attack=attack, schedule=FixedWorkers([0, 2, 3, 6]))
-    with Ray(deadline_s=5.0).start(job) as session:
-        collected = session.round(0, parameters_of(job))
+    job = a_job(DracoCyclic(7, 3), attack=attack, byzantine=FixedWorkers([0, 2, 3, 6]))
+    with Ray(deadline_s=5.0).start(workers(job)) as session:
+        collected = one_round(session, job, 0)
         assert collected.missing == {0: "late", 2: "silent", 3: "wrong shape"}
         assert collected.messages[6].isnan().all()
         assert_decodes(job, 0, collected, suspects=[6])
-        collected = session.round(1, parameters_of(job))
+        collected = one_round(session, job, 1)
         assert collected.missing == {0: "busy", 2: "silent", 3: "wrong shape"}
         assert_decodes(job, 1, collected, suspects=[6])
 
@@ -217,30 +218,32 @@ def test_exceptions_of_a_worker_stop_nobody_else(cluster):
             return self.dataset[index]
 
     job = a_job(Uncoded(3))
-    bad = partition_samples(2000, BATCH_SIZE, 3, job.seed, 0, 1)[:1].tolist()
+    bad = job.round.order.samples(job.batches, 0, 1)[:1].tolist()
     job = replace(job, dataset=Faulty(job.dataset, bad))
-    with Ray(deadline_s=20.0).start(job) as session:
-        collected = session.round(0, parameters_of(job))
+    with Ray(deadline_s=20.0).start(workers(job)) as session:
+        collected = one_round(session, job, 0)
         assert collected.missing == {1: f"failed: LookupError: sample {bad[0]} is torn"}
         assert collected.arrived.tolist() == [True, False, True]
         before = session.pids
-        assert session.round(1, parameters_of(job)).missing == {}
+        assert one_round(session, job, 1).missing == {}
         assert session.pids == before
     with pytest.raises(RuntimeError, match=r"no worker of the engine Ray could start; .*torn"):
-        Ray().start(replace(a_job(Uncoded(2)), loss=_Torn()))
+        Ray().start(workers(replace(a_job(Uncoded(2)), loss=_Torn())))
 
 
 OWN_RAY = """
 import os, torch
 from torch.utils.data import TensorDataset
 from phalanx.coding import DracoRepetition
-from phalanx.training import Job, Ray
+from phalanx.computations import Broadcast
+from phalanx.training import Job, Ray, Round, TrainingWorkers, exchange
 import ray
 
 data = TensorDataset(torch.ones(8, 2), torch.zeros(8, dtype=torch.long))
-job = Job(torch.nn.Linear(2, 2), torch.nn.CrossEntropyLoss(), data, DracoRepetition(1, 0), 8, 0)
-with Ray().start(job) as session:
-    assert session.round(0, torch.zeros(6)).missing == {}
+stages = Round(DracoRepetition(1, 0))
+job = Job(torch.nn.Linear(2, 2), torch.nn.CrossEntropyLoss(), data, stages, 8, 0)
+with Ray().start(TrainingWorkers(job, {})) as session:
+    assert exchange(session, job, 0, Broadcast(torch.zeros(6))).missing == {}
     (pid,) = session.pids.values()
     assert ray.is_initialized()
 assert not ray.is_initialized()

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset, TensorDataset
 import phalanx
 from phalanx.aggregation import Mean
 from phalanx.attacks import Delay, FixedWorkers, NotFinite, Silence
-from phalanx.coding import ErasureHead, FractionalRepetition
+from phalanx.coding import ErasureHead, FractionalRepetition, Uncoded
+from phalanx.computations import Broadcast
 from phalanx.errors import DecodeError, TooManyByzantineError
 from phalanx.stragglers import (
     AdaptiveDeadline,
@@ -29,20 +30,23 @@ from phalanx.stragglers import (
     WaitForAll,
     virtual_clock,
 )
-from phalanx.training import Job, Local, Ray
-from phalanx.training.decoding import Uncoded
+from phalanx.training import Job, Local, Ray, Round, TrainingWorkers, exchange
 
 EXACT = FractionalRepetition(num_workers=6, num_stragglers=1)
 
 
-def a_job(code=EXACT, dataset=None, batch_size=12, seed=3, **drill):
+def a_job(code=EXACT, dataset=None, batch_size=12, seed=3, **stages):
     numbers = torch.Generator().manual_seed(5)
     inputs = torch.randn(240, 6, generator=numbers)
     dataset = dataset or TensorDataset(inputs, torch.randint(3, (240,), generator=numbers))
     with torch.random.fork_rng():
         torch.manual_seed(5)
         model = torch.nn.Linear(6, 3)
-    return Job(model, cross_entropy, dataset, code, batch_size, seed, **drill)
+    return Job(model, cross_entropy, dataset, Round(code, **stages), batch_size, seed)
+
+
+def workers(job):
+    return TrainingWorkers(job, {})
 
 
 def parameters_of(job):
@@ -51,8 +55,13 @@ def parameters_of(job):
 
 def one_round(engine, job=None, step=0):
     job = job or a_job()
-    with engine.start(job) as session:
-        return session.round(step, parameters_of(job))
+    with engine.start(workers(job)) as session:
+        return asked(session, job, step)
+
+
+def asked(session, job, step, memory=None, excluded=()):
+    broadcast = Broadcast(parameters_of(job))
+    return exchange(session, job, step, broadcast, memory, excluded=excluded)
 
 
 def trace(tmp_path, *rounds):
@@ -129,7 +138,7 @@ def test_redundant_work_takes_its_time():
 
 
 def test_the_attack_delay_comes_on_top_of_the_clock():
-    drill = {"attack": Delay(delay_s=10.0), "schedule": FixedWorkers([0, 5])}
+    drill = {"attack": Delay(delay_s=10.0), "byzantine": FixedWorkers([0, 5])}
     delays = ShiftedExponential(1.0, 0.0)
     assert one_round(Local(delays=delays), a_job(**drill)).virtual_s == 11.0
     collected = one_round(Local(delays=delays, policy=UntilDecodable()), a_job(**drill))
@@ -140,7 +149,7 @@ def test_the_attack_delay_comes_on_top_of_the_clock():
 def test_messages_of_no_use_do_not_end_a_round(tmp_path, attack):
     """Workers 0 and 2 are first, but only 1 and 3 send what can be decoded."""
     delays = trace(tmp_path, [1.0, 6.0, 1.0, 7.0, 1.0, 1.0])
-    job = a_job(attack=attack, schedule=FixedWorkers([0, 2]))
+    job = a_job(attack=attack, byzantine=FixedWorkers([0, 2]))
     collected = one_round(Local(delays=delays, policy=UntilDecodable()), job)
     assert collected.virtual_s == 7.0
     assert EXACT.decode(collected.messages, collected.arrived).gradient.isfinite().all()
@@ -148,9 +157,8 @@ def test_messages_of_no_use_do_not_end_a_round(tmp_path, attack):
 
 def test_the_excluded_are_not_waited_for(tmp_path):
     job, delays = a_job(), trace(tmp_path, [1.0, 2.0, 3.0, 4.0, 5.0, 99.0])
-    with Local(delays=delays, policy=WaitForAll()).start(job) as session:
-        session.exclude([5])
-        collected = session.round(0, parameters_of(job))
+    with Local(delays=delays, policy=WaitForAll()).start(workers(job)) as session:
+        collected = asked(session, job, 0, excluded=[5])
     assert (collected.virtual_s, collected.missing) == (5.0, {5: "excluded"})
 
 
@@ -174,10 +182,9 @@ def test_the_engine_and_the_virtual_clock_agree():
     delays = torch.stack([model.at(step, 6, job.seed) for step in range(40)])
     expected = virtual_clock(delays, policy)
     collected = None
-    with Local(delays=model, policy=policy).start(job) as session:
+    with Local(delays=model, policy=policy).start(workers(job)) as session:
         for step in range(40):
-            memory = {} if collected is None else {"memory": collected.memory}
-            collected = session.round(step, parameters_of(job), **memory)
+            collected = asked(session, job, step, collected and collected.memory)
             assert collected.arrived.equal(expected.arrived[step])
             assert collected.virtual_s == pytest.approx(expected.duration_s[step].item())
 
@@ -189,7 +196,7 @@ def test_a_run_that_resumes_has_the_same_rounds(tmp_path):
         return phalanx.train(
             job.model,
             job.dataset,
-            job.code,
+            job.round.code,
             engine=engine,
             steps=steps,
             batch_size=12,
@@ -237,22 +244,21 @@ def slowed(folder):
 def assert_decodes(job, step, collected):
     """The bits of a round in which nobody is missing."""
     whole = one_round(Local(chunk_size=1), job, step)
-    decoded = job.code.decode(collected.messages, collected.arrived)
-    assert decoded.gradient.equal(job.code.decode(whole.messages).gradient)
+    decoded = job.round.code.decode(collected.messages, collected.arrived)
+    assert decoded.gradient.equal(job.round.code.decode(whole.messages).gradient)
 
 
 @pytest.mark.slow
 def test_the_late_drop_what_nobody_waits_for(cluster, tmp_path):
     """A task of 32 s is dropped after the partition that is being computed, which takes 8 s."""
     job = a_job(FractionalRepetition(num_workers=4, num_stragglers=3), slowed(tmp_path), 16)
-    parameters = parameters_of(job)
-    with Ray(policy=UntilDecodable()).start(job) as session:
-        session.round(0, parameters)
+    with Ray(policy=UntilDecodable()).start(workers(job)) as session:
+        asked(session, job, 0)
         (tmp_path / str(session.pids[2])).write_text("2.0")
         # A task that is over before the worker begins is dropped at once: till one has been begun.
         late: list[float] = []
         while len(late) < 2 or late[-1] - late[-2] < 4:
-            collected = session.round(1, parameters)
+            collected = asked(session, job, 1)
             if collected.missing.get(2) == "late":
                 late.append(time.monotonic())
             time.sleep(0.2)
@@ -263,8 +269,7 @@ def test_the_late_drop_what_nobody_waits_for(cluster, tmp_path):
 @pytest.mark.slow
 def test_killed_stopped_resumed_and_slow_in_one_run(cluster, tmp_path):
     job = a_job(FractionalRepetition(num_workers=9, num_stragglers=2), slowed(tmp_path), 18)
-    parameters = parameters_of(job)
-    with Ray(policy=UntilDecodable(), deadline_s=30.0).start(job) as session:
+    with Ray(policy=UntilDecodable(), deadline_s=30.0).start(workers(job)) as session:
         before = session.pids
         slow = tmp_path / str(before[6])
         slow.write_text("0.5")
@@ -273,7 +278,7 @@ def test_killed_stopped_resumed_and_slow_in_one_run(cluster, tmp_path):
         try:
             reasons = {worker: set() for worker in range(9)}
             for step in range(20):
-                collected = session.round(step, parameters)
+                collected = asked(session, job, step)
                 assert_decodes(job, step, collected)
                 for worker, reason in collected.missing.items():
                     reasons[worker].add(reason)
@@ -288,7 +293,7 @@ def test_killed_stopped_resumed_and_slow_in_one_run(cluster, tmp_path):
         while not set(collected.missing.values()) <= {"late"}:  # until all are at it again
             assert time.monotonic() < end, collected.missing
             step += 1
-            collected = session.round(step, parameters)
+            collected = asked(session, job, step)
             assert_decodes(job, step, collected)
             time.sleep(0.1)
         same = [session.pids[worker] == before[worker] for worker in range(9)]
@@ -307,15 +312,14 @@ def resident_bytes(*pids):
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_dropped_tasks_leave_no_memory_behind(cluster, tmp_path):
     job = a_job(FractionalRepetition(num_workers=4, num_stragglers=3), slowed(tmp_path), 4)
-    parameters = parameters_of(job)
-    with Ray(policy=UntilDecodable()).start(job) as session:
-        session.round(0, parameters)
+    with Ray(policy=UntilDecodable()).start(workers(job)) as session:
+        asked(session, job, 0)
         (tmp_path / str(session.pids[3])).write_text("0.01")
         processes = (os.getpid(), *session.pids.values())
         dropped = 0
         for step in range(2_000):
             if step == 400:
                 before = resident_bytes(*processes)
-            dropped += "late" in session.round(step, parameters).missing.values()
+            dropped += "late" in asked(session, job, step).missing.values()
         assert dropped > 1_000
         assert resident_bytes(*processes) - before < 32 * 2**20

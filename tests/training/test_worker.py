@@ -11,10 +11,11 @@ from torch.utils.data import Dataset, TensorDataset
 
 from phalanx.attacks import FixedWorkers, GaussianNoise, Mixed, Silence
 from phalanx.coding import DracoRepetition
-from phalanx.communication.serialization import Parcel
-from phalanx.training import Job, Local
+from phalanx.communication.serialization import SharedTensor
+from phalanx.computations import Broadcast
+from phalanx.training import Job, Local, Round, Site, TrainingWorkers, exchange
 from phalanx.training.attack_simulation import roles
-from phalanx.training.engines.worker import Worker, pack_job
+from phalanx.training.worker import RoundTask
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool]
 
@@ -23,7 +24,7 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int
 @pytest.mark.parametrize("shape", [(4, 6), (5,), (), (0, 3)], ids=str)
 def test_parcels_give_back_what_was_packed(dtype, shape):
     tensor = (torch.rand(shape) * 8).to(dtype)
-    unpacked = pickle.loads(pickle.dumps(Parcel.pack(tensor))).unpack()
+    unpacked = pickle.loads(pickle.dumps(SharedTensor.pack(tensor))).unpack()
     assert unpacked.dtype == dtype
     assert unpacked.shape == tensor.shape
     assert unpacked.equal(tensor)
@@ -31,12 +32,12 @@ def test_parcels_give_back_what_was_packed(dtype, shape):
 
 def test_parcels_of_views_hold_the_view_alone():
     table = torch.arange(12.0).reshape(3, 4)
-    assert Parcel.pack(table.T[1:]).unpack().equal(table.T[1:])
-    assert Parcel.pack(table[1]).content.nbytes == 16
+    assert SharedTensor.pack(table.T[1:]).unpack().equal(table.T[1:])
+    assert SharedTensor.pack(table[1]).content.nbytes == 16
 
 
 def test_parcels_open_where_the_memory_is_lent_read_only():
-    parcel = Parcel.pack(torch.arange(3.0))
+    parcel = SharedTensor.pack(torch.arange(3.0))
     content = parcel.content.copy()
     content.flags.writeable = False
     assert parcel._replace(content=content).unpack().tolist() == [0.0, 1.0, 2.0]
@@ -50,12 +51,23 @@ def a_job():
         nn.Linear(4, 3),
         cross_entropy,
         TensorDataset(inputs, targets),
-        DracoRepetition(5, 1),
+        Round(
+            DracoRepetition(5, 1),
+            attack=Mixed(attacks=[GaussianNoise(), Silence()]),
+            byzantine=FixedWorkers([1, 4]),
+        ),
         20,
         seed=7,
-        attack=Mixed(attacks=[GaussianNoise(), Silence()]),
-        schedule=FixedWorkers([1, 4]),
     )
+
+
+def alone(job, worker):
+    """A worker as it is in a process of its own."""
+    packed = pickle.loads(pickle.dumps(TrainingWorkers(job, {}).packed()))
+    assert packed.job.round.attack is None
+    assert packed.job.round.byzantine is None
+    (process,) = packed.make({worker: {}}, Site("cpu", 1))
+    return process
 
 
 class Pairs(Dataset):
@@ -77,20 +89,17 @@ def test_workers_send_what_one_process_computes_for_them(in_memory):
     if not in_memory:
         job = replace(job, dataset=Pairs(job.dataset))
     parameters = torch.randn(15, generator=torch.Generator().manual_seed(1))
-    packed = pickle.loads(pickle.dumps(pack_job(job)))
-    assert packed.attack is None
-    assert packed.schedule is None
-    here = Local(chunk_size=1).start(job).round(2, parameters)
-    cast = roles(job, 2)
+    with Local(chunk_size=1).start(TrainingWorkers(job, {})) as session:
+        here = exchange(session, job, 2, Broadcast(parameters))
+    task = RoundTask(2, Broadcast(parameters), roles(job, 2))
     for worker in range(5):
-        process = Worker(worker, packed, 1, torch.get_num_threads(), "cpu")
-        reply = process.compute(2, Parcel.pack(parameters), cast.get(worker))
+        reply = task.run(alone(job, worker))
         if worker == 4:
-            assert reply.message is None
+            assert reply.missing == "silent"
             assert here.missing == {4: "silent"}
         else:
-            assert reply.message.unpack().equal(here.messages[worker])
-            assert reply.loss == here.losses[worker]
+            assert reply.value.message.equal(here.messages[worker])
+            assert reply.value.loss == here.losses[worker]
 
 
 def test_a_model_that_writes_to_its_parameters_does_not_reach_the_parcel():
@@ -99,22 +108,22 @@ def test_a_model_that_writes_to_its_parameters_does_not_reach_the_parcel():
             self.weight.data.fill_(3.0)
             return super().forward(inputs)
 
-    job = replace(a_job(), model=Clamped(4, 3), attack=None)
-    parcel = Parcel.pack(torch.zeros(15))
-    Worker(0, pack_job(job), 1, torch.get_num_threads(), "cpu").compute(0, parcel)
+    job = replace(a_job(), model=Clamped(4, 3), round=Round(DracoRepetition(5, 1)))
+    parcel = SharedTensor.pack(torch.zeros(15))
+    RoundTask(0, Broadcast(parcel.unpack()), {}).run(
+        TrainingWorkers(job, {}).make({0: {}}, Site("cpu", 1))[0]
+    )
     assert not parcel.unpack().any()
 
 
 def test_a_task_that_nobody_waits_for_is_dropped_between_partitions():
     job = a_job()
-    parameters = Parcel.pack(
-        torch.cat([value.detach().reshape(-1) for value in job.model.parameters()])
-    )
-    worker = Worker(0, pack_job(job), 1, 1, "cpu")
-    whole = worker.compute(0, parameters)
-    for partitions in range(int(job.code.assignment[0].sum()) + 1):
+    parameters = torch.cat([value.detach().reshape(-1) for value in job.model.parameters()])
+    task, worker = RoundTask(0, Broadcast(parameters), {}), alone(job, 0)
+    whole = task.run(worker)
+    for partitions in range(int(job.round.code.assignment[0].sum()) + 1):
         answers = iter([False] * partitions + [True])
-        assert worker.compute(0, parameters, is_over=lambda: next(answers)).message is None  # noqa: B023
+        assert task.run(worker, lambda: next(answers)).missing == "late"  # noqa: B023
         assert not list(answers)
-    again = worker.compute(0, parameters, is_over=lambda: False)
-    assert again.message.unpack().equal(whole.message.unpack())
+    again = task.run(worker, lambda: False)
+    assert again.value.message.equal(whole.value.message)

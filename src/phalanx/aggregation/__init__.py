@@ -1,4 +1,4 @@
-"""Robust rules: one vector from the messages of workers some of whom lie."""
+"""Robust aggregation rules: one vector from the messages of workers, some of them Byzantine."""
 
 from phalanx.aggregation.aggregate import Aggregate, far_out
 from phalanx.aggregation.arc import ARC
@@ -22,7 +22,6 @@ from phalanx.aggregation.monna import MoNNA
 from phalanx.aggregation.multi_krum import MultiKrum
 from phalanx.aggregation.nearest_neighbor_mixing import NearestNeighborMixing
 from phalanx.aggregation.norm_clipping import NormClipping
-from phalanx.aggregation.passes import Shard
 from phalanx.aggregation.pipeline import Chain, Pipeline, PreAggregation
 from phalanx.aggregation.resampling import Resampling
 from phalanx.aggregation.sign_majority import SignMajority
@@ -30,6 +29,7 @@ from phalanx.aggregation.smallest_maximum_eigenvalue_averaging import (
     SmallestMaximumEigenvalueAveraging,
 )
 from phalanx.aggregation.trimmed_mean import TrimmedMean
+from phalanx.columns import Shard
 
 __all__ = [
     "ARC",

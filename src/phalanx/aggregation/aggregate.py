@@ -1,4 +1,4 @@
-"""What every rule answers."""
+"""Result of a rule: the aggregate, and a verdict on every worker."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Aggregate(NamedTuple):
-    """What a rule answers.
+    """The aggregate, and a verdict on every worker.
 
     Attributes:
         value: the aggregate, `(dim,)`, in the dtype and on the device of the messages.
@@ -17,8 +17,8 @@ class Aggregate(NamedTuple):
             which the rest then belongs.
         scores: `(workers,)` float64; higher is more suspicious; infinite for dropped workers.
         dropped: `(workers,)` bool; the messages that never entered arithmetic (not finite).
-        suspects: `(workers,)` bool; the workers that the rule holds to be lying: the dropped ones
-            and those that it left out.
+        suspects: `(workers,)` bool; the workers that the rule holds to be Byzantine: the dropped
+            ones and those that it left out.
 
     A worker whose sample weight is 0 is not judged: its score is 0, and it is neither dropped nor a
     suspect.
@@ -44,7 +44,7 @@ class Aggregate(NamedTuple):
 def far_out(distances: Float[Tensor, " workers"]) -> Bool[Tensor, " workers"]:
     """Who is more than three times as far from the aggregate as the median worker.
 
-    A heuristic: it names crude liars, misses those that hide within the honest spread, and may
+    A heuristic: it names crude attackers, misses those that hide within the honest spread, and may
     name honest workers whose data differ a lot. Nothing is computed from it.
     """
     return distances > 3.0 * distances.sort().values[len(distances) // 2]

@@ -1,4 +1,4 @@
-"""As many messages are shortened as it takes, and no further than the next one."""
+"""Adaptive robust clipping (ARC)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,17 +7,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.aggregation.base import require_majority, require_not_negative
+from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.gram import Geometry
 from phalanx.aggregation.norm_clipping import norms_of, shortened
 from phalanx.aggregation.pipeline import PreAggregation
+from phalanx.checks import require_minority
 
 
 @dataclass(frozen=True)
-class ARC(PreAggregation):
+class ARC(ByzantineBound, PreAggregation):
     """Adaptive robust clipping: shortens the k longest messages to the norm of the next longest.
 
-    k = floor(2 (f / n) (n - f)), so that nothing is clipped with f = 0.
+    `x_i <- x_i min(1, r / ||x_i||)`, r being the (k + 1)-th largest norm and `k = floor(2 (f / n)
+    (n - f))`, so that nothing is clipped with f = 0.
 
     Guarantee: unlike clipping to a fixed radius, it keeps a rule robust, and it bounds what comes
     out by the norm of an honest message.
@@ -33,19 +35,13 @@ class ARC(PreAggregation):
 
     from_origin: ClassVar[bool] = True
 
-    num_byzantine: int = 1
-    """Liars among the workers (f)."""
-
-    def __post_init__(self) -> None:
-        require_not_negative(self.num_byzantine)
-
-    def outcome(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
+    def counts(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
         """As many messages as before.
 
         Raises:
             ValueError: if `num_byzantine` is not below half of the messages.
         """
-        require_majority(num_byzantine, num_messages)
+        require_minority(num_byzantine, num_messages)
         return num_messages, num_byzantine
 
     def mix(

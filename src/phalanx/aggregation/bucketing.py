@@ -1,4 +1,4 @@
-"""Messages at random into buckets, of which the means remain."""
+"""Bucketing: means of random disjoint groups of messages."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,14 +9,16 @@ from torch import Tensor
 
 from phalanx.aggregation.gram import Geometry
 from phalanx.aggregation.pipeline import PreAggregation
+from phalanx.checks import require_at_least
 
 
 @dataclass(frozen=True)
 class Bucketing(PreAggregation):
-    """Puts the messages at random into buckets of the same size and goes on with their means.
+    """Bucketing: the means of the messages in random buckets of the same size.
 
-    Honest means differ less than honest messages; but f liars may now spoil f of only n / s
-    buckets. Drawn anew every round.
+    `y_b = 1 / s sum_{i in B_b} x_i` for ceil(n / s) disjoint buckets. Honest means differ less than
+    honest messages; but f Byzantine workers may now spoil f of only n / s buckets. Drawn anew every
+    round.
 
     Guarantee: the variance of honest messages falls by the size of the buckets. If the size divides
     the number of workers, the mean of the buckets is the mean of the messages.
@@ -36,11 +38,10 @@ class Bucketing(PreAggregation):
     """Messages in a bucket (s); the last bucket may have fewer."""
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1, got {self.size}")
+        require_at_least(1, size=self.size)
 
-    def outcome(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
-        """One mixture for every bucket, at most `num_byzantine` of them with a liar in it."""
+    def counts(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
+        """One mixture per bucket, at most `num_byzantine` of them Byzantine."""
         return -(-num_messages // self.size), num_byzantine
 
     def mix(

@@ -1,35 +1,31 @@
-"""Krum to choose messages, then the values around their median."""
+"""The Bulyan rule."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from phalanx.aggregation.aggregate import Aggregate
-from phalanx.aggregation.base import (
-    Aggregator,
-    State,
-    require_majority,
-    require_not_negative,
-    require_tolerated,
-)
+from phalanx.aggregation.base import ByzantineBound, State
+from phalanx.aggregation.geometry_rule import MixtureRule
 from phalanx.aggregation.krum import krum_scores
-from phalanx.aggregation.masses import normalized, present
 from phalanx.aggregation.mean_around_median import (
     mean_around_median,
     mean_around_weighted_median,
 )
-from phalanx.aggregation.mixtures import Mixtures, gather
+from phalanx.aggregation.mixtures import Mixtures
+from phalanx.aggregation.weights import normalized
 
 
 @dataclass(frozen=True)
-class Bulyan(Aggregator):
-    """Chooses n - 2f messages by Krum, one after the other, then averages around their median.
+class Bulyan(ByzantineBound, MixtureRule):
+    """Bulyan: n - 2f messages chosen by Krum, then the mean around their median.
 
-    Krum can be fooled in a single coordinate when there are many; here every coordinate is the mean
-    of the n - 4f values nearest to the median of those chosen.
+    `y_k = 1 / (n - 4f) sum_{i in S_k} x_i,k`, S_k being the n - 4f of the chosen messages that are
+    nearest to their median in coordinate k; Krum chooses one after the other among those left.
+
+    Krum can be fooled in a single coordinate when there are many, which this cannot.
 
     Guarantee: needs n >= 4f + 3; then every coordinate is within the honest spread of some honest
     message.
@@ -45,37 +41,20 @@ class Bulyan(Aggregator):
     tensor([3.])
     """
 
-    needs_geometry: ClassVar[bool] = True
-
-    num_byzantine: int = 1
-    """Liars survived (f)."""
-
-    def __post_init__(self) -> None:
-        require_not_negative(self.num_byzantine)
-
     def num_tolerated(self, num_workers: int) -> int:
         """`num_byzantine`.
 
         Raises:
             ValueError: unless `num_workers` is at least four times as many and three more.
         """
-        require_majority(self.num_byzantine, num_workers)
-        if self.num_byzantine and num_workers < 4 * self.num_byzantine + 3:
+        bound = super().num_tolerated(num_workers)
+        if bound and num_workers < 4 * bound + 3:
             raise ValueError(
-                "num_byzantine must be at most (num_workers - 3) / 4, "
-                f"got {self.num_byzantine} of {num_workers}"
+                f"num_byzantine must be at most (num_workers - 3) / 4, got {bound} of {num_workers}"
             )
-        return self.num_byzantine
+        return bound
 
-    def judge(
-        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
-    ) -> Aggregate:
-        """The aggregate of stacked messages, and the verdict on every worker."""
-        bound = self.num_tolerated(int(present(masses, len(rows)).sum()))
-        mixtures = gather(rows, masses)
-        return self.combine(mixtures, require_tolerated(mixtures.finite, bound, masses), ())[0]
-
-    def combine(
+    def _combine(
         self, mixtures: Mixtures, num_byzantine: int, state: State
     ) -> tuple[Aggregate, State]:
         """One round on mixtures of messages, formed block by block."""
@@ -86,12 +65,12 @@ class Bulyan(Aggregator):
         suspects[chosen] = False
         among = mixtures._replace(mixing=mixtures.mixing[chosen])
         num_kept = num_chosen - 2 * num_byzantine
-        mass = mixtures.geometry.mass
-        mass = None if mass is None else normalized(mass[chosen])
+        weights = mixtures.geometry.weights
+        weights = None if weights is None else normalized(weights[chosen])
         value = among.reduce(
             mean_around_median(num_chosen, num_kept)
-            if mass is None
-            else mean_around_weighted_median(mass, float(num_kept))
+            if weights is None
+            else mean_around_weighted_median(weights, float(num_kept))
         )
         scores = krum_scores(squared, num_byzantine, "paper")
         return Aggregate(value, None, *mixtures.per_worker(scores, suspects)), state

@@ -1,23 +1,23 @@
-"""The mean after taking weight from whoever stretches the spread."""
+"""Covariance-bound agnostic filter (CAF), a spectral filter."""
 
 import math
 from dataclasses import dataclass
 
 import torch
 
-from phalanx.aggregation.base import require_majority, require_not_negative
+from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
 
 
 @dataclass(frozen=True)
-class CAF(GeometryRule):
+class CAF(ByzantineBound, GeometryRule):
     """Covariance-bound agnostic filter: down-weights along the widest direction, again and again.
 
-    All messages begin with weight 1. While more than n - 2f of it is left, every message loses
-    weight in proportion to its squared offset from the weighted mean along the direction in which
-    they spread most, the farthest one all of it. The answer is the mean of the round whose largest
-    eigenvalue was smallest. Deterministic: the direction is exact, from the Gram matrix.
+    All messages begin with weight `c_i = 1`. While `sum_i c_i > n - 2f`: `m` is the weighted mean,
+    `v` the first eigenvector of the weighted covariance, `t_i = <v, x_i - m>^2`, and `c_i` becomes
+    `c_i (1 - t_i / max_j t_j)`. The answer is the mean of the round whose largest eigenvalue was
+    smallest. Deterministic: the direction is exact, from the Gram matrix.
 
     Scores: the squared distance to the aggregate. Suspects: those without weight in the answer.
     Cost: two passes: n^2 d multiply-adds for the Gram matrix, n d for the weighted sum; at most n
@@ -30,21 +30,6 @@ class CAF(GeometryRule):
     >>> CAF(num_byzantine=1)(torch.tensor([[1.0], [2.0], [3.0], [900.0]]))
     tensor([2.0007])
     """
-
-    num_byzantine: int = 1
-    """Liars survived (f)."""
-
-    def __post_init__(self) -> None:
-        require_not_negative(self.num_byzantine)
-
-    def num_tolerated(self, num_workers: int) -> int:
-        """`num_byzantine`.
-
-        Raises:
-            ValueError: if it is not below half of the workers.
-        """
-        require_majority(self.num_byzantine, num_workers)
-        return self.num_byzantine
 
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """The weights of the round with the smallest spread."""

@@ -1,4 +1,4 @@
-"""Steps from the last aggregate, none longer than a radius."""
+"""Centered clipping."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,21 +6,24 @@ from typing import ClassVar
 import torch
 
 from phalanx.aggregation.aggregate import far_out
-from phalanx.aggregation.base import State, minority, require_not_negative
+from phalanx.aggregation.base import State
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
-from phalanx.aggregation.masses import middle
+from phalanx.aggregation.weights import weighted_median
+from phalanx.checks import require_above, require_at_least
 
 
 @dataclass(frozen=True)
 class CenteredClipping(GeometryRule):
-    """Moves the last aggregate by the mean of the offsets of the messages, each cut to a radius.
+    """Centered clipping: moves the last aggregate by the mean of the clipped offsets from it.
+
+    `v <- v + 1 / n sum_i (x_i - v) min(1, tau / ||x_i - v||)`, from the last aggregate v.
 
     Remembers: the last aggregate, zero at first, through `init` and `update`; calling the rule is
     its first round. Meant for workers that send momentum, which varies little between rounds.
 
-    Guarantee: an iteration moves by at most the radius, and a liar moves it by at most radius / n.
-    With an infinite radius it is the mean.
+    Guarantee: an iteration moves by at most the radius, and a Byzantine worker moves it by at most
+    radius / n. With an infinite radius it is the mean.
     Scores: the distance of a message to the aggregate. Suspects, a heuristic: three times as far
     as the median message.
     Cost: two passes, whatever the number of iterations: n^2 d multiply-adds for the Gram matrix of
@@ -38,23 +41,21 @@ class CenteredClipping(GeometryRule):
     tensor([2.6667, 1.3322])
     """
 
-    weighs_masses: ClassVar[bool] = True
+    uses_sample_weights: ClassVar[bool] = True
 
     radius: float | None = None
     """How far a single message may pull (tau); None: the median distance to the messages."""
 
     iterations: int = 1
-    """Steps a round (L); they cost next to nothing."""
+    """Steps per round (L); they cost next to nothing."""
 
     num_byzantine: int | None = None
-    """Unusable messages that are survived (f); None: as many as are fewer than half."""
+    """Byzantine workers tolerated (f); None: as many as are fewer than half."""
 
     def __post_init__(self) -> None:
-        require_not_negative(self.num_byzantine)
-        if self.radius is not None and not self.radius > 0:
-            raise ValueError(f"radius must be above 0, got {self.radius}")
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        super().__post_init__()
+        require_above(0, radius=self.radius)
+        require_at_least(1, iterations=self.iterations)
 
     def init(
         self, dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -62,24 +63,17 @@ class CenteredClipping(GeometryRule):
         """The centre of the first round: the origin."""
         return (torch.zeros(dim, dtype=dtype, device=device),)
 
-    def num_tolerated(self, num_workers: int) -> int:
-        """`num_byzantine`, or the largest number below half of the workers.
-
-        Raises:
-            ValueError: if `num_byzantine` is not below half of the workers.
-        """
-        return minority(self.num_byzantine, num_workers)
-
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """Weights by clipped steps from the last point of the geometry, which is the centre."""
-        gram, norms, masses = geometry.reached_gram(), geometry.gram.diagonal(), geometry.masses
+        gram, norms = geometry.reached_gram(), geometry.gram.diagonal()
+        samples = geometry.sample_weights
         place = torch.zeros_like(norms)
         place[-1] = 1.0
         distances = _distances(gram, norms, place)
         for _ in range(self.iterations):
-            radius = middle(distances, masses) if self.radius is None else self.radius
+            radius = weighted_median(distances, samples) if self.radius is None else self.radius
             factors = torch.where(distances <= radius, 1.0, radius / distances)
-            shares = factors * masses / len(masses)
+            shares = factors * samples / len(samples)
             place = place * (1 - shares.sum())
             place[:-1] += shares
             distances = _distances(gram, norms, place)

@@ -1,11 +1,10 @@
-"""The median of every coordinate."""
+"""Coordinate-wise median."""
 
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.aggregation.base import minority, require_not_negative
 from phalanx.aggregation.coordinate_rule import CoordinateRule, Reducer
 from phalanx.aggregation.sorting_network import OrderStatistics
 from phalanx.aggregation.weighted_order import weighted_order
@@ -13,10 +12,12 @@ from phalanx.aggregation.weighted_order import weighted_order
 
 @dataclass(frozen=True)
 class CoordinateMedian(CoordinateRule):
-    """The middle value of every coordinate; the mean of the two middle ones for an even number.
+    """Coordinate-wise median: the middle value, or the mean of the two middle ones.
+
+    `y_k = median(x_1,k, ..., x_n,k)`.
 
     Guarantee: every coordinate lies between two honest values if fewer than half of the workers
-    lie; (f, kappa)-robust with kappa = 4 (1 + f / (n - 2f))^2.
+    are Byzantine; (f, kappa)-robust with kappa = 4 (1 + f / (n - 2f))^2.
     Scores: the distance of a message to the aggregate. Suspects, a heuristic: three times as far
     as the median message.
     Cost: O(n log^2 n) minima and maxima a coordinate; one pass (one more to explain).
@@ -30,18 +31,7 @@ class CoordinateMedian(CoordinateRule):
     """
 
     num_byzantine: int | None = None
-    """Unusable messages that are survived (f); None: as many as are fewer than half."""
-
-    def __post_init__(self) -> None:
-        require_not_negative(self.num_byzantine)
-
-    def num_tolerated(self, num_workers: int) -> int:
-        """`num_byzantine`, or the largest number below half of the workers.
-
-        Raises:
-            ValueError: if `num_byzantine` is not below half of the workers.
-        """
-        return minority(self.num_byzantine, num_workers)
+    """Byzantine workers tolerated (f); None: as many as are fewer than half."""
 
     def reducer(self, num_rows: int, num_byzantine: int) -> Reducer:
         """The mean of the one or two middle values."""
@@ -54,6 +44,6 @@ class CoordinateMedian(CoordinateRule):
 
         return middle
 
-    def weighted_reducer(self, mass: Float[Tensor, " rows"], num_byzantine: int) -> Reducer:
-        """The value with half of the mass on either side."""
-        return lambda block: weighted_order(block, mass).median()
+    def weighted_reducer(self, weights: Float[Tensor, " rows"], num_byzantine: int) -> Reducer:
+        """The value with half of the weight on either side."""
+        return lambda block: weighted_order(block, weights).median()

@@ -1,4 +1,4 @@
-"""A rule's weights from distances alone, where nobody may see the messages."""
+"""A rule's weights from pairwise distances alone, where nobody may see the messages."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,7 +22,7 @@ def weigh_distances(
     Args:
         rule: one that `needs_distances_only`, pipelines included.
         squared_distances: of every pair of messages that are there, float64.
-        num_byzantine: how many of these messages may still be lies.
+        num_byzantine: how many of these messages may still be Byzantine.
         state: what the rule remembers: what `rule.init(0)` or the round before gave.
         present: whose messages these are, in order; as many workers as messages if not given.
 
@@ -50,7 +50,7 @@ def weigh_distances(
         mixing=torch.eye(len(present), dtype=torch.float64)[present],
         geometry=Geometry(_centred_gram(squared_distances)),
     )
-    return rule.combine(mixtures, num_byzantine, state)
+    return rule._combine(mixtures, num_byzantine, state)
 
 
 def require_distances_only(rule: Aggregator) -> None:

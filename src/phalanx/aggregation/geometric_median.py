@@ -1,4 +1,4 @@
-"""The point with the smallest sum of distances to the messages."""
+"""Geometric median."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,21 +6,22 @@ from typing import ClassVar
 import torch
 
 from phalanx.aggregation.aggregate import far_out
-from phalanx.aggregation.base import minority, require_not_negative
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
-from phalanx.aggregation.masses import middle
+from phalanx.aggregation.weights import weighted_median
+from phalanx.checks import require_at_least, require_strictly_between
 
 
 @dataclass(frozen=True)
 class GeometricMedian(GeometryRule):
-    """The point with the smallest sum of distances, by smoothed Weiszfeld steps to convergence.
+    """Geometric median: `argmin_y sum_i ||x_i - y||`, by smoothed Weiszfeld steps to convergence.
 
-    A step weighs every message by one over its distance to the current point. All steps happen on
+    A step is `y <- sum_i w_i x_i / sum_i w_i` with `w_i = 1 / max(||x_i - y||, nu r)`, r being the
+    typical distance. All steps happen on
     the Gram matrix, so their number hardly matters; they start from the mean of the more than half
     of the messages that lie closest around one of them, which no minority can carry away.
 
-    Guarantee: (f, kappa)-robust with kappa = 4 (1 + f / (n - 2f))^2 for fewer than half liars.
+    Guarantee: (f, kappa)-robust with kappa = 4 (1 + f / (n - 2f))^2 for fewer than half Byzantine.
     Scores: the distance of a message to the aggregate. Suspects, a heuristic: three times as far
     as the median message.
     Cost: two passes: n^2 d multiply-adds for the Gram matrix, n d for the weighted sum.
@@ -34,10 +35,10 @@ class GeometricMedian(GeometryRule):
     tensor([1., 5.])
     """
 
-    weighs_masses: ClassVar[bool] = True
+    uses_sample_weights: ClassVar[bool] = True
 
     num_byzantine: int | None = None
-    """Unusable messages that are survived (f); None: as many as are fewer than half."""
+    """Byzantine workers tolerated (f); None: as many as are fewer than half."""
 
     smoothing: float = 1e-6
     """Distances below this share of the typical one count as that share (nu)."""
@@ -49,30 +50,19 @@ class GeometricMedian(GeometryRule):
     """Steps at most."""
 
     def __post_init__(self) -> None:
-        require_not_negative(self.num_byzantine)
-        for name in ("smoothing", "tolerance"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if self.max_iterations < 1:
-            raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations}")
-
-    def num_tolerated(self, num_workers: int) -> int:
-        """`num_byzantine`, or the largest number below half of the workers.
-
-        Raises:
-            ValueError: if `num_byzantine` is not below half of the workers.
-        """
-        return minority(self.num_byzantine, num_workers)
+        super().__post_init__()
+        require_strictly_between(0, 1, smoothing=self.smoothing, tolerance=self.tolerance)
+        require_at_least(1, max_iterations=self.max_iterations)
 
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """Weights by Weiszfeld steps."""
         squared = geometry.squared_distances()
-        masses = geometry.masses
-        spreads = middle(squared, masses, beyond=True)
+        samples = geometry.sample_weights
+        spreads = weighted_median(squared, samples, beyond=True)
         centre = spreads.argmin()
         typical = spreads[centre]
         # Not to the bit, or rounding decides who of several equally near ones it starts from.
-        around = masses.where(squared[centre] <= typical * (1 + 1e-9), 0.0)
+        around = samples.where(squared[centre] <= typical * (1 + 1e-9), 0.0)
         weights = around / around.sum()
         if typical in (0, torch.inf):  # more than half coincide, which settles it, or overflow
             distances = squared[centre].sqrt()
@@ -82,7 +72,7 @@ class GeometricMedian(GeometryRule):
         for _ in range(self.max_iterations):
             pulls = gram @ weights
             near = (norms - 2 * pulls + weights @ pulls).clamp(min=self.smoothing**2 * typical)
-            pull = masses * near.rsqrt()
+            pull = samples * near.rsqrt()
             before, weights = weights, pull / pull.sum()
             step = weights - before
             if step @ gram @ step <= self.tolerance**2 * typical:

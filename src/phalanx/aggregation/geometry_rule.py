@@ -1,4 +1,4 @@
-"""Rules that weigh whole messages by how they lie to one another."""
+"""Rules that weigh whole messages by their geometry: how they lie to one another."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from torch import Tensor
 from phalanx.aggregation.aggregate import Aggregate
 from phalanx.aggregation.base import Aggregator, State, require_tolerated
 from phalanx.aggregation.gram import Geometry
-from phalanx.aggregation.masses import present
 from phalanx.aggregation.mixtures import Mixtures, gather
+from phalanx.aggregation.weights import present
+from phalanx.columns import Shard
 
 
 class Verdict(NamedTuple):
-    """What a rule of the geometric kind decides, on the finite messages alone.
+    """What a geometric rule decides, on the finite messages alone.
 
     Attributes:
         weights: `(rows,)` float64, sum 1; the aggregate is `weights @ messages`. For a rule with a
@@ -30,7 +31,37 @@ class Verdict(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GeometryRule(Aggregator):
+class MixtureRule(Aggregator):
+    """A rule that works on mixtures of messages in `_combine`, the messages themselves included."""
+
+    _needs_geometry: ClassVar[bool] = True
+
+    def judge(
+        self, rows: Float[Tensor, "workers dim"], weights: Float[Tensor, " workers"] | None = None
+    ) -> Aggregate:
+        """The aggregate of stacked messages, and the verdict on every worker."""
+        fresh = self.init(rows.shape[1], dtype=rows.dtype, device=rows.device)
+        return self._step(rows, fresh, weights)[0]
+
+    def _step(self, rows: Tensor, state: State, weights: Tensor | None) -> tuple[Aggregate, State]:
+        return self._combine(*self._gathered(rows, state, weights), state)
+
+    def _gathered(
+        self, rows: Tensor, state: State, weights: Tensor | None, shard: Shard | None = None
+    ) -> tuple[Mixtures, int]:
+        """The messages that take part, and how many of them may be Byzantine."""
+        bound = self.num_tolerated(int(present(weights, len(rows)).sum()))
+        mixtures = self._measured(rows, state, weights, shard)
+        return mixtures, require_tolerated(self, mixtures.finite, bound, weights)
+
+    def _measured(
+        self, rows: Tensor, state: State, weights: Tensor | None, shard: Shard | None
+    ) -> Mixtures:
+        return gather(rows, weights, centre=state[0] if state else None, shard=shard)
+
+
+@dataclass(frozen=True)
+class GeometryRule(MixtureRule):
     """A rule that is a function from distances to weights.
 
     It never sees the messages: one pass fills the Gram matrix, `weigh` works on it in float64, and
@@ -41,11 +72,9 @@ class GeometryRule(Aggregator):
     is the next. The centre is then the last point of the geometry that `weigh` is given.
     """
 
-    needs_geometry: ClassVar[bool] = True
-
-    weighs_masses: ClassVar[bool] = False
-    """Whether `weigh` heeds the masses of the messages. Otherwise the rule selects messages without
-    regard to them, and its weights are then multiplied by them."""
+    uses_sample_weights: ClassVar[bool] = False
+    """Whether `weigh` heeds the sample weights. Otherwise the rule selects messages without regard
+    to them, and its weights are then multiplied by them."""
 
     @property
     def needs_distances_only(self) -> bool:
@@ -58,38 +87,20 @@ class GeometryRule(Aggregator):
 
         Args:
             geometry: how they lie to one another.
-            num_byzantine: how many of them may still be lies.
+            num_byzantine: how many of them may still be Byzantine.
         """
 
-    def judge(
-        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
-    ) -> Aggregate:
-        """The aggregate of stacked messages, and the verdict on every worker."""
-        fresh = self.init(rows.shape[1], dtype=rows.dtype, device=rows.device)
-        return self.step(rows, fresh, masses)[0]
-
-    def step(
-        self,
-        rows: Float[Tensor, "workers dim"],
-        state: State,
-        masses: Float[Tensor, " workers"] | None = None,
-    ) -> tuple[Aggregate, State]:
-        """One round on stacked messages: the answer, and the next state."""
-        bound = self.num_tolerated(int(present(masses, len(rows)).sum()))
-        mixtures = gather(rows, masses, centre=state[0] if state else None)
-        return self.combine(mixtures, require_tolerated(mixtures.finite, bound, masses), state)
-
-    def combine(
+    def _combine(
         self, mixtures: Mixtures, num_byzantine: int, state: State
     ) -> tuple[Aggregate, State]:
         """One round on mixtures of messages, which are never formed."""
         known = mixtures.geometry.with_points(1 if state else 0)
-        answer = self.answer(mixtures, self.weigh(known, num_byzantine))
+        answer = self._answer(mixtures, self.weigh(known, num_byzantine))
         return answer, (answer.value,) if state else ()
 
-    def answer(self, mixtures: Mixtures, verdict: Verdict) -> Aggregate:
-        """The answer in terms of the workers, each weighed by its mass."""
+    def _answer(self, mixtures: Mixtures, verdict: Verdict) -> Aggregate:
+        """The answer in terms of the workers, each times its sample weight."""
         weights = verdict.weights
-        if not self.weighs_masses:
-            weights = mixtures.geometry.by_mass(weights)
+        if not self.uses_sample_weights:
+            weights = mixtures.geometry.times_sample_weights(weights)
         return mixtures.weighted(weights, verdict.scores, verdict.suspects)

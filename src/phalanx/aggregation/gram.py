@@ -1,8 +1,9 @@
-"""The one pass over the messages that every rule of the geometric kind needs.
+"""The Gram matrix of the messages, and the distances that follow from it.
 
-Krum, the geometric median and their kin ask only how far the messages lie from one another. All of
-that stands in the Gram matrix of the messages: `workers x workers` numbers, however long the
-messages are. What costs time is to fill it once at the speed of memory and without cancellation.
+Krum, the geometric median and their kin ask only how far the messages lie from one another:
+`||x_i - x_j||^2 = G_ii + G_jj - 2 G_ij` with the Gram matrix `G_ij = <x_i, x_j>`, which is `workers
+x workers` numbers, however long the messages are. What costs time is to fill it once, at the speed
+of memory and without cancellation.
 """
 
 from typing import NamedTuple
@@ -11,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from phalanx.aggregation.passes import Shard, column_blocks, finite_rows, whole, working_dtype
+from phalanx.columns import Shard, column_blocks, finite_rows, whole
+from phalanx.floats import working
 
 _BLOCK = 4096  # columns of one product: short enough for float32 sums, long enough for the kernel
 _BLOCKS = 32  # products per call where there is no cache to fit
@@ -29,13 +31,13 @@ class Geometry(NamedTuple):
             the range of float64 has infinities and NaN in its own row and column only.
         num_points: rows at the end that are no messages, but points that were measured along:
             the origin if something clips, then the centre if the rule has one.
-        mass: `(messages,)` float64, how much each message counts, 1 on average; None if all count
-            alike.
+        weights: `(messages,)` float64, the sample weights: how much each message counts, 1 on
+            average; None if all count alike.
     """
 
     gram: Float[Tensor, "rows rows"]
     num_points: int = 0
-    mass: Float[Tensor, " messages"] | None = None
+    weights: Float[Tensor, " messages"] | None = None
 
     @property
     def num_messages(self) -> int:
@@ -43,16 +45,18 @@ class Geometry(NamedTuple):
         return len(self.gram) - self.num_points
 
     @property
-    def masses(self) -> Float[Tensor, " messages"]:
+    def sample_weights(self) -> Float[Tensor, " messages"]:
         """How much each message counts: ones if all count alike."""
         alike = self.gram.new_ones(self.num_messages)
-        return alike if self.mass is None else self.mass
+        return alike if self.weights is None else self.weights
 
-    def by_mass(self, weights: Float[Tensor, " messages"]) -> Float[Tensor, " messages"]:
-        """Weights of messages times their masses, with the same sum."""
-        if self.mass is None:
+    def times_sample_weights(
+        self, weights: Float[Tensor, " messages"]
+    ) -> Float[Tensor, " messages"]:
+        """Weights of messages times their sample weights, with the same sum."""
+        if self.weights is None:
             return weights
-        weighed = weights * self.mass
+        weighed = weights * self.weights
         return weighed / weighed.sum() * weights.sum()
 
     def squared_distances(self) -> Float[Tensor, "rows rows"]:
@@ -79,16 +83,16 @@ class Geometry(NamedTuple):
         return self._replace(gram=self.gram[kept][:, kept], num_points=num_points)
 
     def among(
-        self, kept: Bool[Tensor, " messages"], mass: Float[Tensor, " kept"] | None
+        self, kept: Bool[Tensor, " messages"], weights: Float[Tensor, " kept"] | None
     ) -> "Geometry":
-        """Some of the messages, with these masses, and all points."""
+        """Some of the messages, with these sample weights, and all points."""
         kept = torch.cat([kept, kept.new_ones(self.num_points)])
-        return self._replace(gram=self.gram[kept][:, kept], mass=mass)
+        return self._replace(gram=self.gram[kept][:, kept], weights=weights)
 
     def mixed(
         self,
         matrix: Float[Tensor, "mixtures messages"],
-        mass: Float[Tensor, " mixtures"] | None = None,
+        weights: Float[Tensor, " mixtures"] | None = None,
         *,
         from_origin: bool = False,
     ) -> "Geometry":
@@ -96,7 +100,7 @@ class Geometry(NamedTuple):
 
         Args:
             matrix: the weights of the messages in every mixture; rows sum to one.
-            mass: how much each mixture counts, as in the attributes.
+            weights: how much each mixture counts, as in the attributes.
             from_origin: rows need not sum to one: what they lack belongs to the first point.
         """
         whole = torch.eye(len(matrix) + self.num_points, len(self.gram), dtype=torch.float64)
@@ -108,7 +112,7 @@ class Geometry(NamedTuple):
         gram = whole @ self.reached_gram() @ whole.T
         lost = (whole[:, ~self.reached()] != 0).any(dim=1)
         gram[lost], gram[:, lost] = torch.inf, torch.inf
-        return Geometry(gram, self.num_points, mass)
+        return Geometry(gram, self.num_points, weights)
 
 
 def partial_gram(
@@ -137,7 +141,7 @@ def partial_gram(
     Cost: `workers^2 columns` multiply-adds; one pass over memory; a buffer of 4 096 columns a
     thread. The copies cost less than the long strides between the rows would.
     """
-    dtype = dtype or working_dtype(rows.dtype)
+    dtype = dtype or working(rows.dtype)
     num_workers, num_columns = rows.shape
     size = num_workers + (0 if points is None else len(points))
     total = torch.zeros(size, size, dtype=torch.float64, device=rows.device)
@@ -183,7 +187,7 @@ def measure(
         sampled = partial_gram(_sample(rows), dtype=torch.float64).cpu()
         reference = _reference(sampled, finite, None)
     small = len(rows) * shard.dim <= _SMALL
-    dtype = torch.float64 if small else working_dtype(rows.dtype)
+    dtype = torch.float64 if small else working(rows.dtype)
     for _ in range(_MAX_PASSES):
         gram = shard.add_up(partial_gram(rows, reference, dtype, points)).cpu()
         messages = gram[: len(rows), : len(rows)]
@@ -227,8 +231,8 @@ def _sample(rows: Tensor, pieces: int = 16, width: int = 256) -> Tensor:
 def _reference(gram: Tensor, finite: Tensor, current: int | None) -> int | None:
     """The row to centre on: the current choice unless distances would drown in rounding.
 
-    A row is central if more than half of the rows lie near it, so liars in the minority cannot
-    place it far from the honest ones. A hundredfold excess costs two of float32's seven digits.
+    A row is central if more than half of the rows lie near it, so a Byzantine minority cannot place
+    it far from the honest ones. A hundredfold excess costs two of float32's seven digits.
     """
     rows = finite.nonzero().flatten()
     if not len(rows):

@@ -1,4 +1,4 @@
-"""The message with the closest company."""
+"""The Krum rule."""
 
 import warnings
 from dataclasses import dataclass
@@ -8,20 +8,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.aggregation.base import require_majority, require_not_negative
+from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
+from phalanx.checks import require_one_of
 
 Neighbours = Literal["paper", "byzfl"]
 
 
 @dataclass(frozen=True)
-class Krum(GeometryRule):
-    """The message whose nearest others are nearest: the smallest sum of squared distances to them.
+class Krum(ByzantineBound, GeometryRule):
+    """Krum: the message whose nearest others are nearest.
+
+    `x_i` with `i = argmin_i sum_{j in N(i)} ||x_i - x_j||^2`, N(i) being the n - f - 2 messages
+    nearest to `x_i`, itself not counted.
 
     Guarantee: (f, kappa)-robust with kappa = 6 (1 + f / (n - 2f)); published for n >= 2f + 3.
     Scores: that sum. Suspects: the `num_byzantine` messages with the worst scores, honest ones
-    among them whenever fewer lie.
+    among them whenever fewer are Byzantine.
     Ties go to the smallest worker id.
     Cost: n^2 d multiply-adds in one pass, and a copy of one message.
     Source: Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine
@@ -36,22 +40,22 @@ class Krum(GeometryRule):
     tensor([False, False, False, False,  True])
     """
 
-    num_byzantine: int = 1
-    """Liars survived (f)."""
-
     neighbours: Neighbours = "paper"
     """Others that a message is compared to: n - f - 2 as published, or n - f - 1 as in ByzFL."""
 
     def __post_init__(self) -> None:
-        check_krum(self.num_byzantine, self.neighbours)
+        super().__post_init__()
+        require_one_of(("paper", "byzfl"), neighbours=self.neighbours)
 
     def num_tolerated(self, num_workers: int) -> int:
-        """`num_byzantine`.
+        """`num_byzantine`, with a warning where the published guarantee does not reach.
 
         Raises:
-            ValueError: if `num_byzantine` is not below half of the workers.
+            ValueError: if it is not below half of the workers.
         """
-        return krum_tolerance(self.num_byzantine, num_workers)
+        bound = super().num_tolerated(num_workers)
+        warn_below_guarantee(bound, num_workers)
+        return bound
 
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """All weight on the best score."""
@@ -74,20 +78,11 @@ def krum_scores(
     return squared_distances.sort(dim=1).values[:, 1 : 1 + max(wanted, 1)].sum(dim=1)
 
 
-def krum_tolerance(num_byzantine: int, num_workers: int) -> int:
-    """`num_byzantine`, with a warning where the published guarantee does not reach."""
-    require_majority(num_byzantine, num_workers)
+def warn_below_guarantee(num_byzantine: int, num_workers: int) -> None:
+    """Warns if so few workers are beyond what was published."""
     if num_byzantine and num_workers < 2 * num_byzantine + 3:
         warnings.warn(
             "Krum's guarantee needs num_workers >= 2 * num_byzantine + 3, got "
             f"num_byzantine={num_byzantine} with num_workers={num_workers}",
             stacklevel=2,
         )
-    return num_byzantine
-
-
-def check_krum(num_byzantine: int, neighbours: str) -> None:
-    """Raises ValueError for arguments that no number of workers suits."""
-    require_not_negative(num_byzantine)
-    if neighbours not in ("paper", "byzfl"):
-        raise ValueError(f"neighbours must be 'paper' or 'byzfl', got {neighbours!r}")

@@ -1,4 +1,4 @@
-"""The plain mean: what to do when nobody lies, and the yardstick for what lies cost."""
+"""Arithmetic mean, the baseline without robustness."""
 
 from dataclasses import dataclass
 
@@ -8,17 +8,18 @@ from torch import Tensor
 
 from phalanx.aggregation.aggregate import Aggregate
 from phalanx.aggregation.base import Aggregator, State, require_tolerated
-from phalanx.aggregation.masses import present
 from phalanx.aggregation.mixtures import Mixtures
-from phalanx.aggregation.passes import column_blocks, finite_rows, weighted_sum
+from phalanx.aggregation.weights import present
+from phalanx.columns import column_blocks, finite_rows, weighted_sum
 
 
 @dataclass(frozen=True)
 class Mean(Aggregator):
-    """The average of all messages.
+    """Arithmetic mean: `1 / n sum_i x_i`.
 
-    Guarantee: none; a single liar moves it anywhere. Finite lies of any size pass through, so that
-    a run shows what they do. A message that is not finite is an error, because nobody is tolerated.
+    Guarantee: none; a single Byzantine worker moves it anywhere. Finite messages of any size pass
+    through, so that a run shows what they do. A message that is not finite is an error, because
+    nobody is tolerated.
     Scores: zero. Suspects: nobody, ever.
     Cost: one pass.
 
@@ -33,48 +34,41 @@ class Mean(Aggregator):
         """True: it needs not even those."""
         return True
 
-    def num_tolerated(self, num_workers: int) -> int:
-        """0."""
-        return 0
-
-    def merge(
-        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
-    ) -> Float[Tensor, " dim"]:
-        """The aggregate alone."""
-        shares = _shares(masses, len(rows))
+    def _merge(self, rows: Tensor, weights: Tensor | None) -> Tensor:
+        shares = _shares(weights, len(rows))
         alike = bool((shares == shares[0]).all())
         value = rows.mean(dim=0) if alike else weighted_sum(rows, shares)
         if torch.isfinite(value.sum()):
             return value
-        require_tolerated(finite_rows(rows, present(masses, len(rows))), 0, masses)
+        require_tolerated(self, finite_rows(rows, present(weights, len(rows))), 0, weights)
         for columns in column_blocks(len(value)):  # the sum overflowed, which the mean need not
             value[columns] = weighted_sum(rows[:, columns].double(), shares).to(value.dtype)
         return value
 
     def judge(
-        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
+        self, rows: Float[Tensor, "workers dim"], weights: Float[Tensor, " workers"] | None = None
     ) -> Aggregate:
         """The aggregate of stacked messages, and the verdict on every worker."""
-        weights = _shares(masses, len(rows))
+        shares = _shares(weights, len(rows))
         nobody = torch.zeros(len(rows), dtype=torch.bool)
-        value = self.merge(rows, masses)
-        return Aggregate(value, weights, torch.zeros_like(weights), nobody, nobody.clone())
+        value = self._merge(rows, weights)
+        return Aggregate(value, shares, torch.zeros_like(shares), nobody, nobody.clone())
 
-    def combine(
+    def _combine(
         self, mixtures: Mixtures, num_byzantine: int, state: State
     ) -> tuple[Aggregate, State]:
         """The mean of mixtures of messages, which are never formed."""
         geometry = mixtures.geometry
-        weights = (geometry.masses / geometry.num_messages) @ mixtures.mixing
+        weights = (geometry.sample_weights / geometry.num_messages) @ mixtures.mixing
         value = weighted_sum(mixtures.rows, weights)
         scores = torch.zeros_like(weights)
         scores[~mixtures.finite] = torch.inf
         return Aggregate(value, weights, scores, ~mixtures.finite, ~mixtures.finite), state
 
 
-def _shares(masses: Tensor | None, num_workers: int) -> Tensor:
+def _shares(weights: Tensor | None, num_workers: int) -> Tensor:
     """What part of the mean every worker is."""
-    if masses is None:
+    if weights is None:
         return torch.full((num_workers,), 1 / num_workers, dtype=torch.float64)
-    shares = masses / masses.max()
+    shares = weights / weights.max()
     return shares / shares.sum()

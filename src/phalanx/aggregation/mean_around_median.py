@@ -1,4 +1,4 @@
-"""The mean of the values of every coordinate that lie around its median."""
+"""Coordinate-wise mean around the median."""
 
 from dataclasses import dataclass
 
@@ -6,15 +6,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.aggregation.base import require_majority, require_not_negative
+from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.coordinate_rule import CoordinateRule, Reducer
 from phalanx.aggregation.sorting_network import OrderStatistics
 from phalanx.aggregation.weighted_order import WeightedOrder, weighted_order
 
 
 @dataclass(frozen=True)
-class MeanAroundMedian(CoordinateRule):
-    """The mean of the n - f values of every coordinate that are nearest to their median.
+class MeanAroundMedian(ByzantineBound, CoordinateRule):
+    """Coordinate-wise mean of the n - f values that are nearest to their median.
+
+    `y_k = 1 / (n - f) sum_{i in S_k} x_i,k`, with `S_k` the n - f workers of smallest
+    `|x_i,k - median_k|`.
 
     Guarantee: every value that counts is at most as far from the median as the farthest honest one.
     Scores: the distance of a message to the aggregate. Suspects, a heuristic: three times as far
@@ -30,28 +33,13 @@ class MeanAroundMedian(CoordinateRule):
     tensor([2.])
     """
 
-    num_byzantine: int = 1
-    """Liars survived, and values left out (f)."""
-
-    def __post_init__(self) -> None:
-        require_not_negative(self.num_byzantine)
-
-    def num_tolerated(self, num_workers: int) -> int:
-        """`num_byzantine`.
-
-        Raises:
-            ValueError: if it is not below half of the workers.
-        """
-        require_majority(self.num_byzantine, num_workers)
-        return self.num_byzantine
-
     def reducer(self, num_rows: int, num_byzantine: int) -> Reducer:
         """The mean of the values nearest to the median."""
         return mean_around_median(num_rows, num_rows - num_byzantine)
 
-    def weighted_reducer(self, mass: Float[Tensor, " rows"], num_byzantine: int) -> Reducer:
-        """The mean of the mass nearest to the weighted median; the farthest f of it is left out."""
-        return mean_around_weighted_median(mass, float(len(mass) - num_byzantine))
+    def weighted_reducer(self, weights: Float[Tensor, " rows"], num_byzantine: int) -> Reducer:
+        """The mean of the weight nearest to the weighted median; the farthest f is left out."""
+        return mean_around_weighted_median(weights, float(len(weights) - num_byzantine))
 
 
 def mean_around_median(num_rows: int, num_kept: int) -> Reducer:
@@ -76,11 +64,11 @@ def mean_around_median(num_rows: int, num_kept: int) -> Reducer:
     return around
 
 
-def mean_around_weighted_median(mass: Float[Tensor, " rows"], kept: float) -> Reducer:
-    """The mean of so much of the mass in a column as lies nearest to its weighted median."""
+def mean_around_weighted_median(weights: Float[Tensor, " rows"], kept: float) -> Reducer:
+    """The mean of so much of the weight in a column as lies nearest to its weighted median."""
 
     def around(block: Float[Tensor, "rows width"]) -> Float[Tensor, " width"]:
-        ordered = weighted_order(block, mass)
+        ordered = weighted_order(block, weights)
         nearest = (ordered.values - ordered.median()).abs().argsort(dim=0, stable=True)
         from_median = WeightedOrder(*(part.gather(0, nearest) for part in ordered))
         return from_median.mean_between(0.0, kept)

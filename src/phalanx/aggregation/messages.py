@@ -1,4 +1,4 @@
-"""From every kind of input that users have to one row per worker, and back."""
+"""Conversion of tensors, arrays, lists and dicts to one row per worker, and back."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

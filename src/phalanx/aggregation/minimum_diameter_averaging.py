@@ -1,4 +1,4 @@
-"""The mean of the messages that lie closest together."""
+"""Minimum-diameter averaging (MDA)."""
 
 from dataclasses import dataclass
 
@@ -6,15 +6,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.aggregation.base import require_majority, require_not_negative
+from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
 from phalanx.aggregation.krum import krum_scores
 
 
 @dataclass(frozen=True)
-class MinimumDiameterAveraging(GeometryRule):
-    """The mean of the n - f messages whose largest distance to one another is smallest (MDA).
+class MinimumDiameterAveraging(ByzantineBound, GeometryRule):
+    """Minimum-diameter averaging: the mean of the n - f messages that lie closest together.
+
+    The mean over `argmin_{S, |S| = n - f} max_{i, j in S} ||x_i - x_j||`.
 
     Exact, without trying all subsets: a diameter is possible if f messages cover all pairs that are
     farther apart, and the smallest possible one is found by halving the list of distances.
@@ -33,21 +35,6 @@ class MinimumDiameterAveraging(GeometryRule):
     >>> MinimumDiameterAveraging(num_byzantine=1)(torch.tensor([[1.0], [2.0], [3.0], [900.0]]))
     tensor([2.])
     """
-
-    num_byzantine: int = 1
-    """Liars survived, and messages left out (f)."""
-
-    def __post_init__(self) -> None:
-        require_not_negative(self.num_byzantine)
-
-    def num_tolerated(self, num_workers: int) -> int:
-        """`num_byzantine`.
-
-        Raises:
-            ValueError: if it is not below half of the workers.
-        """
-        require_majority(self.num_byzantine, num_workers)
-        return self.num_byzantine
 
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """Equal weights on the subset of smallest diameter."""

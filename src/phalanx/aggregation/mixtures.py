@@ -1,4 +1,4 @@
-"""Mixtures of messages that are never formed, only measured and summed."""
+"""Weighted means of messages that are never formed, only measured and summed."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from phalanx.aggregation.aggregate import Aggregate, far_out
 from phalanx.aggregation.gram import Geometry, measure
-from phalanx.aggregation.masses import normalized, present
-from phalanx.aggregation.passes import (
+from phalanx.aggregation.weights import normalized, present
+from phalanx.columns import (
     BLOCK,
     Reducer,
     Shard,
@@ -18,8 +18,8 @@ from phalanx.aggregation.passes import (
     finite_rows,
     weighted_sum,
     whole,
-    working_dtype,
 )
+from phalanx.floats import working
 
 
 class Mixtures(NamedTuple):
@@ -27,7 +27,7 @@ class Mixtures(NamedTuple):
 
     Attributes:
         rows: the messages of all workers, `(workers, dim)`.
-        finite: `(workers,)` bool; the messages that take part: finite, of a weight above 0.
+        finite: `(workers,)` bool; the messages that take part: finite, of a sample weight above 0.
         mixing: `(mixtures, workers)` float64; the mixtures are `mixing @ rows`, zero where a
             worker takes no part.
         geometry: how the mixtures lie to one another, and to the origin and the centre if these
@@ -47,18 +47,18 @@ class Mixtures(NamedTuple):
     def mixed(
         self,
         matrix: Float[Tensor, "outputs mixtures"],
-        mass: Float[Tensor, " outputs"] | None = None,
+        weights: Float[Tensor, " outputs"] | None = None,
         *,
         from_origin: bool = False,
     ) -> "Mixtures":
-        """Mixtures of these mixtures, each counted by its mass; see `Geometry.mixed`."""
-        if self.geometry.mass is not None:
-            weighed = matrix * self.geometry.mass
+        """Mixtures of these mixtures, each counted by its sample weight; see `Geometry.mixed`."""
+        if self.geometry.weights is not None:
+            weighed = matrix * self.geometry.weights
             sums = weighed.sum(dim=1, keepdim=True)
             matrix = weighed / sums.where(sums > 0, 1.0) * matrix.sum(dim=1, keepdim=True)
         return self._replace(
             mixing=matrix @ self.mixing,
-            geometry=self.geometry.mixed(matrix, mass, from_origin=from_origin),
+            geometry=self.geometry.mixed(matrix, weights, from_origin=from_origin),
         )
 
     def values(self) -> Float[Tensor, "mixtures dim"]:
@@ -77,7 +77,7 @@ class Mixtures(NamedTuple):
 
     def _blocks(self) -> Iterator[tuple[slice, Float[Tensor, "mixtures width"]]]:
         """The mixtures in the dtype to calculate in, a block of columns at a time."""
-        dtype = working_dtype(self.rows.dtype)
+        dtype = working(self.rows.dtype)
         mixing = self.mixing[:, self.finite]
         plain = bool(((mixing == 1).sum(dim=1) == 1).all() & ((mixing != 0).sum(dim=1) == 1).all())
         chosen = self.finite.nonzero().flatten()
@@ -117,13 +117,13 @@ class Mixtures(NamedTuple):
 
 def gather(
     rows: Float[Tensor, "workers dim"],
-    masses: Float[Tensor, " workers"] | None = None,
+    weights: Float[Tensor, " workers"] | None = None,
     *,
     origin: bool = False,
     centre: Float[Tensor, " dim"] | None = None,
     shard: Shard | None = None,
 ) -> Mixtures:
-    """The finite messages of some mass, measured in one pass, with the origin or a centre."""
+    """The finite messages of weight above 0, measured in one pass, with the origin or a centre."""
     points = []
     if origin:
         points.append(rows.new_zeros(1, 1).expand(1, rows.shape[1]))
@@ -131,24 +131,24 @@ def gather(
         centre = centre.to(rows)
         points.append(centre[None])
     geometry, finite = measure(rows, _joined(points), shard)
-    kept = finite & present(masses, len(rows))
-    if masses is not None:
-        geometry = geometry.among(kept[finite], normalized(masses[kept]))
+    kept = finite & present(weights, len(rows))
+    if weights is not None:
+        geometry = geometry.among(kept[finite], normalized(weights[kept]))
     return Mixtures(rows, kept, _plain(kept), geometry, centre, shard)
 
 
 def gather_unmeasured(
     rows: Float[Tensor, "workers dim"],
-    masses: Float[Tensor, " workers"] | None = None,
+    weights: Float[Tensor, " workers"] | None = None,
     shard: Shard | None = None,
 ) -> Mixtures:
-    """The finite messages of some mass, for who asks for no distances."""
-    here = present(masses, len(rows))
+    """The finite messages of weight above 0, for who asks for no distances."""
+    here = present(weights, len(rows))
     kept = here & ~(shard or whole(rows)).anywhere(here & ~finite_rows(rows, here))
     mixing = _plain(kept)
-    mass = None if masses is None else normalized(masses[kept])
+    relative = None if weights is None else normalized(weights[kept])
     nowhere = mixing.new_zeros(len(mixing), len(mixing))
-    return Mixtures(rows, kept, mixing, Geometry(nowhere, mass=mass), shard=shard)
+    return Mixtures(rows, kept, mixing, Geometry(nowhere, weights=relative), shard=shard)
 
 
 def judge_by_distance(

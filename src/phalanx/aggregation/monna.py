@@ -1,23 +1,27 @@
-"""The mean of the messages nearest to one that is trusted."""
+"""Nearest-neighbour averaging around a trusted message (MoNNA)."""
 
 from dataclasses import dataclass
 
 import torch
 
 from phalanx.aggregation.aggregate import Aggregate
-from phalanx.aggregation.base import State, require_majority, require_not_negative
+from phalanx.aggregation.base import ByzantineBound, State
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
 from phalanx.aggregation.mixtures import Mixtures
+from phalanx.checks import require_at_least
 from phalanx.errors import TooManyByzantineError
 
 
 @dataclass(frozen=True)
-class MoNNA(GeometryRule):
-    """The mean of the n - f messages nearest to that of one worker, who is trusted.
+class MoNNA(ByzantineBound, GeometryRule):
+    """Nearest-neighbour averaging: the mean of the n - f messages nearest to a trusted one.
+
+    `1 / (n - f) sum_{i in S} x_i`, S being the n - f messages of smallest `||x_i - x_r||`, the
+    reference r itself among them.
 
     Meant for training without a server, where every worker trusts its own message. If the reference
-    lies, so does the aggregate.
+    is Byzantine, so is the aggregate.
 
     Scores: the distance to the reference. Suspects: all that were left out.
     Ties go to the smallest worker id. In a `Pipeline` that regroups messages, the reference is the
@@ -32,31 +36,18 @@ class MoNNA(GeometryRule):
     tensor([2.])
     """
 
-    num_byzantine: int = 1
-    """Liars survived, and messages left out (f)."""
-
     reference: int = 0
     """The worker that is trusted."""
 
     def __post_init__(self) -> None:
-        require_not_negative(self.num_byzantine)
-        if self.reference < 0:
-            raise ValueError(f"reference must be at least 0, got {self.reference}")
-
-    def num_tolerated(self, num_workers: int) -> int:
-        """`num_byzantine`.
-
-        Raises:
-            ValueError: if it is not below half of the workers.
-        """
-        require_majority(self.num_byzantine, num_workers)
-        return self.num_byzantine
+        super().__post_init__()
+        require_at_least(0, reference=self.reference)
 
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """Equal weights on the messages nearest to that of number `reference`."""
         return nearest_to(self.reference, geometry, num_byzantine)
 
-    def combine(
+    def _combine(
         self, mixtures: Mixtures, num_byzantine: int, state: State
     ) -> tuple[Aggregate, State]:
         """One round on mixtures of messages; finds the reference among those that are left.
@@ -82,7 +73,7 @@ class MoNNA(GeometryRule):
         if len(mixtures.mixing) != mixtures.finite.sum():
             position = int(mixtures.mixing[:, self.reference].argmax())
         known = mixtures.geometry.with_points(0)
-        return self.answer(mixtures, nearest_to(position, known, num_byzantine)), state
+        return self._answer(mixtures, nearest_to(position, known, num_byzantine)), state
 
 
 def nearest_to(row: int, geometry: Geometry, num_byzantine: int) -> Verdict:

@@ -1,17 +1,21 @@
-"""The mean of the messages with the closest company."""
+"""The Multi-Krum rule."""
 
 from dataclasses import dataclass
 
 import torch
 
+from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
-from phalanx.aggregation.krum import Neighbours, check_krum, krum_scores, krum_tolerance
+from phalanx.aggregation.krum import Neighbours, krum_scores, warn_below_guarantee
+from phalanx.checks import require_at_least, require_one_of
 
 
 @dataclass(frozen=True)
-class MultiKrum(GeometryRule):
-    """The mean of the messages with the best Krum scores.
+class MultiKrum(ByzantineBound, GeometryRule):
+    """Multi-Krum: the mean of the m messages with the best Krum scores.
+
+    `1 / m sum_{i in M} x_i`, M being the m messages of smallest `sum_{j in N(i)} ||x_i - x_j||^2`.
 
     Less noisy than Krum, as it averages. The default keeps n - f messages.
     Scores: those of `Krum`. Suspects: all that were not selected.
@@ -27,9 +31,6 @@ class MultiKrum(GeometryRule):
     tensor([2., 5.])
     """
 
-    num_byzantine: int = 1
-    """Liars survived (f)."""
-
     num_selected: int | None = None
     """Messages averaged (m), at most num_workers - num_byzantine; None: exactly as many."""
 
@@ -37,9 +38,9 @@ class MultiKrum(GeometryRule):
     """Others that a message is compared to: n - f - 2 as published, or n - f - 1 as in ByzFL."""
 
     def __post_init__(self) -> None:
-        check_krum(self.num_byzantine, self.neighbours)
-        if self.num_selected is not None and self.num_selected < 1:
-            raise ValueError(f"num_selected must be at least 1, got {self.num_selected}")
+        super().__post_init__()
+        require_one_of(("paper", "byzfl"), neighbours=self.neighbours)
+        require_at_least(1, num_selected=self.num_selected)
 
     def num_tolerated(self, num_workers: int) -> int:
         """`num_byzantine`.
@@ -52,7 +53,9 @@ class MultiKrum(GeometryRule):
                 "num_selected must be at most num_workers - num_byzantine, "
                 f"got {self.num_selected} of {num_workers} - {self.num_byzantine}"
             )
-        return krum_tolerance(self.num_byzantine, num_workers)
+        bound = super().num_tolerated(num_workers)
+        warn_below_guarantee(bound, num_workers)
+        return bound
 
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """Equal weights on the best scores."""

@@ -1,4 +1,4 @@
-"""Every message is replaced by the mean of its neighbourhood."""
+"""Nearest-neighbour mixing (NNM)."""
 
 from dataclasses import dataclass
 
@@ -6,14 +6,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.aggregation.base import require_majority, require_not_negative
+from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.gram import Geometry
 from phalanx.aggregation.pipeline import PreAggregation
+from phalanx.checks import require_minority
 
 
 @dataclass(frozen=True)
-class NearestNeighborMixing(PreAggregation):
-    """Replaces every message by the mean of its n - f nearest, itself among them (NNM).
+class NearestNeighborMixing(ByzantineBound, PreAggregation):
+    """Nearest-neighbour mixing: replaces every message by the mean of its n - f nearest.
+
+    `x_i <- 1 / (n - f) sum_{j in N(i)} x_j`, N(i) being the n - f messages nearest to `x_i`, itself
+    among them.
 
     Helps every rule where honest messages differ a lot, as those of workers with different data do.
     Put it last before the rule.
@@ -31,26 +35,20 @@ class NearestNeighborMixing(PreAggregation):
     tensor([2.])
     """
 
-    num_byzantine: int = 1
-    """Liars among the workers (f)."""
-
-    def __post_init__(self) -> None:
-        require_not_negative(self.num_byzantine)
-
-    def outcome(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
-        """As many mixtures as messages, as many of them centred on liars.
+    def counts(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
+        """As many mixtures as messages, as many of them centred on Byzantine ones.
 
         Raises:
             ValueError: if `num_byzantine` is not below half of the messages.
         """
-        require_majority(num_byzantine, num_messages)
+        require_minority(num_byzantine, num_messages)
         return num_messages, num_byzantine
 
-    def mass(
-        self, matrix: Float[Tensor, "mixtures messages"], masses: Float[Tensor, " messages"]
+    def mixture_weights(
+        self, matrix: Float[Tensor, "mixtures messages"], weights: Float[Tensor, " messages"]
     ) -> Float[Tensor, " mixtures"]:
         """A mixture counts as much as the message that it replaces."""
-        return masses
+        return weights
 
     def mix(
         self, geometry: Geometry, num_byzantine: int, random: torch.Generator

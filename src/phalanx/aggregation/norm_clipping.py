@@ -1,4 +1,4 @@
-"""Long messages are shortened."""
+"""Norm clipping."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,13 +8,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.aggregation.gram import Geometry
-from phalanx.aggregation.masses import middle
 from phalanx.aggregation.pipeline import PreAggregation
+from phalanx.aggregation.weights import weighted_median
+from phalanx.checks import require_above
 
 
 @dataclass(frozen=True)
 class NormClipping(PreAggregation):
-    """Shortens messages that are longer than a radius to that length.
+    """Norm clipping: shortens messages that are longer than a radius r to that length.
+
+    `x_i <- x_i min(1, r / ||x_i||)`.
 
     Guarantee: nobody sends anything longer than the radius, which by itself makes any rule bounded,
     the mean included.
@@ -34,15 +37,14 @@ class NormClipping(PreAggregation):
     """Euclidean norm at most; None: the median norm of the messages."""
 
     def __post_init__(self) -> None:
-        if self.radius is not None and not self.radius > 0:
-            raise ValueError(f"radius must be above 0, got {self.radius}")
+        require_above(0, radius=self.radius)
 
     def mix(
         self, geometry: Geometry, num_byzantine: int, random: torch.Generator
     ) -> Float[Tensor, "mixtures messages"]:
         """A diagonal matrix of factors of at most 1."""
         norms = norms_of(geometry)
-        typical = middle(norms, geometry.masses).item()
+        typical = weighted_median(norms, geometry.sample_weights).item()
         return shortened(norms, typical if self.radius is None else self.radius)
 
 

@@ -1,8 +1,8 @@
-"""Pre-aggregation and a rule, put together as one rule."""
+"""Pipelines: pre-aggregations, then a rule, as one rule."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, overload
 
 import torch
@@ -10,19 +10,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.aggregation.aggregate import Aggregate
-from phalanx.aggregation.base import Aggregator, State, require_tolerated
+from phalanx.aggregation.base import Aggregator, Bounded, State
 from phalanx.aggregation.coordinate_rule import CoordinateRule
+from phalanx.aggregation.geometry_rule import MixtureRule
 from phalanx.aggregation.gram import Geometry
 from phalanx.aggregation.krum import Krum
-from phalanx.aggregation.masses import normalized, present
 from phalanx.aggregation.mixtures import Mixtures, gather, gather_unmeasured
-from phalanx.aggregation.passes import Shard
+from phalanx.aggregation.weights import normalized
+from phalanx.columns import Shard
 from phalanx.randomness import generator
 
 
 @dataclass(frozen=True)
-class PreAggregation(ABC):
-    """What goes before a rule: replaces the messages by mixtures of them.
+class PreAggregation(Bounded, ABC):
+    """A pre-aggregation: replaces the messages by mixtures of them before a rule.
 
     It says with which weights, and never touches the messages. `>>` puts it before another one, a
     rule, or a `Pipeline`.
@@ -43,25 +44,25 @@ class PreAggregation(ABC):
 
         Args:
             geometry: how the messages, or earlier mixtures of them, lie to one another.
-            num_byzantine: how many of them may be lies.
+            num_byzantine: how many of them may be Byzantine.
             random: the only source of randomness.
         """
 
-    def outcome(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
-        """How many mixtures come out, and how many of them may contain lies."""
+    def counts(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
+        """How many mixtures come out, and how many of them may be Byzantine."""
         return num_messages, num_byzantine
 
-    def mass(
-        self, matrix: Float[Tensor, "mixtures messages"], masses: Float[Tensor, " messages"]
+    def mixture_weights(
+        self, matrix: Float[Tensor, "mixtures messages"], weights: Float[Tensor, " messages"]
     ) -> Float[Tensor, " mixtures"]:
         """How much every mixture counts: what the messages in it count, each dealt out in full.
 
         Args:
             matrix: what `mix` gave.
-            masses: how much each message counts.
+            weights: how much each message counts.
         """
         dealt = matrix.sum(dim=0)
-        return matrix @ (masses / dealt.where(dealt > 0, 1.0))
+        return matrix @ (weights / dealt.where(dealt > 0, 1.0))
 
     @overload
     def __rshift__(self, then: "PreAggregation | Chain") -> "Chain": ...
@@ -95,14 +96,14 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Pipeline(Aggregator):
+class Pipeline(MixtureRule):
     """A rule on mixtures of the messages: `Bucketing(2) >> NearestNeighborMixing(2) >> Krum(2)`.
 
     The mixtures are never formed. Their Gram matrix is `M G M^T` for mixing weights `M`, and the
     weights `w` that the rule gives to them are `M^T w` for the workers. Coordinate-wise rules form
     them block by block.
 
-    `num_byzantine` means liars among the workers in every part, and is passed on as the parts say;
+    `num_byzantine` means Byzantine workers in every part, and is passed on as the parts say;
     parts that give it must agree. What parts draw at random depends on `seed` and the number of the
     round, which is part of the state: a run that is resumed draws the same. Calling the rule is the
     first round.
@@ -141,7 +142,7 @@ class Pipeline(Aggregator):
 
     @property
     def num_byzantine(self) -> int | None:
-        """Liars survived (f), as the parts say; None if none of them does."""
+        """Byzantine workers tolerated (f), as the parts say; None if none of them does."""
         return next(iter(self._declared()), None)
 
     @property
@@ -157,7 +158,7 @@ class Pipeline(Aggregator):
         return torch.tensor(0), *self.rule.init(dim, dtype=dtype, device=device)
 
     def num_tolerated(self, num_workers: int) -> int:
-        """`num_byzantine` of the parts, or as many as the rule survives among the mixtures.
+        """`num_byzantine` of the parts, or as many as the rule tolerates among the mixtures.
 
         Raises:
             ValueError: if a part cannot work with so few workers or mixtures.
@@ -165,25 +166,9 @@ class Pipeline(Aggregator):
         if self.num_byzantine is not None:
             self._check(num_workers, self.num_byzantine)
             return self.num_byzantine
-        num_mixtures, _ = self._outcome(num_workers, 0)
+        num_mixtures, _ = self._counts(num_workers, 0)
         bound = self.rule.num_tolerated(num_mixtures)
-        return max(f for f in range(bound + 1) if self._outcome(num_workers, f)[1] <= bound)
-
-    def judge(
-        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
-    ) -> Aggregate:
-        """The aggregate of stacked messages, and the verdict on every worker."""
-        fresh = self.init(rows.shape[1], dtype=rows.dtype, device=rows.device)
-        return self.step(rows, fresh, masses)[0]
-
-    def step(
-        self,
-        rows: Float[Tensor, "workers dim"],
-        state: State,
-        masses: Float[Tensor, " workers"] | None = None,
-    ) -> tuple[Aggregate, State]:
-        """One round on stacked messages: the answer, and the next state."""
-        return self.combine(*self._gathered(rows, masses, state[1:]), state)
+        return max(f for f in range(bound + 1) if self._counts(num_workers, f)[1] <= bound)
 
     def update_shard(
         self, rows: Float[Tensor, "workers columns"], state: State, shard: Shard
@@ -201,62 +186,55 @@ class Pipeline(Aggregator):
 
         Raises:
             ValueError: if the rule takes messages as a whole, and does not say how they are mixed.
-            TooManyByzantineError: if more messages are not finite than the rule survives, wherever
+            TooManyByzantineError: if more messages are not finite than the rule tolerates, wherever
                 that is; on all shards alike.
         """
-        if type(self.rule).combine is Aggregator.combine:
+        if type(self.rule)._combine is Aggregator._combine:
             raise ValueError(
-                f"rule must implement combine to work on shards, got {type(self.rule).__name__}"
+                "rule must be a GeometryRule, a CoordinateRule or one of the room to work on "
+                f"shards, got {type(self.rule).__name__}"
             )
-        return self.combine(*self._gathered(rows, None, state[1:], shard), state)
+        return self._combine(*self._gathered(rows, state, None, shard), state)
 
     def with_num_byzantine(self, num_byzantine: int) -> "Pipeline":
         """The pipeline with another `num_byzantine` in all parts."""
-        before = [
-            replace(part, **{"num_byzantine": num_byzantine}) if _has_bound(part) else part
-            for part in self.before
-        ]
+        before = [part.with_num_byzantine(num_byzantine) for part in self.before]
         return replace(self, before=before, rule=self.rule.with_num_byzantine(num_byzantine))
 
-    def merge(
-        self, rows: Float[Tensor, "workers dim"], masses: Float[Tensor, " workers"] | None = None
-    ) -> Float[Tensor, " dim"]:
+    def _merge(self, rows: Tensor, weights: Tensor | None) -> Tensor:
         """The aggregate alone; a coordinate-wise rule takes no pass for scores."""
         if not isinstance(self.rule, CoordinateRule):
-            return self.judge(rows, masses).value
-        mixtures, num_byzantine = self._mixed(*self._gathered(rows, masses, memory=()), step=0)
-        return self.rule.reduce(mixtures, num_byzantine)
+            return super()._merge(rows, weights)
+        fresh = (torch.tensor(0),)
+        mixtures, num_byzantine = self._mixed(*self._gathered(rows, fresh, weights), step=0)
+        return self.rule._reduce(mixtures, num_byzantine)
 
-    def combine(
+    def _combine(
         self, mixtures: Mixtures, num_byzantine: int, state: State
     ) -> tuple[Aggregate, State]:
         """One round on messages that are measured already."""
         round_, memory = state[0], state[1:]
         mixtures, num_byzantine = self._mixed(mixtures, num_byzantine, int(round_))
-        answer, memory = self.rule.combine(mixtures, num_byzantine, memory)
+        answer, memory = self.rule._combine(mixtures, num_byzantine, memory)
         return answer, (round_ + 1, *memory)
 
-    def _gathered(
-        self, rows: Tensor, masses: Tensor | None, memory: State, shard: Shard | None = None
-    ) -> tuple[Mixtures, int]:
-        """The messages that take part, and how many of them may be lies."""
-        bound = self.num_tolerated(int(present(masses, len(rows)).sum()))
-        if self.rule.needs_geometry or any(part.needs_geometry for part in self.before):
-            centre = memory[0] if self.rule.needs_geometry and memory else None
-            origin = any(part.from_origin for part in self.before)
-            mixtures = gather(rows, masses, origin=origin, centre=centre, shard=shard)
-        else:
-            mixtures = gather_unmeasured(rows, masses, shard)
-        return mixtures, require_tolerated(mixtures.finite, bound, masses)
+    def _measured(
+        self, rows: Tensor, state: State, weights: Tensor | None, shard: Shard | None
+    ) -> Mixtures:
+        if not (self.rule._needs_geometry or any(part.needs_geometry for part in self.before)):
+            return gather_unmeasured(rows, weights, shard)
+        centre = state[1] if self.rule._needs_geometry and state[1:] else None
+        origin = any(part.from_origin for part in self.before)
+        return gather(rows, weights, origin=origin, centre=centre, shard=shard)
 
     def _mixed(self, mixtures: Mixtures, num_byzantine: int, step: int) -> tuple[Mixtures, int]:
-        """What the parts make of the messages, and how many mixtures may contain lies."""
+        """What the parts make of the messages, and how many mixtures may be Byzantine."""
         for position, part in enumerate(self.before):
             random = generator(self.seed, "mixing", position, step)
             matrix = part.mix(mixtures.geometry, num_byzantine, random)
-            _, num_byzantine = part.outcome(len(mixtures.mixing), num_byzantine)
-            mass = mixtures.geometry.mass
-            carried = None if mass is None else normalized(part.mass(matrix, mass))
+            _, num_byzantine = part.counts(len(mixtures.mixing), num_byzantine)
+            weights = mixtures.geometry.weights
+            carried = None if weights is None else normalized(part.mixture_weights(matrix, weights))
             mixtures = mixtures.mixed(matrix, carried, from_origin=part.from_origin)
         return mixtures, num_byzantine
 
@@ -265,23 +243,19 @@ class Pipeline(Aggregator):
         found = {getattr(part, "num_byzantine", None) for part in (*self.before, self.rule)}
         return {bound for bound in found if bound is not None}
 
-    def _outcome(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
+    def _counts(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
         for part in self.before:
-            num_messages, num_byzantine = part.outcome(num_messages, num_byzantine)
+            num_messages, num_byzantine = part.counts(num_messages, num_byzantine)
         return num_messages, num_byzantine
 
     def _check(self, num_workers: int, num_byzantine: int) -> None:
-        num_mixtures, num_bad = self._outcome(num_workers, num_byzantine)
+        num_mixtures, num_bad = self._counts(num_workers, num_byzantine)
         try:
             self.rule.with_num_byzantine(num_bad).num_tolerated(num_mixtures)
         except ValueError as error:
             if (num_mixtures, num_bad) == (num_workers, num_byzantine):
                 raise
             raise ValueError(
-                f"{num_workers} workers, {num_byzantine} of them liars, make {num_mixtures} "
-                f"mixtures, {num_bad} of them bad, for which {error}"
+                f"{num_workers} workers, {num_byzantine} of them Byzantine, make {num_mixtures} "
+                f"mixtures, {num_bad} of them Byzantine, for which {error}"
             ) from error
-
-
-def _has_bound(part: PreAggregation | Aggregator) -> bool:
-    return any(field.name == "num_byzantine" for field in fields(part))

@@ -1,4 +1,4 @@
-"""Every message several times into means of several."""
+"""Resampling: means of random overlapping groups of messages."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,16 +9,18 @@ from torch import Tensor
 
 from phalanx.aggregation.gram import Geometry
 from phalanx.aggregation.pipeline import PreAggregation
+from phalanx.checks import require_at_least
 
 
 @dataclass(frozen=True)
 class Resampling(PreAggregation):
-    """Goes on with as many means of a few messages drawn at random, each used equally often.
+    """Resampling: as many means of a few random messages, each message used equally often.
 
-    Every mean takes one message of each of `copies` random permutations. Drawn anew every round.
+    `y_i = 1 / s sum_{c = 1}^s x_{p_c(i)}` for s random permutations p_c: every mean takes one
+    message of each of `copies` random permutations. Drawn anew every round.
 
     Guarantee: the mean of all stays the same; the variance of honest messages falls by `copies`,
-    and `copies` times as many messages may contain lies, which the rule has to survive.
+    and `copies` times as many messages may be Byzantine, which the rule has to tolerate.
     Cost: none.
     Source: He, Karimireddy, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via
     Resampling", arXiv 2006.09365v1, 2020, section 4.
@@ -35,11 +37,10 @@ class Resampling(PreAggregation):
     """How often every message is used, and messages in a mean (s)."""
 
     def __post_init__(self) -> None:
-        if self.copies < 1:
-            raise ValueError(f"copies must be at least 1, got {self.copies}")
+        require_at_least(1, copies=self.copies)
 
-    def outcome(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
-        """As many mixtures as messages, `copies` times as many of them with a liar in it."""
+    def counts(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
+        """As many mixtures as messages, `copies` times as many of them Byzantine."""
         return num_messages, self.copies * num_byzantine
 
     def mix(

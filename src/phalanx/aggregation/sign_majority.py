@@ -1,4 +1,4 @@
-"""A vote on the sign of every coordinate."""
+"""Majority vote on the sign of every coordinate."""
 
 from dataclasses import dataclass
 
@@ -6,17 +6,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.aggregation.base import minority, require_not_negative
 from phalanx.aggregation.coordinate_rule import CoordinateRule, Reducer
-from phalanx.aggregation.passes import Shard, column_blocks, whole
+from phalanx.columns import Shard, column_blocks, whole
 
 
 @dataclass(frozen=True)
 class SignMajority(CoordinateRule):
-    """The sign that most messages have, coordinate by coordinate: -1, 1, or 0 where votes tie.
+    """Majority vote on the sign of every coordinate: -1, 1, or 0 where votes tie.
+
+    `y_k = sign(sum_i sign(x_i,k))`.
 
     The aggregate has no size, so the learning rate alone says how far a step goes. Whoever sends
-    signs only, one bit a coordinate, loses nothing.
+    signs only, one bit per coordinate, loses nothing.
 
     Guarantee: a coordinate on which more than half of the workers are honest and agree is right.
     Scores: the share of coordinates with another sign than the aggregate. Suspects, a heuristic:
@@ -32,18 +33,7 @@ class SignMajority(CoordinateRule):
     """
 
     num_byzantine: int | None = None
-    """Unusable messages that are survived (f); None: as many as are fewer than half."""
-
-    def __post_init__(self) -> None:
-        require_not_negative(self.num_byzantine)
-
-    def num_tolerated(self, num_workers: int) -> int:
-        """`num_byzantine`, or the largest number below half of the workers.
-
-        Raises:
-            ValueError: if `num_byzantine` is not below half of the workers.
-        """
-        return minority(self.num_byzantine, num_workers)
+    """Byzantine workers tolerated (f); None: as many as are fewer than half."""
 
     def reducer(self, num_rows: int, num_byzantine: int) -> Reducer:
         """The sign of the sum of signs."""
@@ -53,21 +43,18 @@ class SignMajority(CoordinateRule):
 
         return vote
 
-    def weighted_reducer(self, mass: Float[Tensor, " rows"], num_byzantine: int) -> Reducer:
-        """The sign that has more mass; 0 if neither has, to rounding."""
-        tie = 1e-9 * mass.sum().item()
+    def weighted_reducer(self, weights: Float[Tensor, " rows"], num_byzantine: int) -> Reducer:
+        """The sign that has more weight; 0 if neither has, to rounding."""
+        tie = 1e-9 * weights.sum().item()
 
         def vote(block: Float[Tensor, "rows width"]) -> Float[Tensor, " width"]:
-            votes = mass.to(block.device) @ block.sign().double()
+            votes = weights.to(block.device) @ block.sign().double()
             return votes.sign().where(votes.abs() > tie, 0.0).to(block.dtype)
 
         return vote
 
-    def distances(
-        self,
-        rows: Float[Tensor, "workers dim"],
-        value: Float[Tensor, " dim"],
-        shard: Shard | None = None,
+    def _score(
+        self, rows: Tensor, value: Tensor, shard: Shard | None = None
     ) -> Float[Tensor, " workers"]:
         """The share of coordinates whose sign is not that of the aggregate."""
         shard = shard or whole(rows)

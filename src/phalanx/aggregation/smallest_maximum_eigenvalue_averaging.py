@@ -1,4 +1,4 @@
-"""The mean of the messages that vary least in the direction in which they vary most."""
+"""Smallest maximum eigenvalue averaging (SMEA)."""
 
 import itertools
 import math
@@ -10,17 +10,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from phalanx.aggregation.base import require_majority, require_not_negative
+from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
+from phalanx.checks import require_at_least
 
 _FEW = 64  # subsets whose eigenvalues are calculated at once
 _TIE = 1e-9  # relative difference of eigenvalues that rounding may make
 
 
 @dataclass(frozen=True)
-class SmallestMaximumEigenvalueAveraging(GeometryRule):
-    """The mean of the n - f messages whose covariance has the smallest largest eigenvalue (SMEA).
+class SmallestMaximumEigenvalueAveraging(ByzantineBound, GeometryRule):
+    """Smallest maximum eigenvalue averaging: the mean of the n - f messages that vary least.
+
+    The mean over `argmin_{S, |S| = n - f} lambda_max(Cov(x_i, i in S))`.
 
     Exact, to rounding. Whether a subset spreads less than the best one known is asked of a matrix
     of f rows only, for all subsets at once; eigenvalues are calculated of the few that do.
@@ -39,16 +42,12 @@ class SmallestMaximumEigenvalueAveraging(GeometryRule):
     tensor([2.])
     """
 
-    num_byzantine: int = 1
-    """Liars survived, and messages left out (f)."""
-
     max_subsets: int = 250_000
     """More subsets than this are refused."""
 
     def __post_init__(self) -> None:
-        require_not_negative(self.num_byzantine)
-        if self.max_subsets < 1:
-            raise ValueError(f"max_subsets must be at least 1, got {self.max_subsets}")
+        super().__post_init__()
+        require_at_least(1, max_subsets=self.max_subsets)
 
     def num_tolerated(self, num_workers: int) -> int:
         """`num_byzantine`.
@@ -56,13 +55,13 @@ class SmallestMaximumEigenvalueAveraging(GeometryRule):
         Raises:
             ValueError: if it is not below half of the workers, or there are too many subsets.
         """
-        require_majority(self.num_byzantine, num_workers)
-        if (subsets := math.comb(num_workers, self.num_byzantine)) > self.max_subsets:
+        bound = super().num_tolerated(num_workers)
+        if (subsets := math.comb(num_workers, bound)) > self.max_subsets:
             raise ValueError(
-                f"max_subsets must be at least {subsets} to leave out {self.num_byzantine} of "
+                f"max_subsets must be at least {subsets} to leave out {bound} of "
                 f"{num_workers} workers, got {self.max_subsets}"
             )
-        return self.num_byzantine
+        return bound
 
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """Equal weights on the subset of smallest spread."""

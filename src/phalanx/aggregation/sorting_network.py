@@ -1,4 +1,4 @@
-"""Order statistics of every column at once, by minima and maxima of whole rows."""
+"""Sorting networks: order statistics of every column at once, by minima and maxima of rows."""
 
 from collections.abc import Sequence
 from functools import lru_cache

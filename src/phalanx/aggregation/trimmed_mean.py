@@ -1,19 +1,22 @@
-"""The mean of every coordinate without its extremes."""
+"""Coordinate-wise trimmed mean."""
 
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.aggregation.base import require_majority, require_not_negative
+from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.coordinate_rule import CoordinateRule, Reducer
 from phalanx.aggregation.sorting_network import OrderStatistics
 from phalanx.aggregation.weighted_order import weighted_order
 
 
 @dataclass(frozen=True)
-class TrimmedMean(CoordinateRule):
-    """Drops the f smallest and the f largest values of every coordinate and averages the rest.
+class TrimmedMean(ByzantineBound, CoordinateRule):
+    """Coordinate-wise trimmed mean: the average without the f smallest and f largest values.
+
+    `y_k = 1 / (n - 2f) sum_{i = f+1}^{n-f} x_(i),k`, with `x_(1),k <= ... <= x_(n),k` the values of
+    coordinate k in order.
 
     Guarantee: every coordinate lies between two honest values; (f, kappa)-robust with
     kappa = 6 rho (1 + rho), rho = f / (n - 2f). With f = 0 it is the mean.
@@ -29,21 +32,6 @@ class TrimmedMean(CoordinateRule):
     tensor([2., 4.])
     """
 
-    num_byzantine: int = 1
-    """Liars survived, and values dropped at either end (f)."""
-
-    def __post_init__(self) -> None:
-        require_not_negative(self.num_byzantine)
-
-    def num_tolerated(self, num_workers: int) -> int:
-        """`num_byzantine`.
-
-        Raises:
-            ValueError: if it is not below half of the workers.
-        """
-        require_majority(self.num_byzantine, num_workers)
-        return self.num_byzantine
-
     def reducer(self, num_rows: int, num_byzantine: int) -> Reducer:
         """The mean of the middle values, never a total less the extremes: these may be huge."""
         ranks = tuple(range(num_byzantine, num_rows - num_byzantine))
@@ -55,7 +43,7 @@ class TrimmedMean(CoordinateRule):
 
         return middle
 
-    def weighted_reducer(self, mass: Float[Tensor, " rows"], num_byzantine: int) -> Reducer:
-        """The mean of the mass in the middle; as much is cut off at either end as f rows have."""
-        start, stop = float(num_byzantine), mass.sum().item() - num_byzantine
-        return lambda block: weighted_order(block, mass).mean_between(start, stop)
+    def weighted_reducer(self, weights: Float[Tensor, " rows"], num_byzantine: int) -> Reducer:
+        """The mean of the weight in the middle; as much is cut off at either end as f rows have."""
+        start, stop = float(num_byzantine), weights.sum().item() - num_byzantine
+        return lambda block: weighted_order(block, weights).mean_between(start, stop)

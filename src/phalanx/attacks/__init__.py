@@ -1,4 +1,4 @@
-"""What Byzantine workers do in drills, and which workers do it when."""
+"""Byzantine attacks for drills, and schedules of Byzantine workers."""
 
 from phalanx.attacks.a_little_is_enough import ALittleIsEnough
 from phalanx.attacks.adversary_knowledge import AdversaryKnowledge, Rule, column_mean

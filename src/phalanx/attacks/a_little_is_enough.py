@@ -1,4 +1,4 @@
-"""The attack that hides in the spread of the honest workers."""
+"""A-little-is-enough attack: a shift that hides in the spread of the honest workers."""
 
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -13,14 +13,14 @@ from phalanx.attacks.column_spread import column_std
 
 @dataclass(frozen=True)
 class ALittleIsEnough(Attack):
-    """All bad workers send the honest mean, moved by `z` honest standard deviations a coordinate.
+    """The honest mean, moved by `z` honest standard deviations in every coordinate.
 
-    So small a shift is not to be told from an honest deviation by distance or by rank, yet it is
-    in the same direction in every bad message and, where some rule selects one, in every round.
-    With `z=None` it is the largest shift for which, by the normal approximation, a majority
-    counting the bad workers lies farther out:
+    All Byzantine workers send it. So small a shift is not to be told from an honest deviation by
+    distance or by rank, yet it is in the same direction in every forged message and, where some
+    rule selects one, in every round. With `z=None` it is the largest shift for which, by the normal
+    approximation, a majority counting the Byzantine workers lies farther out:
     `z = Phi^-1((n - f - s) / (n - f))` with `s = floor(n / 2 + 1) - f`, for `n` workers of which
-    `f` are bad. Standard deviations divide by the number of honest workers less one; a single
+    `f` are Byzantine. Standard deviations divide by the number of honest workers less one; a single
     honest worker has none, and its message is sent as it is.
 
     Cost: two passes over the honest messages.
@@ -57,7 +57,7 @@ class ALittleIsEnough(Attack):
         num_byzantine: int,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, " dim"]:
-        """The shifted mean, the same for every bad worker.
+        """The shifted mean, the same for every Byzantine worker.
 
         Raises:
             ValueError: if there is no honest message, or `z` is None and `largest_z` has no value.
@@ -73,15 +73,15 @@ class ALittleIsEnough(Attack):
 
     @staticmethod
     def largest_z(num_workers: int, num_byzantine: int) -> float:
-        """The paper's `z_max`, negative where so few are bad that any shift stands out.
+        """The paper's `z_max`, negative where so few are Byzantine that any shift shows.
 
         Args:
             num_workers: all workers (n in the paper).
-            num_byzantine: the bad ones (m in the paper).
+            num_byzantine: the Byzantine ones (m in the paper).
 
         Raises:
-            ValueError: if the formula has no finite value: the bad workers are a majority by
-                themselves, or even all honest workers cannot make one for them.
+            ValueError: if the formula has no finite value: the Byzantine workers are a majority
+                by themselves, or even all honest workers cannot make one for them.
         """
         honest = num_workers - num_byzantine
         supporters = num_workers // 2 + 1 - num_byzantine

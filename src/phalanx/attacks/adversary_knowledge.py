@@ -1,4 +1,4 @@
-"""What bad workers that act together know of a round."""
+"""Knowledge that colluding Byzantine workers have of a round."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,12 +21,12 @@ def column_mean(messages: Float[Tensor, "workers dim"]) -> Float[Tensor, " dim"]
 
 
 class AdversaryKnowledge(NamedTuple):
-    """What the bad workers of a round know together, before they send.
+    """Knowledge that the Byzantine workers of a round share, before they send.
 
     Attributes:
         honest: messages of the honest workers, `(honest, dim)`, by id.
-        workers: ids of the honest workers, one a row of `honest`.
-        num_byzantine: how many workers are bad in this round.
+        workers: ids of the honest workers, one per row of `honest`.
+        num_byzantine: how many workers are Byzantine in this round.
         aggregate: the rule of the server, from the messages of all workers to their aggregate.
         generator: source of randomness; None draws from torch's global one.
     """

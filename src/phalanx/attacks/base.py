@@ -1,4 +1,4 @@
-"""What every attack looks like: what an honest worker would send in, what a bad one sends out."""
+"""Base class of Byzantine attacks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.attacks.adversary_knowledge import AdversaryKnowledge, Rule, column_mean
+from phalanx.checks import require_at_least
 
 State = tuple[Tensor, ...]
 """What an attack remembers between rounds; empty for an attack without memory."""
@@ -16,12 +17,12 @@ State = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Attack(ABC):
-    """What a Byzantine worker does instead of its duty, in drills.
+    """A Byzantine worker's behaviour in place of its duty, in drills.
 
     An attack is a pure function of what its worker would have sent (`own`), and, if it is
     `omniscient`, of what the honest workers send. Some also say that their worker is to compute
     something else (`relabels`, `rounds_behind`), or plan the round ahead (`plan`). Calling an
-    attack gives the messages of all bad workers:
+    attack gives the messages of all Byzantine workers:
 
     >>> import torch
     >>> from phalanx.attacks import ReverseGradient
@@ -37,12 +38,12 @@ class Attack(ABC):
         num_byzantine: int,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The message of one bad worker.
+        """The message of one Byzantine worker.
 
         Args:
             own: what this worker would have sent if it were honest; never overwritten.
             honest: what the honest workers send; None unless the attack is `omniscient`.
-            num_byzantine: how many workers are bad in this round.
+            num_byzantine: how many workers are Byzantine in this round.
             generator: source of randomness, this worker's own; None draws from torch's global one.
         """
 
@@ -81,17 +82,17 @@ class Attack(ABC):
         return targets
 
     def member(self, rank: int) -> "Attack":
-        """The attack that the `rank`-th bad worker of a round carries out: this one, by default."""
+        """The attack of the `rank`-th Byzantine worker of a round: this one, by default."""
         return self
 
     def plan(self, view: AdversaryKnowledge, memory: State = ()) -> tuple["Attack", State]:
-        """What the attack comes down to in a round, and what it remembers.
+        """The attack that this one comes down to in a round, and what it remembers.
 
-        An engine asks this once a round, however many bad workers carry the attack out, if it is
+        An engine asks this once per round, however many workers carry the attack out, if it is
         `omniscient`; they then `forge` as planned. By default the attack itself, without memory.
 
         Args:
-            view: what the bad workers know of the round.
+            view: what the Byzantine workers know of the round.
             memory: what the last plan remembered; empty before the first.
         """
         return self, ()
@@ -99,12 +100,12 @@ class Attack(ABC):
     def plans(
         self, view: AdversaryKnowledge, ranks: Iterable[int], memory: Mapping[int, State]
     ) -> tuple[dict[int, "Attack"], dict[int, State]]:
-        """The plans of the bad workers of these ranks, and what is remembered.
+        """The plans of the Byzantine workers of these ranks, and what is remembered.
 
         Members that are equal make one plan, kept under the lowest rank that they can have.
 
         Args:
-            view: what the bad workers know of the round.
+            view: what the Byzantine workers know of the round.
             ranks: which of them send.
             memory: what the plans of earlier rounds remembered.
         """
@@ -131,12 +132,12 @@ class Attack(ABC):
         aggregate: Rule = column_mean,
         generator: torch.Generator | None = None,
     ) -> list[Tensor | None]:
-        """What each bad worker sends, in order of rank; None where nothing is sent.
+        """Messages of the Byzantine workers, in order of rank; None where nothing is sent.
 
         Args:
             honest: messages of the honest workers.
-            num_byzantine: how many workers are bad.
-            own: what the bad workers would have sent; the mean of the honest ones if not given.
+            num_byzantine: how many workers are Byzantine.
+            own: their messages if they were honest; the mean of the honest ones if not given.
             aggregate: the rule under attack, for attacks that try theirs on it; any rule of
                 `phalanx.aggregation` is one. The plain mean if not given.
             generator: source of randomness.
@@ -145,8 +146,7 @@ class Attack(ABC):
             ValueError: if `num_byzantine` is negative, `own` has another number of rows, or `own`
                 is missing where no worker is honest.
         """
-        if num_byzantine < 0:
-            raise ValueError(f"num_byzantine must be at least 0, got {num_byzantine}")
+        require_at_least(0, num_byzantine=num_byzantine)
         if num_byzantine == 0:
             return []
         if own is None:
@@ -155,17 +155,17 @@ class Attack(ABC):
             own = honest.mean(dim=0).expand(num_byzantine, -1)
         if len(own) != num_byzantine:
             raise ValueError(
-                f"own must have one row per bad worker, got {len(own)} rows for {num_byzantine}"
+                f"own must have one row per Byzantine worker, got {len(own)} for {num_byzantine}"
             )
         view = AdversaryKnowledge(
             honest, tuple(range(len(honest))), num_byzantine, aggregate, generator
         )
         planned, _ = self.plans(view, range(num_byzantine), {})
         return [
-            bad.forge(row, honest if bad.omniscient else None, num_byzantine, generator)
-            if bad.sends
+            plan.forge(row, honest if plan.omniscient else None, num_byzantine, generator)
+            if plan.sends
             else None
-            for bad, row in zip(planned.values(), own, strict=True)
+            for plan, row in zip(planned.values(), own, strict=True)
         ]
 
     def __call__(
@@ -177,15 +177,15 @@ class Attack(ABC):
         aggregate: Rule = column_mean,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "sent width"]:
-        """The messages that the bad workers send, stacked, in order of rank.
+        """Messages of the Byzantine workers, stacked, in order of rank.
 
         A worker that sends nothing has no row; `messages` keeps its place. The width is that of
         the honest messages, unless the attack is to send another.
 
         Args:
             honest: messages of the honest workers.
-            num_byzantine: how many workers are bad.
-            own: what the bad workers would have sent; the mean of the honest ones if not given.
+            num_byzantine: how many workers are Byzantine.
+            own: their messages if they were honest; the mean of the honest ones if not given.
             aggregate: the rule under attack, for attacks that try theirs on it; any rule of
                 `phalanx.aggregation` is one. The plain mean if not given.
             generator: source of randomness.

@@ -1,4 +1,4 @@
-"""How far honest messages differ, coordinate by coordinate."""
+"""Column-wise standard deviation of honest messages."""
 
 from jaxtyping import Float
 from torch import Tensor

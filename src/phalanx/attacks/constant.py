@@ -1,4 +1,4 @@
-"""The attack of the DRACO experiments that ignores the data."""
+"""Constant attack of the DRACO experiments, which ignores the data."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ from phalanx.attacks.base import Attack
 
 @dataclass(frozen=True)
 class Constant(Attack):
-    """Sends the same number in every coordinate.
+    """The same number in every coordinate.
 
-    All bad workers agree with each other to the bit, which fools rules that trust agreement.
+    All Byzantine workers agree with each other to the bit, which fools rules that trust agreement.
 
     Cost: one pass over the message.
     Source: Chen, Wang, Charles, Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training

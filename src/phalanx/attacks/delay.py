@@ -1,6 +1,5 @@
-"""Workers that answer late."""
+"""Delay attack: a true message that comes late."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -8,11 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.attacks.base import Attack
+from phalanx.checks import require_finite_at_least
 
 
 @dataclass(frozen=True)
 class Delay(Attack):
-    """Sends the true message, late: an erasure wherever the round's deadline is earlier.
+    """The true message, late: an erasure wherever the round's deadline is earlier.
 
     Cost: none but the wait, which the engine makes.
 
@@ -26,8 +26,7 @@ class Delay(Attack):
     """Seconds by which the message is held back."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.delay_s < math.inf:
-            raise ValueError(f"delay_s must be finite and at least 0, got {self.delay_s}")
+        require_finite_at_least(0, delay_s=self.delay_s)
 
     def forge(
         self,

@@ -1,4 +1,4 @@
-"""Workers whose message arrives with holes."""
+"""Packet-loss attack: a message with random coordinates lost."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from phalanx.attacks.base import Attack
 
 @dataclass(frozen=True)
 class Drop(Attack):
-    """Sends the true message with random coordinates set to zero, as lost packets would.
+    """The true message with random coordinates set to zero, as by lost packets.
 
     Cost: one draw a coordinate and one pass over the message.
     Source: Guerraoui, Guirguis, Plassmann, Ragot, Rouault, "Garfield: System Support for Byzantine

@@ -1,6 +1,5 @@
-"""Workers that send noise."""
+"""Gaussian noise attack."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -8,11 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.attacks.base import Attack
+from phalanx.checks import require_finite_at_least
 
 
 @dataclass(frozen=True)
 class GaussianNoise(Attack):
-    """Sends fresh noise, each coordinate drawn from a normal distribution, each worker its own.
+    """Fresh Gaussian noise in every coordinate, each worker its own.
 
     Cost: one draw per coordinate, on the device of the generator.
     Source: Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine
@@ -32,10 +32,7 @@ class GaussianNoise(Attack):
     """Standard deviation of every coordinate."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.standard_deviation < math.inf:
-            raise ValueError(
-                f"standard_deviation must be finite and at least 0, got {self.standard_deviation}"
-            )
+        require_finite_at_least(0, standard_deviation=self.standard_deviation)
 
     def forge(
         self,

@@ -1,4 +1,4 @@
-"""The attack that turns the aggregate against the honest mean."""
+"""Inner product manipulation: an aggregate turned against the honest mean."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from phalanx.attacks.base import Attack, require_honest
 
 @dataclass(frozen=True)
 class InnerProductManipulation(Attack):
-    """All bad workers send minus `epsilon` times the honest mean.
+    """Minus `epsilon` times the honest mean, the same from all Byzantine workers.
 
     A small `epsilon` stays among the honest messages and pulls rules that go by distance towards
     zero and beyond; a large one turns the plain mean of `n` messages around, as soon as
@@ -47,7 +47,7 @@ class InnerProductManipulation(Attack):
         num_byzantine: int,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, " dim"]:
-        """The mean, turned around; the same for every bad worker.
+        """The mean, turned around; the same for every Byzantine worker.
 
         Raises:
             ValueError: if there is no honest message.

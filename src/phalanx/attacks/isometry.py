@@ -1,4 +1,4 @@
-"""Messages in as few coordinates as there are messages, with the same distances."""
+"""Isometric embedding of messages in as many coordinates as there are messages."""
 
 import torch
 from jaxtyping import Float

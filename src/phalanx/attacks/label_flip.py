@@ -1,4 +1,4 @@
-"""Workers that learn from wrong labels."""
+"""Label-flipping attack: a gradient of wrong labels."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ from phalanx.attacks.base import Attack
 
 @dataclass(frozen=True)
 class LabelFlip(Attack):
-    """Computes an honest gradient on flipped labels: class `y` of `C` becomes `C - 1 - y`.
+    """An honest gradient on flipped labels: class `y` of `C` becomes `C - 1 - y`.
 
-    The lie is in the data of the worker, all partitions that it owns; the message is as large and
+    The fault is in the data of the worker, all partitions that it owns; the message is as large and
     as scattered as an honest one. The engine has the worker compute it so; called by itself the
     attack has no data, and sends the worker's own message.
 

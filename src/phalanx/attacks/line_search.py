@@ -1,4 +1,4 @@
-"""How far to go in a direction, found by trying it on the rule under attack."""
+"""Line search for the most damaging message against the rule under attack."""
 
 import math
 from collections.abc import Callable
@@ -30,10 +30,10 @@ def most_damaging(
         view: the honest messages and the rule.
         start: the message for `tau = 0`.
         direction: what is added.
-        evaluations: trials a sign, 1 or more.
+        evaluations: trials per sign, 1 or more.
 
-    Cost: an aggregation a trial; one pass over the messages and `workers x workers` algebra a trial
-    for a rule that says that it `needs_distances_only`.
+    Cost: an aggregation per trial; one pass over the messages and `workers x workers` algebra per
+    trial for a rule that says that it `needs_distances_only`.
     """
     honest, limit = view.honest, _largest_step(start, direction)
     if getattr(view.aggregate, "needs_distances_only", False) and honest.isfinite().all():

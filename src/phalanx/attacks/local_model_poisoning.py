@@ -1,6 +1,5 @@
-"""The attack on the median and the trimmed mean."""
+"""Local model poisoning attack on the median and the trimmed mean."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -8,18 +7,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.attacks.base import Attack, require_honest
+from phalanx.checks import require_finite_above
 
 
 @dataclass(frozen=True)
 class LocalModelPoisoning(Attack):
     """Each coordinate just beyond the honest ones, on the side against the sign of their mean.
 
-    Where the honest mean of a coordinate is 0 or more, a bad worker sends a number between the
-    smallest honest one and what is `factor` times farther down (a `factor`-th of it, if it is
-    positive); where it is negative, likewise above the largest. Each worker draws its own. A median
-    or trimmed mean is so pushed to the edge of what honest workers send, in every coordinate.
+    Where the honest mean of a coordinate is 0 or more, a Byzantine worker sends a number
+    between the smallest honest one and what is `factor` times farther down (a `factor`-th of it, if
+    it is positive); where it is negative, likewise above the largest. Each worker draws its own.
+    A median or trimmed mean is so pushed to the edge of what honest workers send, in every
+    coordinate.
 
-    Cost: two passes over the honest messages and a draw a coordinate.
+    Cost: two passes over the honest messages and a draw per coordinate.
     Source: Fang, Cao, Jia, Gong, "Local Model Poisoning Attacks to Byzantine-Robust Federated
     Learning", USENIX Security 2020, section 4 (trimmed mean and median, full knowledge, b = 2).
 
@@ -34,8 +35,7 @@ class LocalModelPoisoning(Attack):
     """How far beyond the honest numbers at most (b in the paper), above 1."""
 
     def __post_init__(self) -> None:
-        if not 1 < self.factor < math.inf:
-            raise ValueError(f"factor must be finite and above 1, got {self.factor}")
+        require_finite_above(1, factor=self.factor)
 
     @property
     def omniscient(self) -> bool:

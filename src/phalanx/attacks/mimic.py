@@ -1,4 +1,4 @@
-"""The attack that only repeats what an honest worker says."""
+"""Mimic attack: copies of one honest worker's message."""
 
 from dataclasses import dataclass
 
@@ -9,19 +9,21 @@ from torch import Tensor
 from phalanx.attacks.adversary_knowledge import AdversaryKnowledge
 from phalanx.attacks.base import Attack, State, require_honest
 from phalanx.attacks.planned_attack import PlannedAttack
+from phalanx.checks import require_at_least
+from phalanx.floats import working
 
 
 @dataclass(frozen=True)
 class Mimic(PlannedAttack):
-    """All bad workers send a copy of one honest worker's message, the same worker's all along.
+    """A copy of one honest worker's message, from all Byzantine workers and in all rounds.
 
     Nothing about the copies is suspect, but where data differ from worker to worker, one worker's
     share of it counts several times, and rules that trust agreement lose the rest. The target is
     the honest worker that is farthest along the direction `z` in which honest messages vary most.
     `z` begins at random and is turned by one power step on the covariance of the honest messages in
     each of the first `warmup` rounds, averaged over them as their mean is; then the target is kept.
-    In a round in which the target does not send, or is bad itself, the farthest along `z` takes its
-    place. Rounds are those in which the attack is carried out.
+    In a round in which the target does not send, or is Byzantine itself, the farthest along `z`
+    takes its place. Rounds are those in which the attack is carried out.
 
     Remembers: `z`, the mean, the number of rounds and the target.
     Cost: three passes over the honest messages in warm-up, and a copy of them; a copy of one
@@ -40,8 +42,7 @@ class Mimic(PlannedAttack):
     """Rounds in which the target is chosen, from 1 on."""
 
     def __post_init__(self) -> None:
-        if self.warmup < 1:
-            raise ValueError(f"warmup must be at least 1, got {self.warmup}")
+        require_at_least(1, warmup=self.warmup)
 
     def plan(self, view: AdversaryKnowledge, memory: State = ()) -> tuple[Attack, State]:
         """A copy of the target's message.
@@ -50,7 +51,7 @@ class Mimic(PlannedAttack):
             ValueError: if there is no honest message.
         """
         rows = require_honest(view.honest, self)
-        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        rows = rows.to(working(rows.dtype))
         memory = memory or _beginning(rows, view.generator)
         direction, mean, rounds, target = (value.to(rows.device) for value in memory)
         if rounds < self.warmup:
@@ -66,7 +67,7 @@ class Mimic(PlannedAttack):
 
 @dataclass(frozen=True)
 class _CopyOf(Attack):
-    """Sends what the honest worker of a row sends."""
+    """A copy of the message of the honest worker of a row."""
 
     row: int
 

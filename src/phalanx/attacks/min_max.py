@@ -1,4 +1,4 @@
-"""The largest shift that no distance between two workers gives away."""
+"""Min-max attack: the largest shift that no distance between two workers gives away."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The largest shift that no sum of distances gives away."""
+"""Min-sum attack: the largest shift that no sum of distances gives away."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Several attacks at once."""
+"""Mixture of attacks, a different one per Byzantine worker."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ from phalanx.attacks.reverse_gradient import ReverseGradient
 
 @dataclass(frozen=True)
 class Mixed(Attack):
-    """The bad workers of a round carry out different attacks, in turn.
+    """Different attacks by the Byzantine workers of a round, in turn.
 
-    The bad worker of rank `r` (the r-th smallest id among the bad ones of the round) carries out
+    The Byzantine worker of rank `r` (the r-th smallest id among them in the round) carries out
     `parts[r % len(parts)]`; where that is itself mixed, the attack of its own worker of rank
     `r // len(parts)`. An engine asks `member(rank)` and then only that member; asked itself, the
     mixture answers for the worker of rank 0, save that it is `omniscient` as soon as one member is,
@@ -38,8 +38,8 @@ class Mixed(Attack):
 
     # None and not the list itself: a saved configuration can hold that as it is.
     attacks: list[Attack] | None = None
-    """The attacks, dealt out to the bad workers in turn; reversed gradient, constant, and a little
-    is enough, if not given."""
+    """The attacks, dealt out to the Byzantine workers in turn; reversed gradient, constant, and a
+    little is enough, if not given."""
 
     def __post_init__(self) -> None:
         if self.attacks == []:
@@ -59,12 +59,12 @@ class Mixed(Attack):
 
     @property
     def sends(self) -> bool:
-        """Whether the bad worker of rank 0 sends."""
+        """Whether the Byzantine worker of rank 0 sends."""
         return self.member(0).sends
 
     @property
     def delay_s(self) -> float:
-        """Seconds by which the bad worker of rank 0 is late."""
+        """Seconds by which the Byzantine worker of rank 0 is late."""
         return self.member(0).delay_s
 
     @property
@@ -74,15 +74,15 @@ class Mixed(Attack):
 
     @property
     def relabels(self) -> bool:
-        """Whether the bad worker of rank 0 computes with other targets."""
+        """Whether the Byzantine worker of rank 0 computes with other targets."""
         return self.member(0).relabels
 
     def relabel(self, targets: Tensor, num_classes: int) -> Tensor:
-        """The targets of the bad worker of rank 0."""
+        """The targets of the Byzantine worker of rank 0."""
         return self.member(0).relabel(targets, num_classes)
 
     def member(self, rank: int) -> Attack:
-        """The attack that falls to the bad worker of this rank."""
+        """The attack that falls to the Byzantine worker of this rank."""
         turn, place = divmod(rank, len(self.parts))
         return self.parts[place].member(turn)
 
@@ -93,5 +93,5 @@ class Mixed(Attack):
         num_byzantine: int,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The message of the bad worker of rank 0."""
+        """The message of the Byzantine worker of rank 0."""
         return self.member(0).forge(own, honest, num_byzantine, generator)

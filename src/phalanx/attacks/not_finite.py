@@ -1,4 +1,4 @@
-"""Workers that send what is no number."""
+"""Attack by messages of NaN or infinity."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ from phalanx.attacks.base import Attack
 
 @dataclass(frozen=True)
 class NotFinite(Attack):
-    """Sends NaN or an infinity in every coordinate, as overflow and broken memory do.
+    """NaN or an infinity in every coordinate, as overflow and broken memory do.
 
     One such message turns every weight into NaN where it is averaged in.
 

@@ -1,4 +1,4 @@
-"""A little is enough, with the shift that hurts the rule most."""
+"""Optimal a-little-is-enough attack: the shift that hurts the rule most."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,19 @@ from phalanx.attacks.base import Attack, State, require_honest
 from phalanx.attacks.column_spread import column_std
 from phalanx.attacks.line_search import most_damaging
 from phalanx.attacks.planned_attack import PlannedAttack
+from phalanx.checks import require_at_least
 
 
 @dataclass(frozen=True)
 class OptimalALittleIsEnough(PlannedAttack):
     """`ALittleIsEnough` with the shift, up or down, that moves this round's aggregate farthest.
 
-    The bad workers know the rule, and try shifts on it: the largest distance between the
+    The Byzantine workers know the rule, and try shifts on it: the largest distance between the
     aggregate and the honest mean wins. Where they know no rule (none is given, or an exact code
     decodes), they take it to be the plain mean.
 
-    Cost: `2 * evaluations + 1` aggregations a round, and a copy of all messages; one pass over them
-    if the rule weighs by distances alone (`needs_distances_only`).
+    Cost: `2 * evaluations + 1` aggregations per round, and a copy of all messages; one pass over
+    them if the rule weighs by distances alone (`needs_distances_only`).
     Source: Shejwalkar, Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks
     and Defenses for Federated Learning", NDSS 2021, section 4 (the attack that knows the rule),
     with the line search of Allouah et al., "Fixing by Mixing", AISTATS 2023, experiments.
@@ -54,5 +55,4 @@ class OptimalALittleIsEnough(PlannedAttack):
 
 def check_evaluations(evaluations: int) -> None:
     """Refuses a search that tries nothing."""
-    if evaluations < 1:
-        raise ValueError(f"evaluations must be at least 1, got {evaluations}")
+    require_at_least(1, evaluations=evaluations)

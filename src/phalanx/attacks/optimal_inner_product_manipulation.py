@@ -1,4 +1,4 @@
-"""Inner product manipulation, with the factor that hurts the rule most."""
+"""Optimal inner product manipulation: the factor that hurts the rule most."""
 
 from dataclasses import dataclass
 
@@ -16,12 +16,12 @@ from phalanx.attacks.planned_attack import PlannedAttack
 class OptimalInnerProductManipulation(PlannedAttack):
     """`InnerProductManipulation` with the `epsilon` that moves this round's aggregate farthest.
 
-    The bad workers know the rule, and try factors on it: the largest distance between the
+    The Byzantine workers know the rule, and try factors on it: the largest distance between the
     aggregate and the honest mean wins. Where they know no rule (none is given, or an exact code
     decodes), they take it to be the plain mean.
 
-    Cost: `2 * evaluations + 1` aggregations a round, and a copy of all messages; one pass over them
-    if the rule weighs by distances alone (`needs_distances_only`).
+    Cost: `2 * evaluations + 1` aggregations per round, and a copy of all messages; one pass over
+    them if the rule weighs by distances alone (`needs_distances_only`).
     Source: Xie, Koyejo, Gupta, "Fall of Empires", UAI 2019, with the line search of Allouah et al.,
     "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity", AISTATS 2023,
     experiments.

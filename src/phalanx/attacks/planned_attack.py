@@ -1,4 +1,4 @@
-"""Attacks that all bad workers of a round agree on before they send."""
+"""Attacks that all Byzantine workers of a round plan together before they send."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from phalanx.attacks.base import Attack, State, require_honest
 class PlannedAttack(Attack):
     """An attack that looks at the whole round first, and then comes down to a plain attack.
 
-    The plan is made once a round, however many bad workers carry it out.
+    The plan is made once per round, however many Byzantine workers carry it out.
     """
 
     @property
@@ -34,7 +34,7 @@ class PlannedAttack(Attack):
         num_byzantine: int,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The message of a bad worker that plans by itself, remembers nothing and knows no rule.
+        """The message of a worker that plans by itself, remembers nothing and knows no rule.
 
         Raises:
             ValueError: if there is no honest message.

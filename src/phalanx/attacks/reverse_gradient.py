@@ -1,4 +1,4 @@
-"""The attack of the DRACO experiments that turns the step around."""
+"""Reversed gradient attack of the DRACO experiments."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from phalanx.attacks.base import Attack
 
 @dataclass(frozen=True)
 class ReverseGradient(Attack):
-    """Sends minus `scale` times the worker's own message.
+    """Minus `scale` times the worker's own message.
 
     Enough to turn the mean around from one worker on: with `scale = c`, `f` of `n` workers do it
     when `c f > n - f`.

@@ -1,4 +1,4 @@
-"""Which workers are bad, and when. The same answer in every process: nobody has to be told."""
+"""Schedules of Byzantine workers: who attacks in which round, the same in every process."""
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -9,16 +9,17 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from phalanx.checks import require_at_least
 from phalanx.randomness import generator
 
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """Who is bad in which step of a drill."""
+    """A schedule of Byzantine workers in a drill."""
 
     @abstractmethod
     def byzantine(self, step: int, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
-        """Which of the workers `0 .. num_workers - 1` are bad in this step.
+        """Mask of the workers `0 .. num_workers - 1` that are Byzantine in this step.
 
         Args:
             step: the round, counted from 0.
@@ -30,7 +31,7 @@ class Schedule(ABC):
         """
 
     def permanent(self, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
-        """Which workers are bad for good: from some step on, in every step. By default nobody.
+        """Mask of the workers that are Byzantine for good, from some step on. By default nobody.
 
         Args:
             num_workers: how many workers there are.
@@ -41,14 +42,14 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class FixedWorkers(Schedule):
-    """The same workers are bad in every step, as faulty machines are.
+    """The same Byzantine workers in every step, as faulty machines are.
 
     >>> FixedWorkers(workers=[0, 3]).byzantine(step=7, num_workers=4, seed=0)
     tensor([ True, False, False,  True])
     """
 
     workers: list[int] = field(default_factory=lambda: [0])
-    """Ids of the bad workers, counted from 0."""
+    """Ids of the Byzantine workers, counted from 0."""
 
     def __post_init__(self) -> None:
         _check_ids(self.workers)
@@ -64,20 +65,20 @@ class FixedWorkers(Schedule):
 
 @dataclass(frozen=True)
 class RandomWorkers(Schedule):
-    """So many bad workers, drawn afresh and uniformly in every step.
+    """Byzantine workers drawn afresh and uniformly in every step.
 
-    No reputation helps against it: everybody is bad sometimes.
+    No reputation helps against it: everybody is Byzantine sometimes.
 
     Source: Chen, Wang, Charles, Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training
     via Redundant Gradients", ICML 2018, experiments (the adversaries of each iteration are random).
 
-    >>> bad = RandomWorkers(num_byzantine=2)
-    >>> [bad.byzantine(step, num_workers=9, seed=3).sum().item() for step in range(3)]
+    >>> schedule = RandomWorkers(num_byzantine=2)
+    >>> [schedule.byzantine(step, num_workers=9, seed=3).sum().item() for step in range(3)]
     [2, 2, 2]
     """
 
     num_byzantine: int = 1
-    """How many workers are bad in each step (s in the paper)."""
+    """How many workers are Byzantine in each step (s in the paper)."""
 
     def __post_init__(self) -> None:
         _check_number(self.num_byzantine)
@@ -89,10 +90,10 @@ class RandomWorkers(Schedule):
 
 @dataclass(frozen=True)
 class SleeperWorkers(Schedule):
-    """Bad workers that behave until a step, and lie from then on: they spend a good reputation.
+    """Byzantine workers that are honest until a step: they spend a good reputation.
 
-    >>> bad = SleeperWorkers(workers=[1], from_step=5)
-    >>> bad.byzantine(4, num_workers=3, seed=0), bad.byzantine(5, num_workers=3, seed=0)
+    >>> schedule = SleeperWorkers(workers=[1], from_step=5)
+    >>> schedule.byzantine(4, 3, seed=0), schedule.byzantine(5, 3, seed=0)
     (tensor([False, False, False]), tensor([False,  True, False]))
     """
 
@@ -103,13 +104,12 @@ class SleeperWorkers(Schedule):
     """How many sleepers are drawn where `workers` is not given."""
 
     from_step: int = 10
-    """The first step, counted from 0, in which they lie."""
+    """The first step, counted from 0, in which they are Byzantine."""
 
     def __post_init__(self) -> None:
         _check_ids(self.workers or [])
         _check_number(self.num_byzantine)
-        if self.from_step < 0:
-            raise ValueError(f"from_step must be at least 0, got {self.from_step}")
+        require_at_least(0, from_step=self.from_step)
 
     def byzantine(self, step: int, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
         """Nobody before `from_step`, the sleepers from then on."""
@@ -125,9 +125,9 @@ class SleeperWorkers(Schedule):
 
 @dataclass(frozen=True)
 class Phases(Schedule):
-    """One schedule after the other: phase `i` is followed from step `starts[i]` on.
+    """A sequence of schedules: phase `i` is followed from step `starts[i]` on.
 
-    Before the first start nobody is bad. Phases see the number of the step in the whole run.
+    Before the first start nobody is Byzantine. Phases see the number of the step in the whole run.
 
     >>> calm_then_storm = Phases(phases=[FixedWorkers([0]), FixedWorkers([1, 2])], starts=[2, 5])
     >>> [calm_then_storm.byzantine(step, 3, seed=0).tolist() for step in (1, 4, 5)]
@@ -157,14 +157,14 @@ class Phases(Schedule):
         return tuple(self.phases)
 
     def byzantine(self, step: int, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
-        """Who is bad in the phase of this step."""
+        """The Byzantine workers in the phase of this step."""
         phase = bisect_right(self.starts, step) - 1
         if phase < 0:
             return torch.zeros(num_workers, dtype=torch.bool)
         return self.parts[phase].byzantine(step, num_workers, seed)
 
     def permanent(self, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
-        """Those that are bad for good in the last phase, which does not end."""
+        """Those that are Byzantine for good in the last phase, which does not end."""
         return self.parts[-1].permanent(num_workers, seed)
 
 
@@ -176,8 +176,7 @@ def _check_ids(workers: list[int]) -> None:
 
 
 def _check_number(num_byzantine: int) -> None:
-    if num_byzantine < 0:
-        raise ValueError(f"num_byzantine must be at least 0, got {num_byzantine}")
+    require_at_least(0, num_byzantine=num_byzantine)
 
 
 def _mask(workers: list[int], num_workers: int) -> Bool[Tensor, " workers"]:

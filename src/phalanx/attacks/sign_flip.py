@@ -1,4 +1,4 @@
-"""Workers that send the opposite of the truth."""
+"""Sign-flipping attack."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from phalanx.attacks.base import Attack
 
 @dataclass(frozen=True)
 class SignFlip(Attack):
-    """Sends the worker's own message with its sign flipped.
+    """The worker's own message with its sign flipped.
 
     The message keeps its norm, so a rule that looks at norms alone sees nothing.
 

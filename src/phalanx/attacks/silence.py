@@ -1,4 +1,4 @@
-"""Workers that never answer."""
+"""Silence of a crashed or disconnected worker, as an attack."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from phalanx.attacks.base import Attack
 
 @dataclass(frozen=True)
 class Silence(Attack):
-    """Sends nothing, as a crashed or disconnected worker does: the server sees an erasure.
+    """No message, as of a crashed or disconnected worker: the server sees an erasure.
 
     Cost: none.
 

@@ -1,4 +1,4 @@
-"""Workers that are behind."""
+"""Stale gradient attack: a message of an earlier round."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.attacks.base import Attack
+from phalanx.checks import require_at_least
 
 
 @dataclass(frozen=True)
 class StaleGradient(Attack):
-    """Sends what was true some rounds ago, as a worker does that missed updates.
+    """The true message of some rounds ago, as of a worker that missed updates.
 
     The engine gives the worker the parameters and the samples of that earlier round; before there
     are so many rounds, those of the first. Called by itself the attack knows no earlier round, and
@@ -29,8 +30,7 @@ class StaleGradient(Attack):
     """How many rounds old the message is."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
+        require_at_least(1, rounds=self.rounds)
 
     @property
     def rounds_behind(self) -> int:

@@ -1,4 +1,4 @@
-"""Workers whose message does not fit."""
+"""Attack by messages of the wrong length."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from phalanx.attacks.base import Attack
 
 @dataclass(frozen=True)
 class WrongShape(Attack):
-    """Sends the true message with zeros appended, or cut short, as another model's worker would.
+    """The true message with zeros appended, or cut short, as of another model's worker.
 
     A server that trusts lengths crashes, or reads beside its buffer.
 

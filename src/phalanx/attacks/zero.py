@@ -1,4 +1,4 @@
-"""Workers that do nothing, and say so."""
+"""Zero attack, as free riders carry it out."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from phalanx.attacks.base import Attack
 
 @dataclass(frozen=True)
 class Zero(Attack):
-    """Sends zeros, as a worker without data or a free rider does.
+    """A message of zeros, as of a worker without data or a free rider.
 
     Cost: one pass over the message.
 

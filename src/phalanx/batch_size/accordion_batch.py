@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import Sampler
 
+from phalanx.checks import require_above, require_at_least
 from phalanx.compression import CriticalRegimes, Regime
 from phalanx.randomness import generator
 
@@ -48,12 +49,9 @@ def suggest_batch(
     >>> suggest_batch(40.0, slowdown=0.5, num_workers=4)
     20
     """
-    if not slowdown > 0:
-        raise ValueError(f"slowdown must be above 0, got {slowdown}")
-    if num_workers < 1:
-        raise ValueError(f"num_workers must be at least 1, got {num_workers}")
-    if least < 1:
-        raise ValueError(f"least must be at least 1, got {least}")
+    require_above(0, slowdown=slowdown)
+    require_at_least(1, num_workers=num_workers)
+    require_at_least(1, least=least)
     if most is not None and most < least:
         raise ValueError(f"most must be at least {least}, got {most}")
     if diversity is None or math.isnan(diversity):
@@ -91,8 +89,7 @@ class AccordionBatch:
     """Epochs from one check to the next."""
 
     def __post_init__(self) -> None:
-        if self.low < 1:
-            raise ValueError(f"low must be at least 1, got {self.low}")
+        require_at_least(1, low=self.low)
         if self.high < self.low:
             raise ValueError(f"high must be at least low, {self.low}, got {self.high}")
         self.regimes  # noqa: B018 - checks eta and interval

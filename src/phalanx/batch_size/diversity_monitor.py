@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from phalanx.checks import require_at_least, require_below_one
+
 
 class Spread(NamedTuple):
     """Averages over the rounds so far.
@@ -56,10 +58,8 @@ class DiversityMonitor:
                 "num_workers must be at least 2, or gradient and mean are one, got "
                 f"{self.num_workers}"
             )
-        if self.samples < 1:
-            raise ValueError(f"samples must be at least 1, got {self.samples}")
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay must be at least 0 and below 1, got {self.decay}")
+        require_at_least(1, samples=self.samples)
+        require_below_one(decay=self.decay)
 
     def update(self, spread: Spread, own_square: float, mean_square: float) -> Spread:
         """The averages with one more round.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from phalanx.checks import require_at_least
 from phalanx.evaluation import evaluate
 from phalanx.fetch import fetch
 from phalanx.losses import Loss, cross_entropy
@@ -73,8 +74,7 @@ def largest_batch(
         raise ValueError(
             f"batch_sizes and rates must not be empty, got {list(batch_sizes)} and {list(rates)}"
         )
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must be at least 0, got {tolerance}")
+    require_at_least(0, tolerance=tolerance)
     trials = tuple(_trial(epochs_to_target, size, rates) for size in sorted(batch_sizes))
     known = [trial.epochs for trial in trials if trial.epochs is not None]
     within = [

@@ -6,18 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch.optim import SGD
-
+import phalanx
 from phalanx.aggregation import Aggregator
-from phalanx.attacks import Attack, Schedule
+from phalanx.attacks import Attack
 from phalanx.cli.console import console, progress_bar
 from phalanx.cli.train import MakeModel
 from phalanx.coding import Code
 from phalanx.data import DataSource, Digits, Partitioner
 from phalanx.errors import PhalanxError
 from phalanx.models import MLP
-from phalanx.training.server_step import MakeOptimizer
-from phalanx.transforms import WorkerMomentum
+from phalanx.transforms import MessageTransform
 
 
 def compare(
@@ -26,20 +24,16 @@ def compare(
     attacks: list[Attack] | None = None,
     splits: list[Partitioner] | None = None,
     shared_data: bool = False,
-    worker_momenta: list[WorkerMomentum] | None = None,
+    chains: list[list[MessageTransform]] | None = None,
     seeds: list[int] = [0, 1],  # noqa: B006 - never changed
-    num_workers: int = 15,
     num_byzantine: int = 3,
-    byzantine: Schedule | None = None,
     data: DataSource = Digits(),  # noqa: B008 - frozen
     model: MakeModel = MLP,
-    optimizer: MakeOptimizer = lambda parameters: SGD(parameters, lr=0.1, momentum=0.9),
     steps: int = 100,
-    batch_size: int | None = None,
-    evaluate_every: int = 20,
     jobs: int | None = None,
     out: Path | None = None,
     _config: str | None = None,
+    **options: Any,
 ) -> None:
     """Runs every method under every attack, on every split, with every seed; shows who held.
 
@@ -55,28 +49,24 @@ def compare(
         rules: Robust rules; `+` adds one, and its fields follow. A choice of four if neither rules
             nor codes are given.
         codes: Gradient codes; repetition if neither rules nor codes are given.
-        attacks: What bad workers do; a choice of four if not given.
+        attacks: What Byzantine workers do; a choice of four if not given.
         splits: Who holds which samples; all workers draw from the whole data set if not given.
             Codes do not apply where workers hold samples of their own.
         shared_data: Whether to compare also where all workers draw from the whole data set.
-        worker_momenta: Workers send momentum, with each of these in turn; gradients if not given.
+        chains: What workers do to their messages, a list of transforms for each comparison; sent
+            as they are if not given.
         seeds: A run each, of which mean and spread are shown.
-        num_workers: Workers of every run.
-        num_byzantine: How many of them are bad; methods that leave theirs at the default are told
-            it.
-        byzantine: Who is bad when; drawn anew every round if not given.
+        num_byzantine: How many workers are Byzantine; methods that leave theirs at the default are
+            told it, and how many workers there are.
         data: What to train and test on.
         model: A class that is called with the shape of an input and the number of classes.
-        optimizer: Any torch optimizer, by name.
         steps: Rounds of every run.
-        batch_size: Samples a round, over all workers; 16 a worker if not given.
-        evaluate_every: Rounds between evaluations on the test set.
         jobs: Processes, of one thread each; as many as there are processors if not given.
         out: Folder for runs, tables and report; a new one under runs/ if not given.
+        options: Those of `phalanx.train`.
     """
     # Imported where it is used: matplotlib would make every command wait, `--help` too.
-    from phalanx.comparison import compare as run
-    from phalanx.comparison import terminal_tables
+    from phalanx.experiments import compare as run
 
     assert out is not None  # `main` has chosen one
     with _bar() as watch:
@@ -85,34 +75,39 @@ def compare(
             codes,
             attacks,
             [*([None] if shared_data or not splits else []), *(splits or [])],
+            chains or [[]],
             seeds,
-            worker_momenta=worker_momenta or [None],
-            num_workers=num_workers,
             num_byzantine=num_byzantine,
-            byzantine=byzantine,
             data=data,
             model=_plain(model),
-            optimizer=_plain(optimizer),
             steps=steps,
-            batch_size=batch_size,
-            evaluate_every=evaluate_every,
             jobs=jobs,
             out=out,
             config=_config,
             watch=watch,
+            **{name: _plain(value) for name, value in options.items()},
         )
-    for table in terminal_tables(found):
-        console.print(table)
+    for panel in found.panels:
+        for table in panel.terminal_tables:
+            console.print(table)
     for answer in found.answers:
         console.print(answer, markup=False)
     console.print(f"Report: {out / 'comparison.html'}", soft_wrap=True)
-    failed = [(place, one) for place, one in found.outcomes.items() if one.status == "failed"]
-    if failed:
-        place, first = failed[0]
-        raise PhalanxError(f"{len(failed)} runs failed, first {place}: {first.reason}")
+    if failed := [one for one in found.records if one.status == "failed"]:
+        first = failed[0]
+        raise PhalanxError(f"{len(failed)} runs failed, first {first}: {first.reason}")
 
 
-def _plain(made: Callable[..., Any]) -> Callable[..., Any]:
+# All else of a run: nobody lists it a second time. What differs from run to run is left out, and
+# what is of use in a run folder only.
+compare.options_of = phalanx.train  # type: ignore[attr-defined]
+compare.given = (  # type: ignore[attr-defined]
+    *("dataset", "code", "rule", "attack", "transforms", "seed", "loss", "test", "engine"),
+    *("resume", "checkpoint_every", "title", "config", "on_round"),
+)
+
+
+def _plain(made: Any) -> Any:
     """What the parser makes of a class and its fields, as a partial of the class itself."""
     if isinstance(made, partial) and made.args and isinstance(made.args[-1], type):
         return partial(made.args[-1], **made.keywords)
@@ -128,7 +123,8 @@ def _bar() -> Iterator[Callable[[Any], None]]:
         def watch(progress: Any) -> None:
             if bar.tasks[0].total is None:  # runs found in the folder do not count for the speed
                 bar.reset(task, total=progress.total, completed=progress.found)
-            running = [f"{place.method} / {place.attack}" for place in progress.running]
+            names = [cell.labels for cell in progress.running]
+            running = [f"{one['method']} / {one['attack']}" for one in names]
             note = "; ".join(running[:2]) + (f" +{len(running) - 2}" if len(running) > 2 else "")
             bar.update(task, completed=progress.done, note=note)
 

@@ -60,7 +60,7 @@ def demo(steps: int = 200, seed: int = 0, out: Path | None = None) -> None:
     from phalanx.reporting import (
         SAME_WEIGHTS,
         answer,
-        compare,
+        compare_runs,
         load_run,
         terminal_table,
         write_report,
@@ -75,7 +75,7 @@ def demo(steps: int = 200, seed: int = 0, out: Path | None = None) -> None:
         with round_progress(steps, case.title) as advance:
             _run(case, splits, folder / case.folder, steps, seed, advance)
     records = [load_run(folder / case.folder) for case in _CASES]
-    rows = compare(records, records[0])
+    rows = compare_runs(records, records[0])
     write_report(records, folder / "report.html", records[0], title="Training with liars")
     console.print(terminal_table(rows))
     console.print(answer(records, rows))

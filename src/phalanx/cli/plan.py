@@ -13,8 +13,8 @@ from phalanx.communication import Link
 from phalanx.compression import Compressor
 from phalanx.data import DataSource, Digits
 from phalanx.models import MLP
-from phalanx.planning import LinkPlanner, Planner, bits_per_second, seconds, write_plan
-from phalanx.planning.link_planner import CANDIDATES
+from phalanx.planning import CodePlanner, CompressorPlanner, bits_per_second, seconds
+from phalanx.planning.compressor_planner import CANDIDATES
 from phalanx.randomness import seeded
 from phalanx.stragglers import DelayModel, RecordedTrace
 
@@ -52,8 +52,8 @@ def plan(
     Args:
         delays: How long workers take: a CSV file with one line a round and one column a worker, or
             a model by name.
-        link: Bandwidth of each worker's link, such as 100mbit or 2.5gbit; `phalanx.ddp.probe_link`
-            measures it in a script under torchrun.
+        link: Bandwidth of each worker's link, such as 100mbit or 2.5gbit;
+            `phalanx.communication.probe_link` measures it in a script under torchrun.
         num_workers: Workers, and partitions; if not given 50 with delays, 4 with a link.
         seconds_per_partition: Seconds that a worker computes on one partition, on top of its delay.
         max_redundancy: Most partitions that a worker is to compute.
@@ -80,7 +80,7 @@ def plan(
     _refuse(_OF_LINK if link is None else _OF_DELAYS, given, "link" if link is None else "delays")
     folder = out or default_out().with_name("plan-" + default_out().name)
     if link is not None:
-        planner = LinkPlanner(
+        planner = CompressorPlanner(
             Link(bits_per_second(link), seconds(latency)),
             4 if num_workers is None else num_workers,
             CANDIDATES if compressors is None else compressors,
@@ -90,7 +90,7 @@ def plan(
     assert delays is not None
     if isinstance(delays, Path) and not delays.is_file():
         raise ValueError(f"delays must be a file or the name of a model, got {delays}")
-    codes = Planner(
+    codes = CodePlanner(
         delays if isinstance(delays, DelayModel) else RecordedTrace(delays),
         50 if num_workers is None else num_workers,
         seconds_per_partition,
@@ -110,14 +110,14 @@ def _refuse(names: tuple[str, ...], given: dict[str, Any], use: str) -> None:
         raise ValueError(f"{' and '.join(idle)} must go with {use}, got the other")
 
 
-def _plan_delays(planner: Planner, folder: Path) -> None:
+def _plan_delays(planner: CodePlanner, folder: Path) -> None:
     # Imported where it is used: matplotlib would make every command wait, `--help` too.
     from phalanx.reporting import write_frontier
 
     with console.status("playing rounds"):
         outlooks = planner.plan()
     folder.mkdir(parents=True, exist_ok=True)
-    write_plan(outlooks, folder / "plan.csv")
+    outlooks.write(folder / "plan.csv")
     write_frontier(outlooks, folder / "plan.svg")
     console.print(plan_delays.table(plan_delays.shown(outlooks)))
     console.print(plan_delays.answer(outlooks, planner.target_error))
@@ -125,7 +125,7 @@ def _plan_delays(planner: Planner, folder: Path) -> None:
 
 
 def _plan_link(
-    planner: LinkPlanner,
+    planner: CompressorPlanner,
     model: MakeModel,
     data: DataSource,
     batch_size: int,
@@ -152,7 +152,7 @@ def _plan_link(
             progress=lambda what: status.update(f"measuring {what}"),
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write_plan(outlooks, folder / "plan.csv")
+    outlooks.write(folder / "plan.csv")
     write_link_plan(outlooks, planner.link, folder / "plan.svg")
     where = planner.link, planner.num_workers
     console.print(plan_link.about(outlooks, *where))

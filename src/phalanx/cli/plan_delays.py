@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from phalanx.planning import Outlook
+from phalanx.planning import CodeOutlook
 
 _SHOWN = 12
 
 
-def table(outlooks: Sequence[Outlook]) -> Table:
+def table(outlooks: Sequence[CodeOutlook]) -> Table:
     """One line a candidate."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("code", style="bold", no_wrap=True)
@@ -30,26 +30,26 @@ def table(outlooks: Sequence[Outlook]) -> Table:
     return table
 
 
-def shown(outlooks: Sequence[Outlook]) -> list[Outlook]:
+def shown(outlooks: Sequence[CodeOutlook]) -> list[CodeOutlook]:
     """The best of each code and redundancy, and waiting for all without a code."""
-    best: dict[tuple[str, float], Outlook] = {}
+    best: dict[tuple[str, float], CodeOutlook] = {}
     for one in outlooks:
         best.setdefault((one.code, one.redundancy), one)
     first = list(best.values())[:_SHOWN]
     return first + [one for one in outlooks if _waits_for_all(one) and one not in first]
 
 
-def _waits_for_all(one: Outlook) -> bool:
+def _waits_for_all(one: CodeOutlook) -> bool:
     return one.code == "none" and one.wait_for is None
 
 
-def _wait_for(one: Outlook) -> str:
+def _wait_for(one: CodeOutlook) -> str:
     if one.wait_for is not None:
         return str(one.wait_for)
     return "all" if one.code == "none" else "exact"
 
 
-def answer(outlooks: Sequence[Outlook], target_error: float) -> str:
+def answer(outlooks: Sequence[CodeOutlook], target_error: float) -> str:
     """The recommendation in a sentence."""
     best = outlooks[0]
     if not best.reaches:

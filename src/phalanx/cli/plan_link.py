@@ -7,12 +7,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from phalanx.communication import Link
-from phalanx.planning import LinkOutlook
+from phalanx.planning import CompressorOutlook
 
 _HARDLY = 1.05  # times as fast: within what such predictions can tell apart
 
 
-def table(outlooks: Sequence[LinkOutlook]) -> Table:
+def table(outlooks: Sequence[CompressorOutlook]) -> Table:
     """One line a compressor, the quickest first."""
     # Imported where it is used: the room's matplotlib would make every command wait.
     from phalanx.reporting.format import duration, size
@@ -53,7 +53,7 @@ def rate(bits: float) -> str:
     return f"{bits:.3g} bit/s"
 
 
-def about(outlooks: Sequence[LinkOutlook], link: Link, num_workers: int) -> str:
+def about(outlooks: Sequence[CompressorOutlook], link: Link, num_workers: int) -> str:
     """What was planned for, in a sentence."""
     # Imported where it is used: see `table`.
     from phalanx.reporting.format import duration, size
@@ -65,7 +65,7 @@ def about(outlooks: Sequence[LinkOutlook], link: Link, num_workers: int) -> str:
     )
 
 
-def answer(outlooks: Sequence[LinkOutlook], link: Link, num_workers: int) -> str:
+def answer(outlooks: Sequence[CompressorOutlook], link: Link, num_workers: int) -> str:
     """The recommendation in a sentence or two."""
     # Imported where it is used: see `table`.
     from phalanx.reporting.format import duration

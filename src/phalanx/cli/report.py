@@ -18,7 +18,7 @@ def report(runs: list[Path], reference: Path | None = None, out: Path | None = N
             the first of several.
     """
     # Imported where it is used: matplotlib would make every command wait, `--help` too.
-    from phalanx.reporting import answer, compare, load_run, terminal_table, write_report
+    from phalanx.reporting import answer, compare_runs, load_run, terminal_table, write_report
 
     records = [load_run(folder) for folder in runs]
     against = load_run(reference) if reference is not None else None
@@ -26,7 +26,7 @@ def report(runs: list[Path], reference: Path | None = None, out: Path | None = N
         records = [against, *records]
     if out is None:
         out = runs[0] / "report.html" if len(runs) == 1 else runs[0].parent / "comparison.html"
-    rows = compare(records, against)
+    rows = compare_runs(records, against)
     write_report(records, out, against)
     console.print(terminal_table(rows))
     console.print(answer(records, rows))

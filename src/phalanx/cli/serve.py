@@ -42,8 +42,8 @@ def serve(
         role: Which of the two.
         secrets: A JSON file: "accepts" is a table of names and keys; a worker server also has its
             own key at the "dealer". `phalanx.privacy.fresh_keys` makes them.
-        setup: The sizes that everybody agreed on.
-        rule: What runs on the distances, at the worker server.
+        setup: The public parameters.
+        rule: The rule that runs on the distances, at the worker server.
         address: Where to listen; port 0 takes any.
         dealer: Where the dealer listens, for a worker server; not needed if the rule is Mean.
         certificate: This server's certificates, PEM; needed to listen beyond this machine.

@@ -50,7 +50,7 @@ def train(
         options: Those of `phalanx.train`.
     """
     # Imported where it is used: matplotlib would make every command wait, `--help` too.
-    from phalanx.reporting import answer, compare, load_run, terminal_table, write_report
+    from phalanx.reporting import answer, compare_runs, load_run, terminal_table, write_report
 
     folder = _run_folder(out, resume)
     home = usable(device)
@@ -75,7 +75,7 @@ def train(
             if (folder / "metrics.jsonl").exists():
                 write_report([load_run(folder)], folder / "report.html")
     records = [load_run(folder)]
-    rows = compare(records)
+    rows = compare_runs(records)
     console.print(terminal_table(rows))
     console.print(answer(records, rows))
     console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)

@@ -4,10 +4,10 @@ from phalanx.coded_computation.coded_least_squares import CodedLeastSquares
 from phalanx.coded_computation.coded_matmul import CodedMatmul, CodedMatrix, Product
 from phalanx.coded_computation.coded_shuffle import CodedShuffle
 from phalanx.coded_computation.coded_shuffle_sampler import CodedShuffleSampler
-from phalanx.coded_computation.ray_matmul import RayMatmul, RayMatmulSession, TimedProduct
-from phalanx.coded_computation.ray_shuffle import RayShuffle, RayShuffleSession, Traffic
+from phalanx.coded_computation.matmul_session import MatmulSession, TimedProduct
 from phalanx.coded_computation.row_bytes import pack_rows, unpack_rows
 from phalanx.coded_computation.shuffle_plan import RowCache, ShufflePlan
+from phalanx.coded_computation.shuffle_session import Delivery, ShuffleSession
 
 __all__ = [
     "CodedLeastSquares",
@@ -15,15 +15,13 @@ __all__ = [
     "CodedMatrix",
     "CodedShuffle",
     "CodedShuffleSampler",
+    "Delivery",
+    "MatmulSession",
     "Product",
-    "RayMatmul",
-    "RayMatmulSession",
-    "RayShuffle",
-    "RayShuffleSession",
     "RowCache",
     "ShufflePlan",
+    "ShuffleSession",
     "TimedProduct",
-    "Traffic",
     "pack_rows",
     "unpack_rows",
 ]

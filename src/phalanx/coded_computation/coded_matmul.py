@@ -11,8 +11,8 @@ from torch import Tensor
 
 from phalanx.coded_computation.matrix_shards import encode_dense, encode_sparse
 from phalanx.coded_computation.parity import Parity, systematic_generator, worst_condition
-from phalanx.coding.columns import blocks as column_blocks
 from phalanx.coding.groups import name
+from phalanx.columns import WIDE_BLOCK, column_blocks
 from phalanx.errors import DecodeError
 
 _PATTERNS = 1024  # patterns of arrival whose solution is kept, over all codes
@@ -155,7 +155,7 @@ class CodedMatmul:
             raise self._error(usable)
         solution = _solution(self, tuple(usable.tolist()))
         value = flat[: self.num_blocks].clone()
-        for columns in column_blocks(value.shape[1]) if solution.missing else ():
+        for columns in column_blocks(value.shape[1], WIDE_BLOCK) if solution.missing else ():
             heard = flat[solution.used, columns].double()
             value[solution.missing, columns] = (solution.weights.to(heard) @ heard).to(value.dtype)
         whole = value.reshape(-1, *results.shape[2:])[:num_rows]

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
+from phalanx.checks import require_at_least, require_between
 from phalanx.coded_computation.packing import Wanted, pack
 from phalanx.coded_computation.shuffle_plan import RowCache, ShufflePlan
 from phalanx.randomness import generator
@@ -65,8 +66,7 @@ class CodedShuffle:
     """Which random shares and caches."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 1:
-            raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
+        require_at_least(1, num_workers=self.num_workers)
         if self.num_rows < self.num_workers:
             raise ValueError(
                 f"num_rows must be at least num_workers = {self.num_workers}, got {self.num_rows}"
@@ -77,8 +77,7 @@ class CodedShuffle:
                 f"{-(-self.num_rows // self.num_workers)} of {self.num_rows} rows, got "
                 f"{self.cache_fraction}"
             )
-        if not 1 <= self.group_size <= 62:
-            raise ValueError(f"group_size must be from 1 to 62, got {self.group_size}")
+        require_between(1, 62, group_size=self.group_size)
 
     @property
     def capacity(self) -> int:

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from phalanx.floats import working
+
 
 def encode_dense(
     weights: Float[Tensor, "workers blocks"], matrix: Float[Tensor, "rows columns"]
@@ -22,9 +24,9 @@ def encode_dense(
     if rest := block * num_blocks - len(matrix):
         matrix = pad(matrix, (0, 0, 0, rest))
     blocks = matrix.reshape(num_blocks, block, -1)
-    working = torch.promote_types(matrix.dtype, torch.float32)
-    parity = weights[num_blocks:].to(matrix.device, working)
-    sums = (parity @ blocks.flatten(start_dim=1).to(working)).to(matrix.dtype)
+    dtype = working(matrix.dtype)
+    parity = weights[num_blocks:].to(matrix.device, dtype)
+    sums = (parity @ blocks.flatten(start_dim=1).to(dtype)).to(matrix.dtype)
     return (*blocks, *sums.reshape(-1, *blocks.shape[1:]))
 
 

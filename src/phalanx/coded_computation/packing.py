@@ -1,4 +1,4 @@
-"""Which rows are sent together: packets whose members each hold all rows but their own."""
+"""Index coding: packets of rows whose receivers each hold all rows but their own."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Real MDS generators [I; M], and how well conditioned their square parts are."""
+"""Real MDS generator matrices [I; M], and the condition of their square parts."""
 
 import itertools
 import math

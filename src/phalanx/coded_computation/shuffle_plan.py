@@ -1,4 +1,4 @@
-"""What a shuffle sends, and what its workers hold."""
+"""Plan of a coded shuffle: what it sends, and what its workers hold."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Codes: redundant work that undoes lies exactly, and outlasts workers that are late."""
+"""Gradient codes: redundant work against Byzantine workers and stragglers."""
 
 from phalanx.coding.approximate_code import ApproximateCode
 from phalanx.coding.base import Code, Decoded

@@ -1,4 +1,4 @@
-"""Codes that give up exactness: fewer copies, any number of stragglers, a gradient that is near."""
+"""Approximate gradient codes: fewer copies, any number of stragglers, a gradient that is near."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from phalanx.checks import require_at_least, require_one_of
 from phalanx.coding.least_squares import Decoding, algorithmic, one_step, optimal
 from phalanx.coding.linear_code import LinearCode, relative_error
 from phalanx.errors import DecodeError
@@ -41,16 +42,10 @@ class ApproximateCode(LinearCode):
     """Largest `Decoded.error` that is accepted, a `DecodeError` beyond it; by default any."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 1:
-            raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
-        if self.decoding not in ("one-step", "optimal", "algorithmic"):
-            raise ValueError(
-                f"decoding must be 'one-step', 'optimal' or 'algorithmic', got {self.decoding!r}"
-            )
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
-        if self.max_error is not None and not self.max_error >= 0:
-            raise ValueError(f"max_error must be at least 0, got {self.max_error}")
+        require_at_least(1, num_workers=self.num_workers)
+        require_one_of(("one-step", "optimal", "algorithmic"), decoding=self.decoding)
+        require_at_least(1, iterations=self.iterations)
+        require_at_least(0, max_error=self.max_error)
 
     @property
     @abstractmethod

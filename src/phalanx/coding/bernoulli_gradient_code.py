@@ -1,4 +1,4 @@
-"""The Bernoulli gradient code: every worker holds every partition with the same small chance."""
+"""Bernoulli gradient code: every worker holds every partition with the same small chance."""
 
 from dataclasses import dataclass
 from functools import cached_property

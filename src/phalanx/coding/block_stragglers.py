@@ -1,4 +1,4 @@
-"""Stragglers chosen by an adversary who knows the groups."""
+"""Adversarial stragglers: whole groups, by an adversary who knows them."""
 
 from dataclasses import dataclass
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from phalanx.checks import require_one_of
 from phalanx.coding.frequency_band import centered_band
 from phalanx.coding.groups import check_stragglers, circle_lengths, consecutive_groups, name
 from phalanx.coding.linear_code import LinearCode
@@ -30,7 +31,8 @@ class CyclicRepetition(LinearCode):
     repetition scheme, or cyclic MDS code.)
 
     Guarantee: the mean gradient up to rounding, as long as at most s workers of each circle are
-    missing; otherwise a `DecodeError`. It believes what arrives: against liars take `DracoCyclic`.
+    missing; otherwise a `DecodeError`. It believes what arrives: against Byzantine workers take
+    `DracoCyclic`.
 
     The default weights are those of `DracoCyclic`, read as a code against erasures: deterministic,
     and on circles as short as the default ones the better conditioned. Rounding is amplified most
@@ -76,10 +78,7 @@ class CyclicRepetition(LinearCode):
                 f"group_length must be from num_stragglers + 1 = {shortest} to num_workers = "
                 f"{self.num_workers}, got {self.group_length}"
             )
-        if self.construction not in ("centered", "random"):
-            raise ValueError(
-                f"construction must be 'centered' or 'random', got {self.construction!r}"
-            )
+        require_one_of(("centered", "random"), construction=self.construction)
 
     @cached_property
     def groups(self) -> tuple[range, ...]:

@@ -1,4 +1,4 @@
-"""DETOX: small groups vote, and a robust rule makes good for the groups that liars win."""
+"""DETOX: majority votes in small groups, then a robust rule over the winners."""
 
 import secrets
 import warnings
@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from phalanx.aggregation import Aggregator, CoordinateMedian, Mean
+from phalanx.checks import require_below_one, require_minority
 from phalanx.coding.base import Code, Decoded, State
 from phalanx.coding.groups import (
-    check_bound,
     check_messages,
     check_owned,
     check_partitions,
@@ -38,16 +38,16 @@ class Detox(Code):
     aggregates every bucket, and `outer` the buckets. Groups and buckets are drawn anew every round.
 
     A winner needs a strict majority of the messages that arrived, and no fewer than more than half
-    of `group_size`: so no fewer liars than that win a group, whatever messages are lost. A group
-    without a winner is left out, and so is one whose winner is not finite, as long as the second
-    stage survives the rest; else a `DecodeError` names them.
+    of `group_size`: so no fewer Byzantine workers than that win a group, whatever messages are
+    lost. A group without a winner is left out, and so is one whose winner is not finite, as long as
+    the second stage tolerates the rest; else a `DecodeError` names them.
 
-    Guarantee: bit for bit the gradient of a run without liars as long as the honest win every
-    group. q liars that do not choose their groups win `expected_corrupted_groups` on average, and
-    never more than `max_corrupted_groups`; how far those pull, `inner` and `outer` bound. Without
-    liars the gradient is that of these rules, not the mean: the code is not exact. Liars that
-    know the groups, as all do who hold `seed`, win no more of them, but can tell the truth
-    whenever they would be outvoted.
+    Guarantee: bit for bit the gradient of a run without attack as long as the honest win every
+    group. q Byzantine workers that do not choose their groups win `expected_corrupted_groups` on
+    average, and never more than `max_corrupted_groups`; how far those pull, `inner` and `outer`
+    bound. Without attack the gradient is that of these rules, not the mean: the code is not exact.
+    Byzantine workers that know the groups, as all do who hold `seed`, win no more of them, but can
+    tell the truth whenever they would be outvoted.
 
     Suspects: who was outvoted, all members of a group whose voters disagree without a winner,
     those of a group whose winner is not finite, and those of a group that the rules suspect.
@@ -57,7 +57,7 @@ class Detox(Code):
 
     The honest must agree to the bit, as with `DracoRepetition`; `tolerance` allows for less.
 
-    Cost: encoding none; decoding one pass over the messages for the votes (two if there are lies),
+    Cost: encoding none; decoding one pass over the messages for the votes (two under attack),
     a copy of the winners, and the rules on `num_workers / group_size` rows.
 
     Source: Rajput, Wang, Charles and Papailiopoulos, "DETOX: A Redundancy-based Framework for
@@ -93,7 +93,7 @@ class Detox(Code):
     """The rule over the buckets (A1 in the paper)."""
 
     num_corrupted: int | None = None
-    """Groups won by liars that the rules are to survive; None: `max_corrupted_groups`."""
+    """Groups won by Byzantine workers that the rules tolerate; None: `max_corrupted_groups`."""
 
     regroup: bool = True
     """Whether groups and buckets are drawn anew every round; else those of round 0 stay."""
@@ -108,7 +108,7 @@ class Detox(Code):
     """The round whose groups these are; set by `at`."""
 
     def __post_init__(self) -> None:
-        check_bound(self.num_workers, self.num_byzantine)
+        require_minority(self.num_byzantine, self.num_workers)
         if self.group_size % 2 == 0 or not 1 <= self.group_size <= self.num_workers:
             raise ValueError(
                 f"group_size must be odd, and from 1 to num_workers = {self.num_workers}, got "
@@ -125,8 +125,7 @@ class Detox(Code):
             )
         if self.inner.init(1):
             raise ValueError(f"inner must be a rule without memory, got {self.inner}")
-        if not 0 <= self.tolerance < 1:
-            raise ValueError(f"tolerance must be at least 0 and below 1, got {self.tolerance}")
+        require_below_one(tolerance=self.tolerance)
         self._rules.with_num_byzantine(number, self._bound)
         if self.step == 0:  # said once, not every round
             self._warn_of_few_buckets()
@@ -138,14 +137,14 @@ class Detox(Code):
 
     @property
     def max_corrupted_groups(self) -> int:
-        """Groups that `num_byzantine` liars can win, were they to choose where they are."""
+        """Groups that Byzantine workers can win, were they to choose where they are."""
         return min(self.num_byzantine // self._quorum, self.num_partitions)
 
     @property
     def expected_corrupted_groups(self) -> float:
-        """Groups that `num_byzantine` liars win on average, over the draw of the groups.
+        """Groups that Byzantine workers win on average, over the draw of the groups.
 
-        The sum over the groups of the chance that a group holds a majority of liars, whose number
+        The sum over the groups of the chance that a group holds a Byzantine majority, whose number
         in a group is hypergeometric.
 
         >>> round(Detox(45, num_byzantine=5, group_size=3).expected_corrupted_groups, 3)
@@ -209,7 +208,7 @@ class Detox(Code):
         *,
         generator: torch.Generator | None = None,
     ) -> Decoded:
-        """The gradient of round `step`, and who lied; an outer rule with memory starts afresh."""
+        """The gradient of round `step`, and the suspects; a rule with memory starts afresh."""
         return self._round(messages, arrived, None, generator)[0]
 
     def init(
@@ -248,9 +247,9 @@ class Detox(Code):
         expected, buckets = self.expected_corrupted_groups, self.num_buckets or self.num_partitions
         if expected and expected >= buckets / 4:
             warnings.warn(
-                f"{self.num_byzantine} liars of {self.num_workers} win {expected:.2f} groups of "
-                f"{self.group_size} on average, a quarter of the {buckets} buckets or more: take "
-                "more buckets, or larger groups",
+                f"{self.num_byzantine} Byzantine workers of {self.num_workers} win {expected:.2f} "
+                f"groups of {self.group_size} on average, a quarter of the {buckets} buckets or "
+                "more: take more buckets, or larger groups",
                 stacklevel=4,
             )
 
@@ -302,7 +301,7 @@ class Detox(Code):
         return _Ballot(voters, party, "won")
 
     def _rules_for(self, ballots: Sequence["_Ballot"]) -> Hierarchy:
-        """The rules, told what they are to survive among the winners of this round."""
+        """The rules, told what they are to tolerate among the winners of this round."""
         outcomes = [ballot.outcome for ballot in ballots]
         num_won, spoiled = outcomes.count("won"), outcomes.count("not finite")
         if num_won == 0:
@@ -319,7 +318,8 @@ class Detox(Code):
         members = sorted(worker for index in lost for worker in self.groups[index])
         return DecodeError(
             f"what the groups agree on cannot be aggregated: {reason}; workers of groups without a "
-            f"finite winner: {name(members)}; up to {self._bound} groups won by liars are survived",
+            f"finite winner: {name(members)}; up to {self._bound} groups won by "
+            "Byzantine workers are tolerated",
             workers=members,
             bound=self.num_byzantine,
         )

@@ -1,4 +1,4 @@
-"""DRACO with the cyclic code: every worker sends one combination of 2 s + 1 gradients."""
+"""DRACO, cyclic code: every worker sends one combination of 2 s + 1 gradients."""
 
 import secrets
 from collections.abc import Iterable
@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from phalanx.checks import require_at_least, require_minority, require_one_of
 from phalanx.coding.base import Code, Decoded
-from phalanx.coding.columns import weighted_sum
 from phalanx.coding.frequency_band import Band, CyclicAlgebra, cyclic_algebra
 from phalanx.coding.groups import (
-    check_bound,
     check_messages,
     check_owned,
     check_partitions,
@@ -23,6 +22,7 @@ from phalanx.coding.groups import (
 )
 from phalanx.coding.locator import locate
 from phalanx.coding.projection import project
+from phalanx.columns import weighted_sum
 from phalanx.errors import DecodeError
 
 _TOLERANCES = {torch.float64: 1e-12, torch.float32: 5e-7}
@@ -34,24 +34,25 @@ class DracoCyclic(Code):
     """DRACO, cyclic code: exact gradients whatever s workers send, and any number of workers.
 
     Worker i computes partitions i .. i + 2 s around a circle and sends one weighted sum of their
-    gradients. The server looks at a few secret projections of the messages, finds who lied, and
-    combines the others' messages into the exact sum.
+    gradients. The server looks at a few secret projections of the messages, finds who is Byzantine,
+    and combines the others' messages into the exact sum.
 
-    Guarantee, for each circle of workers: with e messages missing and b lying, the mean gradient is
-    exact up to rounding, and the liars are named, whenever `e + 2 b <= 2 s`. If more is wrong, a
-    `DecodeError`; more than s workers that *agree on their lie* can fool any code of this
-    redundancy, and with more than `2 s - b` missing no spare message is left to tell that b lied. A
-    change smaller than `tolerance`, relative to a message, passes for rounding, and does as little.
+    Guarantee, for each circle of workers: with e messages missing and b Byzantine, the mean
+    gradient is exact up to rounding, and the Byzantine workers are named, whenever `e + 2 b <= 2
+    s`. If more is wrong, a `DecodeError`; more than s workers that *collude* can fool any code of
+    this redundancy, and with more than `2 s - b` missing no spare message is left to tell that b
+    are wrong. A change smaller than `tolerance`, relative to a message, passes for rounding, and
+    does as little.
 
     The band of frequencies lies around zero, so messages are real and well conditioned for any
     number of workers; `band="published"` is the paper's: messages of twice the width, whose weights
     grow to 1e5 at 45 workers. Rounding is amplified most by neighbours that fail together: up to
-    4-fold at 15 workers with s = 3 liars side by side, 300-fold at 45 workers on one circle with
-    s = 5. Hence `group_length`.
+    4-fold at 15 workers with s = 3 Byzantine workers side by side, 300-fold at 45 workers on one
+    circle with s = 5. Hence `group_length`.
 
     Cost: encoding 2 s + 1 vector additions; decoding two passes over the messages and algebra on
     `group_length` x `group_length` matrices; beyond the messages, memory for the gradient and 4096
-    float64 numbers a worker.
+    float64 numbers per worker.
 
     Source: Chen, Wang, Charles and Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training
     via Redundant Gradients", ICML 2018, section 4. The centred band with real weights, several
@@ -70,12 +71,12 @@ class DracoCyclic(Code):
     """
 
     num_byzantine: int = 3
-    """Liars survived in each circle (s in the paper); needs num_workers >= 2 num_byzantine + 1."""
+    """Byzantine workers tolerated in each circle (s in the paper); fewer than half of all."""
 
     group_length: int | None = None
     """Most workers on one circle; the workers are cut into circles of about equal length, each with
     its own code. By default 21, or 2 num_byzantine + 1 if that is more. Shorter is better
-    conditioned and survives more in all."""
+    conditioned and tolerates more in all."""
 
     band: Band = "centered"
     """'centered': real weights. 'published': as in the paper, for comparison."""
@@ -86,22 +87,19 @@ class DracoCyclic(Code):
     on different hardware."""
 
     num_projections: int = 32
-    """Numbers per message on which the liars are located; one alone can mislocate neighbours."""
+    """Numbers per message on which workers are located; one alone can mislocate neighbours."""
 
     def __post_init__(self) -> None:
-        check_bound(self.num_workers, self.num_byzantine)
+        require_minority(self.num_byzantine, self.num_workers)
         shortest = 2 * self.num_byzantine + 1
         if self.group_length is not None and not shortest <= self.group_length <= self.num_workers:
             raise ValueError(
                 f"group_length must be from 2 num_byzantine + 1 = {shortest} to num_workers = "
                 f"{self.num_workers}, got {self.group_length}"
             )
-        if self.band not in ("centered", "published"):
-            raise ValueError(f"band must be 'centered' or 'published', got {self.band!r}")
-        if self.tolerance is not None and not self.tolerance >= 0:
-            raise ValueError(f"tolerance must be at least 0, got {self.tolerance}")
-        if self.num_projections < 1:
-            raise ValueError(f"num_projections must be at least 1, got {self.num_projections}")
+        require_one_of(("centered", "published"), band=self.band)
+        require_at_least(0, tolerance=self.tolerance)
+        require_at_least(1, num_projections=self.num_projections)
 
     @cached_property
     def groups(self) -> tuple[range, ...]:
@@ -185,7 +183,7 @@ class DracoCyclic(Code):
         *,
         generator: torch.Generator | None = None,
     ) -> Decoded:
-        """The mean gradient, and who lied; see `Code.decode`."""
+        """The mean gradient, and who is Byzantine; see `Code.decode`."""
         if arrived is None:
             arrived = torch.ones(self.num_workers, dtype=torch.bool)
         check_messages(messages, arrived, self.num_workers)
@@ -206,10 +204,10 @@ class DracoCyclic(Code):
             rows = slice(group.start, group.stop)
             erased = (~usable[rows]).nonzero().flatten().tolist()
             located = locate(algebra, projections[rows], erased, tolerance)
-            if located.liars is None:
+            if located.byzantine is None:
                 raise self._error(group, erased, located.residual, tolerance)
-            suspects[[group[position] for position in located.liars]] = True
-            kept = sorted(set(range(len(group))) - set(erased) - set(located.liars))
+            suspects[[group[position] for position in located.byzantine]] = True
+            kept = sorted(set(range(len(group))) - set(erased) - set(located.byzantine))
             combination = algebra.combination(kept)
             self._check_conditioning(combination, group, kept, messages.dtype)
             trusted += [group[position] for position in kept]
@@ -238,12 +236,11 @@ class DracoCyclic(Code):
         return torch.complex(real, imaginary)
 
     def _decode_sum(self, messages: Tensor, trusted: list[int], weights: Tensor) -> Tensor:
+        shares = weights.new_zeros(self.num_workers).index_copy(0, torch.tensor(trusted), weights)
         if not weights.is_complex():
-            return weighted_sum(messages, trusted, weights)
+            return weighted_sum(messages, shares)
         real, imaginary = _halves(messages)
-        return weighted_sum(real, trusted, weights.real) - weighted_sum(
-            imaginary, trusted, weights.imag
-        )
+        return weighted_sum(real, shares.real) - weighted_sum(imaginary, shares.imag)
 
     def _tolerance(self, dtype: torch.dtype) -> float:
         if self.tolerance is not None:
@@ -269,15 +266,16 @@ class DracoCyclic(Code):
     ) -> DecodeError:
         missing = [group[position] for position in erased]
         bound = (
-            f"e missing and b lying messages are survived while e + 2 b <= {2 * self.num_byzantine}"
+            "e missing and b Byzantine messages are tolerated while e + 2 b <= "
+            f"{2 * self.num_byzantine}"
         )
         if len(missing) > 2 * self.num_byzantine:
             reason = f"{len(missing)} messages are missing or not finite"
         else:
             reason = (
                 f"{len(missing)} messages are missing or not finite, and too many of the others "
-                f"lie, or honest replicas disagree (relative residual {residual:.1e}, tolerance "
-                f"{tolerance:.1e})"
+                "are Byzantine, or honest replicas disagree (relative residual "
+                f"{residual:.1e}, tolerance {tolerance:.1e})"
             )
         return DecodeError(
             f"workers {group.start} to {group.stop - 1} cannot be decoded: {reason}; missing: "

@@ -1,4 +1,4 @@
-"""DRACO with the repetition code: groups of workers do the same work, and each group votes."""
+"""DRACO, repetition code: replicated work and a majority vote per group."""
 
 import secrets
 from collections.abc import Iterable, Sequence
@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from phalanx.checks import require_below_one, require_minority, require_one_of
 from phalanx.coding.base import Code, Decoded
-from phalanx.coding.columns import blocks as column_blocks
 from phalanx.coding.groups import (
-    check_bound,
     check_messages,
     check_owned,
     check_partitions,
@@ -22,7 +21,9 @@ from phalanx.coding.groups import (
     name,
 )
 from phalanx.coding.voting import vote
+from phalanx.columns import WIDE_BLOCK, column_blocks
 from phalanx.errors import DecodeError
+from phalanx.floats import working
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,19 @@ class DracoRepetition(Code):
     The groups are consecutive; where num_workers is no multiple of 2 s + 1, the last group is
     larger.
 
-    Guarantee: bit for bit the gradient of a run without liars, and every liar named, as long as in
-    each group more than half of the messages that arrived are honest: s liars in any group of 2 s +
-    1, or s - 1 liars after one or two messages were lost, and so on. No strict majority in some
-    group: a `DecodeError`. If most of a group lie *in the same way*, no code of this redundancy can
-    tell.
+    Guarantee: bit for bit the gradient of a run without attack, and every Byzantine worker named,
+    as long as in each group more than half of the messages that arrived are honest: s Byzantine
+    workers in any group of 2 s + 1, or s - 1 after one or two messages were lost, and so on. No
+    strict majority in some group: a `DecodeError`. If most of a group send *the same* wrong
+    message, no code of this redundancy can tell.
 
     The honest must agree to the bit, which they do on equal hardware and software with equal
     numbers of threads. `tolerance` allows for last bits that differ.
 
-    Cost: encoding 2 s + 1 vector additions; decoding one pass over the messages when nobody lies,
-    two on average whatever the liars do (the worker compared with is drawn at random, and honest
-    more often than not), and one addition per group; no memory but the gradient. With a `tolerance`
-    all pairs within a group are compared: s times as much.
+    Cost: encoding 2 s + 1 vector additions; decoding one pass over the messages when all are
+    honest, two on average whatever Byzantine workers do (the worker compared with is drawn at
+    random, and honest more often than not), and one addition per group; no memory but the gradient.
+    With a `tolerance` all pairs within a group are compared: s times as much.
 
     Source: Chen, Wang, Charles and Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training
     via Redundant Gradients", ICML 2018, section 3. The official code takes any vote for a majority
@@ -62,7 +63,7 @@ class DracoRepetition(Code):
     compressible: ClassVar[Literal["freely", "alike", "never"]] = "alike"
 
     num_byzantine: int = 3
-    """Liars survived in each group (s in the paper); needs num_workers >= 2 num_byzantine + 1."""
+    """Byzantine workers tolerated in each group (s in the paper); fewer than half of all."""
 
     partitions: Literal["all", "group"] = "all"
     """'all': as many partitions as workers, and each worker computes as many as its group has
@@ -73,11 +74,9 @@ class DracoRepetition(Code):
     """Largest distance, relative to the longer of two messages, at which they count as the same."""
 
     def __post_init__(self) -> None:
-        check_bound(self.num_workers, self.num_byzantine)
-        if self.partitions not in ("all", "group"):
-            raise ValueError(f"partitions must be 'all' or 'group', got {self.partitions!r}")
-        if not 0 <= self.tolerance < 1:
-            raise ValueError(f"tolerance must be at least 0 and below 1, got {self.tolerance}")
+        require_minority(self.num_byzantine, self.num_workers)
+        require_one_of(("all", "group"), partitions=self.partitions)
+        require_below_one(tolerance=self.tolerance)
 
     @cached_property
     def groups(self) -> tuple[range, ...]:
@@ -144,7 +143,7 @@ class DracoRepetition(Code):
         *,
         generator: torch.Generator | None = None,
     ) -> Decoded:
-        """The mean gradient, and who lied; see `Code.decode`."""
+        """The mean gradient, and who is Byzantine; see `Code.decode`."""
         if arrived is None:
             arrived = torch.ones(self.num_workers, dtype=torch.bool)
         check_messages(messages, arrived, self.num_workers)
@@ -169,9 +168,8 @@ class DracoRepetition(Code):
 
     def _mean(self, messages: Tensor, winners: list[int]) -> Tensor:
         gradient = torch.empty_like(messages[0])
-        working = torch.promote_types(messages.dtype, torch.float32)
-        for columns in column_blocks(messages.shape[1]):
-            total = messages[winners[0], columns].to(working, copy=True)
+        for columns in column_blocks(messages.shape[1], WIDE_BLOCK):
+            total = messages[winners[0], columns].to(working(messages.dtype), copy=True)
             for winner in winners[1:]:
                 total += messages[winner, columns]
             # Infinities and NaN survive every addition, and show in the extremes.
@@ -190,8 +188,8 @@ class DracoRepetition(Code):
         missing = sorted(set(group) - set(voters))
         return DecodeError(
             f"workers {group.start} to {group.stop - 1} cannot be decoded: {reason}; missing: "
-            f"{name(missing)}; up to {self.num_byzantine} liars of {2 * self.num_byzantine + 1} "
-            "are survived, fewer where messages are missing",
+            f"{name(missing)}; up to {self.num_byzantine} Byzantine workers of "
+            f"{2 * self.num_byzantine + 1} are tolerated, fewer where messages are missing",
             workers=list(group),
             bound=self.num_byzantine,
         )

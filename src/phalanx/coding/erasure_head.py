@@ -1,4 +1,4 @@
-"""ErasureHead: the sum of the groups whose first worker has finished, and no waiting for others."""
+"""ErasureHead: the sum over groups whose first worker has finished, without waiting for more."""
 
 import math
 from dataclasses import dataclass

@@ -27,7 +27,8 @@ class FractionalRepetition(LinearCode):
 
     Guarantee: the mean gradient, as long as one worker of each group arrives; with replicas that
     agree to the bit, the same bits whoever is missing. Otherwise a `DecodeError`. It believes what
-    arrives: against liars take `DracoRepetition`, which is this code with 2 s + 1 copies and votes.
+    arrives: against Byzantine workers take `DracoRepetition`, which is this code with 2 s + 1
+    copies and votes.
 
     Cost: encoding s + 1 vector additions; decoding one pass over what arrived, most of it a look
     for numbers that are not finite.

@@ -1,8 +1,8 @@
-"""The algebra of one cyclic code: weights, the band that they live in, and its parity checks.
+"""Algebra of a cyclic code: its weights, their band of frequencies, and the parity checks.
 
 Place `length` workers on a circle. A code is a band of `length - 2 s` consecutive frequencies:
 honest messages, read around the circle, hold no other frequency, so whatever shows up at the `2 s`
-parity frequencies is the liars' doing.
+parity frequencies is the doing of Byzantine workers.
 
 * `centered`: the band lies symmetrically around zero. All weights are real, and well conditioned.
   For a band of even size (that is, for an even number of workers) the symmetric frequencies are
@@ -75,7 +75,7 @@ def centered_band(length: int, num_checks: int, max_waves: int = 1) -> tuple[Ten
     Args:
         length: workers on the circle.
         num_checks: frequencies outside of the band; each worker holds one partition more. Twice the
-            liars, or the stragglers, that are survived.
+            Byzantine workers, or the stragglers, that are tolerated.
         max_waves: half-integer waves that scale the columns of a band of even size: the lowest, or
             the first few of a square wave. These are flatter: with four, rounding is amplified
             about a third as much when neighbours are missing.

@@ -1,4 +1,4 @@
-"""Stragglers chosen one by one, each the most painful loss."""
+"""Adversarial stragglers: greedy choice, one worker at a time."""
 
 from dataclasses import dataclass
 

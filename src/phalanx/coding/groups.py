@@ -1,4 +1,4 @@
-"""How the workers are cut into groups, each of which decodes on its own."""
+"""Groups of workers that each decode on their own, and checks that codes share."""
 
 from collections.abc import Sequence
 
@@ -52,16 +52,6 @@ def circle_lengths(num_workers: int, shortest: int, longest: int) -> list[int]:
     number = min(-(-num_workers // longest), most)
     length, spare = divmod(num_workers, number)
     return [length + 1] * spare + [length] * (number - spare)
-
-
-def check_bound(num_workers: int, num_byzantine: int) -> None:
-    """Raises ValueError unless `num_workers >= 2 num_byzantine + 1`."""
-    if num_byzantine < 0:
-        raise ValueError(f"num_byzantine must be at least 0, got {num_byzantine}")
-    if num_workers < 2 * num_byzantine + 1:
-        raise ValueError(
-            f"num_byzantine must be below num_workers / 2, got {num_byzantine} of {num_workers}"
-        )
 
 
 def check_stragglers(num_workers: int, num_stragglers: int) -> None:

@@ -1,4 +1,4 @@
-"""Robust aggregation in two stages: a rule in every bucket, and a rule over what they answer."""
+"""Hierarchical robust aggregation: a rule in every bucket, then a rule over the buckets."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -49,21 +49,21 @@ class Hierarchy:
     def with_num_byzantine(self, num_rows: int, num_corrupted: int) -> "Hierarchy":
         """The same with rules that know how much may be corrupted of what they are given.
 
-        A bucket is corrupted if more of its rows are than its rule survives. A rule that leaves
-        its `num_byzantine` open survives what it can.
+        A bucket is corrupted if more of its rows are than its rule tolerates. A rule that leaves
+        its `num_byzantine` open tolerates what it can.
 
         Raises:
-            ValueError: if a rule survives less.
+            ValueError: if a rule tolerates less.
         """
         inner, sizes = _told(self.inner, num_corrupted), self.sizes(num_rows)
         try:
-            survived = min(inner.num_tolerated(size) if size > 1 else 0 for size in sizes)
+            tolerated = min(inner.num_tolerated(size) if size > 1 else 0 for size in sizes)
         except ValueError as error:
             raise ValueError(
                 f"inner must survive {num_corrupted} corrupted of {min(sizes)} groups in a bucket: "
                 f"{error}"
             ) from error
-        num_bad = num_corrupted // (survived + 1)
+        num_bad = num_corrupted // (tolerated + 1)
         outer = _told(self.outer, num_bad)
         try:
             outer.num_tolerated(len(sizes))

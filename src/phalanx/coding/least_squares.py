@@ -1,4 +1,4 @@
-"""How the messages of an approximate code are weighed: three decoders of growing cost.
+"""Least-squares decoders of approximate codes, three of growing cost.
 
 All take the part of the assignment that arrived, `(arrived, partitions)`, and give back by what
 each message is multiplied, so that every partition counts about once in the sum. What is left is

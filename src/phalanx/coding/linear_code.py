@@ -1,4 +1,4 @@
-"""Codes against stragglers: messages are weighted sums, and so is what is decoded from them."""
+"""Linear gradient codes against stragglers."""
 
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -11,16 +11,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from phalanx.coding.base import Code, Decoded
-from phalanx.coding.columns import add_weighted_sums, is_finite, not_finite, weighted_sum
 from phalanx.coding.groups import check_messages, check_owned, check_partitions, name
+from phalanx.columns import add_weighted_sums, finite_rows, weighted_sum
 from phalanx.errors import DecodeError
+from phalanx.floats import all_finite
 
 _LOST_DIGITS = 1e-2  # rounding, as amplified, beyond which a sum is no gradient any more
 
 
 @dataclass(frozen=True)
 class LinearCode(Code):
-    """A code against workers that are late or dead, and against no liars.
+    """A linear gradient code: against workers that are late or dead, not against Byzantine ones.
 
     A subclass says by what each worker multiplies the gradients of its partitions (`weights`), and
     by what the server multiplies the messages that arrived (`coefficients`). All else is here: the
@@ -64,7 +65,7 @@ class LinearCode(Code):
         """
         owned = self.assignment[worker]
         check_owned(len(gradients), int(owned.sum()), worker)
-        return weighted_sum(gradients, range(len(gradients)), self.weights[worker, owned])
+        return weighted_sum(gradients, self.weights[worker, owned])
 
     def encode_all(
         self, blocks: Iterable[Float[Tensor, "_ dim"]]
@@ -106,11 +107,11 @@ class LinearCode(Code):
         gradient, solution = self._mean(messages, here)
         # What is not finite shows in the sum, so that only rows outside of it are read for it.
         unread = here & (solution.coefficients == 0)
-        sound = is_finite(gradient)
-        broken = not_finite(messages, unread if sound else here)
+        sound = all_finite([gradient])
+        broken = ~finite_rows(messages, unread if sound else here)
         if not sound:
             gradient, solution = self._mean(messages, here & ~broken)
-            if not is_finite(gradient):
+            if not all_finite([gradient]):
                 raise DecodeError(
                     f"the messages are finite, but their sum overflows {messages.dtype}",
                     workers=(here & ~broken).nonzero().flatten().tolist(),
@@ -129,9 +130,7 @@ class LinearCode(Code):
                 workers=missing,
                 bound=0,
             )
-        rows = solution.coefficients.nonzero().flatten().tolist()
-        shares = solution.coefficients[rows] / self.num_partitions
-        return weighted_sum(messages, rows, shares), solution
+        return weighted_sum(messages, solution.coefficients / self.num_partitions), solution
 
 
 class _Solution(NamedTuple):

@@ -1,10 +1,10 @@
-"""Finding the liars of a cyclic code from the projections of their messages.
+"""Locator of Byzantine workers in a cyclic code, from projections of the messages.
 
 What the parity checks see of the projections (the syndrome) is a sum of one geometric sequence per
-liar. Hence a linear recurrence with the liars as its roots (Prony's method) proposes who lied; but
-in floating point, with liars that sit side by side and agree, its answer is only a proposal. The
-judge is the residual: how much of the syndrome the proposed liars cannot explain. Where there are
-few enough sets of liars, all are judged; elsewhere Prony's set and all runs of neighbours are, and
+Byzantine worker. Hence a linear recurrence with these as its roots (Prony's method) proposes them;
+but in floating point, with Byzantine workers that sit side by side and agree, its answer is only a
+proposal. The judge is the residual: how much of the syndrome the proposed set cannot explain. Where
+there are few enough sets, all are judged; elsewhere Prony's set and all runs of neighbours are, and
 the best is improved by exchanging one worker at a time.
 """
 
@@ -18,16 +18,16 @@ from torch import Tensor
 
 from phalanx.coding.frequency_band import CyclicAlgebra
 
-_MAX_SETS = 2000  # sets of liars that are judged one by one; each costs a QR of a 2s x s matrix
+_MAX_SETS = 2000  # sets that are judged one by one; each costs a QR of a 2s x s matrix
 
 
 class Located(NamedTuple):
-    """Positions of the liars, and the share of the projections that stays unexplained.
+    """Positions of the Byzantine workers, and the share of the projections that stays unexplained.
 
-    `liars` is None if no set within the bound explains what was seen.
+    `byzantine` is None if no set within the bound explains what was seen.
     """
 
-    liars: list[int] | None
+    byzantine: list[int] | None
     residual: float
 
 
@@ -37,7 +37,7 @@ def locate(
     erased: list[int],
     tolerance: float,
 ) -> Located:
-    """The smallest set of liars that explains the projections, given who is missing.
+    """The smallest set of Byzantine workers that explains the projections, given who is missing.
 
     Args:
         algebra: of the code.
@@ -46,8 +46,9 @@ def locate(
         tolerance: largest residual, relative to the projections of the trusted workers, that passes
             for rounding.
 
-    Source: Chen et al., "DRACO", ICML 2018, section 4.2, for one to `s` liars by a recurrence; the
-    joint use of several projections, erasures, and the residual as judge are this package's.
+    Source: Chen et al., "DRACO", ICML 2018, section 4.2, for one to `s` Byzantine workers by a
+    recurrence; the joint use of several projections, erasures, and the residual as judge are this
+    package's.
     """
     present = [worker for worker in range(len(projections)) if worker not in set(erased)]
     outsized = _outsized(projections, present)
@@ -56,20 +57,20 @@ def locate(
         for number in reversed(range(min(count, len(outsized)) + 1)):
             left_out = outsized[:number]
             for rest in _proposals(algebra, projections, erased + left_out, count - number):
-                liars = sorted(left_out + rest)
-                trusted = [worker for worker in present if worker not in liars]
+                found = sorted(left_out + rest)
+                trusted = [worker for worker in present if worker not in found]
                 residual = _disagreement(algebra, projections[trusted], trusted)
                 if residual <= tolerance:
-                    return Located(liars, residual)
+                    return Located(found, residual)
                 best = min(best, residual)
     return Located(None, best)
 
 
 def _outsized(projections: Tensor, present: list[int]) -> list[int]:
-    """Workers that surely lie, if anybody does: the largest rows, the very largest first.
+    """Workers that are surely Byzantine, if anybody is: the largest rows, the very largest first.
 
-    A row 1e30 times its neighbours drowns the other liars in the rounding of float64, so they are
-    sought without it. It counts as a liar: a mere erasure would use up the checks on all others.
+    A row 1e30 times its neighbours drowns the others in the rounding of float64, so they are sought
+    without it. It counts as Byzantine: a mere erasure would use up the checks on all others.
     """
     sizes = projections.abs().amax(dim=1)
     ordinary = sizes[present].median().item() if present else 0.0
@@ -91,7 +92,7 @@ def _disagreement(algebra: CyclicAlgebra, projections: Tensor, trusted: list[int
 def _proposals(
     algebra: CyclicAlgebra, projections: Tensor, left_out: list[int], count: int
 ) -> list[list[int]]:
-    """Sets of `count` workers that may be the other liars: one or two, the most likely."""
+    """Sets of `count` workers that may be the other Byzantine ones: one or two, the most likely."""
     if count == 0:
         return [[]]
     arrived = [worker for worker in range(len(projections)) if worker not in set(left_out)]
@@ -126,23 +127,23 @@ def _exchange(
     syndrome: Tensor,
     arrived: list[int],
     erased: list[int],
-    liars: list[int],
+    accused: list[int],
 ) -> list[int]:
     """Exchanges one suspect for one trusted worker as long as that explains more."""
-    best = _unexplained(algebra, syndrome, torch.tensor([liars + erased])).item()
+    best = _unexplained(algebra, syndrome, torch.tensor([accused + erased])).item()
     while True:
-        others = [worker for worker in arrived if worker not in liars]
+        others = [worker for worker in arrived if worker not in accused]
         sets = [
-            [*liars[:position], *liars[position + 1 :], other]
-            for position in range(len(liars))
+            [*accused[:position], *accused[position + 1 :], other]
+            for position in range(len(accused))
             for other in others
         ]
         if not sets:
-            return liars
+            return accused
         index, unexplained = _judge(algebra, syndrome, sets, erased)
         if unexplained >= best * (1 - 1e-6):
-            return liars
-        liars, best = sets[index], unexplained
+            return accused
+        accused, best = sets[index], unexplained
 
 
 def _judge(

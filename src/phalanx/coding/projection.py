@@ -1,8 +1,10 @@
-"""Secret projections: what the decoder looks at instead of whole messages."""
+"""Secret random projections of the messages, which the decoder looks at instead."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from phalanx.floats import working
 
 _WIDTH = 4096  # numbers per block: 4096 float32 from each of 45 workers stay in a level-2 cache
 _DEPTH = 16  # blocks summed in the messages' own precision before the sum moves to float64
@@ -30,14 +32,14 @@ def project(
     workers, width = messages.shape
     size = min(_WIDTH, width)
     device = messages.device
-    working = torch.promote_types(messages.dtype, torch.float32)
+    dtype = working(messages.dtype)
     blocks = width // size if size else 0
-    coefficients = torch.randn(blocks + 1, generator=generator, dtype=working).to(device)
+    coefficients = torch.randn(blocks + 1, generator=generator, dtype=dtype).to(device)
     secret = torch.randn(size, num_projections, generator=generator, dtype=torch.float64)
     total = torch.zeros(workers, size, dtype=torch.float64, device=device)
     for start in range(0, blocks, _DEPTH):
         stop = min(start + _DEPTH, blocks)
-        part = messages[:, start * size : stop * size].to(working)
+        part = messages[:, start * size : stop * size].to(dtype)
         total += torch.matmul(coefficients[start:stop], part.view(workers, stop - start, size))
     rest = messages[:, blocks * size :]
     total[:, : rest.shape[1]] += coefficients[-1] * rest.to(torch.float64)

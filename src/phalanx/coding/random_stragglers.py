@@ -1,4 +1,4 @@
-"""Stragglers by chance."""
+"""Random stragglers."""
 
 from dataclasses import dataclass
 

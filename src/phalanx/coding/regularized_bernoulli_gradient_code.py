@@ -1,4 +1,4 @@
-"""The regularised Bernoulli gradient code: no worker computes more than twice its share."""
+"""Regularised Bernoulli gradient code: no worker computes more than twice its share."""
 
 from dataclasses import dataclass
 from functools import cached_property

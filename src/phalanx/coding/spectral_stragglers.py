@@ -1,4 +1,4 @@
-"""Stragglers chosen by an adversary who finds the groups in what the workers hold."""
+"""Adversarial stragglers: groups found by spectral clustering of what the workers hold."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from phalanx.checks import require_at_least
 from phalanx.coding.block_stragglers import BlockStragglers
 from phalanx.coding.stragglers import Stragglers
 
@@ -34,8 +35,7 @@ class SpectralStragglers(Stragglers):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_clusters < 2:
-            raise ValueError(f"num_clusters must be at least 2, got {self.num_clusters}")
+        require_at_least(2, num_clusters=self.num_clusters)
 
     def choose(
         self, assignment: Bool[Tensor, "workers partitions"], generator: torch.Generator

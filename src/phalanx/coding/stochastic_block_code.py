@@ -1,4 +1,4 @@
-"""The stochastic block code: groups that help against random stragglers, and that none can see."""
+"""Stochastic block code: groups that help against random stragglers, and that none can see."""
 
 import math
 from dataclasses import dataclass

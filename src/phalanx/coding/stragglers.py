@@ -1,4 +1,4 @@
-"""Who is silent in a round: what a straggler code is tried on."""
+"""Interface of straggler models: which workers are silent in a round."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+
+from phalanx.checks import require_at_least
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,7 @@ class Stragglers(ABC):
     """How many workers are silent."""
 
     def __post_init__(self) -> None:
-        if self.num_stragglers < 0:
-            raise ValueError(f"num_stragglers must be at least 0, got {self.num_stragglers}")
+        require_at_least(0, num_stragglers=self.num_stragglers)
 
     def __call__(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from phalanx.aggregation import Aggregator, Mean
 from phalanx.coding.base import Code, Decoded, State
+from phalanx.coding.groups import check_messages, check_owned, check_partitions
 from phalanx.errors import DecodeError, TooManyByzantineError
 
 
@@ -63,15 +64,25 @@ class Uncoded(Code):
         return self.rule.needs_distances_only
 
     def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
-        """The update itself."""
+        """The update itself.
+
+        Raises:
+            ValueError: if there is not exactly one.
+        """
+        check_owned(len(gradients), 1, worker)
         return gradients[0]
 
     def encode_all(
-        self, blocks: Iterable[Float[Tensor, "block dim"]]
+        self, blocks: Iterable[Float[Tensor, "_ dim"]]
     ) -> Float[Tensor, "workers width"]:
-        """The updates themselves, not copied if they come in one block."""
-        first, *others = blocks
-        return torch.cat([first, *others]) if others else first
+        """The updates themselves, not copied if they come in one block.
+
+        Raises:
+            ValueError: if the blocks do not hold one update for each partition.
+        """
+        held = list(blocks)
+        check_partitions(sum(map(len, held)), self.num_partitions)
+        return torch.cat(held) if len(held) > 1 else held[0]
 
     def init(
         self, dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -100,11 +111,13 @@ class Uncoded(Code):
         """The aggregate of what arrived, and what the rule remembers.
 
         Raises:
-            DecodeError: if too few arrived for the rule.
-            TooManyByzantineError: if more messages are not finite than the rule survives.
+            DecodeError: if too few arrived for the rule, or more of them are not finite than it
+                survives.
+            ValueError: if there is not one row, and one flag, for each worker.
         """
         if arrived is None:
             arrived = torch.ones(self.num_workers, dtype=torch.bool)
+        check_messages(messages, arrived, self.num_workers)
         workers = arrived.nonzero().flatten()
         missing = (~arrived).nonzero().flatten().tolist()
         if len(workers) == 0:
@@ -122,7 +135,7 @@ class Uncoded(Code):
             aggregate, state = self.rule.update(rows, state)
         except TooManyByzantineError as error:
             ids = workers[error.workers].tolist()
-            raise TooManyByzantineError(
+            raise DecodeError(
                 f"messages of workers {ids} contain NaN or Inf; {self.rule} tolerates at most "
                 f"{bound}: tell the rule of more Byzantine workers, or mend what these compute",
                 workers=ids,

@@ -1,4 +1,4 @@
-"""Majority votes over the messages of workers that did the same work."""
+"""Majority vote over the messages of workers that did the same work."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from phalanx.coding.columns import blocks as column_blocks
+from phalanx.columns import column_blocks
 
 _COMPARED = 65_536  # words at a time: the leader's block is read from the cache, not again
 _COLUMNS = 32_768  # columns of a group whose distances are added up at a time
@@ -38,8 +38,9 @@ def vote(
 ) -> Party:
     """The strict majority among the voters.
 
-    Cost: without a tolerance two passes over the voters' messages on average, whatever the liars
-    do, and one if nobody lies: the voter compared with is drawn at random. With one, all pairs.
+    Cost: without a tolerance two passes over the voters' messages on average, whatever Byzantine
+    workers do, and one if all are honest: the voter compared with is drawn at random. With one, all
+    pairs.
 
     Args:
         messages: one row per worker; only those of the voters are read.

@@ -1,4 +1,4 @@
-"""Communication: collectives, links, and tensors as the bytes that are sent."""
+"""Collectives, links between workers, and the wire format of tensors."""
 
 from phalanx.communication.collectives import (
     AllGather,
@@ -6,9 +6,26 @@ from phalanx.communication.collectives import (
     AllToAll,
     Answer,
     Averaged,
+    ExchangeContext,
     Request,
-    Round,
 )
 from phalanx.communication.link import Link
+from phalanx.communication.link_probe import probe_link
+from phalanx.communication.process_group import ProcessGroupCollectives
+from phalanx.communication.serialization import SharedTensor
+from phalanx.communication.simulation import simulate_collectives
 
-__all__ = ["AllGather", "AllReduce", "AllToAll", "Answer", "Averaged", "Link", "Request", "Round"]
+__all__ = [
+    "AllGather",
+    "AllReduce",
+    "AllToAll",
+    "Answer",
+    "Averaged",
+    "ExchangeContext",
+    "Link",
+    "ProcessGroupCollectives",
+    "Request",
+    "SharedTensor",
+    "probe_link",
+    "simulate_collectives",
+]

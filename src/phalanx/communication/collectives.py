@@ -1,4 +1,4 @@
-"""What the workers of a round ask of the network: the same code runs in one process and in many."""
+"""Collectives that a worker of a round asks for, in one process or in many."""
 
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from phalanx.randomness import generator
 
-HOPS_A_MESSAGE = 2
+HOPS_PER_MESSAGE = 2
 """Gloo sends a message when its receiver has said that it is ready: there, and back."""
 
 
@@ -24,12 +24,12 @@ class AllReduce(NamedTuple):
     largest: bool = False
 
     def wire_bytes(self, num_workers: int) -> float:
-        """What a worker sends, by a ring: sums of its share go round, then totals."""
+        """Bytes sent per worker, by a ring: sums of its share go round, then totals."""
         return 2 * (num_workers - 1) / num_workers * self.tensor.nbytes
 
     def num_hops(self, num_workers: int) -> int:
-        """How often something is waited for, by a ring; see `HOPS_A_MESSAGE`."""
-        return HOPS_A_MESSAGE * 2 * (num_workers - 1)
+        """How often something is waited for, by a ring; see `HOPS_PER_MESSAGE`."""
+        return HOPS_PER_MESSAGE * 2 * (num_workers - 1)
 
 
 class AllGather(NamedTuple):
@@ -47,13 +47,13 @@ class AllGather(NamedTuple):
     most: int | None = None
 
     def wire_bytes(self, num_workers: int) -> float:
-        """What a worker sends, by a ring, if all have as many bytes; lengths take 8 each."""
+        """Bytes sent per worker, by a ring, if all have as many; lengths take 8 each."""
         lengths = 0 if self.equal else 8
         return float((num_workers - 1) * (self.tensor.nbytes + lengths))
 
     def num_hops(self, num_workers: int) -> int:
-        """How often something is waited for, by a ring; see `HOPS_A_MESSAGE`."""
-        return HOPS_A_MESSAGE * (num_workers - 1) * (1 if self.equal else 2)
+        """How often something is waited for, by a ring; see `HOPS_PER_MESSAGE`."""
+        return HOPS_PER_MESSAGE * (num_workers - 1) * (1 if self.equal else 2)
 
 
 class AllToAll(NamedTuple):
@@ -68,12 +68,12 @@ class AllToAll(NamedTuple):
     lengths: tuple[int, ...]
 
     def wire_bytes(self, num_workers: int) -> float:
-        """What a worker sends: all but its own piece, which is taken to be as long as the first."""
+        """Bytes sent per worker: all but its own piece, taken to be as long as the first."""
         return float(self.tensor.nbytes - self.lengths[0])
 
     def num_hops(self, num_workers: int) -> int:
-        """How often something is waited for, one piece after the other; see `HOPS_A_MESSAGE`."""
-        return HOPS_A_MESSAGE * (num_workers - 1)
+        """How often something is waited for, one piece after the other; see `HOPS_PER_MESSAGE`."""
+        return HOPS_PER_MESSAGE * (num_workers - 1)
 
 
 Request = AllReduce | AllGather | AllToAll
@@ -105,8 +105,8 @@ Exchange = Generator[Request, Answer, Averaged]
 """A worker's part of a round: asks for collectives, is sent their results, and ends with a mean."""
 
 
-class Round(NamedTuple):
-    """Which worker takes part in which round: where its randomness comes from.
+class ExchangeContext(NamedTuple):
+    """What an exchange knows besides the tensors: above all, where its randomness comes from.
 
     Attributes:
         seed: of the run, the same on all workers.
@@ -130,8 +130,8 @@ class Round(NamedTuple):
         who: int | str = "shared" if shared else self.worker
         return generator(self.seed, "compression", self.step, self.names[place], who)
 
-    def only(self, places: Sequence[int]) -> "Round":
-        """The round about some of the tensors."""
+    def only(self, places: Sequence[int]) -> "ExchangeContext":
+        """The context of an exchange of some of the tensors."""
         names = tuple(self.names[place] for place in places)
         out = None if self.out is None else tuple(self.out[place] for place in places)
         return self._replace(names=names, out=out)

@@ -1,4 +1,4 @@
-"""What joins a worker to the others."""
+"""Links between workers: bandwidth, latency, and the time that bytes take."""
 
 import math
 from dataclasses import dataclass

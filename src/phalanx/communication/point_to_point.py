@@ -1,4 +1,4 @@
-"""Everybody sends everybody something, directly: the one primitive under the collectives."""
+"""Point-to-point exchange of tensors among all ranks of a process group."""
 
 from collections.abc import Sequence
 from typing import Any

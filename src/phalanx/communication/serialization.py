@@ -1,4 +1,7 @@
-"""Tensors as they travel between processes: bytes that shared memory lends out without a copy."""
+"""Tensors between processes of one machine, lent by shared memory without a copy.
+
+For trusted processes alone: Ray pickles what is around the bytes. Others use `communication.wire`.
+"""
 
 import warnings
 from typing import Any, NamedTuple
@@ -9,13 +12,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 
-class Parcel(NamedTuple):
-    """A tensor of any dtype and device, packed.
+class SharedTensor(NamedTuple):
+    """A tensor of any dtype and device as an array of bytes.
 
     A NumPy array is what Ray and pickle hand over without a copy; of bytes, since NumPy knows no
     bfloat16.
 
-    >>> Parcel.pack(torch.tensor([1.0, 2.0], dtype=torch.bfloat16)).unpack()
+    >>> SharedTensor.pack(torch.tensor([1.0, 2.0], dtype=torch.bfloat16)).unpack()
     tensor([1., 2.], dtype=torch.bfloat16)
 
     Attributes:
@@ -29,13 +32,13 @@ class Parcel(NamedTuple):
     shape: tuple[int, ...]
 
     @classmethod
-    def pack(cls, tensor: Tensor) -> "Parcel":
-        """A tensor's parcel: a view of it, if it is a contiguous one on the CPU."""
+    def pack(cls, tensor: Tensor) -> "SharedTensor":
+        """A view of the tensor, if it is a contiguous one on the CPU; else a copy."""
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         return cls(flat.view(torch.uint8).numpy(), tensor.dtype, tuple(tensor.shape))
 
     def unpack(self) -> Tensor:
-        """The tensor, on the CPU: a view of the parcel, never to be written to."""
+        """The tensor, on the CPU: a view of the shared bytes, never to be written to."""
         with warnings.catch_warnings():  # the memory is lent, hence read-only
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             content = torch.from_numpy(self.content)
@@ -43,11 +46,11 @@ class Parcel(NamedTuple):
 
 
 class PackedDataset(Dataset[tuple[Tensor, ...]]):
-    """A `TensorDataset` on its way: all workers of a machine read one copy of its tensors."""
+    """A `TensorDataset` of which all workers of a machine read one copy of the tensors."""
 
     def __init__(self, dataset: TensorDataset) -> None:
-        self.parcels = [Parcel.pack(tensor) for tensor in dataset.tensors]
+        self.tensors = [SharedTensor.pack(tensor) for tensor in dataset.tensors]
 
     def unpack(self) -> TensorDataset:
         """The data set, in memory that is shared."""
-        return TensorDataset(*(parcel.unpack() for parcel in self.parcels))
+        return TensorDataset(*(tensor.unpack() for tensor in self.tensors))

@@ -1,12 +1,12 @@
-"""Compressors: fewer bytes on the wire, and means of what they decode to."""
+"""Gradient compressors, and means of what their messages decode to."""
 
 from phalanx.compression.accordion import Accordion
 from phalanx.compression.atomo import Atomo
 from phalanx.compression.atoms import Atoms, Basis, Entries, SingularVectors, Waves
-from phalanx.compression.averaging import Memory, average, gather
+from phalanx.compression.averaging import TensorStates, average, gather
 from phalanx.compression.base import Compressor, frame
 from phalanx.compression.critical_regimes import CriticalRegimes, Regime
-from phalanx.compression.distributed import Network, communicate
+from phalanx.compression.distributed import communicate
 from phalanx.compression.error_feedback import ErrorFeedback
 from phalanx.compression.half_precision import HalfPrecision
 from phalanx.compression.message import Message, Part
@@ -20,7 +20,7 @@ from phalanx.compression.sample_quantization import SampleQuantization
 from phalanx.compression.scaled_sign import ScaledSign
 from phalanx.compression.sign_sgd import SignSGD
 from phalanx.compression.signum import Signum
-from phalanx.compression.simulation import simulate, together
+from phalanx.compression.simulation import simulate
 from phalanx.compression.tern_grad import TernGrad
 from phalanx.compression.threshold import SampledTopK, Threshold
 from phalanx.compression.top_k import TopK
@@ -40,10 +40,8 @@ __all__ = [
     "Entries",
     "ErrorFeedback",
     "HalfPrecision",
-    "Memory",
     "Message",
     "MomentumCorrection",
-    "Network",
     "Part",
     "PowerSGD",
     "RandomBlock",
@@ -56,6 +54,7 @@ __all__ = [
     "SignSGD",
     "Signum",
     "SingularVectors",
+    "TensorStates",
     "TernGrad",
     "Threshold",
     "TopK",
@@ -69,5 +68,4 @@ __all__ = [
     "frame",
     "gather",
     "simulate",
-    "together",
 ]

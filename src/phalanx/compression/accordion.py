@@ -1,4 +1,4 @@
-"""Compresses little while the gradient changes quickly, and much while it does not."""
+"""Accordion: adaptive compression by critical learning regimes."""
 
 import math
 from collections.abc import Generator, Sequence
@@ -9,17 +9,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.checks import require_at_least
 from phalanx.communication.collectives import (
     AllGather,
     AllReduce,
     Answer,
     Averaged,
     Exchange,
+    ExchangeContext,
     Request,
-    Round,
     State,
 )
-from phalanx.compression.averaging import Memory
+from phalanx.compression.averaging import TensorStates
 from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.critical_regimes import CriticalRegimes, Regime
 from phalanx.compression.error_feedback import ErrorFeedback
@@ -77,15 +78,15 @@ class Accordion(Compressor):
     Wire: in a round that of the level, nothing else; once in `interval` epochs one number a tensor,
     unless the norm is that of the aggregate. A single message has its level before it: one byte,
     and four of its length.
-    Cost: that of the level, in up to three exchanges a round: one a level, one for vectors. One
+    Cost: that of the level, in up to three exchanges per round: one per level, one for vectors. One
     addition, and memory for one more tensor, in the epochs that are looked at.
     Source: Agarwal, Wang, Lee, Venkataraman, Papailiopoulos, "Adaptive Gradient Communication via
     Critical Learning Regime Identification", MLSys 2021, algorithm 1.
 
     >>> import torch
-    >>> from phalanx.compression import Accordion, Memory, TopK, simulate
+    >>> from phalanx.compression import Accordion, TensorStates, TopK, simulate
     >>> compressor = Accordion(TopK(ratio=0.5), TopK(ratio=0.1), steps_per_epoch=1, interval=1)
-    >>> memories, levels = [Memory()], []
+    >>> memories, levels = [TensorStates()], []
     >>> for step in range(3):
     ...     _, memories = simulate(compressor, [{"weight": torch.ones(5, 2)}], memories)
     ...     levels.append(compressor.levels(memories[0])["weight"])
@@ -122,8 +123,7 @@ class Accordion(Compressor):
 
     def __post_init__(self) -> None:
         self.regimes  # noqa: B018 - checks eta and interval
-        if self.steps_per_epoch < 1:
-            raise ValueError(f"steps_per_epoch must be at least 1, got {self.steps_per_epoch}")
+        require_at_least(1, steps_per_epoch=self.steps_per_epoch)
         if any(epoch < 1 for epoch in self.milestones):
             raise ValueError(f"milestones must be at least 1, got {self.milestones}")
         if self.scope not in ("layer", "model"):
@@ -141,13 +141,13 @@ class Accordion(Compressor):
         """The detector."""
         return CriticalRegimes(self.eta, self.interval)
 
-    def levels(self, memory: Memory) -> dict[str, Level]:
+    def levels(self, memory: TensorStates) -> dict[str, Level]:
         """Level of every tensor in the next round; "dense" for those that are sent as they are."""
         return {
             name: LEVELS[int(_Record.of(state).wanted)] for name, state in memory.states.items()
         }
 
-    def alert(self, memory: Memory) -> Memory:
+    def alert(self, memory: TensorStates) -> TensorStates:
         """The memory from which compression is low until the next check: the learning rate drops.
 
         Call it on all workers, between the same two rounds.
@@ -243,15 +243,19 @@ class Accordion(Compressor):
         norms = [_norm(total)] if self._is_due(record) else []
         return message, self._next([record], [inner], [total], norms)[0]
 
-    def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
+    def exchange(
+        self, tensors: list[Tensor], states: list[State], context: ExchangeContext
+    ) -> Exchange:
         """An exchange for each level; then a look at the norms, if it is time for it."""
         records = [_Record.of(state) for state in states]
         if self.verify:
             yield from _verify(records, tensors)
         if self.norm != "aggregated":  # the tensors are looked at after they were averaged
-            round = round._replace(out=None)
+            context = context._replace(out=None)
         inner = [
-            self._inherited(x, state, round.generator(place, shared=True) if self.random else None)
+            self._inherited(
+                x, state, context.generator(place, shared=True) if self.random else None
+            )
             for place, (x, state) in enumerate(zip(tensors, states, strict=True))
         ]
         result = Averaged(list(tensors), list(tensors), inner)
@@ -259,7 +263,7 @@ class Accordion(Compressor):
             places = [place for place, record in enumerate(records) if record.wanted == level]
             if not places:
                 continue
-            part = round.only(places)
+            part = context.only(places)
             found = yield from self._codec(level).exchange(
                 [tensors[place] for place in places], [inner[place] for place in places], part
             )
@@ -273,7 +277,7 @@ class Accordion(Compressor):
             for record, state, x in zip(records, states, followed, strict=True)
         ]
         due = [total for record, total in zip(records, totals, strict=True) if self._is_due(record)]
-        norms = (yield from self._norms(due, round)) if due else []
+        norms = (yield from self._norms(due, context)) if due else []
         return result._replace(states=self._next(records, inner, totals, norms))
 
     def _codec(self, level: int) -> Compressor:
@@ -314,17 +318,17 @@ class Accordion(Compressor):
         wide = x.detach().to(working(x.dtype))
         return total + wide if int(record.step) % self.steps_per_epoch else wide.clone()
 
-    def _norms(self, totals: list[Tensor], round: Round) -> _Norms:
+    def _norms(self, totals: list[Tensor], context: ExchangeContext) -> _Norms:
         """The norms of these sums; the same on all workers."""
         norms = torch.tensor(
             [_norm(total) for total in totals], dtype=torch.float64, device=totals[0].device
         )
         if self.norm == "mean-local":
-            squares = yield AllReduce(norms.square() / round.num_workers)
+            squares = yield AllReduce(norms.square() / context.num_workers)
             assert isinstance(squares, Tensor)
             norms = squares.sqrt()
         elif self.norm == "rank0":
-            told = yield AllReduce(norms if round.worker == 0 else torch.zeros_like(norms))
+            told = yield AllReduce(norms if context.worker == 0 else torch.zeros_like(norms))
             assert isinstance(told, Tensor)
             norms = told
         return norms.tolist()

@@ -1,4 +1,4 @@
-"""A few atoms of a tensor, drawn so that the sum is right on average and varies least."""
+"""ATOMO: unbiased atomic sparsification of least variance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.checks import require_above
 from phalanx.compression.atoms import Atoms, Budget, SingularVectors
 from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.message import Part
@@ -52,8 +53,7 @@ class Atomo(Compressor):
         if self.sampling not in ("systematic", "bernoulli"):
             raise ValueError(f"sampling must be systematic or bernoulli, got {self.sampling}")
         if self.bytes_budget is not None:
-            if not self.bytes_budget > 0:
-                raise ValueError(f"bytes_budget must be above 0, got {self.bytes_budget}")
+            require_above(0, bytes_budget=self.bytes_budget)
             self.atoms.affordable(self.bytes_budget, (1,), torch.float32)
 
     @property

@@ -1,4 +1,4 @@
-"""What a tensor is made of: entries, waves or singular vectors."""
+"""Atomic decompositions of a tensor: entries, waves or singular vectors."""
 
 import math
 from abc import ABC, abstractmethod

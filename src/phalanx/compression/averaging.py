@@ -1,4 +1,4 @@
-"""A worker's round over named tensors: checked, averaged, remembered."""
+"""One worker's round of compressed averaging over named tensors."""
 
 from collections.abc import Generator, Mapping
 from typing import Any, NamedTuple
@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from phalanx.communication.collectives import AllGather, Answer, Request, Round, State
+from phalanx.communication.collectives import AllGather, Answer, ExchangeContext, Request, State
 from phalanx.compression.base import Compressor
 from phalanx.errors import NotFiniteError, WireError
 from phalanx.floats import all_finite
 
 
-class Memory(NamedTuple):
-    """What one worker remembers between rounds. A round returns the next, and changes nothing.
+class TensorStates(NamedTuple):
+    """The states of named tensors between rounds. A round returns the next, and changes nothing.
 
     Attributes:
         step: number of the next round; it is where randomness comes from.
@@ -33,7 +33,7 @@ class Memory(NamedTuple):
         return {"step": self.step, "tensors": tensors}
 
     @classmethod
-    def from_state_dict(cls, saved: Mapping[str, Any]) -> "Memory":
+    def from_state_dict(cls, saved: Mapping[str, Any]) -> "TensorStates":
         """The memory that `state_dict` saved."""
         states: dict[str, State] = {}
         # The order within a name is that of its numbers, whatever that of the mapping.
@@ -43,17 +43,17 @@ class Memory(NamedTuple):
         return cls(int(saved["step"]), states)
 
 
-Worker = Generator[Request, Answer, tuple[dict[str, Tensor], Memory]]
+Worker = Generator[Request, Answer, tuple[dict[str, Tensor], TensorStates]]
 """A worker's round: asks for collectives, ends with the mean and the next memory."""
 
-Collector = Generator[Request, Answer, tuple[list[dict[str, Tensor] | None], Memory]]
+Collector = Generator[Request, Answer, tuple[list[dict[str, Tensor] | None], TensorStates]]
 """A worker's round: ends with what every worker sent, and the next memory."""
 
 
 def average(
     compressor: Compressor,
     tensors: Mapping[str, Tensor],
-    memory: Memory,
+    memory: TensorStates,
     *,
     seed: int,
     worker: int,
@@ -85,7 +85,7 @@ def average(
     if sick:
         raise NotFiniteError(f"tensors must be finite, not so on workers {sick}", workers=sick)
     out = tuple(values) if in_place else None
-    part = Round(seed, memory.step, worker, num_workers, names, out)
+    part = ExchangeContext(seed, memory.step, worker, num_workers, names, out)
     found = yield from compressor.exchange(values, _states(compressor, values, memory, names), part)
     means = dict(zip(names, found.mean, strict=True))
     return means, _next(memory, names, found.states)
@@ -94,7 +94,7 @@ def average(
 def gather(
     compressor: Compressor,
     tensors: Mapping[str, Tensor],
-    memory: Memory,
+    memory: TensorStates,
     *,
     seed: int,
     worker: int,
@@ -113,7 +113,7 @@ def gather(
     values = [tensors[name].detach() for name in names]
     sick = yield from _not_finite(values)
     states = _states(compressor, values, memory, names)
-    part = Round(seed, memory.step, worker, num_workers, names)
+    part = ExchangeContext(seed, memory.step, worker, num_workers, names)
     messages, following = [], []
     for place, (x, state) in enumerate(zip(values, states, strict=True)):
         shared = compressor.needs_shared_randomness
@@ -144,7 +144,7 @@ def _not_finite(values: list[Tensor]) -> Generator[Request, Answer, list[int]]:
 
 
 def _states(
-    compressor: Compressor, values: list[Tensor], memory: Memory, names: tuple[str, ...]
+    compressor: Compressor, values: list[Tensor], memory: TensorStates, names: tuple[str, ...]
 ) -> list[State]:
     """What is remembered of the tensors; of new ones, what a first round begins with."""
     pairs = zip(names, values, strict=True)
@@ -153,7 +153,7 @@ def _states(
     ]
 
 
-def _next(memory: Memory, names: tuple[str, ...], states: list[State]) -> Memory:
+def _next(memory: TensorStates, names: tuple[str, ...], states: list[State]) -> TensorStates:
     """The memory after a round about these tensors."""
     kept = {name: state for name, state in zip(names, states, strict=True) if state}
-    return Memory(memory.step + 1, {**memory.states, **kept})
+    return TensorStates(memory.step + 1, {**memory.states, **kept})

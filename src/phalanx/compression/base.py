@@ -1,4 +1,4 @@
-"""What every compressor looks like: a tensor in, a message out, and back; and means of these."""
+"""Compressors: a tensor to a message and back, and the mean over workers' messages."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
@@ -15,9 +15,15 @@ from phalanx.communication.collectives import (
     Answer,
     Averaged,
     Exchange,
+    ExchangeContext,
     Request,
-    Round,
     State,
+)
+from phalanx.communication.wire import (
+    integers_from_bytes,
+    integers_to_bytes,
+    require_finite_values,
+    to_bytes,
 )
 from phalanx.compression.message import Message, Part, num_values, parse
 from phalanx.errors import WireError, require
@@ -155,8 +161,7 @@ class Compressor(ABC):
         """
         layout = self.layout(shape, dtype) if num_values(shape) else ()
         message = parse(data, shape, dtype, layout)
-        floats = [part for part in message.parts if part.is_floating_point()]
-        require(all(bool(part.isfinite().all()) for part in floats), "hold finite values")
+        require_finite_values(message.parts)
         if layout:
             self.check(message.parts, shape, dtype)
         return message
@@ -188,19 +193,21 @@ class Compressor(ABC):
         """
         return state if previous == self else self.init(like)
 
-    def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
+    def exchange(
+        self, tensors: list[Tensor], states: list[State], context: ExchangeContext
+    ) -> Exchange:
         """A worker's part of a round: its tensors in, the mean over the workers out.
 
         All workers run this in step, asking for the same collectives in the same order.
         """
         shared = self.needs_shared_randomness
         found = [
-            self.update(x, state, round.generator(place, shared=shared) if self.random else None)
+            self.update(x, state, context.generator(place, shared=shared) if self.random else None)
             for place, (x, state) in enumerate(zip(tensors, states, strict=True))
         ]
         messages = [message for message, _ in found]
         means = self._reduce if self.reducible and _same_dtype(messages) else self._gather
-        mean = yield from means(messages, round.num_workers)
+        mean = yield from means(messages, context.num_workers)
         sent = [self.decode(message) for message in messages]
         return Averaged(mean, sent, [state for _, state in found])
 
@@ -262,7 +269,7 @@ class Compressor(ABC):
             lengths = [self.num_bytes(*one) for one in tensors]
         else:
             require(data.numel() >= 8 * len(tensors), "state the length of every tensor's message")
-            lengths = data[: 8 * len(tensors)].cpu().numpy().view("<i8").tolist()
+            lengths = integers_from_bytes(data[: 8 * len(tensors)], "<i8")
             data = data[8 * len(tensors) :]
         require(min(lengths, default=0) >= 0, "have no negative length")
         require(data.numel() == sum(lengths), "be as long as it states")
@@ -290,9 +297,9 @@ def frame(messages: list[Message], fixed_size: bool) -> Tensor:
     device = device_of(messages)
     pieces = [message.to_tensor().to(device) for message in messages]
     if not fixed_size:
-        lengths = torch.tensor([piece.numel() for piece in pieces], dtype=torch.int64)
-        pieces.insert(0, lengths.view(torch.uint8).to(device))
-    return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.uint8)
+        lengths = integers_to_bytes([piece.numel() for piece in pieces], "<i8")
+        pieces.insert(0, lengths.to(device))
+    return to_bytes(pieces)
 
 
 def device_of(messages: Sequence[Message]) -> torch.device:

@@ -1,8 +1,10 @@
-"""When a gradient's norm changes quickly: the part of training in which compression does harm."""
+"""Critical learning regimes, detected by changes of the gradient's norm."""
 
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from phalanx.checks import require_at_least
 
 
 class Regime(NamedTuple):
@@ -48,10 +50,8 @@ class CriticalRegimes:
     """Epochs from one check to the next."""
 
     def __post_init__(self) -> None:
-        if not self.eta >= 0:
-            raise ValueError(f"eta must be at least 0, got {self.eta}")
-        if self.interval < 1:
-            raise ValueError(f"interval must be at least 1, got {self.interval}")
+        require_at_least(0, eta=self.eta)
+        require_at_least(1, interval=self.interval)
 
     def checks(self, epoch: int) -> bool:
         """Whether the norm of this epoch, counted from 0, is looked at."""
@@ -75,8 +75,7 @@ class CriticalRegimes:
         ended = regime.epoch + 1
         if not self.checks(regime.epoch):
             return Regime(ended, regime.norm, regime.critical or drops)
-        if norm < 0:
-            raise ValueError(f"norm must be at least 0, got {norm}")
+        require_at_least(0, norm=norm)
         if not math.isfinite(norm):  # a sum that overflowed: nothing to compare the next one with
             return Regime(ended, None, True)
         return Regime(ended, norm, drops or self.is_critical(regime.norm, norm))

@@ -1,4 +1,4 @@
-"""Uniform draws, as many as a gradient has values: what random rounding costs most time for."""
+"""Uniform random numbers for stochastic rounding, as many as a gradient has values."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Elias's omega and gamma codes: whole numbers from 1 on, short where they are small."""
+"""Elias omega and gamma codes of positive whole numbers."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What was not sent is not lost: it is added to the next tensor."""
+"""Error feedback for biased compressors."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.communication.collectives import Exchange, Round, State
+from phalanx.communication.collectives import Exchange, ExchangeContext, State
 from phalanx.compression.message import Message
 from phalanx.compression.wrapper import Wrapper
 from phalanx.floats import within, working
@@ -56,17 +56,19 @@ class ErrorFeedback(Wrapper):
         message, inner = self.inner.update(within(wanted, x.dtype), state[1:], generator)
         return message, (wanted - self.inner.decode(message), *inner)
 
-    def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
+    def exchange(
+        self, tensors: list[Tensor], states: list[State], context: ExchangeContext
+    ) -> Exchange:
         """The inner exchange of tensors with their memories added."""
         pairs = zip(tensors, states, strict=True)
-        if round.out is None:
+        if context.out is None:
             wanted = [state[0] + x for x, state in pairs]
         else:
             wanted = [state[0].add_(x) for x, state in pairs]
         given = [within(one, x.dtype) for one, x in zip(wanted, tensors, strict=True)]
-        inner = yield from self.inner.exchange(given, [state[1:] for state in states], round)
+        inner = yield from self.inner.exchange(given, [state[1:] for state in states], context)
         lefts = [
-            one - sent if round.out is None else one.sub_(sent)
+            one - sent if context.out is None else one.sub_(sent)
             for one, sent in zip(wanted, inner.sent, strict=True)
         ]
         following = zip(lefts, inner.states, strict=True)

@@ -1,4 +1,4 @@
-"""Buckets of values on a grid of their own: what the quantisers share."""
+"""Bucketed grids that quantisers round to."""
 
 from typing import Literal
 

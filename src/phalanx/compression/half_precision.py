@@ -1,4 +1,4 @@
-"""Halves: float16 or bfloat16 on the wire."""
+"""Half-precision compression: float16 or bfloat16 on the wire."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How quantised levels are written: all in as many bits, or in codes of varying length."""
+"""Codes for quantisation levels, of fixed or of varying length."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

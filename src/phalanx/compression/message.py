@@ -1,4 +1,4 @@
-"""What a compressor sends: a few flat tensors whose layout both sides know."""
+"""Messages of compressors: a few flat tensors whose layout both sides know."""
 
 import math
 from typing import NamedTuple
@@ -6,6 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from phalanx.communication.wire import (
+    from_buffer,
+    from_bytes,
+    integers_from_bytes,
+    integers_to_bytes,
+    to_bytes,
+)
 from phalanx.errors import WireError
 
 _MOST = 2**32  # lengths are four bytes
@@ -71,7 +78,6 @@ class Message(NamedTuple):
 
     def to_tensor(self) -> Tensor:
         """The bytes that travel as one uint8 tensor, on the device of the parts."""
-        pieces = [part.contiguous().view(torch.uint8) for part in self.parts]
         lengths = [
             part.numel()
             for part, known in zip(self.parts, self.layout, strict=True)
@@ -79,10 +85,8 @@ class Message(NamedTuple):
         ]
         if any(length >= _MOST for length in lengths):
             raise ValueError(f"a part must have below 2**32 values, got {max(lengths)}")
-        if lengths:
-            header = b"".join(length.to_bytes(4, "little") for length in lengths)
-            pieces.insert(0, _from_buffer(header).to(pieces[0].device))
-        return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.uint8)
+        header = [integers_to_bytes(lengths, "<u4").to(self.parts[0].device)] if lengths else []
+        return to_bytes([*header, *self.parts])
 
     def to_bytes(self) -> bytes:
         """The bytes that travel."""
@@ -98,32 +102,19 @@ def parse(
         WireError: if there are too few bytes or too many, or a length is out of its bounds. Nothing
             is allocated before that is known.
     """
-    raw = _from_buffer(data) if isinstance(data, bytes) else data
+    raw = from_buffer(data) if isinstance(data, bytes) else data
     start = 4 * sum(part.varies for part in layout)
     if raw.numel() < start:
         raise WireError(f"message must have at least {start} bytes, got {raw.numel()}")
-    stated = raw[:start].cpu().numpy().view("<u4").tolist()
+    stated = integers_from_bytes(raw[:start], "<u4")
     lengths = [stated.pop(0) if part.varies else part.fewest for part in layout]
     for part, length in zip(layout, lengths, strict=True):
         if not part.fewest <= length <= part.most:
             raise WireError(f"a part must have {part.fewest} to {part.most} values, got {length}")
-    sizes = [part.dtype.itemsize * length for part, length in zip(layout, lengths, strict=True)]
-    if raw.numel() != start + sum(sizes):
-        raise WireError(f"message must have {start + sum(sizes)} bytes, got {raw.numel()}")
-    pieces = raw[start:].split(sizes) if sizes else ()
-    # A copy each: values of four bytes may not start at every address.
-    parts = tuple(
-        piece.clone().view(part.dtype) for piece, part in zip(pieces, layout, strict=True)
-    )
-    return Message(shape, dtype, layout, parts)
+    values = [(part.dtype, length) for part, length in zip(layout, lengths, strict=True)]
+    return Message(shape, dtype, layout, from_bytes(raw[start:], values))
 
 
 def num_values(shape: tuple[int, ...]) -> int:
     """How many values a tensor of this shape has."""
     return math.prod(shape)
-
-
-def _from_buffer(data: bytes) -> Tensor:
-    if not data:
-        return torch.empty(0, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Momentum that each worker keeps before it compresses."""
+"""Momentum correction: each worker's momentum before compression."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.communication.collectives import Exchange, Round, State
+from phalanx.checks import require_above, require_below_one
+from phalanx.communication.collectives import Exchange, ExchangeContext, State
 from phalanx.compression.message import Message
 from phalanx.compression.wrapper import Wrapper
 from phalanx.floats import within, working
@@ -50,8 +51,7 @@ class MomentumCorrection(Wrapper):
 
     def __post_init__(self) -> None:
         require_momentum(self.momentum)
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be above 0, got {self.clip}")
+        require_above(0, clip=self.clip)
         if self.inner.unbiased:
             raise ValueError(
                 f"inner must be a biased compressor (with rescale=False, say), got {self.inner}"
@@ -73,12 +73,14 @@ class MomentumCorrection(Wrapper):
         message, inner = self.inner.update(within(wanted, x.dtype), state[2:], generator)
         return message, (*self._left(velocity, wanted, self.inner.decode(message)), *inner)
 
-    def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
+    def exchange(
+        self, tensors: list[Tensor], states: list[State], context: ExchangeContext
+    ) -> Exchange:
         """The inner exchange of what is left to send."""
-        tensors = self._clipped(tensors, round.num_workers)
+        tensors = self._clipped(tensors, context.num_workers)
         moved = [self._moved(x, state) for x, state in zip(tensors, states, strict=True)]
         given = [within(wanted, x.dtype) for (_, wanted), x in zip(moved, tensors, strict=True)]
-        found = yield from self.inner.exchange(given, [state[2:] for state in states], round)
+        found = yield from self.inner.exchange(given, [state[2:] for state in states], context)
         following = zip(moved, found.sent, found.states, strict=True)
         return found._replace(
             states=[(*self._left(*pair, sent), *inner) for pair, sent, inner in following]
@@ -106,5 +108,4 @@ class MomentumCorrection(Wrapper):
 
 def require_momentum(momentum: float) -> None:
     """Raises a `ValueError` unless it is a share below 1."""
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be at least 0 and below 1, got {momentum}")
+    require_below_one(momentum=momentum)

@@ -1,4 +1,4 @@
-"""Low-rank factors, found by one step of the power method from the last round's."""
+"""PowerSGD: low-rank compression by warm-started power iteration."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.communication.collectives import AllReduce, Averaged, Exchange, Round, State
+from phalanx.checks import require_at_least
+from phalanx.communication.collectives import AllReduce, Averaged, Exchange, ExchangeContext, State
 from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.message import Message, Part, fixed, num_values
 from phalanx.floats import require_finite, within, working
@@ -47,10 +48,8 @@ class PowerSGD(Compressor):
     or the worker's own matrix projected on the common left factor."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
-        if not self.min_compression >= 1:
-            raise ValueError(f"min_compression must be at least 1, got {self.min_compression}")
+        require_at_least(1, rank=self.rank)
+        require_at_least(1, min_compression=self.min_compression)
         if self.error not in ("aggregate", "local"):
             raise ValueError(f"error must be aggregate or local, got {self.error}")
 
@@ -129,9 +128,7 @@ class PowerSGD(Compressor):
         known, lacking = state[0], fresh[0].shape[1] - state[0].shape[1]
         if lacking <= 0:
             return (known[:, : fresh[0].shape[1]].clone(),)
-        assert generator is not None
-        shape = (len(known), lacking)
-        drawn = torch.randn(shape, generator=generator, device=generator.device).to(known)
+        drawn = _normal((len(known), lacking), generator).to(known)
         return (torch.cat([known, orthonormal(torch.cat([known, drawn], dim=1))[:, -lacking:]], 1),)
 
     def update(
@@ -146,7 +143,9 @@ class PowerSGD(Compressor):
         message = Message(shape, x.dtype, self.layout(shape, x.dtype), parts)
         return message, (parts[1].view_as(state[0]),)
 
-    def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
+    def exchange(
+        self, tensors: list[Tensor], states: list[State], context: ExchangeContext
+    ) -> Exchange:
         """The mean left factors, made orthonormal, give the right ones, of which means are taken.
 
         What has no factors travels with the left ones.
@@ -154,14 +153,14 @@ class PowerSGD(Compressor):
         places = [place for place, x in enumerate(tensors) if self.factors(tuple(x.shape))]
         matrices = [_as_matrix(tensors[place]) for place in places]
         lefts = [
-            _times(matrix, self._start(tensors[place], states[place], round, place))
+            _times(matrix, self._start(tensors[place], states[place], context, place))
             for place, matrix in zip(places, matrices, strict=True)
         ]
         dense = [x for place, x in enumerate(tensors) if place not in places]
-        found = yield from _mean([*lefts, *dense], round.num_workers)
+        found = yield from _mean([*lefts, *dense], context.num_workers)
         bases = [orthonormal(left) for left in found[: len(places)]]
         own = [_project(basis, matrix) for basis, matrix in zip(bases, matrices, strict=True)]
-        rights = yield from _mean(own, round.num_workers)
+        rights = yield from _mean(own, context.num_workers)
         plain = iter(found[len(places) :])
         result = Averaged(list(tensors), list(tensors), list(states))
         for place, x in enumerate(tensors):
@@ -169,7 +168,7 @@ class PowerSGD(Compressor):
                 result.mean[place] = within(next(plain), x.dtype)
         for place, basis, right, mine in zip(places, bases, rights, own, strict=True):
             like = tensors[place]
-            out = None if round.out is None else round.out[place]
+            out = None if context.out is None else context.out[place]
             result.mean[place] = _product(basis, right, like, out)
             result.sent[place] = result.mean[place]
             if self.error == "local":
@@ -178,18 +177,22 @@ class PowerSGD(Compressor):
                 result.states[place] = (right.T,)
         return result
 
-    def _start(self, x: Tensor, state: State, round: Round, place: int) -> Matrix:
+    def _start(self, x: Tensor, state: State, context: ExchangeContext, place: int) -> Matrix:
         """The last right factor, or a first one."""
         warm = _last(state)
-        return self._drawn(x, round.generator(place, shared=True)) if warm is None else warm
+        return self._drawn(x, context.generator(place, shared=True)) if warm is None else warm
 
     def _drawn(self, x: Tensor, generator: torch.Generator | None) -> Matrix:
         """Random numbers."""
         sizes = self.factors(tuple(x.shape))
-        assert sizes is not None
-        assert generator is not None
-        drawn = torch.randn(sizes[1:], generator=generator, device=generator.device)
-        return drawn.to(x.device, working(x.dtype))
+        assert sizes is not None  # else there is nothing to draw
+        return _normal(sizes[1:], generator).to(x.device, working(x.dtype))
+
+
+def _normal(shape: tuple[int, int], generator: torch.Generator | None) -> Tensor:
+    if generator is None:
+        raise ValueError("generator must be given: PowerSGD is random, got None")
+    return torch.randn(shape, generator=generator, device=generator.device)
 
 
 def _last(state: State) -> Matrix | None:
@@ -244,7 +247,5 @@ def _mean(
     flat = torch.cat([x.detach().reshape(-1).to(working(x.dtype)) for x in tensors])
     total = yield AllReduce(flat / num_workers)
     assert isinstance(total, Tensor)
-    pieces = total.split([x.numel() for x in tensors])
-    return [
-        piece.view(x.shape).to(working(x.dtype)) for piece, x in zip(pieces, tensors, strict=True)
-    ]
+    pieces = zip(total.split([x.numel() for x in tensors]), tensors, strict=True)
+    return [piece.view(x.shape).to(working(x.dtype)) for piece, x in pieces]

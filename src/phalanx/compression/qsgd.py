@@ -1,4 +1,4 @@
-"""Random rounding to a few levels, right on average."""
+"""QSGD: unbiased stochastic quantisation to a few levels."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.checks import require_between
 from phalanx.compression.grid import Norm, norms
 from phalanx.compression.level_codes import (
     DenseLevels,
@@ -52,8 +53,7 @@ class QSGD(GridQuantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.levels <= 127:
-            raise ValueError(f"levels must be from 1 to 127, got {self.levels}")
+        require_between(1, 127, levels=self.levels)
         codings = ("fixed", "elias-sparse", "elias-dense", "auto")
         if self.coding not in codings:
             raise ValueError(f"coding must be one of {', '.join(codings)}, got {self.coding}")

@@ -1,4 +1,4 @@
-"""What quantisers on a grid share: scales, packed levels, and how they are read."""
+"""Base of quantisers on a grid: scales and packed levels."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from jaxtyping import Float, Int8
 from torch import Tensor
 
 from phalanx.bits import empty
+from phalanx.checks import require_at_least
 from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.draws import Uniforms
 from phalanx.compression.grid import buckets, num_buckets, values
@@ -28,8 +29,7 @@ class GridQuantizer(Compressor):
     """Neighbouring values that share one scale; a tensor with fewer values is one bucket."""
 
     def __post_init__(self) -> None:
-        if self.bucket_size < 1:
-            raise ValueError(f"bucket_size must be at least 1, got {self.bucket_size}")
+        require_at_least(1, bucket_size=self.bucket_size)
 
     @property
     @abstractmethod

@@ -1,4 +1,4 @@
-"""One block of neighbouring values."""
+"""Random-block sparsification: one block of neighbouring values."""
 
 from dataclasses import dataclass
 

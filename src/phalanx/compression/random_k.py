@@ -1,4 +1,4 @@
-"""Values at random positions that are never sent."""
+"""Random-k sparsification at positions drawn from a shared seed."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.message import Part, fixed, num_values
 from phalanx.compression.selection import num_kept, require_ratio
 from phalanx.errors import require
+from phalanx.floats import working
 from phalanx.randomness import generator as seeded_by
 
 
@@ -79,7 +80,7 @@ class RandomSelection(Compressor):
         """The values, scaled up if they are to be, in the places of the seed."""
         seed, values = parts
         dim = num_values(shape)
-        wide = torch.promote_types(dtype, torch.float32)
+        wide = working(dtype)
         found = torch.zeros(dim, dtype=wide, device=values.device)
         factor = dim / values.numel() if self.rescale else 1.0
         limits = torch.finfo(wide)  # what is scaled out of the range is held at its border

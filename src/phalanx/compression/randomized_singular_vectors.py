@@ -1,4 +1,4 @@
-"""Singular vectors as far as they pay, found by random projections; the rest entry by entry."""
+"""Randomised singular vectors for ATOMO, with the rest entry by entry."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from phalanx.bits import empty
+from phalanx.checks import require_at_least
 from phalanx.compression.atoms import Budget, Entries, SingularVectors, pack_chosen
 from phalanx.compression.base import Shape
 from phalanx.compression.draws import Uniforms
@@ -86,10 +87,8 @@ class RandomizedSingularVectors(SingularVectors):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
-        if self.power_iterations < 1:
-            raise ValueError(f"power_iterations must be at least 1, got {self.power_iterations}")
+        require_at_least(1, rank=self.rank)
+        require_at_least(1, power_iterations=self.power_iterations)
 
     def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
         """Left vectors, right vectors; the entries."""

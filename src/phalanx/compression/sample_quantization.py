@@ -1,4 +1,4 @@
-"""A grid for every sample: no sample's activations depend on who else is in its micro-batch."""
+"""Quantisation of activations with a grid per sample."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which atoms to keep, and with what probability: the least variance that a budget buys."""
+"""Sampling of atoms with the probabilities of least variance for a budget."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Signs, and the mean magnitude."""
+"""Scaled-sign compression: signs and the mean magnitude."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,9 +1,11 @@
-"""Which values of a vector to keep: the largest, and how many."""
+"""Selection of the largest values of a vector."""
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+from phalanx.checks import require_share
 
 _BLOCK = 1 << 17  # values at a time: a block and its magnitudes stay in the cache
 _SAMPLE = 1 << 16  # values looked at to guess where the largest begin
@@ -17,8 +19,7 @@ def num_kept(ratio: float, dim: int) -> int:
 
 def require_ratio(ratio: float) -> None:
     """Raises a `ValueError` unless it is a share above 0."""
-    if not 0 < ratio <= 1:
-        raise ValueError(f"ratio must be above 0 and at most 1, got {ratio}")
+    require_share(ratio=ratio)
 
 
 def reached(

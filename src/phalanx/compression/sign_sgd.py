@@ -1,4 +1,4 @@
-"""Signs, and a vote."""
+"""SignSGD with majority vote."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from phalanx.bits import check_packed, pack_signs, packed_length, unpack_signs
-from phalanx.communication.collectives import AllReduce, Averaged, Exchange, Round, State
+from phalanx.communication.collectives import AllReduce, Averaged, Exchange, ExchangeContext, State
 from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.message import Part, fixed, num_values
 
@@ -54,15 +54,17 @@ class SignSGD(Compressor):
         """Bits after the last are zero."""
         check_packed(parts[0], 1, num_values(shape))
 
-    def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
+    def exchange(
+        self, tensors: list[Tensor], states: list[State], context: ExchangeContext
+    ) -> Exchange:
         """The majority's signs, in place of the mean."""
         found = [self.update(x, state) for x, state in zip(tensors, states, strict=True)]
         messages = [message for message, _ in found]
         sent = [self.decode(message) for message in messages]
-        if round.num_workers <= _PACKED_WORKERS or not tensors:
-            sums = yield from self._gather(messages, round.num_workers)
+        if context.num_workers <= _PACKED_WORKERS or not tensors:
+            sums = yield from self._gather(messages, context.num_workers)
         else:
-            container = torch.int8 if round.num_workers <= 127 else torch.int32
+            container = torch.int8 if context.num_workers <= 127 else torch.int32
             flat = [one.reshape(-1).to(container) for one in sent]
             total = yield AllReduce(torch.cat(flat))
             assert isinstance(total, Tensor)

@@ -1,4 +1,4 @@
-"""Signs of momenta, and a vote."""
+"""Signum: majority vote on the signs of momenta."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A budget for atoms of two kinds: from which sizes on both are certain, at the least variance."""
+"""Budget split between singular vectors and entries, at the least variance."""
 
 import math
 from typing import NamedTuple

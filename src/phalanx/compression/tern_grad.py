@@ -1,4 +1,4 @@
-"""Three values: minus the scale, zero, plus the scale."""
+"""TernGrad: unbiased ternary quantisation."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from jaxtyping import Float, Int8
 from torch import Tensor
 
 from phalanx.bits import check_trits, pack_trits, packed_trits, unpack_trits
-from phalanx.communication.collectives import AllReduce, Averaged, Exchange, Round, State
+from phalanx.checks import require_above
+from phalanx.communication.collectives import AllReduce, Averaged, Exchange, ExchangeContext, State
 from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.draws import uniforms
 from phalanx.compression.grid import share
@@ -43,8 +44,7 @@ class TernGrad(Compressor):
     """Whether workers agree on one scale for each tensor, so that levels can be added."""
 
     def __post_init__(self) -> None:
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be above 0, got {self.clip}")
+        require_above(0, clip=self.clip)
 
     @property
     def random(self) -> bool:
@@ -80,20 +80,22 @@ class TernGrad(Compressor):
         require(bool((parts[0] >= 0).all()), "have a scale of at least 0")
         check_trits(parts[1], num_values(shape))
 
-    def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
+    def exchange(
+        self, tensors: list[Tensor], states: list[State], context: ExchangeContext
+    ) -> Exchange:
         """With a shared scale: the largest scale first, then the sum of the levels."""
         full = [place for place, x in enumerate(tensors) if x.numel()]
         if not self.share_scale or not full:
-            return (yield from super().exchange(tensors, states, round))
+            return (yield from super().exchange(tensors, states, context))
         clipped = [self._clipped(tensors[place]) for place in full]
         own = torch.stack([x.abs().max().double() for x in clipped])
         scales = yield AllReduce(own, largest=True)
         assert isinstance(scales, Tensor)
         levels = [
-            _ternary(x, scale.to(x.dtype).view(1), round.generator(place, shared=False))
+            _ternary(x, scale.to(x.dtype).view(1), context.generator(place, shared=False))
             for place, x, scale in zip(full, clipped, scales, strict=True)
         ]
-        container = torch.int8 if round.num_workers <= 127 else torch.int32
+        container = torch.int8 if context.num_workers <= 127 else torch.int32
         total = yield AllReduce(torch.cat(levels).to(container))
         assert isinstance(total, Tensor)
         mean, sent = [x.clone() for x in tensors], [x.clone() for x in tensors]
@@ -101,7 +103,7 @@ class TernGrad(Compressor):
         for place, scale, level, added in zip(full, scales, levels, sums, strict=True):
             like = tensors[place]
             sent[place] = within(level * scale, like.dtype).view(like.shape)
-            average = added * (scale / round.num_workers)
+            average = added * (scale / context.num_workers)
             mean[place] = within(average, like.dtype).view(like.shape)
         return Averaged(mean, sent, states)
 

@@ -1,4 +1,4 @@
-"""The values that are large enough, however many these are."""
+"""Threshold sparsification: all values that are large enough."""
 
 import math
 from abc import abstractmethod
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from phalanx.bits import pack_indices, packed_length, unpack_indices
+from phalanx.checks import require_share
 from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.message import Part, num_values
 from phalanx.compression.selection import num_kept, require_ratio
@@ -111,8 +112,7 @@ class SampledTopK(_LargeValues):
 
     def __post_init__(self) -> None:
         require_ratio(self.ratio)
-        if not 0 < self.sample <= 1:
-            raise ValueError(f"sample must be above 0 and at most 1, got {self.sample}")
+        require_share(sample=self.sample)
 
     def chosen(self, flat: Float[Tensor, " dim"]) -> Int64[Tensor, " kept"]:
         """Those that reach the threshold; equally spaced values are the sample."""

@@ -1,4 +1,4 @@
-"""The largest values, and where they stand."""
+"""Top-k sparsification: the largest values and their positions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

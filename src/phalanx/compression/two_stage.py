@@ -1,4 +1,4 @@
-"""An all-reduce of which both halves are compressed."""
+"""Two-stage compressed all-reduce: both halves are compressed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,7 +7,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from phalanx.communication.collectives import AllGather, AllToAll, Averaged, Exchange, Round, State
+from phalanx.communication.collectives import (
+    AllGather,
+    AllToAll,
+    Averaged,
+    Exchange,
+    ExchangeContext,
+    State,
+)
 from phalanx.compression.base import Compressor, frame
 from phalanx.compression.message import Message
 from phalanx.compression.scaled_sign import ScaledSign
@@ -34,9 +41,9 @@ class TwoStage(Wrapper):
     scale, and are not filled up to equal sizes.
 
     >>> import torch
-    >>> from phalanx.compression import Memory, simulate
+    >>> from phalanx.compression import TensorStates, simulate
     >>> rows = [{"w": torch.tensor([4.0, 1.0])}, {"w": torch.tensor([2.0, -3.0])}]
-    >>> means, memories = simulate(TwoStage(), rows, [Memory(), Memory()])
+    >>> means, memories = simulate(TwoStage(), rows, [TensorStates(), TensorStates()])
     >>> means[1]["w"]
     tensor([ 3., -1.])
     """
@@ -62,14 +69,16 @@ class TwoStage(Wrapper):
         """False: messages are averaged where they are decoded."""
         return False
 
-    def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
+    def exchange(
+        self, tensors: list[Tensor], states: list[State], context: ExchangeContext
+    ) -> Exchange:
         """Chunks to those who average them, and their means to all."""
-        shared, everybody = self.inner.needs_shared_randomness, range(round.num_workers)
+        shared, everybody = self.inner.needs_shared_randomness, range(context.num_workers)
         sources = [
-            round.generator(place, shared=shared) if self.inner.random else None
+            context.generator(place, shared=shared) if self.inner.random else None
             for place in range(len(tensors))
         ]
-        chunks = [x.detach().reshape(-1).tensor_split(round.num_workers) for x in tensors]
+        chunks = [x.detach().reshape(-1).tensor_split(context.num_workers) for x in tensors]
         outgoing = [
             [
                 self.inner.encode(chunk[worker], source)
@@ -81,7 +90,7 @@ class TwoStage(Wrapper):
         lengths = tuple(len(piece) for piece in pieces)
         arrived = yield AllToAll(torch.cat(pieces), lengths)
         assert isinstance(arrived, list)
-        means = self._means(arrived, outgoing[round.worker])
+        means = self._means(arrived, outgoing[context.worker])
         wanted = [
             mean + state[0] if state else mean for mean, state in zip(means, states, strict=True)
         ]
@@ -90,7 +99,7 @@ class TwoStage(Wrapper):
             for x, like, source in zip(wanted, tensors, sources, strict=True)
         ]
         padded = torch.nn.functional.pad(
-            frame(own, True), (0, max(lengths) - lengths[round.worker])
+            frame(own, True), (0, max(lengths) - lengths[context.worker])
         )
         rows = yield AllGather(padded, equal=True)
         told = [
@@ -101,7 +110,7 @@ class TwoStage(Wrapper):
         ]
         following: list[State] = [()] * len(tensors)
         if self.remember and not self.inner.unbiased:
-            following = [(x - sent,) for x, sent in zip(wanted, told[round.worker], strict=True)]
+            following = [(x - sent,) for x, sent in zip(wanted, told[context.worker], strict=True)]
         sent = [[self.inner.decode(message) for message in messages] for messages in outgoing]
         return Averaged(_joined(told, tensors), _joined(sent, tensors), following)
 

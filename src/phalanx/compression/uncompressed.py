@@ -1,4 +1,4 @@
-"""All of it."""
+"""The identity compressor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

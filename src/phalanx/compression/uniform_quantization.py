@@ -1,10 +1,11 @@
-"""Rounding to the nearest of a few levels."""
+"""Uniform quantisation to the nearest of a few levels."""
 
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.checks import require_between
 from phalanx.compression.grid import norms
 from phalanx.compression.quantization import GridQuantizer
 
@@ -30,8 +31,7 @@ class UniformQuantization(GridQuantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= self.bits <= 8:
-            raise ValueError(f"bits must be from 2 to 8, got {self.bits}")
+        require_between(2, 8, bits=self.bits)
 
     @property
     def num_levels(self) -> int:

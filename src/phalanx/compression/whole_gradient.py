@@ -1,14 +1,14 @@
-"""All tensors as one: one budget for the gradient, whatever its layers."""
+"""Compression of the whole gradient as one vector, with one budget for all layers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from phalanx.communication.collectives import Exchange, Round, State
+from phalanx.communication.collectives import Exchange, ExchangeContext, State
 from phalanx.compression.wrapper import Wrapper
 from phalanx.floats import within
+from phalanx.parameters import ParameterLayout
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class WholeGradient(Wrapper):
     Source: Barati Eghlidi, Jaggi, "Sparse Communication for Training Deep Networks", 2020.
 
     >>> import torch
-    >>> from phalanx.compression import Memory, TopK, WholeGradient, simulate
+    >>> from phalanx.compression import TensorStates, TopK, WholeGradient, simulate
     >>> rows = [{"large": torch.tensor([3.0, 2.0]), "small": torch.tensor([0.1, 0.2])}]
-    >>> means, _ = simulate(WholeGradient(TopK(ratio=0.5)), rows, [Memory()])
+    >>> means, _ = simulate(WholeGradient(TopK(ratio=0.5)), rows, [TensorStates()])
     >>> means[0]["large"], means[0]["small"]
     (tensor([3., 2.]), tensor([0., 0.]))
     """
@@ -38,23 +38,19 @@ class WholeGradient(Wrapper):
                 f"inner must not remember (ErrorFeedback belongs around), got {self.inner}"
             )
 
-    def exchange(self, tensors: list[Tensor], states: list[State], round: Round) -> Exchange:
+    def exchange(
+        self, tensors: list[Tensor], states: list[State], context: ExchangeContext
+    ) -> Exchange:
         """The inner exchange of one vector, cut up again. Its randomness is the first tensor's."""
         if not tensors:
-            return (yield from self.inner.exchange(tensors, states, round))
-        dtype = tensors[0].dtype
-        for x in tensors:
-            dtype = torch.promote_types(dtype, x.dtype)
-        flat = torch.cat([x.detach().reshape(-1).to(dtype) for x in tensors])
-        single = round._replace(names=round.names[:1], out=None)
-        found = yield from self.inner.exchange([flat], [()], single)
-        mean, sent = (_cut(one, tensors) for one in (found.mean[0], found.sent[0]))
-        return found._replace(mean=mean, sent=sent, states=states)
+            return (yield from self.inner.exchange(tensors, states, context))
+        named = dict(zip(context.names, tensors, strict=True))
+        layout = ParameterLayout.like(named)
+        single = context._replace(names=context.names[:1], out=None)
+        found = yield from self.inner.exchange([layout.flatten(named)], [()], single)
 
+        def cut(flat: Tensor) -> list[Tensor]:
+            parts = layout.unflatten(flat)
+            return [within(parts[name], x.dtype).clone() for name, x in named.items()]
 
-def _cut(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The pieces of a vector, in the shapes and dtypes of these tensors."""
-    pieces = flat.split([x.numel() for x in like])
-    return [
-        within(piece, x.dtype).clone().view(x.shape) for piece, x in zip(pieces, like, strict=True)
-    ]
+        return found._replace(mean=cut(found.mean[0]), sent=cut(found.sent[0]), states=states)

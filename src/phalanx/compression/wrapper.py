@@ -1,4 +1,4 @@
-"""What compressors around another compressor have in common."""
+"""Base of compressors around another compressor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

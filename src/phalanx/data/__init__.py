@@ -1,4 +1,4 @@
-"""Where labelled data comes from: real loaders, one description each; and who holds which of it."""
+"""Labelled data sets from files and libraries, and their partitions over workers."""
 
 from phalanx.data.base import DataSource, Splits
 from phalanx.data.csv_file import CsvFile

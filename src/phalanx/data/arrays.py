@@ -1,4 +1,4 @@
-"""From arrays to `Splits`: the steps that the sources share."""
+"""Conversion of arrays to `Splits`: standardisation, classes, stratified splits."""
 
 from collections.abc import Iterable
 from pathlib import Path

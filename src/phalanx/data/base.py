@@ -1,4 +1,4 @@
-"""What every source of data looks like, and what it hands over."""
+"""Base class of data sources, and the training and test sets that they load."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 @dataclass(frozen=True)
 class Splits:
-    """What to train on and what to test on.
+    """A training set and a test set.
 
     An item of either set is a pair: an input of `input_shape`, and its class, an int64 number in
     `0 .. num_classes - 1`. Inputs are float32; those of texts are tokens, int64. Where the next
@@ -32,11 +32,11 @@ class Splits:
 
 @dataclass(frozen=True)
 class DataSource(ABC):
-    """Where labelled data comes from: the description only; nothing is read before `load`."""
+    """Description of a labelled data set; nothing is read before `load`."""
 
     @abstractmethod
     def load(self) -> Splits:
-        """Reads the data. Every call, in every process, gives the same numbers in the same order.
+        """The training and test sets: the same numbers in the same order, in every process.
 
         Raises:
             FileNotFoundError: if the file is missing.

@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn: nothing to download."""
+"""Handwritten digits that come with scikit-learn, without a download."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class Digits(DataSource):
         check_fraction(self.test_fraction)
 
     def load(self) -> Splits:
-        """Reads the images, `(1, 8, 8)` each."""
+        """The images, `(1, 8, 8)` each."""
         # Imported where it is used: it takes as long to import as torch.
         from sklearn.datasets import load_digits
 

@@ -1,6 +1,5 @@
-"""Workers that differ as much as one likes."""
+"""Dirichlet partitioner: label skew of any strength."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +7,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from phalanx.checks import require_finite_above
 from phalanx.data.partitioner import Partitioner, check_split, shuffled
 
 
 @dataclass(frozen=True)
 class DirichletPartitioner(Partitioner):
-    """Each class is dealt out in shares drawn from a Dirichlet distribution over the workers.
+    """Shares of each class drawn from a Dirichlet distribution over the workers.
 
     Small `alpha` gives most of a class to few workers, large `alpha` about as much to each. Shares
     differ in size, and for small `alpha` some may be empty.
@@ -32,8 +32,7 @@ class DirichletPartitioner(Partitioner):
     """Concentration: how alike the workers are, above 0."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < math.inf:
-            raise ValueError(f"alpha must be finite and above 0, got {self.alpha}")
+        require_finite_above(0, alpha=self.alpha)
 
     def split(
         self,

@@ -1,4 +1,4 @@
-"""Sets of the Hugging Face hub, by name, and files that its library reads."""
+"""Data sets of the Hugging Face hub, by name, and files that its library reads."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from phalanx.checks import require_at_least
 from phalanx.data.arrays import (
     Array,
     channels_first,
@@ -65,11 +66,10 @@ class HuggingFaceDataset(DataSource):
     def __post_init__(self) -> None:
         check_size(self.image_size)
         check_fraction(self.test_fraction)
-        if self.num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {self.num_features}")
+        require_at_least(1, num_features=self.num_features)
 
     def load(self) -> Splits:
-        """Reads the set, after a download where it is needed.
+        """The training and test sets, after a download where it is needed.
 
         Raises:
             ValueError: if `datasets` is not installed, a split or column is missing, or the inputs

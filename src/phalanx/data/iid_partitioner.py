@@ -1,4 +1,4 @@
-"""Workers whose data are alike."""
+"""IID partitioner: random shares of equal size."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from phalanx.data.partitioner import Partitioner, check_split, shuffled
 
 @dataclass(frozen=True)
 class IidPartitioner(Partitioner):
-    """Every worker holds a random share of the samples, as many as any other, one more or less.
+    """Random shares of the samples, of equal size, one more or less.
 
     >>> import torch
     >>> targets = torch.tensor([0, 0, 0, 1, 1])

@@ -1,10 +1,11 @@
-"""From pictures to arrays."""
+"""Conversion of pictures to arrays."""
 
 from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
 
+from phalanx.checks import require_at_least
 from phalanx.data.arrays import Array
 
 
@@ -35,5 +36,4 @@ def stack_images(images: Iterable[Image.Image], name: str, size: int | None = No
 
 def check_size(image_size: int | None) -> None:
     """Refuses a size below one pixel."""
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size must be at least 1, got {image_size}")
+    require_at_least(1, image_size=image_size)

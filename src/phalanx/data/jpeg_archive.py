@@ -51,7 +51,7 @@ class JpegArchive(DataSource):
         check_samples("test_samples", self.test_samples)
 
     def load(self) -> Splits:
-        """Reads the file and decodes its images.
+        """The training and test sets of the file, decoded.
 
         Raises:
             FileNotFoundError: if the file is missing.

@@ -1,4 +1,4 @@
-"""Texts and their classes from a CSV file, as sequences of words."""
+"""Texts and their classes from a CSV file, as sequences of word tokens."""
 
 import zlib
 from collections import Counter
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from phalanx.checks import require_at_least
 from phalanx.data.arrays import check_fraction, in_memory, number_labels
 from phalanx.data.base import DataSource, Splits
 from phalanx.data.tables import read_labels, read_table, train_and_test
@@ -64,16 +65,14 @@ class LabelledTexts(DataSource):
     """Share of the rows that is held out where there is no split column."""
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise ValueError(f"length must be at least 1, got {self.length}")
-        if self.vocabulary < 3:
-            raise ValueError(f"vocabulary must be at least 3, got {self.vocabulary}")
+        require_at_least(1, length=self.length)
+        require_at_least(3, vocabulary=self.vocabulary)
         if not self.text:
             raise ValueError("text must name at least 1 column, got none")
         check_fraction(self.test_fraction)
 
     def load(self) -> Splits:
-        """Reads the file.
+        """The training and test sets of the file.
 
         Raises:
             FileNotFoundError: if the file is missing.

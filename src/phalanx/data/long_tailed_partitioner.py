@@ -1,4 +1,4 @@
-"""Data in which some classes are rare."""
+"""Long-tailed class imbalance, before a partitioner."""
 
 from dataclasses import dataclass, field
 
@@ -6,13 +6,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from phalanx.checks import require_share
 from phalanx.data.iid_partitioner import IidPartitioner
 from phalanx.data.partitioner import Partitioner, check_split, shuffled
 
 
 @dataclass(frozen=True)
 class LongTailedPartitioner(Partitioner):
-    """Keeps `keep ** c` of the samples of class `c`, then deals out what is left.
+    """A partition of long-tailed data: `keep ** c` of the samples of class `c` are kept.
 
     A class keeps one sample at least; which ones is random.
 
@@ -29,12 +30,11 @@ class LongTailedPartitioner(Partitioner):
     keep: float = 0.5
     """What a class keeps, as a share of what the class before keeps (gamma), in (0, 1]."""
 
-    shards: Partitioner = field(default_factory=IidPartitioner)
+    partitioner: Partitioner = field(default_factory=IidPartitioner)
     """How the samples that are left are dealt out."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
-            raise ValueError(f"keep must be above 0 and at most 1, got {self.keep}")
+        require_share(keep=self.keep)
 
     def split(
         self,
@@ -52,4 +52,4 @@ class LongTailedPartitioner(Partitioner):
             kept = torch.cat([kept, members[:number]])
         # Sorted: what comes next sees the data set, thinned, in its own order.
         kept = kept.sort().values
-        return [kept[own] for own in self.shards.split(classes[kept], num_workers, generator)]
+        return [kept[own] for own in self.partitioner.split(classes[kept], num_workers, generator)]

@@ -56,7 +56,7 @@ class NpzFile(DataSource):
         check_fraction(self.test_fraction)
 
     def load(self) -> Splits:
-        """Reads the file.
+        """The training and test sets of the file.
 
         Raises:
             FileNotFoundError: if the file is missing.

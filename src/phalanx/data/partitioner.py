@@ -1,4 +1,4 @@
-"""Who holds which samples, where workers have data of their own."""
+"""Base class of data partitioners, for workers with data of their own."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from phalanx.checks import require_at_least
+
 
 @dataclass(frozen=True)
 class Partitioner(ABC):
-    """How the samples of a data set are dealt out to workers."""
+    """A partition of the samples of a data set over workers."""
 
     @abstractmethod
     def split(
@@ -37,8 +39,7 @@ def check_split(targets: Int[Tensor, " samples"], num_workers: int) -> Int[Tenso
     Raises:
         ValueError: if `num_workers` is below 1, or a class below 0.
     """
-    if num_workers < 1:
-        raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+    require_at_least(1, num_workers=num_workers)
     if len(targets) and targets.min() < 0:
         raise ValueError(f"targets must be 0 or more, got {int(targets.min())}")
     return targets.cpu()

@@ -1,4 +1,4 @@
-"""Workers that know a class or two each."""
+"""Shard partitioner: one or two classes per worker."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from phalanx.data.partitioner import Partitioner, check_split, shuffled
 
 @dataclass(frozen=True)
 class ShardPartitioner(Partitioner):
-    """The samples are sorted by class and cut into shards of equal size, one more or less.
+    """Shards of the samples sorted by class, of equal size, one more or less.
 
     The hardest split: most workers know a class or two. Within a class the order is random.
 

@@ -1,4 +1,4 @@
-"""Tables in CSV files: their columns, who is for training, and classes."""
+"""CSV tables: columns, splits and classes."""
 
 import csv
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Text in files, and words in texts: what the sources of text share."""
+"""Text files, words and bags of words."""
 
 import csv
 import gzip

@@ -1,10 +1,11 @@
-"""One long text, of which the next character is asked for."""
+"""Character sequences from one long text, for next-character prediction."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from phalanx.checks import require_at_least
 from phalanx.data.arrays import Array, check_fraction, in_memory
 from phalanx.data.base import DataSource, Splits
 from phalanx.data.text import open_text
@@ -44,12 +45,11 @@ class TextFile(DataSource):
     """Share of the characters, at the end of the text, that is for testing."""
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise ValueError(f"length must be at least 1, got {self.length}")
+        require_at_least(1, length=self.length)
         check_fraction(self.test_fraction)
 
     def load(self) -> Splits:
-        """Reads the file.
+        """The training and test sets of the file.
 
         Raises:
             FileNotFoundError: if the file is missing.

@@ -1,4 +1,4 @@
-"""The image classification sets of torchvision, by name."""
+"""Image classification data sets of torchvision, by name."""
 
 import inspect
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ class TorchvisionDataset(DataSource):
         check_size(self.image_size)
 
     def load(self) -> Splits:
-        """Reads the set, after a download where that is allowed and needed.
+        """The training and test sets, after a download where that is allowed and needed.
 
         Raises:
             ValueError: if torchvision is not installed, has no such data set, or what it has are

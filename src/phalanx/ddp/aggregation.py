@@ -16,9 +16,11 @@ from phalanx.ddp.collective import choose
 from phalanx.ddp.memory import ParameterMemory
 from phalanx.ddp.parameters import trained
 from phalanx.ddp.sharded import as_pipeline, remembers
+from phalanx.floats import widest
+from phalanx.parameters import ParameterLayout
 
 
-class Outcome(NamedTuple):
+class AggregatedStep(NamedTuple):
     """What a rule made of the gradients of one step; the same on all ranks.
 
     Attributes:
@@ -59,7 +61,7 @@ class GradientAggregation:
         peers = Peers(model.process_group)
         self.rule = rule
         self.num_steps = 0
-        self.last: Outcome | None = None
+        self.last: AggregatedStep | None = None
         self.times_suspected = torch.zeros(peers.size, dtype=torch.int64)
         self._names = names
         self._pipeline = as_pipeline(rule)
@@ -70,7 +72,7 @@ class GradientAggregation:
             peers,
             length=sum(parameter.numel() for parameter in names),
             max_pieces=len(names),
-            dtype=_widest({parameter.dtype for parameter in names}),
+            dtype=widest({parameter.dtype for parameter in names}),
             num_byzantine_aggregators=num_byzantine_aggregators,
         )
 
@@ -114,14 +116,17 @@ class GradientAggregation:
         """Sends a bucket on its way; the last one of a step completes all."""
         flat = bucket.buffer()
         parameters = bucket.parameters()
-        names = tuple(self._names[parameter] for parameter in parameters)
-        sizes = [parameter.numel() for parameter in parameters]
+        layout = ParameterLayout(
+            tuple(self._names[parameter] for parameter in parameters),
+            tuple((parameter.numel(),) for parameter in parameters),
+            flat.dtype,
+        )
         future: Future[Tensor] = Future(devices=[flat.device] if flat.is_cuda else None)
-        self._under_way.append(_Bucket(names, sizes, flat, future))
+        self._under_way.append(_Bucket(layout, flat, future))
         memory = None
         if self._memory is not None:
             fresh = self._pipeline.init(len(flat), dtype=flat.dtype, device=flat.device)[1]
-            memory = self._memory.read(names, sizes, fresh)
+            memory = self._memory.read(layout, fresh)
         self._collective.post(flat, memory)
         if bucket.is_last():
             self._complete()
@@ -131,8 +136,8 @@ class GradientAggregation:
         buckets, self._under_way = self._under_way, []
         answer, outvoted = self._collective.finish(self.num_steps)
         if self._memory is not None:
-            self._memory.replace({one.names: (one.flat, one.sizes) for one in buckets})
-        self.last = Outcome(self.num_steps, *answer[1:], outvoted)
+            self._memory.replace({one.layout: one.flat for one in buckets})
+        self.last = AggregatedStep(self.num_steps, *answer[1:], outvoted)
         self.times_suspected += answer.suspects
         self.num_steps += 1
         for bucket in buckets:
@@ -140,8 +145,7 @@ class GradientAggregation:
 
 
 class _Bucket(NamedTuple):
-    names: tuple[str, ...]
-    sizes: list[int]
+    layout: ParameterLayout
     flat: Tensor
     future: Future[Tensor]
 
@@ -163,7 +167,7 @@ def aggregate(
     Args:
         model: the wrapped model, without another hook. Any of DDP's options will do.
         rule: how to aggregate; a rank is a worker.
-        num_byzantine_aggregators: ranks that may lie while they aggregate (s); see
+        num_byzantine_aggregators: ranks that may be Byzantine while they aggregate (s); see
             `robust_all_reduce`.
 
     Returns:
@@ -198,11 +202,3 @@ def _take(
 ) -> Future[Tensor]:
     """The hook as DDP wants it: a function."""
     return handle._take(bucket)
-
-
-def _widest(dtypes: set[torch.dtype]) -> torch.dtype:
-    """The narrowest dtype that holds all of them."""
-    widest, *others = dtypes
-    for dtype in others:
-        widest = torch.promote_types(widest, dtype)
-    return widest

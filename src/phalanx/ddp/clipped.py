@@ -16,6 +16,7 @@ from phalanx.aggregation import (
 )
 from phalanx.communication.point_to_point import Peers
 from phalanx.errors import naming
+from phalanx.floats import working
 
 _WIDTH = 1 << 18  # columns whose difference is in memory at once
 
@@ -41,7 +42,7 @@ class ClippedAllReduce:
         """Checks the rule.
 
         Raises:
-            ValueError: if the rule takes more than one step a round, for which whole messages are
+            ValueError: if the rule takes more than one step per round, for which whole messages are
                 needed, or cannot work with so few ranks.
         """
         if rule.iterations != 1:
@@ -82,7 +83,7 @@ class ClippedAllReduce:
         """
         try:
             squared, finite = self._distances()
-            left = require_tolerated(finite, self._bound)
+            left = require_tolerated(self.rule, finite, self._bound)
             weights = torch.zeros(self.peers.size, dtype=torch.float64)
             weights[finite] = self._shares(squared[finite], left)
             scores = self._combine(weights).where(finite, torch.inf)
@@ -148,7 +149,7 @@ def squared_distance(
     """Squared Euclidean distance, summed in float64."""
     total = torch.zeros((), dtype=torch.float64, device=one.device)
     for left, right in zip(one.split(_WIDTH), other.split(_WIDTH), strict=True):
-        wide = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
+        wide = working(left.dtype, right.dtype)
         difference = left.to(wide) - right
         total += torch.linalg.vector_norm(difference, dtype=torch.float64).square()
     return total

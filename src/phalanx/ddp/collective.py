@@ -1,4 +1,4 @@
-"""The robust counterpart of `torch.distributed.all_reduce`."""
+"""Robust all-reduce: the counterpart of `torch.distributed.all_reduce`."""
 
 import torch
 import torch.distributed as dist

@@ -10,9 +10,9 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from phalanx.aggregation import Aggregator
-from phalanx.communication import AllGather
-from phalanx.compression import Accordion, Compressor, Memory, Network, Uncompressed, average
-from phalanx.ddp.aggregation import Outcome
+from phalanx.communication import AllGather, ProcessGroupCollectives
+from phalanx.compression import Accordion, Compressor, TensorStates, Uncompressed, average
+from phalanx.ddp.aggregation import AggregatedStep
 from phalanx.ddp.parameters import trained
 from phalanx.ddp.robust_mean import RobustMean
 from phalanx.errors import NotFiniteError
@@ -24,7 +24,7 @@ class CompressedStep(NamedTuple):
     Attributes:
         step: number of the backward pass, from 0.
         payload_bytes: what this rank handed to collectives: messages, their lengths, a flag.
-        wire_bytes: what it sent for that; see `Network`.
+        wire_bytes: what it sent for that; see `ProcessGroupCollectives`.
         dense_bytes: what `payload_bytes` would have been without compression.
         not_finite: the ranks with NaN or infinity in their gradients; the same on all ranks.
     """
@@ -59,9 +59,9 @@ class GradientCompression:
         self.compressor, self.rule = compressor, rule
         self.last: CompressedStep | None = None
         self._names = trained(model)
-        self._network = Network(model.process_group)
-        self._robust = None if rule is None else RobustMean(rule, self._network)
-        self._memory = Memory()
+        self._collectives = ProcessGroupCollectives(model.process_group)
+        self._robust = None if rule is None else RobustMean(rule, self._collectives)
+        self._memory = TensorStates()
         self._seed, self._start_step = seed, start_step
         self._raises = raise_not_finite
         self._some_unused = model.find_unused_parameters
@@ -77,11 +77,11 @@ class GradientCompression:
     def times_suspected(self) -> Tensor:
         """`(ranks,)` int64, in how many steps the rule suspected each rank."""
         if self._robust is None:
-            return torch.zeros(self._network.size, dtype=torch.int64)
+            return torch.zeros(self._collectives.size, dtype=torch.int64)
         return self._robust.times_suspected
 
     @property
-    def verdict(self) -> Outcome | None:
+    def verdict(self) -> AggregatedStep | None:
         """What the rule made of the last gradients; None before the first, and without a rule."""
         return None if self._robust is None else self._robust.last
 
@@ -105,8 +105,8 @@ class GradientCompression:
         """
         saved = self._memory.state_dict()
         return {
-            "rank": self._network.rank,
-            "num_ranks": self._network.size,
+            "rank": self._collectives.rank,
+            "num_ranks": self._collectives.size,
             "step": saved["step"],
             "tensors": {name: tensor.clone() for name, tensor in saved["tensors"].items()},
             "robust": {} if self._robust is None else self._robust.state_dict(),
@@ -118,12 +118,12 @@ class GradientCompression:
         Raises:
             ValueError: if it is another rank's, or does not fit the number of ranks or the model.
         """
-        here = (self._network.rank, self._network.size)
+        here = (self._collectives.rank, self._collectives.size)
         if (found := (state["rank"], state["num_ranks"])) != here:
             raise ValueError(
                 f"state must be that of rank {here[0]} of {here[1]}, got {found[0]} of {found[1]}"
             )
-        memory = Memory.from_state_dict(state)
+        memory = TensorStates.from_state_dict(state)
         devices = {name: parameter.device for parameter, name in self._names.items()}
         if unfit := sorted(memory.states.keys() - devices.keys()):
             raise ValueError(f"state must be that of the model's parameters, got {unfit}")
@@ -133,7 +133,7 @@ class GradientCompression:
             name: tuple(part.to(devices[name], copy=True) for part in parts)
             for name, parts in memory.states.items()
         }
-        self._memory = Memory(memory.step, states)
+        self._memory = TensorStates(memory.step, states)
         if self._robust is not None:
             self._robust.load_state_dict(state["robust"])
 
@@ -154,8 +154,8 @@ class GradientCompression:
     def _complete(self) -> None:
         buckets, self._under_way = self._under_way, []
         gradients, self._gradients = self._gradients, {}
-        step, network = self.num_steps, self._network
-        before = network.payload_bytes, network.wire_bytes
+        step, collectives = self.num_steps, self._collectives
+        before = collectives.payload_bytes, collectives.wire_bytes
         sick: tuple[int, ...] = ()
         try:
             self._replace(gradients)
@@ -170,8 +170,8 @@ class GradientCompression:
             sick = tuple(self.verdict.dropped.nonzero().flatten().tolist())
         self.last = CompressedStep(
             step,
-            network.payload_bytes - before[0],
-            network.wire_bytes - before[1],
+            collectives.payload_bytes - before[0],
+            collectives.wire_bytes - before[1],
             sum(flat.numel() * flat.element_size() for flat, _ in buckets),
             sick,
         )
@@ -190,11 +190,11 @@ class GradientCompression:
                 used,
                 self._memory,
                 seed=self._seed,
-                worker=self._network.rank,
-                num_workers=self._network.size,
+                worker=self._collectives.rank,
+                num_workers=self._collectives.size,
                 in_place=True,
             )
-            found = self._network.run(worker)
+            found = self._collectives.run(worker)
         means, self._memory = found
         for name, mean in means.items():
             if mean.data_ptr() != gradients[name].data_ptr():
@@ -208,7 +208,7 @@ class GradientCompression:
         """
         names = sorted(gradients)
         own = torch.stack([gradients[name].any() for name in names]).view(torch.uint8)
-        told = self._network.all_gather(AllGather(own, equal=True))
+        told = self._collectives.all_gather(AllGather(own, equal=True))
         somewhere = torch.stack(told).amax(dim=0).tolist()
         return {name: gradients[name] for name, used in zip(names, somewhere, strict=True) if used}
 

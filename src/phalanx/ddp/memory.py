@@ -1,10 +1,12 @@
-"""What a rule remembers of a gradient that DDP cuts into buckets, and cuts anew when it likes."""
+"""State of a rule per parameter, whatever the buckets into which DDP cuts the gradient."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from phalanx.parameters import ParameterLayout
 
 
 class ParameterMemory:
@@ -14,34 +16,31 @@ class ParameterMemory:
     """
 
     def __init__(self) -> None:
-        self._buckets: dict[tuple[str, ...], Tensor] = {}
+        self._buckets: dict[ParameterLayout, Tensor] = {}
         self._parts: dict[str, Tensor] = {}
 
     def read(
-        self, names: tuple[str, ...], sizes: Sequence[int], fresh: Float[Tensor, " length"]
+        self, layout: ParameterLayout, fresh: Float[Tensor, " length"]
     ) -> Float[Tensor, " length"]:
         """What is kept of the parameters of a bucket, one after the other.
 
         Args:
-            names: of the parameters.
-            sizes: how many numbers each has.
+            layout: of the bucket; every parameter is flat.
             fresh: what takes the place of parameters of which nothing is kept.
         """
-        if names in self._buckets:  # cut as before, so there is nothing to put together
-            return self._buckets[names]
-        parts = zip(names, fresh.split(list(sizes)), strict=True)
+        if layout in self._buckets:  # cut as before, so there is nothing to put together
+            return self._buckets[layout]
+        parts = layout.unflatten(fresh).items()
         return torch.cat([self._parts.get(name, part).to(part) for name, part in parts])
 
-    def replace(self, buckets: Mapping[tuple[str, ...], tuple[Tensor, Sequence[int]]]) -> None:
-        """Keeps copies of these buckets, by the names and sizes of their parameters."""
-        kept = {names: self._buckets.get(names) for names in buckets}
+    def replace(self, buckets: Mapping[ParameterLayout, Tensor]) -> None:
+        """Keeps copies of these buckets."""
         self._buckets = {
-            names: flat.clone() if (old := kept[names]) is None else old.copy_(flat)
-            for names, (flat, _) in buckets.items()
+            layout: flat.clone() if (old := self._buckets.get(layout)) is None else old.copy_(flat)
+            for layout, flat in buckets.items()
         }
-        for names, (_, sizes) in buckets.items():
-            parts = self._buckets[names].split(list(sizes))
-            self._parts |= dict(zip(names, parts, strict=True))
+        for layout, flat in self._buckets.items():
+            self._parts |= layout.unflatten(flat)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of what is kept, flat, by parameter."""

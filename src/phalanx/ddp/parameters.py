@@ -1,4 +1,4 @@
-"""The parameters that DDP keeps gradients of."""
+"""Names of the parameters that DDP keeps gradients of."""
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel

@@ -1,4 +1,4 @@
-"""A robust rule over what all ranks' compressed gradients decode to."""
+"""Robust aggregation of compressed gradients on every rank."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from phalanx.aggregation import Aggregator, State
-from phalanx.compression import Compressor, Memory, Network, gather
-from phalanx.ddp.aggregation import Outcome
+from phalanx.communication import ProcessGroupCollectives
+from phalanx.compression import Compressor, TensorStates, gather
+from phalanx.ddp.aggregation import AggregatedStep
+from phalanx.floats import working
+from phalanx.parameters import ParameterLayout
 
 
 class RobustMean:
@@ -23,16 +26,16 @@ class RobustMean:
         times_suspected: `(ranks,)` int64, in how many steps each rank was suspected.
     """
 
-    def __init__(self, rule: Aggregator, network: Network) -> None:
+    def __init__(self, rule: Aggregator, collectives: ProcessGroupCollectives) -> None:
         """Checks the rule.
 
         Raises:
             ValueError: if there are too few ranks for it.
         """
-        rule.num_tolerated(network.size)
-        self.rule, self._network = rule, network
-        self.last: Outcome | None = None
-        self.times_suspected = torch.zeros(network.size, dtype=torch.int64)
+        rule.num_tolerated(collectives.size)
+        self.rule, self._collectives = rule, collectives
+        self.last: AggregatedStep | None = None
+        self.times_suspected = torch.zeros(collectives.size, dtype=torch.int64)
         self._state: State | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -52,9 +55,9 @@ class RobustMean:
         compressor: Compressor,
         gradients: Mapping[str, Tensor],
         used: Mapping[str, Tensor],
-        memory: Memory,
+        memory: TensorStates,
         seed: int,
-    ) -> tuple[dict[str, Tensor], Memory]:
+    ) -> tuple[dict[str, Tensor], TensorStates]:
         """One step.
 
         Args:
@@ -71,46 +74,40 @@ class RobustMean:
             TooManyByzantineError: if more ranks than the rule survives have NaN or infinity in
                 their gradients, or send no messages.
         """
-        network, step = self._network, memory.step
-        sent, memory = network.run(
+        collectives, step = self._collectives, memory.step
+        sent, memory = collectives.run(
             gather(
                 compressor,
                 used,
                 memory,
                 seed=seed,
-                worker=network.rank,
-                num_workers=network.size,
+                worker=collectives.rank,
+                num_workers=collectives.size,
             )
         )
-        names = sorted(gradients)
-        like = [gradients[name] for name in names]
-        rows = self._stacked(sent, names, like)
+        layout = ParameterLayout.like({name: gradients[name] for name in sorted(gradients)})
+        rows = self._stacked(sent, layout, next(iter(gradients.values())).device)
         if self._state is None:
             self._state = self.rule.init(rows.shape[1], dtype=rows.dtype, device=rows.device)
         answer, self._state = self.rule.update(rows, self._state)
         nobody = torch.zeros_like(answer.dropped)
-        self.last = Outcome(step, *answer[1:], nobody)
+        self.last = AggregatedStep(step, *answer[1:], nobody)
         self.times_suspected += answer.suspects.cpu()
-        pieces = answer.value.split([x.numel() for x in like])
-        means = {
-            name: piece.view(x.shape) for name, x, piece in zip(names, like, pieces, strict=True)
-        }
-        return means, memory
+        return layout.unflatten(answer.value), memory
 
     def _stacked(
-        self, sent: list[dict[str, Tensor] | None], names: list[str], like: list[Tensor]
+        self,
+        sent: list[dict[str, Tensor] | None],
+        layout: ParameterLayout,
+        device: torch.device,
     ) -> Tensor:
         """`(ranks, dim)`: what each rank sent; NaN, which rules drop, where it sent nothing."""
-        dtype = torch.float32
-        for x in like:
-            dtype = torch.promote_types(dtype, x.dtype)
-        dim = sum(x.numel() for x in like)
-        rows = torch.zeros(len(sent), dim, dtype=dtype, device=like[0].device)
+        rows = torch.zeros(len(sent), layout.dim, dtype=working(layout.dtype), device=device)
         for row, tensors in zip(rows, sent, strict=True):
             if tensors is None:
                 row.fill_(torch.nan)
                 continue
-            for name, piece in zip(names, row.split([x.numel() for x in like]), strict=True):
-                if name in tensors:
-                    piece.copy_(tensors[name].reshape(-1))
+            parts = layout.unflatten(row)
+            for name, value in tensors.items():
+                parts[name].copy_(value)
         return rows

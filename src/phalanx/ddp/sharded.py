@@ -1,11 +1,10 @@
-"""All-reduce by a robust rule: every rank aggregates a shard of the columns of all messages."""
+"""Sharded all-reduce by a robust rule: every rank aggregates a shard of the columns."""
 
 import hashlib
 import itertools
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,7 +12,9 @@ from torch import Tensor
 
 from phalanx.aggregation import Aggregate, Aggregator, GeometryRule, Pipeline, Shard
 from phalanx.coding import DracoRepetition, vote
+from phalanx.communication import SharedTensor
 from phalanx.communication.point_to_point import Peers, Swap
+from phalanx.communication.wire import from_buffer
 from phalanx.errors import DecodeError
 
 
@@ -69,7 +70,7 @@ class ShardedAllReduce:
             length: of all pieces together, at most.
             max_pieces: how many there may be.
             dtype: to hold the pieces in.
-            num_byzantine_aggregators: liars that a group of ranks survives (s).
+            num_byzantine_aggregators: Byzantine ranks that a group survives (s).
 
         Raises:
             ValueError: if the rule cannot work with so few ranks, or the ranks are too few.
@@ -258,6 +259,5 @@ def cut(length: int, parts: int) -> list[slice]:
 
 def _digest(row: Float[Tensor, " columns"]) -> Tensor:
     """32 bytes that no two rows have in common, as far as anybody knows."""
-    held: Any = row.cpu().contiguous().view(torch.uint8).numpy()
-    digest = hashlib.blake2b(held, digest_size=32).digest()
-    return torch.tensor(list(digest), dtype=torch.uint8)
+    content = SharedTensor.pack(row).content.data
+    return from_buffer(hashlib.blake2b(content, digest_size=32).digest())

@@ -1,5 +1,13 @@
 """Experiments: a grid of runs, in parallel, that can go on; records, and pivot tables of them."""
 
+from phalanx.experiments.compare import (
+    compare,
+    comparison_cells,
+    default_attacks,
+    default_codes,
+    default_rules,
+)
+from phalanx.experiments.comparison import Comparison, Figure, Panel
 from phalanx.experiments.grid import Cell, Run, grid
 from phalanx.experiments.labels import labels
 from phalanx.experiments.measure import Progress, Watch, measure
@@ -17,7 +25,10 @@ from phalanx.experiments.tuning import tuned
 
 __all__ = [
     "Cell",
+    "Comparison",
+    "Figure",
     "MakeModel",
+    "Panel",
     "Pivot",
     "Progress",
     "Record",
@@ -25,7 +36,12 @@ __all__ = [
     "Run",
     "Watch",
     "build",
+    "compare",
+    "comparison_cells",
     "compressed_run",
+    "default_attacks",
+    "default_codes",
+    "default_rules",
     "grid",
     "heat_map",
     "labels",

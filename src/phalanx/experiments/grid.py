@@ -8,7 +8,7 @@ from typing import Any
 
 from phalanx.experiments.identity import description, digest
 from phalanx.experiments.labels import labels
-from phalanx.experiments.records import Label
+from phalanx.experiments.records import Label, place
 
 Run = Callable[..., Mapping[str, Any]]
 """What is measured: a function of a module (or a `functools.partial`, or a dataclass that can be
@@ -44,9 +44,7 @@ class Cell:
         return digest(self.config)
 
     def __str__(self) -> str:
-        return ", ".join(
-            one if isinstance(one, str) else f"{axis} {one}" for axis, one in self.labels.items()
-        )
+        return place(self.labels)
 
 
 def grid(

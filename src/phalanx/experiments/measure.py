@@ -45,6 +45,7 @@ def measure(
     *,
     jobs: int | None = None,
     watch: Watch | None = None,
+    config: str | None = None,
 ) -> Records:
     """Runs every cell, each on one thread, and gives the records in the order of the cells.
 
@@ -60,6 +61,7 @@ def measure(
             cells run in this process. With more, a script must call this under
             `if __name__ == "__main__":`.
         watch: is told how far the experiment is.
+        config: text that is kept in `out` as `config.yaml`: how to repeat the experiment.
 
     Raises:
         ValueError: if a cell cannot be named or `out` is a file, before anything is run or written.
@@ -83,6 +85,9 @@ def measure(
         if folder is not None:
             (folder / "cells").mkdir(parents=True, exist_ok=True)
             clear_halves(folder / "cells")
+            if config is not None:
+                with whole(folder / "config.yaml") as beside:
+                    beside.write_text(config, encoding="utf-8")
         _run(missing, known, total, folder, jobs, watch or (lambda _: None))
     return Records(replace(known[cell.identity], labels=cell.labels) for cell in cells)
 

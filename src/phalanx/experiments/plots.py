@@ -16,7 +16,9 @@ from phalanx.reporting.plots import COLOURS, DASHES
 
 _SHADES = matplotlib.colormaps["cividis"]  # the same to colour-blind eyes, and in grey
 _NOTHING = "#9aa3ab"
-_Lines = Mapping[str, tuple[Sequence[float | None], Sequence[float | None]]]
+_Number = float | int
+_Lines = Mapping[str, tuple[Sequence[_Number | None], Sequence[_Number | None]]]
+_Points = Sequence[tuple[_Number, _Number]]
 
 
 def line_plot(
@@ -37,21 +39,22 @@ def line_plot(
         y: what the vertical axis shows.
         log: the axes that are logarithmic.
     """
-    known = {
-        label: [pair for pair in zip(*line, strict=True) if None not in pair]
-        for label, line in lines.items()
-    }
+    known = {label: _measured(*line) for label, line in lines.items()}
     ends = [f"{label} {points[-1][1]:.4g}" for label, points in known.items() if points]
     alt = f"{title}: {y} over {x}. In the end: {listed(ends)}."
     return Plot(title, caption, alt, partial(_draw_lines, known, x, y, log))
 
 
-def _draw_lines(
-    lines: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, log: str, axes: Axes
-) -> None:
+def _measured(xs: Sequence[_Number | None], ys: Sequence[_Number | None]) -> _Points:
+    pairs = zip(xs, ys, strict=True)
+    return [(x, y) for x, y in pairs if x is not None and y is not None]
+
+
+def _draw_lines(lines: Mapping[str, _Points], x: str, y: str, log: str, axes: Axes) -> None:
     for number, (label, points) in enumerate(lines.items()):
         axes.plot(
-            *zip(*points, strict=True) if points else ((), ()),
+            [place for place, _ in points],
+            [height for _, height in points],
             color=COLOURS[number % len(COLOURS)],
             linestyle=DASHES[number // len(COLOURS) % len(DASHES)],
             label=label,
@@ -71,7 +74,7 @@ def heat_map(
     caption: str,
     rows: Sequence[str],
     columns: Sequence[str],
-    values: Sequence[Sequence[float | None]],
+    values: Sequence[Sequence[_Number | None]],
     texts: Sequence[Sequence[str]],
 ) -> Plot:
     """Cells coloured by value, the first row on top, with a text in each.
@@ -100,7 +103,7 @@ def heat_map(
 def _draw_heat_map(
     rows: Sequence[str],
     columns: Sequence[str],
-    values: Sequence[Sequence[float | None]],
+    values: Sequence[Sequence[_Number | None]],
     texts: Sequence[Sequence[str]],
     axes: Axes,
 ) -> None:

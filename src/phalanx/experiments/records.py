@@ -34,9 +34,23 @@ class Record:
     warnings: Sequence[str] = ()
     """What was warned of, each once."""
 
+    def __str__(self) -> str:
+        return place(self.labels)
+
     def __getitem__(self, name: str) -> Any:
         """A label or a measured value; None if the record has none of that name."""
         return self.labels[name] if name in self.labels else self.values.get(name)
+
+
+def place(labels: Mapping[str, Label]) -> str:
+    """Labels in words: text as it is, numbers after the names of their axes.
+
+    >>> place({"rule": "Krum", "seed": 1})
+    'Krum, seed 1'
+    """
+    return ", ".join(
+        one if isinstance(one, str) else f"{axis} {one}" for axis, one in labels.items()
+    )
 
 
 Value = str | Callable[[Record], Any]
@@ -54,7 +68,7 @@ def mean(values: Sequence[Any]) -> Any:
     return statistics.fmean(values)
 
 
-def spread(values: Sequence[float]) -> float | None:
+def spread(values: Sequence[float | int]) -> float | None:
     """Standard deviation (n - 1); None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
 

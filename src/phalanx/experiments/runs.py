@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
-from phalanx.compression import Compressor, Memory, simulate
+from phalanx.compression import Compressor, TensorStates, simulate
 from phalanx.data import DataSource, Splits
 from phalanx.errors import NotFiniteError, TooManyByzantineError
 from phalanx.evaluation import evaluate
@@ -22,7 +22,7 @@ from phalanx.models import MLP
 from phalanx.randomness import generator, seeded
 from phalanx.reporting import SAME_WEIGHTS, detection
 from phalanx.training import train
-from phalanx.training.server_step import default_optimizer
+from phalanx.training.server_step import MakeOptimizer, default_optimizer
 
 MakeModel = Callable[[tuple[int, ...], int], nn.Module]
 """Makes a model from the shape of an input and the number of classes: a class, or a function of a
@@ -125,7 +125,7 @@ def _trained(
     seed: int,
     device: str,
     milestones: Sequence[int],
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = default_optimizer,
+    optimizer: MakeOptimizer = default_optimizer,
     **options: Any,
 ) -> tuple[nn.Module, list[dict[str, Any]], str | None]:
     """The trained model, its rounds, and why it stopped, if it did."""
@@ -165,7 +165,7 @@ def compressed_run(
     milestones: Sequence[int] = (),
     num_workers: int = 4,
     samples: int = 32,
-    watch: Callable[[Memory], None] = lambda _: None,
+    watch: Callable[[TensorStates], None] = lambda _: None,
 ) -> dict[str, Any]:
     """SGD with momentum 0.9 after the mean that workers, simulated in step, decode.
 
@@ -197,7 +197,7 @@ def compressed_run(
     sent = message_bytes(compressor, [tuple(value.shape) for value in named.values()])
     optimizer = SGD(network.parameters(), lr=rate, momentum=0.9)
     schedule = MultiStepLR(optimizer, list(milestones))
-    memories = [Memory()] * num_workers
+    memories = [TensorStates()] * num_workers
     size = len(splits.train)  # type: ignore[arg-type]
     try:
         for epoch in range(epochs):
@@ -269,4 +269,4 @@ def _differences(weights: Tensor, theirs: Tensor) -> dict[str, float]:
 
 def _median(rounds: Sequence[Mapping[str, Any]], name: str) -> float | None:
     found = [one[name] for one in rounds if one.get(name) is not None]
-    return median(found) if found else None
+    return float(median(found)) if found else None

@@ -1,17 +1,16 @@
-"""Decentralised training: nodes that average with their neighbours, and no server."""
+"""Decentralised training by gossip averaging with neighbours, without a server."""
 
 from phalanx.gossip.all_reduce_averaging import AllReduceAveraging
 from phalanx.gossip.base import Gossip, GossipRound
 from phalanx.gossip.choco_sgd import ChocoSGD
 from phalanx.gossip.consensus import Consensus, average, spread
 from phalanx.gossip.d_psgd import DPSGD
-from phalanx.gossip.decentralize import decentralize
 from phalanx.gossip.deep_squeeze import DeepSqueeze
-from phalanx.gossip.ends import Ends
+from phalanx.gossip.edges import Edges
 from phalanx.gossip.mixing import Mixed, mix
 from phalanx.gossip.moniqua import Moniqua
-from phalanx.gossip.network import Network, Telling
-from phalanx.gossip.parameters import GossipOptimizer, ParameterGossip
+from phalanx.gossip.network import NeighborBroadcast, Network
+from phalanx.gossip.parameters import ParameterGossip
 from phalanx.gossip.power_gossip import PowerGossip
 from phalanx.gossip.process_network import ProcessNetwork
 from phalanx.gossip.replicas import Replicas
@@ -24,22 +23,20 @@ __all__ = [
     "ChocoSGD",
     "Consensus",
     "DeepSqueeze",
-    "Ends",
+    "Edges",
     "Gossip",
-    "GossipOptimizer",
     "GossipRound",
     "Mixed",
     "Moniqua",
+    "NeighborBroadcast",
     "Network",
     "ParameterGossip",
     "PowerGossip",
     "ProcessNetwork",
     "Replicas",
     "SimulatedNetwork",
-    "Telling",
     "Topology",
     "average",
-    "decentralize",
     "mix",
     "spread",
 ]

@@ -1,4 +1,4 @@
-"""The exact mean over all nodes: what gossip is held against."""
+"""Exact averaging over all nodes, the baseline of gossip."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What every gossip algorithm looks like: the nodes' tensors in, the mixed tensors out."""
+"""Gossip algorithms: the nodes' tensors in, the mixed tensors out."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from phalanx.gossip.network import Network
 from phalanx.randomness import generator
 
 State = tuple[Tensor, ...]
-"""What is remembered of one tensor between rounds, by node or by end of an edge."""
+"""What is remembered of one tensor between rounds, by node or by edge."""
 
 
 class GossipRound(NamedTuple):

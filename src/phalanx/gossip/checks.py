@@ -1,4 +1,4 @@
-"""What several algorithms ask of their arguments."""
+"""Range checks of gossip algorithms' parameters."""
 
 
 def require_diffusion(diffusion: float | str) -> None:

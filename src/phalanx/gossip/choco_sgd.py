@@ -1,4 +1,4 @@
-"""Compressed differences to what the neighbours know already."""
+"""CHOCO gossip: compressed differences to public copies."""
 
 from dataclasses import dataclass, field
 
@@ -6,9 +6,9 @@ from torch import Tensor
 
 from phalanx.compression import Compressor, ScaledSign
 from phalanx.gossip.base import Gossip, GossipRound, Network, State
+from phalanx.gossip.broadcast import compressed, initial, require_plain_compressor
 from phalanx.gossip.checks import require_consensus_rate
-from phalanx.gossip.ends import per_end
-from phalanx.gossip.telling import compressed, initial, require_plain_compressor
+from phalanx.gossip.edges import per_edge
 from phalanx.gossip.topology import Topology
 
 
@@ -21,7 +21,7 @@ class ChocoSGD(Gossip):
     node moves towards its neighbours' copies.
 
     Guarantee: the mean over the nodes stays. With a compressor of contraction `delta` and the
-    `safe_rate`, the squared distance falls by `1 - delta * gap^2 / 82` a round on average.
+    `safe_rate`, the squared distance falls by `1 - delta * gap^2 / 82` per round on average.
     Wire: the compressor's messages, one a tensor, to every neighbour.
     Cost: that of encoding, and of decoding for each neighbour. Memory: two tensors' size.
     Source: Koloskova, Stich, Jaggi, "Decentralized Stochastic Optimization and Gossip Algorithms
@@ -74,15 +74,15 @@ class ChocoSGD(Gossip):
         """Copies grow by what was sent; then a step from the own copy to the neighbours'."""
         differences = [x - state[0] for x, state in zip(tensors, states, strict=True)]
         inner = [state[2:] for state in states]
-        telling, inner = compressed(self.compressor, differences, inner, round)
-        totals = round.network.tell(telling)
-        ends = round.network.ends
-        own = ends.total(ends.weights)
+        broadcast, inner = compressed(self.compressor, differences, inner, round)
+        totals = round.network.broadcast(broadcast)
+        edges = round.network.edges
+        own = edges.total(edges.weights)
         mixed, following = [], []
         for x, state, sent, total, more in zip(
-            tensors, states, telling.values, totals, inner, strict=True
+            tensors, states, broadcast.values, totals, inner, strict=True
         ):
             copy, others = state[0] + sent, state[1] + total
-            mixed.append(x + self.consensus_rate * (others - per_end(own, x) * copy))
+            mixed.append(x + self.consensus_rate * (others - per_edge(own, x) * copy))
             following.append((copy, others, *more))
         return mixed, following

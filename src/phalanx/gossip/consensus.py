@@ -1,4 +1,4 @@
-"""The mean of what nodes hold, by nothing but talk between neighbours."""
+"""Average consensus by repeated gossip."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from phalanx.compression import Memory
+from phalanx.checks import require_at_least
+from phalanx.compression import TensorStates
 from phalanx.gossip.base import Gossip
 from phalanx.gossip.mixing import mix
 from phalanx.gossip.network import Network
@@ -27,7 +28,7 @@ class Consensus(NamedTuple):
     values: Float[Tensor, "nodes ..."]
     distances: list[float]
     bytes_sent: Int64[Tensor, " nodes"]
-    memory: Memory
+    memory: TensorStates
 
 
 def average(
@@ -38,7 +39,7 @@ def average(
     rounds: int,
     tolerance: float = 0.0,
     seed: int = 0,
-    memory: Memory | None = None,
+    memory: TensorStates | None = None,
 ) -> Consensus:
     """Rounds of gossip on a tensor, until the nodes hold about the same: its mean over them.
 
@@ -62,14 +63,13 @@ def average(
     >>> average(torch.arange(5.0), DPSGD("optimal"), network, rounds=20).values
     tensor([2.0000, 2.0000, 2.0000, 2.0000, 2.0000])
     """
-    if rounds < 0:
-        raise ValueError(f"rounds must be at least 0, got {rounds}")
+    require_at_least(0, rounds=rounds)
     seen = isinstance(network, SimulatedNetwork)
     if tolerance > 0 and not seen:
         raise ValueError(
             f"tolerance must be 0 among processes, got {tolerance}: none sees them all"
         )
-    memory = Memory() if memory is None else memory
+    memory = TensorStates() if memory is None else memory
     sent = torch.zeros_like(network.bytes_sent)
     start = spread(tensor) if seen else 0.0
     distances = [1.0 if start else 0.0] if seen else []

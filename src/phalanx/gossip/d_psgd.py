@@ -1,4 +1,4 @@
-"""Averages with the neighbours, uncompressed."""
+"""Decentralised parallel SGD: uncompressed averaging with the neighbours."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,9 +6,9 @@ from typing import Literal
 from torch import Tensor
 
 from phalanx.gossip.base import Gossip, GossipRound, Network, State
+from phalanx.gossip.broadcast import uncompressed
 from phalanx.gossip.checks import require_diffusion
-from phalanx.gossip.ends import per_end
-from phalanx.gossip.telling import plainly
+from phalanx.gossip.edges import per_edge
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class DPSGD(Gossip):
         """`x_i + diffusion * sum over j of w_ij (x_j - x_i)`."""
         network = round.network
         factor = network.topology.diffusion(self.diffusion)
-        totals = network.tell(plainly(tensors))
-        own = network.ends.total(network.ends.weights)
+        totals = network.broadcast(uncompressed(tensors))
+        own = network.edges.total(network.edges.weights)
         return [
-            x + factor * (total - per_end(own, x) * x)
+            x + factor * (total - per_edge(own, x) * x)
             for x, total in zip(tensors, totals, strict=True)
         ], states

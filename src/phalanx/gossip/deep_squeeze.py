@@ -1,4 +1,4 @@
-"""Compressed tensors, and a memory of what compression left out."""
+"""DeepSqueeze: error-compensated compressed gossip."""
 
 from dataclasses import dataclass, field
 
@@ -6,9 +6,9 @@ from torch import Tensor
 
 from phalanx.compression import Compressor, ScaledSign
 from phalanx.gossip.base import Gossip, GossipRound, Network, State
+from phalanx.gossip.broadcast import compressed, initial, require_plain_compressor
 from phalanx.gossip.checks import require_consensus_rate
-from phalanx.gossip.ends import per_end
-from phalanx.gossip.telling import compressed, initial, require_plain_compressor
+from phalanx.gossip.edges import per_edge
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,16 @@ class DeepSqueeze(Gossip):
         """What was sent of the tensors pulls at the neighbours; the rest is remembered."""
         wanted = [x + state[0] for x, state in zip(tensors, states, strict=True)]
         inner = [state[1:] for state in states]
-        telling, inner = compressed(self.compressor, wanted, inner, round)
-        totals = round.network.tell(telling)
-        ends = round.network.ends
-        own = ends.total(ends.weights)
+        broadcast, inner = compressed(self.compressor, wanted, inner, round)
+        totals = round.network.broadcast(broadcast)
+        edges = round.network.edges
+        own = edges.total(edges.weights)
         mixed = [
-            x + self.consensus_rate * (total - per_end(own, x) * sent)
-            for x, sent, total in zip(tensors, telling.values, totals, strict=True)
+            x + self.consensus_rate * (total - per_edge(own, x) * sent)
+            for x, sent, total in zip(tensors, broadcast.values, totals, strict=True)
         ]
         following = [
             (one - sent, *more)
-            for one, sent, more in zip(wanted, telling.values, inner, strict=True)
+            for one, sent, more in zip(wanted, broadcast.values, inner, strict=True)
         ]
         return mixed, following

@@ -1,4 +1,4 @@
-"""One round over named tensors: checked, mixed, remembered, and its bytes counted."""
+"""One round of gossip over named tensors."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from phalanx.compression import Memory
+from phalanx.compression import TensorStates
 from phalanx.errors import NotFiniteError
 from phalanx.floats import all_finite, within, working
 from phalanx.gossip.base import Gossip, GossipRound
-from phalanx.gossip.ends import as_rows
+from phalanx.gossip.edges import as_rows
 from phalanx.gossip.network import Network
 
 
@@ -25,7 +25,7 @@ class Mixed(NamedTuple):
     """
 
     values: dict[str, Tensor]
-    memory: Memory
+    memory: TensorStates
     bytes_sent: Int64[Tensor, " nodes"]
 
 
@@ -33,7 +33,7 @@ def mix(
     algorithm: Gossip,
     network: Network,
     tensors: Mapping[str, Tensor],
-    memory: Memory | None = None,
+    memory: TensorStates | None = None,
     *,
     seed: int = 0,
 ) -> Mixed:
@@ -60,10 +60,10 @@ def mix(
     >>> mixed.values["w"], mixed.bytes_sent
     (tensor([3., 3., 0., 3.]), tensor([8, 8, 8, 8]))
     """
-    memory = Memory() if memory is None else memory
+    memory = TensorStates() if memory is None else memory
     names = tuple(sorted(tensors))
     given = [tensors[name].detach() for name in names]
-    _check(names, given, network.ends.nodes)
+    _check(names, given, network.edges.nodes)
     values = [x.to(working(x.dtype)) for x in given]
     states = [
         memory.states.get(name, algorithm.init(x, network))
@@ -75,7 +75,7 @@ def mix(
     kept = {name: state for name, state in zip(names, states, strict=True) if state}
     return Mixed(
         {name: within(x, old.dtype) for name, x, old in zip(names, mixed, given, strict=True)},
-        Memory(memory.step + 1, {**memory.states, **kept}),
+        TensorStates(memory.step + 1, {**memory.states, **kept}),
         network.bytes_sent - before,
     )
 

@@ -1,4 +1,4 @@
-"""Values on a circle, in a few bits: what neighbours know of each other already is not sent."""
+"""Moniqua: modulo-quantised gossip."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,9 +8,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from phalanx.bits import pack, unpack
+from phalanx.checks import require_above
 from phalanx.gossip.base import Gossip, GossipRound, Network, State
 from phalanx.gossip.checks import require_consensus_rate
-from phalanx.gossip.ends import as_rows, per_end
+from phalanx.gossip.edges import as_rows, per_edge
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,7 @@ class Moniqua(Gossip):
     """Factor on the step to the neighbours (gamma); with few bits it has to be small."""
 
     def __post_init__(self) -> None:
-        if not self.bound > 0:
-            raise ValueError(f"bound must be above 0, got {self.bound}")
+        require_above(0, bound=self.bound)
         if self.rounding not in ("random", "nearest"):
             raise ValueError(f"rounding must be random or nearest, got {self.rounding}")
         least = 2 if self.rounding == "random" else 1
@@ -89,10 +89,10 @@ class Moniqua(Gossip):
         self, tensors: list[Tensor], states: list[State], round: GossipRound
     ) -> tuple[list[Tensor], list[State]]:
         """`x_i + rate * sum over j of w_ij (what i takes x_j for - what both take x_i for)`."""
-        ends = round.network.ends
+        edges = round.network.edges
         stands = [self._on_circle(as_rows(x)) for x in tensors]
         codes = [self._codes(one, place, round) for place, one in enumerate(stands)]
-        owners = ends.owners.to(tensors[0].device)
+        owners = edges.owners.to(tensors[0].device)
         sent = torch.cat(codes, dim=1)
         come = round.network.swap([_packed(sent, self.bits).index_select(0, owners)])[0]
         theirs = _unpacked(come, self.bits, sent.shape[1])
@@ -103,7 +103,7 @@ class Moniqua(Gossip):
             # Whole turns are in both, and cancel.
             apart = self._offset(other, stand.index_select(0, owners))
             apart -= self._offset(own, stand).index_select(0, owners)
-            pull = ends.total(apart.mul_(per_end(ends.weights, apart)))
+            pull = edges.total(apart.mul_(per_edge(edges.weights, apart)))
             step = self.consensus_rate * self.circumference
             mixed.append(torch.add(x, pull.view_as(x), alpha=step))
         return mixed, states

@@ -1,4 +1,4 @@
-"""How values get from node to node: the only part that knows where nodes are."""
+"""Networks that move values between neighbouring nodes, and count the bytes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -7,15 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phalanx.gossip.ends import Ends
+from phalanx.gossip.edges import Edges
 from phalanx.gossip.topology import Topology
 
 
-class Telling(NamedTuple):
-    """What nodes tell all their neighbours.
+class NeighborBroadcast(NamedTuple):
+    """What nodes send to all their neighbours.
 
     Attributes:
-        values: what the neighbours come to know: tensors `(nodes, ...)`.
+        values: what the neighbours decode: tensors `(nodes, ...)`.
         num_bytes: of the message of each node that is here.
         write: the message of the node at a place, as uint8.
         read: what a message says: tensors like `values`, without the axis of the nodes. Raises a
@@ -35,25 +35,25 @@ class Network(ABC):
 
     Attributes:
         topology: who talks to whom.
-        ends: the nodes that are here, and their ends of edges.
+        edges: the nodes that are here, and their edges.
         bytes_sent: `(nodes here,)` int64; what each has sent so far.
     """
 
     def __init__(self, topology: Topology, nodes: Sequence[int] | None = None) -> None:
         self.topology = topology
-        self.ends: Ends = topology.ends(nodes)
-        self.bytes_sent = torch.zeros(len(self.ends.nodes), dtype=torch.int64)
+        self.edges: Edges = topology.edges_at(nodes)
+        self.bytes_sent = torch.zeros(len(self.edges.nodes), dtype=torch.int64)
 
     @abstractmethod
     def swap(self, outgoing: list[Tensor]) -> list[Tensor]:
-        """Sends something to each neighbour: tensors `(ends, ...)`; gives what comes from there."""
+        """Sends something to each neighbour: tensors `(edges, ...)`; gives what comes."""
 
     @abstractmethod
-    def tell(self, telling: Telling) -> list[Tensor]:
+    def broadcast(self, broadcast: NeighborBroadcast) -> list[Tensor]:
         """Sends the same to all neighbours.
 
         Returns:
-            The sums of what the neighbours tell, times their weights: tensors `(nodes, ...)`.
+            The sums of what the neighbours sent, times their weights: tensors `(nodes, ...)`.
         """
 
     @abstractmethod
@@ -61,16 +61,16 @@ class Network(ABC):
         """The mean over all nodes of the network, at every node: tensors `(nodes, ...)`."""
 
     def _count_swap(self, outgoing: list[Tensor]) -> None:
-        """Adds what goes out at the ends of each node."""
-        an_end = sum(x[0].numel() * x.element_size() for x in outgoing if len(x))
-        degrees = torch.bincount(self.ends.owners, minlength=len(self.bytes_sent))
-        self.bytes_sent += an_end * degrees
+        """Adds what goes out along the edges of each node."""
+        per_edge = sum(x[0].numel() * x.element_size() for x in outgoing if len(x))
+        degrees = torch.bincount(self.edges.owners, minlength=len(self.bytes_sent))
+        self.bytes_sent += per_edge * degrees
 
-    def _count_tell(self, telling: Telling) -> None:
+    def _count_broadcast(self, broadcast: NeighborBroadcast) -> None:
         """Adds the messages, once a neighbour, and their lengths if these have to be sent."""
-        length = 0 if telling.most_bytes is None else 8
-        degrees = torch.bincount(self.ends.owners, minlength=len(self.bytes_sent))
-        self.bytes_sent += (torch.tensor(telling.num_bytes) + length) * degrees
+        length = 0 if broadcast.most_bytes is None else 8
+        degrees = torch.bincount(self.edges.owners, minlength=len(self.bytes_sent))
+        self.bytes_sent += (torch.tensor(broadcast.num_bytes) + length) * degrees
 
     def _count_mean(self, values: list[Tensor]) -> None:
         """Adds what a node sends in a ring all-reduce: a formula, as nobody sees it on the wire."""

@@ -1,14 +1,14 @@
-"""Gossip on parameters that train: one line in a loop of your own."""
+"""Gossip averaging of a model's trained parameters."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from phalanx.compression import Memory
+from phalanx.communication.wire import from_buffer
+from phalanx.compression import TensorStates
 from phalanx.gossip.all_reduce_averaging import AllReduceAveraging
 from phalanx.gossip.base import Gossip
 from phalanx.gossip.mixing import mix
@@ -64,7 +64,7 @@ class ParameterGossip:
         if not self._parameters:
             raise ValueError("parameters must be at least one that trains, got none")
         self.algorithm, self.network, self.seed = algorithm, network, seed
-        self.memory = Memory()
+        self.memory = TensorStates()
         self.last_bytes = torch.zeros_like(network.bytes_sent)
         self._alone = isinstance(network, ProcessNetwork)
         if isinstance(network, ProcessNetwork):
@@ -84,7 +84,7 @@ class ParameterGossip:
 
         Gossip keeps the mean, so this is what it converges to. Nothing else is changed.
         """
-        memory, self.memory = self.memory, Memory()
+        memory, self.memory = self.memory, TensorStates()
         try:
             self._take(AllReduceAveraging())
         finally:
@@ -103,7 +103,7 @@ class ParameterGossip:
         Raises:
             ValueError: if it is that of other parameters, of another algorithm, or of other nodes.
         """
-        memory = Memory.from_state_dict(state)
+        memory = TensorStates.from_state_dict(state)
         for name, x in self._tensors().items():
             wanted = [tuple(one.shape) for one in self.algorithm.init(x, self.network)]
             found = [tuple(one.shape) for one in memory.states.get(name, ())]
@@ -132,7 +132,7 @@ class ParameterGossip:
         text = repr((self.algorithm, network.topology, self.seed, facts))
         digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         device = next(iter(self._parameters.values())).device
-        own = torch.frombuffer(bytearray(digest), dtype=torch.uint8).to(device)
+        own = from_buffer(digest).to(device)
         told = network.gather(own)
         other = [rank for rank, row in enumerate(told) if not torch.equal(row, told[0])]
         if other:
@@ -140,68 +140,3 @@ class ParameterGossip:
                 "algorithm, topology, seed and parameters must be the same on all ranks, got "
                 f"others than on rank 0 on {other}"
             )
-
-
-class GossipOptimizer:
-    """An optimizer whose steps are taken beside a round of gossip.
-
-    Learning rate schedules are given the inner optimizer, `optimizer.optimizer`. See `decentralize`
-    for processes.
-
-    >>> import torch
-    >>> from phalanx.gossip import DPSGD, Replicas, SimulatedNetwork, Topology
-    >>> replicas = Replicas(torch.nn.Linear(4, 2), num_nodes=4)
-    >>> sgd = torch.optim.SGD(replicas.parameters(), lr=0.1)
-    >>> network = SimulatedNetwork(Topology.ring(4))
-    >>> gossip = ParameterGossip(replicas.by_name(), DPSGD(), network)
-    >>> optimizer = GossipOptimizer(sgd, gossip)
-    >>> replicas(torch.ones(4, 3, 4)).square().mean().backward()
-    >>> optimizer.step()
-    >>> gossip.memory.step
-    1
-    """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        gossip: ParameterGossip,
-        first: Literal["gossip", "step"] = "gossip",
-    ) -> None:
-        """Wraps an optimizer of the parameters that are gossiped.
-
-        Args:
-            optimizer: takes the steps.
-            gossip: of the same parameters.
-            first: what comes first. "gossip" is D-PSGD as published: the gradient at the old
-                parameters is applied to the averaged ones. "step" averages what has been updated.
-        """
-        if first not in ("gossip", "step"):
-            raise ValueError(f"first must be gossip or step, got {first}")
-        self.optimizer, self.gossip, self.first = optimizer, gossip, first
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """A step and a round. With a closure, gradients are computed where the step is taken."""
-        if self.first == "gossip":
-            self.gossip.mix()
-        found = self.optimizer.step(closure)
-        if self.first == "step":
-            self.gossip.mix()
-        return found
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Those of the optimizer."""
-        return self.optimizer.param_groups
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """That of the optimizer."""
-        self.optimizer.zero_grad(set_to_none)
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of the optimizer, and that of the gossip."""
-        return {"optimizer": self.optimizer.state_dict(), "gossip": self.gossip.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state_dict` gave."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.gossip.load_state_dict(state["gossip"])

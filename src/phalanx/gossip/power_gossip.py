@@ -1,4 +1,4 @@
-"""Low-rank differences along edges, found by one half of a power iteration at a time."""
+"""PowerGossip: low-rank differences along edges, by power iteration."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.checks import require_at_least
 from phalanx.gossip.base import Gossip, GossipRound, Network, State
 from phalanx.gossip.checks import require_diffusion
-from phalanx.gossip.ends import per_end
+from phalanx.gossip.edges import per_edge
 
-Factor = Float[Tensor, "ends size rank"]
+Factor = Float[Tensor, "edges size rank"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PowerGossip(Gossip):
     rank: int = 1
     """Columns of the factors (r)."""
     iterations: int = 1
-    """Half power iterations a round, each with its own messages and its own move."""
+    """Half power iterations per round, each with its own messages and its own move."""
     warm_start: bool = True
     """Whether an iteration starts from the last one's factor, or from random numbers."""
     diffusion: float | Literal["optimal"] = 1.0
@@ -56,10 +57,8 @@ class PowerGossip(Gossip):
     with it are sums and differences; messages are as long as without."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        require_at_least(1, rank=self.rank)
+        require_at_least(1, iterations=self.iterations)
         require_diffusion(self.diffusion)
         if self.signs and self.rank > 1:
             raise ValueError(f"rank must be 1 with signs, got {self.rank}")
@@ -76,7 +75,7 @@ class PowerGossip(Gossip):
         sizes = self.sizes(tuple(like.shape[1:]))
         if sizes is None or not self.warm_start:
             return ()
-        return tuple(like.new_zeros(len(network.ends.peers), size, self.rank) for size in sizes)
+        return tuple(like.new_zeros(len(network.edges.peers), size, self.rank) for size in sizes)
 
     def mix(
         self, tensors: list[Tensor], states: list[State], round: GossipRound
@@ -104,24 +103,24 @@ class PowerGossip(Gossip):
     ) -> None:
         """One exchange and move; `matrices` and `whole` are changed in place, `states` replaced."""
         network, side = round.network, turn % 2  # 0: the left factors are fixed, 1: the right ones
-        ends, factor = network.ends, network.topology.diffusion(self.diffusion)
+        edges, factor = network.edges, network.topology.diffusion(self.diffusion)
         fixed, sent = [], []
         for place, matrix in matrices.items():
             basis = self._basis(matrix, states[place], side, place, turn, round)
             fixed.append(basis)
-            sent.append(ends.products(matrix if side else matrix.mT, basis))
-        sent += [x[ends.owners.to(x.device)] for x in whole]
+            sent.append(edges.products(matrix if side else matrix.mT, basis))
+        sent += [x[edges.owners.to(x.device)] for x in whole]
         come = network.swap(sent)
         for place, basis, own, theirs in zip(matrices, fixed, sent, come, strict=False):
             # The same bits at both ends: x - y is what -(y - x) is.
-            learnt = (own - theirs) * per_end(ends.signs, own)
-            moved = basis * per_end(-factor * ends.weights * ends.signs, basis)
+            learnt = (own - theirs) * per_edge(edges.signs, own)
+            moved = basis * per_edge(-factor * edges.weights * edges.signs, basis)
             left, right = (learnt, moved) if side else (moved, learnt)
-            ends.add_products(matrices[place], left, right)
+            edges.add_products(matrices[place], left, right)
             if self.warm_start:
                 states[place] = (learnt, basis) if side else (basis, learnt)
         for x, own, theirs in zip(whole, sent[len(fixed) :], come[len(fixed) :], strict=True):
-            x += ends.total((theirs - own) * per_end(factor * ends.weights, own))
+            x += edges.total((theirs - own) * per_edge(factor * edges.weights, own))
 
     def _basis(
         self,
@@ -132,16 +131,16 @@ class PowerGossip(Gossip):
         turn: int,
         round: GossipRound,
     ) -> Factor:
-        """Orthonormal factors of all ends: from the last round, or drawn, by both ends alike."""
-        edges = round.network.ends.edges
+        """Orthonormal factors of all edges, from the last round or drawn; alike on both nodes."""
+        pairs = round.network.edges.pairs
         shape = (matrix.shape[1 + side], self.rank)
 
-        def drawn(end: int) -> Tensor:
-            source = round.generator(place, "factor", turn, *edges[end])
+        def drawn(edge: int) -> Tensor:
+            source = round.generator(place, "factor", turn, *pairs[edge])
             return torch.randn(shape, generator=source, dtype=matrix.dtype)
 
         if not state:
-            factor = _stacked(drawn, range(len(edges)), matrix, shape)
+            factor = _stacked(drawn, range(len(pairs)), matrix, shape)
         else:
             factor = state[side]
             empty = (~factor.flatten(1).any(dim=1)).nonzero().flatten()
@@ -169,9 +168,9 @@ def rounded(factors: Factor) -> Factor:
 
 def _stacked(
     drawn: Callable[[int], Tensor],
-    ends: "range | list[int]",
+    edges: "range | list[int]",
     like: Tensor,
     shape: tuple[int, int],
 ) -> Tensor:
-    rows = [drawn(end) for end in ends]
+    rows = [drawn(edge) for edge in edges]
     return torch.stack(rows).to(like.device) if rows else like.new_zeros(0, *shape)

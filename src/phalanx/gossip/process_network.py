@@ -1,4 +1,4 @@
-"""One node a process, among processes of `torch.distributed`."""
+"""Gossip network of `torch.distributed` processes, one node per process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from phalanx.communication.point_to_point import Peers
-from phalanx.communication.wire import from_bytes, to_bytes
+from phalanx.communication.wire import integers_from_bytes, integers_to_bytes, to_bytes
 from phalanx.errors import WireError, naming, require
-from phalanx.gossip.network import Network, Telling
+from phalanx.gossip.broadcast import read
+from phalanx.gossip.network import NeighborBroadcast, Network
 from phalanx.gossip.topology import Topology
 
 
@@ -44,30 +45,30 @@ class ProcessNetwork(Network):
     def swap(self, outgoing: list[Tensor]) -> list[Tensor]:
         """To each neighbour its row of every tensor, in one message."""
         self._count_swap(outgoing)
-        peers = self.ends.peers.tolist()
+        peers = self.edges.peers.tolist()
         if not peers:
             return outgoing
-        rows = [to_bytes([x[end] for x in outgoing]) for end in range(len(peers))]
+        rows = [to_bytes([x[edge] for x in outgoing]) for edge in range(len(peers))]
         come = self._exchange(rows, [len(row) for row in rows])
         like = [x[0] for x in outgoing]
         parts = []
         for peer, row in zip(peers, come, strict=True):
             with _from_node(peer):
-                parts.append(from_bytes(row, like))
+                parts.append(read(row, like))
         return [torch.stack([part[place] for part in parts]) for place in range(len(outgoing))]
 
-    def tell(self, telling: Telling) -> list[Tensor]:
+    def broadcast(self, broadcast: NeighborBroadcast) -> list[Tensor]:
         """The node's message to all neighbours; theirs are added in the order of their numbers."""
-        self._count_tell(telling)
-        peers, message = self.ends.peers.tolist(), telling.write(0)
+        self._count_broadcast(broadcast)
+        peers, message = self.edges.peers.tolist(), broadcast.write(0)
         lengths = [len(message)] * len(peers)
-        if telling.most_bytes is not None:
-            lengths = self._lengths(message, telling.most_bytes)
-        totals = [torch.zeros_like(x[0]) for x in telling.values]
+        if broadcast.most_bytes is not None:
+            lengths = self._lengths(message, broadcast.most_bytes)
+        totals = [torch.zeros_like(x[0]) for x in broadcast.values]
         come = self._exchange([message] * len(peers), lengths)
-        for peer, weight, row in zip(peers, self.ends.weights.tolist(), come, strict=True):
+        for peer, weight, row in zip(peers, self.edges.weights.tolist(), come, strict=True):
             with _from_node(peer):
-                said = telling.read(row)
+                said = broadcast.read(row)
             for total, one in zip(totals, said, strict=True):
                 total.add_(one, alpha=weight)
         return [total.unsqueeze(0) for total in totals]
@@ -90,7 +91,7 @@ class ProcessNetwork(Network):
         device = outgoing[0].device if outgoing else torch.device("cpu")
         nothing = torch.empty(0, dtype=torch.uint8, device=device)
         there, here = [nothing] * self._peers.size, [nothing] * self._peers.size
-        peers = self.ends.peers.tolist()
+        peers = self.edges.peers.tolist()
         for peer, row, length in zip(peers, outgoing, lengths, strict=True):
             there[peer] = row
             here[peer] = torch.empty(length, dtype=torch.uint8, device=device)
@@ -99,10 +100,10 @@ class ProcessNetwork(Network):
 
     def _lengths(self, message: Tensor, most: int) -> list[int]:
         """The lengths of the neighbours' messages, none of them longer than messages can be."""
-        peers = self.ends.peers.tolist()
-        own = torch.tensor([len(message)]).view(torch.uint8).to(message.device)
+        peers = self.edges.peers.tolist()
+        own = integers_to_bytes([len(message)], "<i8").to(message.device)
         rows = self._exchange([own] * len(peers), [8] * len(peers))
-        lengths = [int(row.cpu().view(torch.int64)) for row in rows]
+        lengths = [integers_from_bytes(row, "<i8")[0] for row in rows]
         for peer, length in zip(peers, lengths, strict=True):
             with _from_node(peer):
                 require(0 <= length <= most, f"have 0 to {most} bytes, got {length}")

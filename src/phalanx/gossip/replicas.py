@@ -1,4 +1,4 @@
-"""A model at every node, all in one process."""
+"""Replicas of a model at all nodes, vectorised in one process."""
 
 import copy
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+
+from phalanx.checks import require_at_least
 
 
 class Replicas(nn.Module):
@@ -38,8 +40,7 @@ class Replicas(nn.Module):
             ValueError: if `num_nodes` is below 1.
         """
         super().__init__()
-        if num_nodes < 1:
-            raise ValueError(f"num_nodes must be at least 1, got {num_nodes}")
+        require_at_least(1, num_nodes=num_nodes)
         stacked, self._buffers_here = stack_module_state([copy.deepcopy(model)] * num_nodes)
         self._names = {name.replace(".", "-"): name for name in stacked}
         for name, place in self._names.items():

@@ -1,10 +1,10 @@
-"""All nodes in one process, each operation on all of them at once."""
+"""Gossip network simulated in one process, vectorised over the nodes."""
 
 import torch
 from torch import Tensor
 
-from phalanx.gossip.ends import as_rows
-from phalanx.gossip.network import Network, Telling
+from phalanx.gossip.edges import as_rows
+from phalanx.gossip.network import NeighborBroadcast, Network
 from phalanx.gossip.topology import Topology
 
 
@@ -23,23 +23,23 @@ class SimulatedNetwork(Network):
     def __init__(self, topology: Topology) -> None:
         super().__init__(topology)
         place = {
-            (self.ends.nodes[owner], peer): end
-            for end, (owner, peer) in enumerate(
-                zip(self.ends.owners.tolist(), self.ends.peers.tolist(), strict=True)
+            (self.edges.nodes[owner], peer): edge
+            for edge, (owner, peer) in enumerate(
+                zip(self.edges.owners.tolist(), self.edges.peers.tolist(), strict=True)
             )
         }
         self._reverse = torch.tensor([place[peer, node] for node, peer in place], dtype=torch.int64)
         self._others = topology.weights - topology.weights.diag().diag()
 
     def swap(self, outgoing: list[Tensor]) -> list[Tensor]:
-        """What was sent at the other end of each edge."""
+        """What the neighbour of each edge sent along it."""
         self._count_swap(outgoing)
         return [x[self._reverse.to(x.device)] if len(x) else x for x in outgoing]
 
-    def tell(self, telling: Telling) -> list[Tensor]:
+    def broadcast(self, broadcast: NeighborBroadcast) -> list[Tensor]:
         """The product of the neighbours' weights and the values."""
-        self._count_tell(telling)
-        return [(self._others.to(x) @ as_rows(x)).view_as(x) for x in telling.values]
+        self._count_broadcast(broadcast)
+        return [(self._others.to(x) @ as_rows(x)).view_as(x) for x in broadcast.values]
 
     def mean(self, values: list[Tensor]) -> list[Tensor]:
         """The mean over the first axis."""

@@ -1,4 +1,4 @@
-"""Who talks to whom, and how much a neighbour's values count."""
+"""Communication topologies and their mixing matrices."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.gossip.ends import Ends
+from phalanx.checks import require_at_least
+from phalanx.gossip.edges import Edges
 
 _SLACK = 1e-9  # by which rows of weights may miss 1, and weights their mirror images
 
@@ -39,11 +40,10 @@ class Topology:
     edges: tuple[Edge, ...]
     """Pairs of neighbours, the smaller number first, each pair once, sorted; see `from_edges`."""
     edge_weights: tuple[float, ...] = ()
-    """One weight an edge, above 0; those of a node add up to at most 1. Metropolis if empty."""
+    """One weight per edge, above 0; those of a node add up to at most 1. Metropolis if empty."""
 
     def __post_init__(self) -> None:
-        if self.num_nodes < 1:
-            raise ValueError(f"num_nodes must be at least 1, got {self.num_nodes}")
+        require_at_least(1, num_nodes=self.num_nodes)
         for low, high in self.edges:
             if not 0 <= low < high < self.num_nodes:
                 raise ValueError(
@@ -56,7 +56,7 @@ class Topology:
             object.__setattr__(self, "edge_weights", self._metropolis())
         if len(self.edge_weights) != len(self.edges):
             raise ValueError(
-                f"edge_weights must be one an edge, got {len(self.edge_weights)} of "
+                f"edge_weights must be one per edge, got {len(self.edge_weights)} of "
                 f"{len(self.edges)}"
             )
         if any(not (isfinite(one) and one > 0) for one in self.edge_weights):
@@ -218,9 +218,9 @@ class Topology:
             )
         return factor
 
-    def ends(self, nodes: Sequence[int] | None = None) -> Ends:
-        """The ends of edges at these nodes; by default at all."""
-        return Ends.of(self.num_nodes, self.edges, self.edge_weights, nodes)
+    def edges_at(self, nodes: Sequence[int] | None = None) -> Edges:
+        """The edges at these nodes; by default at all."""
+        return Edges.of(self.num_nodes, self.edges, self.edge_weights, nodes)
 
     def _metropolis(self) -> tuple[float, ...]:
         degrees = [0] * self.num_nodes

@@ -1,4 +1,4 @@
-"""A small language model: which token comes next."""
+"""GPT: a small causal transformer language model."""
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ class GPT(nn.Module):
     Its `layers` are a plain chain, which `phalanx.pipeline.split` cuts into stages. There is no
     dropout, and embedding and head have weights of their own.
 
-    Cost: about `24 depth width^2` multiplications a token and pass, and `4 depth length width` of
+    Cost: about `24 depth width^2` multiplications per token and pass, and `4 depth length width` of
     attention.
     Source: Radford, Wu, Child, Luan, Amodei, Sutskever, "Language Models are Unsupervised Multitask
     Learners", 2019, in small.

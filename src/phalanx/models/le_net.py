@@ -1,4 +1,4 @@
-"""The small convolutional network of the DRACO experiments."""
+"""LeNet, as in the DRACO experiments."""
 
 from jaxtyping import Float
 from torch import Tensor, nn

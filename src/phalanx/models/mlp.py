@@ -1,4 +1,4 @@
-"""A plain network of fully connected layers."""
+"""Multilayer perceptron."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,7 +12,7 @@ from phalanx.models.shapes import num_inputs
 class MLP(nn.Module):
     """A multilayer perceptron: fully connected layers with ReLU between them.
 
-    Cost: as many multiplications a sample as it has weights.
+    Cost: as many multiplications per sample as it has weights.
 
     >>> import torch
     >>> MLP((1, 8, 8), 10, hidden=[32, 16])(torch.zeros(5, 1, 8, 8)).shape

@@ -1,4 +1,4 @@
-"""The residual network of 18 layers, for small images."""
+"""ResNet-18 for small images."""
 
 from math import gcd
 from typing import Literal
@@ -6,6 +6,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from phalanx.checks import require_at_least
 from phalanx.models.shapes import image_shape
 
 
@@ -25,7 +26,7 @@ class ResNet18(nn.Module):
     `track_running_stats = True` and `momentum = None` on the `BatchNorm2d` modules and run forward
     passes in training mode.
 
-    Cost: 0.56 G multiplications a sample of 3 x 32 x 32.
+    Cost: 0.56 G multiplications per sample of 3 x 32 x 32.
     Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, with
     Wu, He, "Group Normalization", ECCV 2018.
 
@@ -56,8 +57,7 @@ class ResNet18(nn.Module):
         channels, _, _ = image_shape(input_shape, num_classes, smallest=8)
         if norm not in ("group", "batch"):
             raise ValueError(f"norm must be group or batch, got {norm!r}")
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}")
+        require_at_least(1, width=width)
         blocks: list[nn.Module] = []
         before = width
         for stage in range(4):

@@ -1,6 +1,8 @@
-"""Checks that the models share."""
+"""Checks of input shapes and numbers of classes."""
 
 from math import prod
+
+from phalanx.checks import require_at_least
 
 
 def num_inputs(input_shape: tuple[int, ...], num_classes: int) -> int:
@@ -11,8 +13,7 @@ def num_inputs(input_shape: tuple[int, ...], num_classes: int) -> int:
     """
     if any(size < 1 for size in input_shape):
         raise ValueError(f"input_shape must have sizes of at least 1, got {input_shape}")
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    require_at_least(1, num_classes=num_classes)
     return prod(input_shape)
 
 

@@ -1,4 +1,4 @@
-"""The smallest model that learns."""
+"""Softmax regression."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from phalanx.models.shapes import num_inputs
 class Softmax(nn.Module):
     """Softmax regression: one linear layer over the flattened input. Convex with cross-entropy.
 
-    Cost: `num_inputs * num_classes` multiplications a sample.
+    Cost: `num_inputs * num_classes` multiplications per sample.
 
     >>> import torch
     >>> Softmax((1, 8, 8), 10)(torch.zeros(5, 1, 8, 8)).shape

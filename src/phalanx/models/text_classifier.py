@@ -1,8 +1,9 @@
-"""A small transformer that says what a text is about."""
+"""Transformer classifier of texts."""
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from phalanx.checks import require_at_least
 from phalanx.models.transformer import Mean, TokenEmbedding, TransformerBlock, check_sizes
 
 
@@ -11,7 +12,7 @@ class TextClassifier(nn.Module):
 
     Its `layers` are a plain chain, which `phalanx.pipeline.split` cuts into stages.
 
-    Cost: about `24 depth width^2` multiplications a token and pass.
+    Cost: about `24 depth width^2` multiplications per token and pass.
     Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, the encoder.
 
     >>> import torch
@@ -43,8 +44,7 @@ class TextClassifier(nn.Module):
         """
         super().__init__()
         length = check_sizes(input_shape, num_classes, width, depth, num_heads)
-        if vocabulary < 1:
-            raise ValueError(f"vocabulary must be at least 1, got {vocabulary}")
+        require_at_least(1, vocabulary=vocabulary)
         blocks = [TransformerBlock(width, num_heads, causal=False) for _ in range(depth)]
         head = nn.Sequential(nn.LayerNorm(width), Mean(), nn.Linear(width, num_classes))
         self.layers = nn.Sequential(TokenEmbedding(vocabulary, length, width), *blocks, head)

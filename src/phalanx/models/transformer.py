@@ -1,4 +1,4 @@
-"""What models of text are made of: embeddings, blocks of attention, and heads."""
+"""Transformer layers: embeddings, blocks of attention, and heads."""
 
 import torch
 from jaxtyping import Float, Int64
@@ -52,7 +52,7 @@ class Mean(nn.Module):
     """The mean over all places of a sequence."""
 
     def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch width"]:
-        """One vector a sequence."""
+        """One vector per sequence."""
         return x.mean(dim=1)
 
 

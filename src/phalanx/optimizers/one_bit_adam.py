@@ -1,13 +1,13 @@
-"""Adam whose workers exchange compressed momenta once its second moments have settled."""
+"""1-bit Adam: compressed momenta once second moments have settled."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, overload
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from phalanx.compression.averaging import Memory
+from phalanx.compression.averaging import TensorStates
 from phalanx.compression.base import Compressor
 from phalanx.compression.distributed import communicate
 from phalanx.compression.error_feedback import ErrorFeedback
@@ -80,19 +80,13 @@ class OneBitAdam(torch.optim.Optimizer):
         named = list(named_parameters)
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__([parameter for _, parameter in named], defaults)
-        self.freeze_step, self.memory = freeze_step, Memory()
+        self.freeze_step, self.memory = freeze_step, TensorStates()
         self.compressor = compressor or ErrorFeedback(TwoStage())
         self._names = {parameter: name for name, parameter in named}
         self._seed, self._group = seed, group
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step on the gradients of all workers, which call it together.
 
         Raises:
@@ -153,5 +147,5 @@ class OneBitAdam(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from what this worker's `state_dict` gave."""
         state = dict(state_dict)
-        self.memory = Memory.from_state_dict(state.pop("memory"))
+        self.memory = TensorStates.from_state_dict(state.pop("memory"))
         super().load_state_dict(state)

@@ -1,8 +1,8 @@
-"""Training in stages over slow links: activations, and their gradients, in a few bits."""
+"""Pipeline parallelism over slow links, with compressed activations and gradients."""
 
 from phalanx.pipeline.activation_difference import ActivationDifference
 from phalanx.pipeline.base import ActivationCodec
-from phalanx.pipeline.boundary import ActivationBoundary, Plan, Traffic
+from phalanx.pipeline.boundary import ActivationBoundary, BoundaryTraffic, MicrobatchPlan
 from phalanx.pipeline.buffers import buffer_bytes
 from phalanx.pipeline.gradients import average_gradients
 from phalanx.pipeline.hugging_face import hugging_face_layers
@@ -15,11 +15,11 @@ __all__ = [
     "ActivationBoundary",
     "ActivationCodec",
     "ActivationDifference",
+    "BoundaryTraffic",
     "CompressedPipeline",
     "Estimate",
-    "Plan",
+    "MicrobatchPlan",
     "SimulatedPipeline",
-    "Traffic",
     "average_gradients",
     "buffer_bytes",
     "hugging_face_layers",

@@ -1,4 +1,4 @@
-"""What changed since the sample was last seen, rounded: AC-SGD, also called AQ-SGD."""
+"""Quantised activation differences (AC-SGD, also called AQ-SGD)."""
 
 from dataclasses import dataclass
 from typing import Literal

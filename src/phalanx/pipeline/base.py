@@ -1,4 +1,4 @@
-"""What every method looks like that sends activations given what both sides remember of them."""
+"""Activation codecs: encoding given what both sides remember of a sample."""
 
 from abc import ABC, abstractmethod
 

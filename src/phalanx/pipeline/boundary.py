@@ -1,4 +1,4 @@
-"""One side of the border between two stages: what crosses it, and what it remembers."""
+"""Boundary between two pipeline stages: what crosses it, and what a side remembers."""
 
 import zlib
 from math import prod
@@ -9,8 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from phalanx.communication import SharedTensor
+from phalanx.communication.wire import integers_from_bytes, integers_to_bytes
 from phalanx.compression import Compressor, SampleQuantization
 from phalanx.errors import DriftError
+from phalanx.floats import working
 from phalanx.pipeline.activation_difference import ActivationDifference
 from phalanx.pipeline.base import ActivationCodec, Shape
 from phalanx.pipeline.buffers import BufferKind, SampleBuffer, make_buffer
@@ -20,7 +23,7 @@ from phalanx.randomness import generator
 _CHECKSUM_BYTES = 4
 
 
-class Plan(NamedTuple):
+class MicrobatchPlan(NamedTuple):
     """What both sides know of a micro-batch before it crosses.
 
     Attributes:
@@ -36,7 +39,7 @@ class Plan(NamedTuple):
     number: int
 
 
-class Traffic(NamedTuple):
+class BoundaryTraffic(NamedTuple):
     """What has crossed a boundary so far.
 
     Attributes:
@@ -122,11 +125,11 @@ class ActivationBoundary:
         for role, one in (("forward", self._quantizer), ("backward", self.backward)):
             require_plain(role, one)
         self.warmup_epochs = warmup_epochs
-        self.traffic = Traffic()
+        self.traffic = BoundaryTraffic()
         self._checksum = checksum
         self._path = (seed, "pipeline", name)
         self._device = torch.device(device)
-        self._working = torch.promote_types(dtype, torch.float32)
+        self._working = working(dtype)
         self._visits = torch.zeros(num_samples, dtype=torch.int32)
         self._passed = 0
         self.buffer: SampleBuffer | None = None
@@ -153,7 +156,7 @@ class ActivationBoundary:
         """Of what it compresses: differences are as wide as arithmetic."""
         return self.dtype if self.buffer is None else self._working
 
-    def plan(self, ids: Tensor) -> Plan:
+    def plan(self, ids: Tensor) -> MicrobatchPlan:
         """What is to cross of a micro-batch of these samples, given what has crossed before.
 
         Args:
@@ -177,19 +180,19 @@ class ActivationBoundary:
         exact = isinstance(self.forward, ActivationCodec) and self.forward.exact
         full = visits < max(self.warmup_epochs, 0 if self.buffer is None else 1)
         full = torch.ones_like(full) if exact else full
-        return Plan(ids, full, visits < self.warmup_epochs, self._passed)
+        return MicrobatchPlan(ids, full, visits < self.warmup_epochs, self._passed)
 
-    def num_activation_bytes(self, plan: Plan) -> int:
+    def num_activation_bytes(self, plan: MicrobatchPlan) -> int:
         """Bytes of the activations of this micro-batch."""
         check = _CHECKSUM_BYTES if self._checked else 0
         return check + self._length(plan.full, self._quantizer, self._coarse_dtype)
 
-    def num_gradient_bytes(self, plan: Plan) -> int:
+    def num_gradient_bytes(self, plan: MicrobatchPlan) -> int:
         """Bytes of the gradients of this micro-batch."""
         return self._length(plan.full_gradient, self.backward, self.dtype)
 
     def send_activations(
-        self, activations: Float[Tensor, "batch ..."], plan: Plan
+        self, activations: Float[Tensor, "batch ..."], plan: MicrobatchPlan
     ) -> UInt8[Tensor, " bytes"]:
         """The sender's side of the way forward: what to send; remembers what arrives.
 
@@ -200,12 +203,12 @@ class ActivationBoundary:
         return self._forward(activations, plan)[0]
 
     def carry_activations(
-        self, activations: Float[Tensor, "batch ..."], plan: Plan
+        self, activations: Float[Tensor, "batch ..."], plan: MicrobatchPlan
     ) -> Float[Tensor, "batch ..."]:
         """What the receiver would go on from; for simulations, with one side for both."""
         return self._forward(activations, plan)[1]
 
-    def _forward(self, activations: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    def _forward(self, activations: Tensor, plan: MicrobatchPlan) -> tuple[Tensor, Tensor]:
         values = activations.detach()
         if tuple(values.shape) != (len(plan.ids), *self.shape) or values.dtype != self.dtype:
             raise ValueError(
@@ -228,12 +231,12 @@ class ActivationBoundary:
         data = rows.to_tensor()
         received, check = self._settle(rows, remembered, plan)
         if self._checked:
-            data = torch.cat([data, _as_bytes(check).to(data.device)])
+            data = torch.cat([data, integers_to_bytes([check], "<u4").to(data.device)])
         self._count(plan, data.numel())
         return data, received
 
     def receive_activations(
-        self, data: UInt8[Tensor, " bytes"], plan: Plan
+        self, data: UInt8[Tensor, " bytes"], plan: MicrobatchPlan
     ) -> Float[Tensor, "batch ..."]:
         """The receiver's side of the way forward: the activations to go on from.
 
@@ -245,7 +248,7 @@ class ActivationBoundary:
         known = (self.shape, self.dtype, self._quantizer, self._coarse_dtype)
         rows = cut(data[: max(end, 0)], plan.full, *known)
         received, check = self._settle(rows, self._remembered(plan), plan)
-        if self._checked and not data[end:].cpu().equal(_as_bytes(check)):
+        if self._checked and integers_from_bytes(data[end:], "<u4") != [check]:
             raise DriftError(
                 f"both sides of boundary {self._path[-1]} must remember the same of samples "
                 f"{plan.ids.tolist()}, but their checksums differ"
@@ -253,17 +256,17 @@ class ActivationBoundary:
         self._count(plan, data.numel())
         return received
 
-    def _remembered(self, plan: Plan) -> Tensor | None:
+    def _remembered(self, plan: MicrobatchPlan) -> Tensor | None:
         """What the rows to be compressed were when they last crossed; None without memory."""
         if self.buffer is None or bool(plan.full.all()):
             return None
         return self.buffer.read(plan.ids[~plan.full])
 
     def _settle(
-        self, rows: Rows, remembered: Tensor | None, plan: Plan
+        self, rows: Rows, remembered: Tensor | None, plan: MicrobatchPlan
     ) -> tuple[Float[Tensor, "batch ..."], int]:
         """Remembers what crossed, on either side; the activations, and a checksum."""
-        check = zlib.crc32(plan.ids.numpy().tobytes()) if self._checked else 0
+        check = self._summed(0, plan.ids)
         whole = others = None
         if rows.full is not None:
             whole = FULL.decode(rows.full)
@@ -289,10 +292,10 @@ class ActivationBoundary:
     def _summed(self, check: int, stored: Tensor) -> int:
         if not self._checked:
             return check
-        return zlib.crc32(stored.contiguous().cpu().numpy().tobytes(), check)
+        return zlib.crc32(SharedTensor.pack(stored).content.data, check)
 
     def send_gradients(
-        self, gradients: Float[Tensor, "batch ..."], plan: Plan
+        self, gradients: Float[Tensor, "batch ..."], plan: MicrobatchPlan
     ) -> UInt8[Tensor, " bytes"]:
         """The receiver's side of the way back: what to send.
 
@@ -302,12 +305,12 @@ class ActivationBoundary:
         return self._backward(gradients, plan)[0]
 
     def carry_gradients(
-        self, gradients: Float[Tensor, "batch ..."], plan: Plan
+        self, gradients: Float[Tensor, "batch ..."], plan: MicrobatchPlan
     ) -> Float[Tensor, "batch ..."]:
         """What the sender would go back with; for simulations, with one side for both."""
         return self._backward(gradients, plan)[1]
 
-    def _backward(self, gradients: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    def _backward(self, gradients: Tensor, plan: MicrobatchPlan) -> tuple[Tensor, Tensor]:
         values = gradients.detach()
         whole, others = pick(values, plan.full_gradient), pick(values, ~plan.full_gradient)
         source = self._generator(self.backward, "backward", plan)
@@ -320,7 +323,7 @@ class ActivationBoundary:
         return data, self._gradients(rows, plan)
 
     def receive_gradients(
-        self, data: UInt8[Tensor, " bytes"], plan: Plan
+        self, data: UInt8[Tensor, " bytes"], plan: MicrobatchPlan
     ) -> Float[Tensor, "batch ..."]:
         """The sender's side of the way back: the gradients to go back with.
 
@@ -331,7 +334,7 @@ class ActivationBoundary:
         self._count_back(data.numel())
         return self._gradients(rows, plan)
 
-    def _gradients(self, rows: Rows, plan: Plan) -> Tensor:
+    def _gradients(self, rows: Rows, plan: MicrobatchPlan) -> Tensor:
         whole = None if rows.full is None else FULL.decode(rows.full)
         others = None if rows.coarse is None else self.backward.decode(rows.coarse)
         return put_together(whole, others, plan.full_gradient)
@@ -365,9 +368,11 @@ class ActivationBoundary:
             raise ValueError("state must hold no buffer where nothing is remembered")
         self._passed = int(state["passed"])
         self._visits.copy_(state["visits"])
-        self.traffic = Traffic(*state["traffic"])
+        self.traffic = BoundaryTraffic(*state["traffic"])
 
-    def _generator(self, compressor: Compressor, way: str, plan: Plan) -> torch.Generator | None:
+    def _generator(
+        self, compressor: Compressor, way: str, plan: MicrobatchPlan
+    ) -> torch.Generator | None:
         return generator(*self._path, way, plan.number) if compressor.random else None
 
     def _length(
@@ -377,7 +382,7 @@ class ActivationBoundary:
         exact = many * prod(self.shape) * self.dtype.itemsize
         return exact + compressor.num_bytes((len(full) - many, *self.shape), dtype)
 
-    def _count(self, plan: Plan, length: int) -> None:
+    def _count(self, plan: MicrobatchPlan, length: int) -> None:
         many = int(plan.full.sum())
         self.traffic = self.traffic._replace(
             activation_bytes=self.traffic.activation_bytes + length,
@@ -402,7 +407,3 @@ def require_plain(role: str, compressor: Compressor) -> None:
         raise ValueError(
             f"{role} must remember nothing, as each micro-batch has other samples, got {compressor}"
         )
-
-
-def _as_bytes(check: int) -> Tensor:
-    return torch.tensor(list(check.to_bytes(_CHECKSUM_BYTES, "little")), dtype=torch.uint8)

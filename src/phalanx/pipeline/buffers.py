@@ -1,4 +1,4 @@
-"""What one side of a boundary remembers of every sample: in memory, on disk, or in few bits."""
+"""Activation buffers per sample: in memory, on disk, or in few bits."""
 
 import mmap
 import shutil

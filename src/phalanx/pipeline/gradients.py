@@ -1,21 +1,21 @@
-"""The third thing to compress: gradients of the same stage in several pipelines."""
+"""Compressed gradient averaging among replicas of a pipeline stage."""
 
 from collections.abc import Mapping
 
 import torch.distributed as dist
 from torch import nn
 
-from phalanx.compression import Compressor, Memory, communicate
+from phalanx.compression import Compressor, TensorStates, communicate
 
 
 def average_gradients(
     module: nn.Module,
     compressor: Compressor,
-    memory: Memory,
+    memory: TensorStates,
     *,
     seed: int = 0,
     group: dist.ProcessGroup | None = None,
-) -> Memory:
+) -> TensorStates:
     """Puts the compressed mean over the processes of a group in the place of a module's gradients.
 
     Call it after the backward pass and before the optimizer's step, on all processes that hold the
@@ -24,7 +24,7 @@ def average_gradients(
     Args:
         module: whose parameters have gradients; those without are left alone, on all processes.
         compressor: what all processes use.
-        memory: what this process remembers; `Memory()` before the first step.
+        memory: what this process remembers; `TensorStates()` before the first step.
         seed: of the run.
         group: the processes that hold this stage; all of them by default.
 

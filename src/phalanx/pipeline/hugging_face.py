@@ -1,4 +1,4 @@
-"""Models of transformers as chains of layers, which can be cut into stages."""
+"""Hugging Face transformers as chains of layers that can be cut into stages."""
 
 import copy
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Training in stages on several processes, with everything compressed that passes between them."""
+"""Compressed pipeline training on several processes."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +11,10 @@ import torch.distributed as dist
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from phalanx.compression import Compressor, Memory, SampleQuantization
+from phalanx.compression import Compressor, SampleQuantization, TensorStates
 from phalanx.pipeline.activation_difference import ActivationDifference
 from phalanx.pipeline.base import ActivationCodec
-from phalanx.pipeline.boundary import ActivationBoundary, Traffic
+from phalanx.pipeline.boundary import ActivationBoundary, BoundaryTraffic
 from phalanx.pipeline.buffers import BufferKind
 from phalanx.pipeline.gradients import average_gradients
 from phalanx.pipeline.settings import Crossed
@@ -164,7 +164,7 @@ class CompressedPipeline:
             name = str(self.index)
             self.after = crossed.boundary(self._crossings[self.index], name, device)
         self._gradients, self._replicas, self._seed = gradients, replicas, seed
-        self._memory = Memory()
+        self._memory = TensorStates()
         self._made: dict[tuple[int, bool], tuple[Any, Any]] = {}
 
     @property
@@ -178,9 +178,9 @@ class CompressedPipeline:
         return self.after is None
 
     @property
-    def traffic(self) -> tuple[Traffic, Traffic]:
+    def traffic(self) -> tuple[BoundaryTraffic, BoundaryTraffic]:
         """What has crossed the boundary before this stage, and the one after; nothing at ends."""
-        before, after = (Traffic() if one is None else one.traffic for one in self._ends)
+        before, after = (BoundaryTraffic() if one is None else one.traffic for one in self._ends)
         return before, after
 
     @property
@@ -312,4 +312,4 @@ class CompressedPipeline:
         for name, one in sides.items():
             if one is not None:
                 one.load_state_dict(state[name])
-        self._memory = Memory.from_state_dict(state["gradients"])
+        self._memory = TensorStates.from_state_dict(state["gradients"])

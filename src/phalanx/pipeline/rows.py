@@ -1,4 +1,4 @@
-"""A micro-batch on the wire: some of its rows as they are, the others compressed."""
+"""Wire form of a micro-batch: some rows as they are, the others compressed."""
 
 from typing import NamedTuple
 

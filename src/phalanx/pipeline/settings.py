@@ -1,4 +1,4 @@
-"""What the boundaries of a pipeline have in common, checked once; and what they will take."""
+"""Common settings of a pipeline's boundaries, and the memory that they take."""
 
 import warnings
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A pipeline in one process: what the stages of `CompressedPipeline` do, one after the other."""
+"""Compressed pipeline simulated in one process."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,7 +38,7 @@ class SimulatedPipeline:
     >>> for _ in range(2):
     ...     loss = pipeline.step(ids, torch.randn(6, 4), ids % 2)
     >>> pipeline.senders[0].traffic  # 6 * 8 values of 4 bytes, and of half a byte with a scale
-    Traffic(activation_bytes=240, gradient_bytes=264, full_samples=6, coarse_samples=6)
+    BoundaryTraffic(activation_bytes=240, gradient_bytes=264, full_samples=6, coarse_samples=6)
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A model cut into stages, and the shapes of what passes between them."""
+"""Splitting of a model into stages, and the shapes of what passes between them."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise

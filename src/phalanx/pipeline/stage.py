@@ -1,4 +1,4 @@
-"""A stage of torch's pipelines whose neighbours exchange bytes instead of tensors."""
+"""Stage of `torch.distributed.pipelining` whose neighbours exchange bytes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
 from phalanx.errors import naming
-from phalanx.pipeline.boundary import ActivationBoundary, Plan
+from phalanx.pipeline.boundary import ActivationBoundary, MicrobatchPlan
 from phalanx.pipeline.splitting import Crossing
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -92,7 +92,7 @@ class CompressedStage(PipelineStage):
         self.before, self.after = boundaries
         self._batch, self._crossings = batch, crossings
         self._ids: tuple[Tensor, ...] | None = None
-        self._plans: dict[tuple[str, int], Plan] = {}
+        self._plans: dict[tuple[str, int], MicrobatchPlan] = {}
         self._arriving: dict[tuple[str, int], Tensor] = {}
         self._leaving: dict[tuple[str, int], Tensor] = {}
         self.own_error: Exception | None = None

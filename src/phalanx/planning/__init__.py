@@ -1,14 +1,16 @@
-"""Planning: which code or compressor pays, from delays and link speeds."""
+"""Planners: which code or which compressor pays, from delays and link speeds."""
 
-from phalanx.planning.code_planner import Outlook, Planner, write_plan
-from phalanx.planning.link_planner import LinkOutlook, LinkPlanner, bits_per_second, seconds
+from phalanx.planning.code_planner import CodeOutlook, CodePlanner
+from phalanx.planning.compressor_planner import CompressorOutlook, CompressorPlanner
+from phalanx.planning.plan import Plan
+from phalanx.planning.units import bits_per_second, seconds
 
 __all__ = [
-    "LinkOutlook",
-    "LinkPlanner",
-    "Outlook",
-    "Planner",
+    "CodeOutlook",
+    "CodePlanner",
+    "CompressorOutlook",
+    "CompressorPlanner",
+    "Plan",
     "bits_per_second",
     "seconds",
-    "write_plan",
 ]

@@ -1,10 +1,8 @@
-"""Which code, how much redundancy, how long to wait: answered on the virtual clock."""
+"""Planner of codes and waiting policies against stragglers, on the virtual clock."""
 
-import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,22 +10,22 @@ from torch import Tensor
 
 from phalanx.coding import CyclicRepetition, ErasureHead, FractionalRepetition, LinearCode
 from phalanx.errors import DecodeError
-from phalanx.planning.link_planner import LinkOutlook
+from phalanx.planning.plan import Plan
 from phalanx.randomness import generator
 from phalanx.stragglers.delays import DelayModel, ShiftedExponential
 from phalanx.stragglers.virtual_clock import virtual_clock
 from phalanx.stragglers.waiting import FirstOf, UntilDecodable, WaitFor, WaitingPolicy
 
 
-class Outlook(NamedTuple):
-    """What is to be expected of a code and a number of messages to wait for.
+class CodeOutlook(NamedTuple):
+    """What to expect of a code and a number of messages to wait for.
 
     Attributes:
         code: its name; "none" where every worker computes a partition of its own.
-        redundancy: partitions that a worker computes, on average.
+        redundancy: partitions per worker, on average.
         wait_for: messages after which a round is over; None to wait until the code is exact. A
             code that is exact earlier ends the round then.
-        round_s: mean seconds a round.
+        round_s: mean seconds per round.
         slow_round_s: seconds that one round in twenty takes at least.
         error: root mean square of `Decoded.error`: what the gradient is off by, relative to the
             root mean square norm of the partitions' gradients, at most.
@@ -51,7 +49,7 @@ class Outlook(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Planner:
+class CodePlanner:
     """Compares codes against stragglers by the expected time to a target error.
 
     The model, which is simple on purpose:
@@ -80,10 +78,10 @@ class Planner:
     """Workers, and partitions (n in the papers)."""
 
     seconds_per_partition: float = 0.0
-    """Seconds that a worker computes on one partition."""
+    """Seconds of computation per partition."""
 
     max_redundancy: int = 5
-    """Most partitions that a worker is to compute."""
+    """Largest number of partitions per worker."""
 
     target_error: float = 0.05
     """Largest bias of the gradient that is accepted, as a share of the root mean square norm of the
@@ -112,17 +110,17 @@ class Planner:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
 
-    def plan(self) -> list[Outlook]:
-        """All candidates whose rounds end: those that reach the target first, by their time.
+    def plan(self) -> Plan[CodeOutlook]:
+        """The candidates whose rounds end: those that reach the target first, by their time.
 
         Raises:
             ValueError: if every candidate has a round that waits for ever, for workers that never
                 answer.
 
         >>> from phalanx.stragglers import Bimodal
-        >>> from phalanx.planning import Planner
+        >>> from phalanx.planning import CodePlanner
         >>> rarely = Bimodal(1.0, 10.0, slow_share=0.1)
-        >>> best, *_ = Planner(rarely, num_workers=12, num_rounds=30).plan()
+        >>> best = CodePlanner(rarely, num_workers=12, num_rounds=30).plan().best
         >>> best.round_s < 2 and best.reaches
         True
         """
@@ -131,7 +129,7 @@ class Planner:
         ended = [one for one in found if one is not None]
         if not ended:
             raise ValueError("delays must let some round end, got workers that never answer")
-        return sorted(ended, key=lambda one: (not one.reaches, one.time_s, one.redundancy))
+        return Plan(sorted(ended, key=lambda one: (not one.reaches, one.time_s, one.redundancy)))
 
     def _candidates(self) -> Iterator["_Candidate"]:
         n = self.num_workers
@@ -145,7 +143,7 @@ class Planner:
             for number in counts:
                 yield _Candidate("ErasureHead", ErasureHead(n, copies=copies), number)
 
-    def _outlook(self, candidate: "_Candidate", delays: Tensor) -> Outlook | None:
+    def _outlook(self, candidate: "_Candidate", delays: Tensor) -> CodeOutlook | None:
         """None if a round waits for ever, for workers that never answer."""
         load = candidate.code.assignment.sum(dim=1)
         answers = delays + self.seconds_per_partition * load
@@ -155,7 +153,7 @@ class Planner:
         error, bias = self._errors(candidate.code, rounds.arrived)
         length_s = rounds.duration_s.mean().item()
         needed = 1 + self.noise * max(error**2 - bias**2, 0.0)
-        return Outlook(
+        return CodeOutlook(
             candidate.name,
             candidate.code.redundancy,
             candidate.wait_for,
@@ -209,11 +207,3 @@ def _rounded(square: Tensor) -> float:
     """The root, or 0 where it is but the rounding of the algebra."""
     root = square.sqrt().item()
     return root if root > 1e-8 else 0.0
-
-
-def write_plan(plan: Sequence[Outlook] | Sequence[LinkOutlook], path: Path) -> None:
-    """Writes a plan as a CSV file: one line a candidate, columns as in its outlook."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(plan[0]._fields)
-        writer.writerows(plan)

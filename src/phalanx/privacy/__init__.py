@@ -1,34 +1,36 @@
-"""Training on data that nobody else may see."""
+"""Secure aggregation by two servers, and local differential privacy."""
 
 from phalanx.privacy.local_noise import gaussian_epsilon
-from phalanx.privacy.secure_aggregation.client import SecureClient, Shares
-from phalanx.privacy.secure_aggregation.credentials import channel_credentials, server_credentials
-from phalanx.privacy.secure_aggregation.dealer import RoundLedger, deal
-from phalanx.privacy.secure_aggregation.entropy import repeatable
-from phalanx.privacy.secure_aggregation.model_server import ModelServerView
-from phalanx.privacy.secure_aggregation.protocol import Transcript, run_round
-from phalanx.privacy.secure_aggregation.secure_aggregation import SecureAggregation
-from phalanx.privacy.secure_aggregation.serving_dealer import Dealer
-from phalanx.privacy.secure_aggregation.serving_model_server import ModelServer
-from phalanx.privacy.secure_aggregation.serving_worker_server import WorkerServer
-from phalanx.privacy.secure_aggregation.setup import SecureSetup
-from phalanx.privacy.secure_aggregation.traffic import Traffic, traffic
+from phalanx.privacy.secure_aggregation.client import SecureClient, Shares, Uploader
+from phalanx.privacy.secure_aggregation.dealer import Dealer, deal
+from phalanx.privacy.secure_aggregation.messages import (
+    CommunicationCost,
+    MalformedMessageError,
+    communication_cost,
+)
+from phalanx.privacy.secure_aggregation.model_server import ModelServer, ModelServerView
+from phalanx.privacy.secure_aggregation.protocol import RoundLedger, SecureSetup, seeded_entropy
+from phalanx.privacy.secure_aggregation.secure_aggregation import (
+    SecureAggregation,
+    Transcript,
+    run_round,
+)
 from phalanx.privacy.secure_aggregation.transport import (
-    NotNowError,
     Peer,
     RoundOverError,
+    UnexpectedMessageError,
+    channel_credentials,
     fresh_keys,
+    server_credentials,
 )
-from phalanx.privacy.secure_aggregation.uploader import Uploader
-from phalanx.privacy.secure_aggregation.wire import MalformedMessageError
-from phalanx.privacy.secure_aggregation.worker_server import WorkerServerView
+from phalanx.privacy.secure_aggregation.worker_server import WorkerServer, WorkerServerView
 
 __all__ = [
+    "CommunicationCost",
     "Dealer",
     "MalformedMessageError",
     "ModelServer",
     "ModelServerView",
-    "NotNowError",
     "Peer",
     "RoundLedger",
     "RoundOverError",
@@ -36,17 +38,17 @@ __all__ = [
     "SecureClient",
     "SecureSetup",
     "Shares",
-    "Traffic",
     "Transcript",
+    "UnexpectedMessageError",
     "Uploader",
     "WorkerServer",
     "WorkerServerView",
     "channel_credentials",
+    "communication_cost",
     "deal",
     "fresh_keys",
     "gaussian_epsilon",
-    "repeatable",
     "run_round",
+    "seeded_entropy",
     "server_credentials",
-    "traffic",
 ]

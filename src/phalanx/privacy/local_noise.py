@@ -1,4 +1,4 @@
-"""What noise on a worker's message promises."""
+"""Local differential privacy of Gaussian noise on a message."""
 
 import math
 

@@ -1,7 +1,7 @@
 """From run folders to tables for the terminal and to one self-contained HTML report."""
 
 from phalanx.reporting.answer import answer
-from phalanx.reporting.comparison import SAME_WEIGHTS, Row, compare
+from phalanx.reporting.compare_runs import SAME_WEIGHTS, Row, compare_runs
 from phalanx.reporting.detection import Detection, detection
 from phalanx.reporting.frontier import plot_frontier, write_frontier
 from phalanx.reporting.html import write_report
@@ -26,7 +26,7 @@ __all__ = [
     "RunRecord",
     "Table",
     "answer",
-    "compare",
+    "compare_runs",
     "detection",
     "drawn",
     "load_run",

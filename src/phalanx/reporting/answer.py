@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from phalanx.reporting.comparison import SAME_WEIGHTS, Row, is_honest
+from phalanx.reporting.compare_runs import SAME_WEIGHTS, Row, is_honest
 from phalanx.reporting.detection import detection, liars, total
 from phalanx.reporting.format import count, difference, excerpt, listed, percent, score
 from phalanx.reporting.record import RunRecord, byzantine, excluded, suspects
@@ -13,7 +13,7 @@ NOTABLE_FALL = 0.01
 
 
 def answer(records: Sequence[RunRecord], rows: Sequence[Row]) -> str:
-    """One sentence on one run, or on several; `rows` are those of `compare`, in the same order.
+    """One sentence on one run, or on several; `rows` are `compare_runs(records)`, in that order.
 
     Raises:
         ValueError: if there is no run, or not one row a run.

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from phalanx.planning.code_planner import Outlook
+from phalanx.planning.code_planner import CodeOutlook
 from phalanx.reporting.plots import COLOURS
 from phalanx.reporting.svg import inline_svg
 
 _MARKERS = "osD^v"
 
 
-def plot_frontier(plan: Sequence[Outlook], ax: Axes) -> None:
+def plot_frontier(plan: Sequence[CodeOutlook], ax: Axes) -> None:
     """One mark a candidate of a plan; a line joins those that no other beats in both respects."""
     names = sorted({one.code for one in plan})
     for place, name in enumerate(names):
@@ -33,16 +33,16 @@ def plot_frontier(plan: Sequence[Outlook], ax: Axes) -> None:
     ax.legend()
 
 
-def frontier(plan: Sequence[Outlook]) -> list[Outlook]:
+def frontier(plan: Sequence[CodeOutlook]) -> list[CodeOutlook]:
     """The candidates of which no quicker one has as small an error, the quickest first."""
-    best: list[Outlook] = []
+    best: list[CodeOutlook] = []
     for one in sorted(plan, key=lambda one: (one.round_s, one.error)):
         if not best or one.error < best[-1].error:
             best.append(one)
     return best
 
 
-def write_frontier(plan: Sequence[Outlook], path: Path) -> None:
+def write_frontier(plan: Sequence[CodeOutlook], path: Path) -> None:
     """Draws the frontier as an SVG file."""
     alt = "Error of the gradient against the mean time of a round, one mark a candidate"
     drawn = inline_svg(partial(plot_frontier, plan), name="frontier", alt=alt, size=(7.0, 4.5))

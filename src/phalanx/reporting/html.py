@@ -9,7 +9,7 @@ from statistics import median
 
 from phalanx.files import whole
 from phalanx.reporting.answer import answer
-from phalanx.reporting.comparison import Row, compare, with_reference
+from phalanx.reporting.compare_runs import Row, compare_runs, with_reference
 from phalanx.reporting.detection import detection
 from phalanx.reporting.format import count, duration, listed, percent, size
 from phalanx.reporting.page import Plot, drawn, render_page
@@ -41,7 +41,7 @@ def write_report(
     Args:
         records: the runs.
         path: the HTML file; its folder is made if need be.
-        reference: the run that the others are held against; see `compare`.
+        reference: the run that the others are held against; see `compare_runs`.
         title: the page's title; by default the run's, or how many runs there are.
 
     Raises:
@@ -57,7 +57,7 @@ def write_report(
 
 
 def _render(records: Sequence[RunRecord], reference: RunRecord | None, title: str | None) -> str:
-    rows = compare(records, reference)
+    rows = compare_runs(records, reference)
     records = with_reference(records, reference)
     headers, lines = cells(rows)
     default_title = records[0].title if len(records) == 1 else f"{len(records)} runs side by side"

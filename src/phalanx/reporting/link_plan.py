@@ -9,14 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from phalanx.communication import Link
-from phalanx.planning.link_planner import LinkOutlook
+from phalanx.planning.compressor_planner import CompressorOutlook
 from phalanx.reporting.plots import COLOURS, DASHES
 from phalanx.reporting.svg import inline_svg
 
 _DECADES = 2.0  # of bandwidth to either side of the link
 
 
-def plot_link_plan(plan: Sequence[LinkOutlook], link: Link, ax: Axes) -> None:
+def plot_link_plan(plan: Sequence[CompressorOutlook], link: Link, ax: Axes) -> None:
     """One line a compressor, and the link itself; both axes are logarithmic.
 
     Args:
@@ -43,7 +43,7 @@ def plot_link_plan(plan: Sequence[LinkOutlook], link: Link, ax: Axes) -> None:
     ax.legend(fontsize="x-small")
 
 
-def write_link_plan(plan: Sequence[LinkOutlook], link: Link, path: Path) -> None:
+def write_link_plan(plan: Sequence[CompressorOutlook], link: Link, path: Path) -> None:
     """Draws the plan as an SVG file; the dotted line is the link."""
     alt = "Predicted time of a step over the bandwidth of the link, one line a compressor"
     draw = partial(plot_link_plan, plan, link)

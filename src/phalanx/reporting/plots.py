@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from phalanx.reporting.comparison import Row
+from phalanx.reporting.compare_runs import Row
 from phalanx.reporting.record import RunRecord, byzantine, excluded, missing, suspects, worker_ids
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

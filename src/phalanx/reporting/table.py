@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from phalanx.reporting.comparison import Row
+from phalanx.reporting.compare_runs import Row
 from phalanx.reporting.format import difference, duration, percent, score, size
 
 MEANINGS = {

@@ -3,20 +3,28 @@
 from phalanx.reproduce.activation_compression import ActivationCompression
 from phalanx.reproduce.atomo import AtomoRecipe
 from phalanx.reproduce.base import Claim, Findings, Recipe, Scope
+from phalanx.reproduce.detox import Detox
+from phalanx.reproduce.draco import Draco
+from phalanx.reproduce.learning_from_history import LearningFromHistory
 from phalanx.reproduce.power_gossip import PowerGossipRecipe
 from phalanx.reproduce.power_sgd import PowerSGDRecipe
 from phalanx.reproduce.random_block import RandomBlocks
+from phalanx.reproduce.resampling import ResamplingAndBucketing
 from phalanx.reproduce.run import recipes, reproduce
 
 __all__ = [
     "ActivationCompression",
     "AtomoRecipe",
     "Claim",
+    "Detox",
+    "Draco",
     "Findings",
+    "LearningFromHistory",
     "PowerGossipRecipe",
     "PowerSGDRecipe",
     "RandomBlocks",
     "Recipe",
+    "ResamplingAndBucketing",
     "Scope",
     "recipes",
     "reproduce",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from phalanx.batch_size import AccordionBatch, AccordionBatchSampler, squared_norm
-from phalanx.compression import Accordion, Memory
+from phalanx.compression import Accordion, TensorStates
 from phalanx.fetch import fetch
 from phalanx.reproduce.compressed_training import CompressedTraining, descend
 
@@ -59,7 +59,7 @@ class _LevelCount:
     low: list[int] = field(default_factory=list)
     compressed: list[int] = field(default_factory=list)
 
-    def __call__(self, memory: Memory) -> None:
+    def __call__(self, memory: TensorStates) -> None:
         """Values at the low level and at either; vectors are sent as they are."""
         levels, low, compressed = self.compressor.levels(memory), 0, 0
         for name, shape in self.shapes.items():

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 
 from phalanx.data import DataSource, Digits, JpegArchive, NpzFile
-from phalanx.experiments import Cell, Record, Records, load
+from phalanx.experiments import Cell, Records, load
+from phalanx.experiments.records import Value
 from phalanx.reporting import Plot, Table
 
 Progress = Callable[[str], None]
@@ -146,6 +148,18 @@ def published(name: str) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def claim(
+    told: Sequence[str | None], ours: str, holds: Sequence[bool] | None = None, **said: Any
+) -> Claim:
+    """A claim of a data file: `told` is the sentence and the figure, None if that is not quoted.
+
+    >>> claim(["Rank {rank} is as good.", None], "it is", [True], rank=2).text
+    'Rank 2 is as good.'
+    """
+    text, paper = (NOT_QUOTED if one is None else one.format(**said) for one in told)
+    return Claim(text, paper, ours, holds)
+
+
 def verdict(shown: Sequence[bool]) -> Verdict:
     """Whether the figures show what is claimed: all of them, some of them, none.
 
@@ -169,16 +183,28 @@ def above(one: float | None, other: float | None, by: float = 0.0) -> bool:
     return (one or 0.0) >= (other or 0.0) + by
 
 
+def to_points(shares: Sequence[float]) -> float:
+    """The mean of shares in percent, to a tenth.
+
+    >>> to_points([0.5, 0.625])
+    56.2
+    """
+    return round(100 * fmean(shares), 1)
+
+
+def unless_stopped(value: str) -> Value:
+    """What a record has under a name; None if the run stopped."""
+    return lambda one: one[value] if one.status == "finished" else None
+
+
+ACCURACY = unless_stopped("last_accuracies")
+"""Mean test accuracy of the last evaluations, a share; None if the run stopped."""
+
+
 def points(found: Records, value: str = "last_accuracies", **labels: Any) -> float | None:
     """A share in percent to a tenth, on average over the records with these labels.
 
-    Returns:
-        None if one of the runs stopped.
+    None if one of the runs stopped.
     """
-
-    def share(one: Record) -> float | None:
-        measured: float | None = one[value] if one.status == "finished" else None
-        return measured
-
-    average = found.mean(share, **labels)
-    return None if average is None else round(100 * average, 1)
+    average: float | None = found.reduce(unless_stopped(value), to_points, **labels)
+    return average

@@ -1,49 +1,43 @@
 """Resampling and bucketing: what data that differ cost robust rules, and what mixing wins back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import ClassVar, NamedTuple
+from functools import partial
+from itertools import product
+from typing import Any, ClassVar
 
-from torch.utils.data import TensorDataset
+from torch.optim import SGD
 
-from phalanx.aggregation import Aggregator, Bucketing, Mean, PreAggregation, Resampling
-from phalanx.attacks import Attack, InnerProductManipulation, LabelFlip, Mimic, SignFlip
-from phalanx.data import (
-    IidPartitioner,
-    LongTailedPartitioner,
-    Partitioner,
-    ShardPartitioner,
-    Splits,
+from phalanx.aggregation import Bucketing, PreAggregation, Resampling
+from phalanx.attacks import (
+    Attack,
+    FixedWorkers,
+    InnerProductManipulation,
+    LabelFlip,
+    Mimic,
+    SignFlip,
 )
+from phalanx.data import IidPartitioner, LongTailedPartitioner, ShardPartitioner
+from phalanx.experiments import Cell, Records, grid, pivot, train_run
 from phalanx.models import MLP, LeNet
-from phalanx.randomness import generator
+from phalanx.ordering import PerClient
 from phalanx.reporting import Table
 from phalanx.reproduce.base import (
+    ACCURACY,
     NOT_QUOTED,
-    Finding,
+    Claim,
     Findings,
-    Progress,
+    Images,
     Recipe,
+    Scope,
     above,
     figures,
-    verdict,
+    points,
+    published,
+    to_points,
 )
-from phalanx.reproduce.full_runs import device_for, images
-from phalanx.reproduce.training_runs import Trials, robust_rules
-from phalanx.transforms import WorkerMomentum
+from phalanx.reproduce.robust_training import OtherTest, momentum, robust_rules, side_by_side
 
-
-class _Place(NamedTuple):
-    """Where an accuracy stands: the table, its row, and the two halves of its column."""
-
-    table: str
-    rule: str
-    column: str
-    before: str
-
-
-_Figures = dict[_Place, float | None]
 _MIXED: dict[str, PreAggregation] = {"bucketing": Bucketing(2), "resampling": Resampling(2)}
 _PLAIN, _BUCKETS, _SAMPLES = "alone", *_MIXED
 _IID, _DIFFERENT = "iid", "non-iid"
@@ -53,78 +47,38 @@ _ATTACKS: dict[str, Attack] = {
     "flipped signs": SignFlip(),
     "flipped labels": LabelFlip(),
 }
-_IPM, _SIGNS, _LABELS = _ATTACKS
 _RULES = ("mean", "Krum", "median", "RFA", "centred clipping")
-_PICKING = _RULES[1:4]
-_CLIPPING = _RULES[4]
+_PICKING, _CLIPPING = _RULES[1:4], _RULES[4]
+_PICKED = ", ".join(_PICKING)
 _BETAS = {"no momentum": 0.0, "momentum 0.9": 0.9}
 _FALL = 5.0  # points of accuracy that are called a fall
-
-# Rows of the papers' tables: iid, non-iid, then the same two with buckets of 2.
-_LOGGED = {
-    _TAIL: {
-        "mean": (98.8, 98.8, None, None),
-        "Krum": (98.0, 89.9, 98.4, 93.3),
-        "median": (97.7, 80.4, 98.3, 95.6),
-        "RFA": (98.6, 82.6, 98.8, 97.3),
-        _CLIPPING: (98.8, 98.8, 98.8, 98.8),
-    },
-    _MIMIC: {
-        "mean": (93.2, 92.7, None, None),
-        "Krum": (90.4, 37.3, 91.6, 53.2),
-        "median": (90.8, 64.3, 91.9, 78.6),
-        "RFA": (92.9, 78.9, 93.0, 91.2),
-        _CLIPPING: (93.2, 91.5, 93.2, 92.6),
-    },
+_PAPER = {
+    (table, rule, *column.split(", ")): accuracy
+    for table, logged in published("resampling").items()
+    for rule, row in logged["rules"].items()
+    for column, accuracy in zip(logged["columns"], row, strict=True)
 }
-# Rule under attack on non-iid data: without momentum, with it, then the same with buckets of 2.
-_STAGED = {
-    (_IPM, "RFA"): (14.6, 13.5, 90.6, 95.9),
-    (_SIGNS, "RFA"): (68.8, 82.8, 87.6, 96.8),
-    (_SIGNS, _CLIPPING): (75.2, 97.7, 91.7, 97.7),
-    (_LABELS, "median"): (35.6, 50.6, 52.7, 70.6),
-    (_LABELS, "Krum"): (1.0, 1.0, 20.2, 43.3),
-}
-
-
-def _paper() -> _Figures:
-    """The papers' accuracies, by the places of ours."""
-    rows: list[tuple[str, str, tuple[str, ...], tuple[float | None, ...]]] = [
-        (table, rule, (_IID, _DIFFERENT), logged)
-        for table, rules in _LOGGED.items()
-        for rule, logged in rules.items()
-    ]
-    rows += [(attack, rule, tuple(_BETAS), four) for (attack, rule), four in _STAGED.items()]
-    return {
-        _Place(table, rule, column, before): four[2 * second + first]
-        for table, rule, columns, four in rows
-        for second, before in enumerate((_PLAIN, _BUCKETS))
-        for first, column in enumerate(columns)
-    }
-
-
-_PAPER = _paper()
 _NOTES = (
     "The papers' figures are recomputed from the logs that their authors published (MNIST, a "
     "network of two convolutions, three seeds). The shape is compared, not the figure.",
-    "Non-iid: the honest workers share the data sorted by class, the bad ones hold random samples. "
-    "Long tail: every class keeps a fixed share of what the class before keeps, in the test set "
-    "too; there nobody is bad.",
+    "Non-iid: the honest workers share the data sorted by class, the Byzantine ones hold random "
+    "samples. Long tail: every class keeps a fixed share of what the class before keeps, in the "
+    "test set too; there nobody is Byzantine.",
     "The published figures are those of buckets of two (2022); resampling every message twice "
-    "(2020), where twice as many mixtures may be bad, stands beside them.",
+    "(2020), where twice as many mixtures may be Byzantine, stands beside them.",
     "RFA takes three Weiszfeld steps, as in the papers; they start from the mean of the more than "
     "half of the messages that lie closest together.",
-    "Mixing does not help always: where a rule's bound is close, twice as many bad mixtures may "
-    "cost more than smaller differences win.",
+    "Mixing does not help always: where a rule's bound is close, twice as many Byzantine mixtures "
+    "may cost more than smaller differences win.",
 )
-_QUICK_NOTES = (
+_QUICK_NOTE = (
     "Here: one hidden layer of 64 on digits, learning rate 0.1, momentum as an average, centred "
-    "clipping with radius 1 and three iterations, a long tail of 0.6 instead of 0.5.",
+    "clipping with radius 1 and three iterations, a long tail of 0.6 instead of 0.5."
 )
-_FULL_NOTES = (
+_FULL_NOTE = (
     "Unlike in the papers: LeNet instead of their network, one seed, and 600 rounds under every "
-    "attack. As there: learning rate 0.01, 32 samples a worker, momentum as a sum, centred "
-    "clipping with radius 10 / (1 - beta) and three iterations, a long tail of 0.5.",
+    "attack. As there: learning rate 0.01, 32 samples per worker, momentum as a sum, centred "
+    "clipping with radius 10 / (1 - beta) and three iterations, a long tail of 0.5."
 )
 
 
@@ -150,282 +104,215 @@ class ResamplingAndBucketing(Recipe):
 
     num_workers: int = 25
     """Workers (n)."""
-
     num_byzantine: int = 5
-    """Workers that are bad (f)."""
-
+    """Byzantine workers (f)."""
     num_honest: int = 20
-    """Workers where nobody is bad; 24 in full runs on MNIST, as in the paper."""
-
+    """Workers where nobody is Byzantine; 24 in full runs on MNIST, as in the paper."""
     steps: int | None = None
-    """Rounds a run; by default 200, 600 in full, and 4500 of the long tail on MNIST."""
-
+    """Rounds of a run; by default 200, 600 in full, and 4500 of the long tail on MNIST."""
     seeds: int | None = None
     """Runs of which the mean counts; by default 1, or 3 in full on digits."""
 
-    def measure(self, out: Path, *, full: bool, data: Path | None, progress: Progress) -> Findings:
-        """Trains with every rule; `data` is a file of MNIST, or the folder of one."""
-        splits, origin, published = images(data if full else None, ("mnist.npz",), "MNIST")
-        seeds = self.seeds or (3 if full and not published else 1)
-        trials = Trials(
-            splits,
-            LeNet if published else MLP,
-            self.num_workers,
-            samples=32 if published else 16,
-            steps=self.steps or (600 if full else 200),
-            rate=0.01 if published else 0.1,
-            seeds=range(seeds),
-            device=device_for(full),
-        )
-        found = self._long_tail(trials, published, progress)
-        found |= self._mimic(trials, published, progress)
-        found |= self._attacked(trials, published, full, progress)
+    def cells(self, scope: Scope) -> list[Cell]:
+        """A long tail without attack, mimic, and other attacks on the rules that the paper has."""
+        data, steps = self._images(scope), self._steps(scope)
+        splits = {_IID: IidPartitioner(), _DIFFERENT: ShardPartitioner()}
+        keep = 0.5 if data.published else 0.6
+        tails = {
+            name: {"order": PerClient(LongTailedPartitioner(keep, split))}
+            for name, split in splits.items()
+        }
+        long = 4500 if data.published and self.steps is None else steps
+        test, honest = OtherTest(data.source, tail=keep), self._honest(scope)
+        thinned = self._fixed(scope, long, honest, 32 if data.published else 8) | {"data": test}
+        cells = self._grid(scope, _TAIL, tails, (_PLAIN, _BUCKETS), thinned, num_byzantine=0)
+
+        fixed = self._fixed(scope, steps, self.num_workers, 32 if data.published else 16)
+        fixed["byzantine"] = FixedWorkers(list(range(self.num_byzantine)))
+        ways = (_PLAIN, *_MIXED)
+        mimic = {
+            name: {"order": PerClient(split), "attack": Mimic()} for name, split in splits.items()
+        }
+        found = self._grid(scope, _MIMIC, mimic, ways, fixed, self.num_byzantine)
+        doubled = {"column": _IID, "before": _SAMPLES}  # of no interest
+        cells += [one for one in found if not doubled.items() <= one.labels.items()]
+
+        fixed["order"] = PerClient(ShardPartitioner())
+        for name, attack in _ATTACKS.items():
+            for column, beta in list(_BETAS.items())[: None if scope.full else 1]:
+                staged = {column: {"attack": attack, **momentum(beta, published=data.published)}}
+                found = self._grid(scope, name, staged, ways, fixed, self.num_byzantine, beta)
+                cells += [one for one in found if one.labels["rule"] in ("mean", *_staged(name))]
+        return cells
+
+    def _images(self, scope: Scope) -> Images:
+        return scope.images(("mnist.npz",), "MNIST")
+
+    def _honest(self, scope: Scope) -> int:
+        return 24 if self._images(scope).published else self.num_honest
+
+    def _steps(self, scope: Scope) -> int:
+        return self.steps or (600 if scope.full else 200)
+
+    def _fixed(self, scope: Scope, steps: int, num_workers: int, samples: int) -> dict[str, Any]:
+        data = self._images(scope)
+        return {
+            "data": data.source,
+            "model": LeNet if data.published else MLP,
+            "num_workers": num_workers,
+            "batch_size": samples * num_workers,
+            "steps": steps,
+            "evaluate_every": max(1, steps // 20),
+            "optimizer": partial(SGD, lr=0.01 if data.published else 0.1),
+            "device": scope.device,
+        }
+
+    def _grid(
+        self,
+        scope: Scope,
+        table: str,
+        columns: Mapping[str, Mapping[str, Any]],
+        ways: Sequence[str],
+        fixed: Mapping[str, Any],
+        num_byzantine: int,
+        beta: float = 0.0,
+    ) -> list[Cell]:
+        """All rules alone and after mixing; mixing leaves the mean as it is."""
+        given = self._images(scope).published
+        # The sum of messages is 1 / (1 - beta) times as long as one, and so is the radius.
+        rules = robust_rules(num_byzantine, 10 / (1 - beta) if given else 1.0, iterations=3)
+        cells = []
+        for rule, way in product(_RULES, ways):
+            if rule != "mean" or way == _PLAIN:
+                used = _MIXED[way] >> rules[rule] if way in _MIXED else rules[rule]
+                seeds = range(self.seeds or (3 if scope.full and not given else 1))
+                axes: dict[str, Any] = {"table": {table: {}}, "rule": {rule: used}}
+                axes |= {"before": {way: {}}, "column": columns, "seed": seeds}
+                cells += grid(train_run, axes, fixed)
+        return cells
+
+    def findings(self, found: Records, scope: Scope) -> Findings:
+        """Every rule with and without mixing, beside the authors' logs."""
+        data = self._images(scope)
         return Findings(
             answer=_answer(found),
-            findings=_findings(found),
-            tables=tuple(_table(name, found) for name in (_TAIL, _MIMIC, *_ATTACKS)),
-            notes=(f"Data: {origin}.", *_NOTES, *(_FULL_NOTES if published else _QUICK_NOTES)),
-            settings={
-                "workers": self.num_workers,
-                "bad_workers": self.num_byzantine,
-                "workers_of_the_long_tail": self._honest(published),
-                "rounds": trials.steps,
-                "samples_a_worker": trials.samples,
-                "seeds": seeds,
-                "full": full,
-            },
+            claims=_claims(found),
+            tables=[_table(name, found) for name in (_TAIL, _MIMIC, *_ATTACKS)],
+            notes=(f"Data: {data.origin}.", *_NOTES, _FULL_NOTE if data.published else _QUICK_NOTE),
         )
 
-    def _honest(self, published: bool) -> int:
-        return 24 if published else self.num_honest
 
-    def _long_tail(self, trials: Trials, published: bool, progress: Progress) -> _Figures:
-        """Nobody is bad: what rules lose on data that differ is their own doing."""
-        keep = 0.5 if published else 0.6
-        trials = replace(
-            trials,
-            num_workers=self._honest(published),
-            samples=32 if published else 8,
-            steps=self.steps or (4500 if published else trials.steps),
-        )
-        test = _thinned(trials.splits, keep)
-        splits = {_IID: IidPartitioner(), _DIFFERENT: ShardPartitioner()}
-        found: _Figures = {}
-        for (rule, before), used in _pairs(0, _radius(0.0, published), (_PLAIN, _BUCKETS)).items():
-            for column, split in splits.items():
-                progress(f"training: {_TAIL}, {column}, {rule} {before}")
-                found[_Place(_TAIL, rule, column, before)] = trials.accuracy(
-                    used, shards=LongTailedPartitioner(keep, split), test=test
-                )
-        return found
-
-    def _mimic(self, trials: Trials, published: bool, progress: Progress) -> _Figures:
-        """The attack that data that differ make possible."""
-        splits: dict[str, Partitioner] = {_IID: IidPartitioner(), _DIFFERENT: ShardPartitioner()}
-        found: _Figures = {}
-        for (rule, before), used in _pairs(
-            self.num_byzantine, _radius(0.0, published), (_PLAIN, *_MIXED)
-        ).items():
-            for column, split in splits.items():
-                if (column, before) == (_IID, _SAMPLES):
-                    continue
-                progress(f"training: {_MIMIC}, {column}, {rule} {before}")
-                found[_Place(_MIMIC, rule, column, before)] = trials.accuracy(
-                    used, Mimic(), self.num_byzantine, shards=split
-                )
-        return found
-
-    def _attacked(
-        self, trials: Trials, published: bool, full: bool, progress: Progress
-    ) -> _Figures:
-        """Other attacks, for the rules of which the paper gives figures, and the mean."""
-        found: _Figures = {}
-        for column, beta in _BETAS.items() if full else list(_BETAS.items())[:1]:
-            momentum = WorkerMomentum(beta, "sum" if published else "average") if beta else None
-            pairs = _pairs(self.num_byzantine, _radius(beta, published), (_PLAIN, *_MIXED))
-            for (rule, before), used in pairs.items():
-                for name, attack in _ATTACKS.items():
-                    if rule != "mean" and (name, rule) not in _STAGED:
-                        continue
-                    progress(f"training: {name}, {column}, {rule} {before}")
-                    found[_Place(name, rule, column, before)] = trials.accuracy(
-                        used,
-                        attack,
-                        self.num_byzantine,
-                        worker_momentum=momentum,
-                        shards=ShardPartitioner(),
-                    )
-        return found
+def _staged(attack: str) -> list[str]:
+    """The rules for which the paper gives figures under an attack."""
+    return list(dict.fromkeys(rule for table, rule, *_ in _PAPER if table == attack))
 
 
-def _radius(beta: float, published: bool) -> float:
-    """Of centred clipping: the sum of messages is 1 / (1 - beta) times as long as one."""
-    return 10 / (1 - beta) if published else 1.0
-
-
-def _pairs(
-    num_byzantine: int, radius: float, ways: Sequence[str]
-) -> dict[tuple[str, str], Aggregator]:
-    """Rules alone and after mixing, by name and way; mixing leaves the mean as it is."""
-    rules = robust_rules(num_byzantine, radius, iterations=3)
-    found: dict[tuple[str, str], Aggregator] = {("mean", _PLAIN): Mean()}
-    for name in _RULES[1:]:
-        for way in ways:
-            alone = rules[name]
-            found[name, way] = alone if way == _PLAIN else _MIXED[way] >> alone
-    return found
-
-
-def _thinned(splits: Splits, keep: float) -> TensorDataset:
-    """The test set with a long tail."""
-    inputs, targets = splits.test[:]
-    (kept,) = LongTailedPartitioner(keep).split(targets, 1, generator(0, "long tail"))
-    return TensorDataset(inputs[kept], targets[kept])
-
-
-def _of(
-    every: _Figures, table: str, column: str, before: str, rules: Sequence[str] = _PICKING
+def _ours(
+    found: Records, table: str, column: str, before: str, rules: Sequence[str] = _PICKING
 ) -> list[float | None]:
-    return [every[_Place(table, rule, column, before)] for rule in rules]
+    return [points(found, table=table, rule=one, column=column, before=before) for one in rules]
 
 
-def _both(table: str, column: str, before: str, found: _Figures) -> tuple[str, str]:
-    """The paper's figures and ours, of the rules that pick."""
-    return (
-        figures(_of(_PAPER, table, column, before)),
-        figures(_of(found, table, column, before)),
-    )
+def _paper(table: str, column: str, before: str, rules: Sequence[str] = _PICKING) -> str:
+    return figures([_PAPER[table, rule, column, before] for rule in rules])
 
 
-def _findings(found: _Figures) -> tuple[Finding, ...]:
-    picking = ", ".join(_PICKING)
-    return (
+def _claims(found: Records) -> list[Claim]:
+    alone, mixed = (_DIFFERENT, _PLAIN), (_DIFFERENT, _BUCKETS)
+    near = [(_PLAIN, _CLIPPING), (_BUCKETS, _CLIPPING), (_PLAIN, "mean")]
+    clipped = [_ours(found, _MIMIC, _DIFFERENT, way, (rule,))[0] for way, rule in near]
+    return [
         _change(
             found,
             _TAIL,
-            (_IID, _PLAIN),
-            (_DIFFERENT, _PLAIN),
+            ((_IID, _PLAIN), alone),
             f"Rules that pick lose the rare classes where data differ, though nobody attacks "
-            f"({picking}; iid, then non-iid).",
+            f"({_PICKED}; iid, then non-iid).",
             -_FALL,
         ),
         _change(
             found,
             _TAIL,
-            (_DIFFERENT, _PLAIN),
-            (_DIFFERENT, _BUCKETS),
-            f"Buckets of two give part of it back ({picking}; non-iid, alone, then in buckets).",
-            1.0,
+            (alone, mixed),
+            f"Buckets of two give part of it back ({_PICKED}; non-iid, alone, then in buckets).",
         ),
         _change(
             found,
             _MIMIC,
-            (_IID, _PLAIN),
-            (_DIFFERENT, _PLAIN),
-            f"Mimic does little where data are alike and much where they differ ({picking}; iid, "
+            ((_IID, _PLAIN), alone),
+            f"Mimic does little where data are alike and much where they differ ({_PICKED}; iid, "
             "then non-iid).",
             -_FALL,
         ),
         _change(
             found,
             _MIMIC,
-            (_DIFFERENT, _PLAIN),
-            (_DIFFERENT, _BUCKETS),
-            f"Buckets of two help against mimic ({picking}; non-iid, alone, then in buckets).",
-            1.0,
+            (alone, mixed),
+            f"Buckets of two help against mimic ({_PICKED}; non-iid, alone, then in buckets).",
         ),
-        *_attack_findings(found),
-        _near_the_mean(found),
-        Finding(
+        *(_attacked(found, name) for name in _ATTACKS),
+        Claim(
+            "Centred clipping in buckets of two is within 3 points of the plain mean under mimic "
+            "(non-iid: alone, in buckets, the mean).",
+            figures([_PAPER[_MIMIC, rule, _DIFFERENT, way] for way, rule in near]),
+            figures(clipped),
+            [above(clipped[1], clipped[2], -3.0)],
+        ),
+        Claim(
             f"Resampling every message twice does what buckets of two do (mimic, non-iid: "
-            f"{picking}, {_CLIPPING}; resampled, then in buckets).",
+            f"{_PICKED}, {_CLIPPING}; resampled, then in buckets).",
             NOT_QUOTED,
             "; ".join(
-                figures(_of(found, _MIMIC, _DIFFERENT, before, _RULES[1:]))
-                for before in (_SAMPLES, _BUCKETS)
+                figures(_ours(found, _MIMIC, _DIFFERENT, way, _RULES[1:]))
+                for way in (_SAMPLES, _BUCKETS)
             ),
-            "—",
         ),
-    )
+    ]
 
 
 def _change(
-    found: _Figures,
+    found: Records,
     table: str,
-    one: tuple[str, str],
-    other: tuple[str, str],
-    claim: str,
-    by: float,
-) -> Finding:
-    """That the rules that pick go up, or down, from one column to another."""
-    before, after = (_both(table, *column, found) for column in (one, other))
-    pairs = zip(_of(found, table, *one), _of(found, table, *other), strict=True)
+    columns: Sequence[tuple[str, str]],
+    text: str,
+    by: float = 1.0,
+    rules: Sequence[str] = _PICKING,
+) -> Claim:
+    """That rules go up, or down, from one column to another."""
+    before, after = (_ours(found, table, *column, rules) for column in columns)
+    pairs = zip(before, after, strict=True)
     shown = [above(b, a, by) if by > 0 else above(a, b, -by) for a, b in pairs]
-    return Finding(claim, f"{before[0]}; {after[0]}", f"{before[1]}; {after[1]}", verdict(shown))
+    logged = "; ".join(_paper(table, *column, rules) for column in columns)
+    return Claim(text, logged, f"{figures(before)}; {figures(after)}", shown)
 
 
-def _attack_findings(found: _Figures) -> list[Finding]:
-    """That buckets help under the other attacks, one finding an attack; momentum apart."""
-    made = []
-    for name in _ATTACKS:
-        rules = [rule for attack, rule in _STAGED if attack == name]
-        column = next(iter(_BETAS))
-        plain, mixed = (_of(found, name, column, way, rules) for way in (_PLAIN, _BUCKETS))
-        logged = [_of(_PAPER, name, column, way, rules) for way in (_PLAIN, _BUCKETS)]
-        mean = found[_Place(name, "mean", column, _PLAIN)]
-        made.append(
-            Finding(
-                f"Buckets of two help under {name} ({', '.join(rules)}; non-iid, no momentum, "
-                "alone, then in buckets).",
-                "; ".join(map(figures, logged)),
-                f"{figures(plain)}; {figures(mixed)}; the plain mean {figures([mean])}",
-                verdict([above(b, a, 1.0) for a, b in zip(plain, mixed, strict=True)]),
-            )
-        )
-    return made
-
-
-def _near_the_mean(found: _Figures) -> Finding:
-    rows = [(_PLAIN, _CLIPPING), (_BUCKETS, _CLIPPING), (_PLAIN, "mean")]
-    ours, paper = (
-        [every[_Place(_MIMIC, rule, _DIFFERENT, way)] for way, rule in rows]
-        for every in (found, _PAPER)
+def _attacked(found: Records, attack: str) -> Claim:
+    """That buckets help under another attack; momentum apart."""
+    rules, column = _staged(attack), next(iter(_BETAS))
+    mean = figures(_ours(found, attack, column, _PLAIN, ("mean",)))
+    text = (
+        f"Buckets of two help under {attack} ({', '.join(rules)}; non-iid, no momentum, alone, "
+        "then in buckets)."
     )
-    return Finding(
-        "Centred clipping in buckets of two is within 3 points of the plain mean under mimic "
-        "(non-iid: alone, in buckets, the mean).",
-        figures(paper),
-        figures(ours),
-        verdict([above(ours[1], ours[2], -3.0)]),
-    )
+    made = _change(found, attack, [(column, _PLAIN), (column, _BUCKETS)], text, rules=rules)
+    return replace(made, ours=f"{made.ours}; the plain mean {mean}")
 
 
-def _answer(found: _Figures) -> str:
-    alone, mixed = (_of(found, _MIMIC, _DIFFERENT, way) for way in (_PLAIN, _BUCKETS))
-    mean = found[_Place(_MIMIC, "mean", _DIFFERENT, _PLAIN)]
+def _answer(found: Records) -> str:
+    alone, mixed = (figures(_ours(found, _MIMIC, _DIFFERENT, way)) for way in (_PLAIN, _BUCKETS))
+    mean = figures(_ours(found, _MIMIC, _DIFFERENT, _PLAIN, ("mean",)))
     return (
-        f"Under mimic on data that differ, {', '.join(_PICKING)} reached {figures(alone)} % test "
-        f"accuracy alone and {figures(mixed)} % in buckets of two; the plain mean reached "
-        f"{figures([mean])} %."
+        f"Under mimic on data that differ, {_PICKED} reached {alone} % test accuracy alone and "
+        f"{mixed} % in buckets of two; the plain mean reached {mean} %."
     )
 
 
-def _table(name: str, found: _Figures) -> Table:
-    """The papers' figures and ours side by side, as far as there are any."""
-    columns = list(dict.fromkeys((p.column, p.before) for p in found if p.table == name))
-    rules = list(dict.fromkeys(p.rule for p in found if p.table == name))
-    headers = ["rule"]
-    values: list[list[float | None]] = [[] for _ in rules]
-    for column, before in columns:
-        places = [_Place(name, rule, column, before) for rule in rules]
-        for who, every in (("paper", _PAPER), ("ours", found)):
-            if any(place in every for place in places):
-                headers.append(f"{column}, {before}, {who}")
-                for row, place in zip(values, places, strict=True):
-                    row.append(every.get(place))
-    return Table(
-        name.capitalize(),
-        "Test accuracy in percent over the last five evaluations.",
-        tuple(headers),
-        tuple((rule, *row) for rule, row in zip(rules, values, strict=True)),
-    )
+def _table(name: str, found: Records) -> Table:
+    paper = {
+        (rule, (column, before)): accuracy
+        for (table, rule, column, before), accuracy in _PAPER.items()
+        if table == name
+    }
+    ours = pivot(found.where(table=name), "rule", ("column", "before"), ACCURACY, to_points)
+    caption = "Test accuracy in percent over the last five evaluations."
+    return side_by_side(name.capitalize(), caption, ours, paper)

@@ -3,7 +3,8 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,9 @@ def reproduce(
     if place is not None and not place.exists():
         raise FileNotFoundError(f"data must be a file or folder that is there, got {place}")
     folder.mkdir(parents=True, exist_ok=True)
-    scope, runner = Scope(full, place), _Runner(folder, jobs, progress or (lambda _: None))
+    scope, runner = Scope(full, place), _Runner(folder, jobs, progress)
     findings = recipe.findings(recipe.measure(scope, runner), scope)
-    sizes = {one.name: getattr(recipe, one.name) for one in fields(recipe)}
-    stated = {name: _stated(one) for name, one in sizes.items() if one is not None}
-    settings = {"full": full, **stated, **findings.settings}
+    settings = {"full": full, **_sizes(recipe, runner.cells), **findings.settings}
     done = Reproduction(recipe, replace(findings, settings=settings), folder)
     facts = environment(seed=0)
     (folder / "findings.html").write_text(_html(done, facts), encoding="utf-8")
@@ -106,9 +105,11 @@ class _Runner:
 
     folder: Path
     jobs: int | None
-    progress: Progress
+    progress: Progress | None
+    cells: list[Cell] = field(default_factory=list)
 
     def __call__(self, cells: Sequence[Cell], *, jobs: int | None = None) -> Records:
+        self.cells.extend(cells)
         found = measure(cells, self.folder, jobs=jobs or self.jobs, watch=self._watch)
         failed = [one for one in found if one.status == "failed"]
         if failed:
@@ -117,12 +118,19 @@ class _Runner:
         return found
 
     def _watch(self, now: Watched) -> None:
-        if now.running:
+        if now.running and self.progress is not None:
             self.progress(f"{now.done} of {now.total} done; measuring: {now.running[-1]}")
 
 
-def _stated(value: Any) -> str | int | float | bool:
-    return value if isinstance(value, str | int | float) else str(value)
+def _sizes(recipe: Recipe, cells: Sequence[Cell]) -> dict[str, Any]:
+    """The recipe's fields, and the numbers and names that its cells are called with."""
+    found: dict[str, list[Any]] = {}
+    own = ((one.name, getattr(recipe, one.name)) for one in fields(recipe))
+    for name, value in chain(own, *(cell.arguments.items() for cell in cells)):
+        told = value if isinstance(value, str | int | float) else str(value)
+        if (told is value or hasattr(recipe, name)) and value is not None:
+            found[name] = [*found.get(name, []), *([] if told in found.get(name, []) else [told])]
+    return {name: v[0] if len(v) == 1 else ", ".join(map(str, v)) for name, v in found.items()}
 
 
 def _json(done: Reproduction, facts: dict[str, Any]) -> str:

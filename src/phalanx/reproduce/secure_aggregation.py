@@ -24,9 +24,9 @@ from phalanx.aggregation import (
 from phalanx.attacks import ReverseGradient
 from phalanx.data import Digits
 from phalanx.models import MLP
-from phalanx.privacy import SecureAggregation, SecureSetup, traffic
+from phalanx.privacy import SecureAggregation, SecureSetup, communication_cost
 from phalanx.randomness import generator, seeded
-from phalanx.reporting import Table, compare, load_run
+from phalanx.reporting import Table, compare_runs, load_run
 from phalanx.reporting.format import count, difference, percent
 from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe
 from phalanx.training import train
@@ -214,15 +214,15 @@ class SecureAggregationRecipe(Recipe):
             clear_s, secure_s = _seconds(clear, rows), _seconds(SecureAggregation(clear), rows)
             ratios.append(secure_s / clear_s)
             seconds.append(secure_s)
-        moved = traffic(SecureSetup(num_workers, dim))
+        moved = communication_cost(SecureSetup(num_workers, dim))
         return _Round(
             num_workers,
             dim,
             median(seconds[1:]),
             median(ratios[1:]),
-            moved.upload / (4 * dim),
-            moved.between_servers / (4 * dim * num_workers),
-            moved.from_dealer / (4 * dim),
+            moved.upload_bytes / (4 * dim),
+            moved.between_servers_bytes / (4 * dim * num_workers),
+            moved.from_dealer_bytes / (4 * dim),
         )
 
     def _trained(self, out: Path, steps: int, progress: Progress) -> list[_Run]:
@@ -257,7 +257,7 @@ class SecureAggregationRecipe(Recipe):
                 records.append(load_run(folder))
             found += [
                 _Run(row.title, row.test_accuracy or 0.0, row.relative_difference or 0.0)
-                for row in compare(records, records[0])
+                for row in compare_runs(records, records[0])
             ]
         return found
 

@@ -1,4 +1,4 @@
-"""How long workers take: models of delays, drawn for all rounds and workers at once."""
+"""Delay models: how long workers take, drawn for all rounds and workers at once."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.checks import require_between, require_finite_above, require_finite_at_least
 from phalanx.randomness import generator
 from phalanx.stragglers.latency import harmonic
 
@@ -22,18 +23,6 @@ def _check_rank(rank: int, num_workers: int) -> None:
     """Raises ValueError unless that many of the workers can have arrived."""
     if not 1 <= rank <= num_workers:
         raise ValueError(f"rank must be from 1 to num_workers = {num_workers}, got {rank}")
-
-
-def _check_at_least(bound: float, **values: float) -> None:
-    for name, value in values.items():
-        if not bound <= value < math.inf:
-            raise ValueError(f"{name} must be finite and at least {bound:g}, got {value}")
-
-
-def _check_share(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be from 0 to 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -92,7 +81,7 @@ class ShiftedExponential(DelayModel):
     """Mean of the exponential wait in seconds; 0 for none."""
 
     def __post_init__(self) -> None:
-        _check_at_least(0.0, shift_s=self.shift_s, mean_s=self.mean_s)
+        require_finite_at_least(0, shift_s=self.shift_s, mean_s=self.mean_s)
 
     def draw(
         self, num_rounds: int, num_workers: int, generator: torch.Generator | None = None
@@ -127,9 +116,8 @@ class Pareto(DelayModel):
     """The tail: P(delay > t) = (scale_s / t) ** shape. The mean is infinite at 1 or below."""
 
     def __post_init__(self) -> None:
-        _check_at_least(0.0, scale_s=self.scale_s)
-        if not 0 < self.shape < math.inf:
-            raise ValueError(f"shape must be finite and above 0, got {self.shape}")
+        require_finite_at_least(0, scale_s=self.scale_s)
+        require_finite_above(0, shape=self.shape)
 
     def draw(
         self, num_rounds: int, num_workers: int, generator: torch.Generator | None = None
@@ -172,8 +160,8 @@ class Bimodal(DelayModel):
     """Probability of being slow."""
 
     def __post_init__(self) -> None:
-        _check_at_least(0.0, fast_s=self.fast_s, slow_s=self.slow_s)
-        _check_share(slow_share=self.slow_share)
+        require_finite_at_least(0, fast_s=self.fast_s, slow_s=self.slow_s)
+        require_between(0, 1, slow_share=self.slow_share)
 
     def draw(
         self, num_rounds: int, num_workers: int, generator: torch.Generator | None = None
@@ -209,8 +197,8 @@ class Bursty(DelayModel):
     """Probability that a slow worker is no longer slow in the next round."""
 
     def __post_init__(self) -> None:
-        _check_at_least(1.0, slowdown=self.slowdown)
-        _check_share(enter=self.enter, leave=self.leave)
+        require_finite_at_least(1, slowdown=self.slowdown)
+        require_between(0, 1, enter=self.enter, leave=self.leave)
         if self.enter + self.leave == 0:
             raise ValueError("enter or leave must be above 0, got 0 for both")
 
@@ -231,7 +219,7 @@ class Bursty(DelayModel):
 
 @dataclass(frozen=True)
 class RecordedTrace(DelayModel):
-    """Delays that were measured: a CSV file with one line a round and one column a worker.
+    """Delays that were measured: a CSV file with one line per round and one column per worker.
 
     Entries are seconds; `inf` for a message that never came. Lines that begin with `#` are skipped.
     Rounds come in the file's order, and from its start again where there are more.

@@ -1,4 +1,4 @@
-"""How long a product takes when workers lag: what redundancy of each kind is expected to buy.
+"""Expected latency of coded computation with stragglers, in closed form.
 
 The model: all of the work takes one worker `1 + X` units of time, X exponential with mean 1 / rate;
 a worker that has one k-th of the work takes one k-th of such a time. Workers are independent.
@@ -8,6 +8,8 @@ Learning Using Codes", IEEE Transactions on Information Theory 2018, on coded co
 """
 
 import math
+
+from phalanx.checks import require_finite_above
 
 
 def expected_time_uncoded(num_workers: int, rate: float = 1.0) -> float:
@@ -67,7 +69,7 @@ def optimal_num_blocks(num_workers: int, rate: float = 1.0) -> int:
 
 
 def optimal_code_rate(rate: float = 1.0) -> float:
-    """Blocks a worker, k / n, of the best code for many workers.
+    """Blocks per worker, k / n, of the best code for many workers.
 
     `1 + 1 / W(-exp(-rate - 1))`, where W is the lower branch of Lambert's function.
 
@@ -110,5 +112,4 @@ def _check(num_workers: int, num_blocks: int, rate: float) -> None:
         raise ValueError(
             f"num_blocks must be from 1 to num_workers = {num_workers}, got {num_blocks}"
         )
-    if not 0 < rate < math.inf:
-        raise ValueError(f"rate must be finite and above 0, got {rate}")
+    require_finite_above(0, rate=rate)

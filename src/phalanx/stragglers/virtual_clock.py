@@ -1,4 +1,4 @@
-"""Who arrives in which round, and how long rounds take, without anybody waiting for it."""
+"""Virtual clock: who arrives in which round, and how long rounds take, without waiting for it."""
 
 from typing import Literal, NamedTuple
 
@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from phalanx.checks import require_one_of
 from phalanx.stragglers.waiting import WaitingPolicy
 
 
@@ -51,8 +52,7 @@ def virtual_clock(
     """
     if not (delays >= 0).all():
         raise ValueError("delays must be seconds of at least 0, got a negative one or NaN")
-    if late not in ("cancelled", "finished"):
-        raise ValueError(f"late must be 'cancelled' or 'finished', got {late!r}")
+    require_one_of(("cancelled", "finished"), late=late)
     if late == "cancelled" and not policy.init():
         ends = policy.ends_at(delays)
         _check_ends(ends)

@@ -1,4 +1,4 @@
-"""When a round is over: the same rule on recorded delays and in an engine's event loop.
+"""Waiting policies: when a round ends, on recorded delays and in an engine's event loop.
 
 A policy maps the times at which messages arrived to the time at which the round ends. It never
 looks ahead: the messages that arrived up to the end of a round determine it. So the same call
@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from phalanx.checks import require_at_least, require_finite_above, require_share
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,7 @@ class WaitFor(WaitingPolicy):
     """How many messages are enough (k, or r, in the papers)."""
 
     def __post_init__(self) -> None:
-        if self.num_messages < 1:
-            raise ValueError(f"num_messages must be at least 1, got {self.num_messages}")
+        require_at_least(1, num_messages=self.num_messages)
 
     def ends_at(
         self, arrivals: Float[Tensor, "*rounds workers"], memory: tuple[float, ...] = ()
@@ -127,8 +128,8 @@ class Deadline(WaitingPolicy):
     """Messages without which no round ends."""
 
     def __post_init__(self) -> None:
-        _check_seconds("deadline_s", self.deadline_s)
-        _check_min_messages(self.min_messages)
+        require_finite_above(0, deadline_s=self.deadline_s)
+        require_at_least(0, min_messages=self.min_messages)
 
     def ends_at(
         self, arrivals: Float[Tensor, "*rounds workers"], memory: tuple[float, ...] = ()
@@ -169,14 +170,10 @@ class AdaptiveDeadline(WaitingPolicy):
     """Messages without which no round ends."""
 
     def __post_init__(self) -> None:
-        _check_seconds("first_s", self.first_s)
-        for name in ("quantile", "weight"):
-            share = getattr(self, name)
-            if not 0 < share <= 1:
-                raise ValueError(f"{name} must be above 0 and at most 1, got {share}")
-        if not 1 < self.slack < math.inf:
-            raise ValueError(f"slack must be finite and above 1, got {self.slack}")
-        _check_min_messages(self.min_messages)
+        require_finite_above(0, first_s=self.first_s)
+        require_share(quantile=self.quantile, weight=self.weight)
+        require_finite_above(1, slack=self.slack)
+        require_at_least(0, min_messages=self.min_messages)
 
     def init(self) -> tuple[float, ...]:
         """The deadline of the first round."""
@@ -313,13 +310,3 @@ def _ranked(arrivals: Tensor, rank: int, name: str) -> Tensor:
     if rank > arrivals.shape[-1]:
         raise ValueError(f"{name} must be at most the {arrivals.shape[-1]} workers, got {rank}")
     return arrivals.kthvalue(rank, dim=-1).values
-
-
-def _check_seconds(name: str, seconds: float) -> None:
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"{name} must be finite and above 0, got {seconds}")
-
-
-def _check_min_messages(number: int) -> None:
-    if number < 0:
-        raise ValueError(f"min_messages must be at least 0, got {number}")

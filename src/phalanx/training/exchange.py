@@ -14,7 +14,7 @@ from phalanx.training.engines.base import Collector, Session, Waiting
 from phalanx.training.inbox import Inbox
 from phalanx.training.job import Job
 from phalanx.training.worker import ReadState, RoundTask
-from phalanx.training.worker_state import WorkerState
+from phalanx.training.worker_state import WorkerState, copied
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,4 @@ def read_states(session: Session, job: Job, step: int) -> Mapping[int, WorkerSta
         return {}
     found = Collector()
     session.call(ReadState(step), range(job.round.code.num_workers), collector=found)
-    return {
-        worker: {name: tuple(one.clone() for one in parts) for name, parts in state.items()}
-        for worker, state in sorted(found.values.items())
-    }
+    return {worker: copied(state) for worker, state in sorted(found.values.items())}

@@ -39,7 +39,7 @@ class Inbox(Collector):
 
     def take(self, worker: int, value: object) -> None:
         """Takes in what a worker replied: a `Sent`, of no trusted content."""
-        message, loss = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
+        message, loss, *_ = value if isinstance(value, tuple) and len(value) > 1 else (value, None)
         self.put(worker, message, loss if isinstance(loss, float) else torch.nan)
 
     def put(self, worker: int, message: object, loss: float = torch.nan) -> None:

@@ -58,7 +58,7 @@ class Job:
         layout, code = self.layout, self.round.code
         if (width := code.width(layout.dim)) != layout.dim:
             layout = ParameterLayout(("message",), ((width,),), layout.dtype)
-        return Chain(self.round.transforms, layout, self.seed, code.num_workers)
+        return Chain(tuple(self.round.transforms), layout, self.seed, code.num_workers)
 
     @property
     def remembers(self) -> bool:

@@ -1,5 +1,6 @@
 """The round as a value: all stages of distributed training, from samples to weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from phalanx.attacks import Attack, RandomWorkers, Schedule
@@ -35,8 +36,8 @@ class Round:
     compute: Computation = Gradient()  # noqa: RUF009 - frozen
     """What a worker computes from the parameters and its samples."""
 
-    transforms: tuple[MessageTransform, ...] = ()
-    """What workers do to their messages before they send them, in order."""
+    transforms: Sequence[MessageTransform] = ()
+    """What workers do to their messages before they send them, in order; kept as a tuple."""
 
     attack: Attack | None = None
     """What Byzantine workers do, in a simulated attack; None for none."""

@@ -130,7 +130,7 @@ def train(
         raise ValueError("give a code or a rule, not both: a code decodes by itself")
     code = code if code is not None else Uncoded(num_workers, rule or Mean())
     stages = Round(
-        code, order, compute, tuple(transforms), attack, byzantine, step or OptimizerStep(optimizer)
+        code, order, compute, transforms, attack, byzantine, step or OptimizerStep(optimizer)
     )
     if batch_size is None:
         batch_size = _SAMPLES * code.num_partitions

@@ -15,7 +15,7 @@ from phalanx.training.attack_simulation import Role, behind
 from phalanx.training.engines.base import Reply, Site, Task, WorkerFactory
 from phalanx.training.job import Job
 from phalanx.training.partition_updates import PartitionUpdates
-from phalanx.training.worker_state import DatedState, WorkerState
+from phalanx.training.worker_state import DatedState, WorkerState, copied
 
 _Block = TypeVar("_Block")
 _Made = tuple[Tensor, float, tuple[Tensor, ...]]
@@ -31,10 +31,12 @@ class Sent(NamedTuple):
     Attributes:
         message: its message.
         loss: the mean loss that it claims over its partitions.
+        state: what it remembers, where that is nothing but the message, and costs nothing to send.
     """
 
     message: Tensor
     loss: float
+    state: WorkerState | None = None
 
 
 class Worker:
@@ -53,8 +55,7 @@ class Worker:
         self, worker: int, updates: PartitionUpdates, state: WorkerState | None = None
     ) -> None:
         self.id, self.updates = worker, updates
-        known = {name: tuple(one.clone() for one in parts) for name, parts in (state or {}).items()}
-        self._history: tuple[DatedState, ...] = (DatedState(0, known),)
+        self._history: tuple[DatedState, ...] = (DatedState(0, copied(state or {})),)
 
     @property
     def state(self) -> WorkerState:
@@ -101,12 +102,19 @@ class Worker:
         if computed:
             states["compute"] = computed
         own, sent, states = chain.update(message, states, task.step, self.id)
+        if role is not None:  # its row may be forged in place: what is remembered stays true
+            states = {
+                name: tuple(one.clone() if one is message else one for one in parts)
+                for name, parts in states.items()
+            }
         if states:
             self._history = DatedState(task.step, before), DatedState(task.step + 1, states)
         if sent is None:
             return Reply(missing="not finite")
         if role is None or role.attack.omniscient:  # the server stages those, who read all others
-            return Reply(Sent(sent, loss))
+            parts = [part for one in states.values() for part in one]
+            light = bool(parts) and all(part is sent for part in parts)
+            return Reply(Sent(sent, loss, states if light else None))
         if not role.attack.sends:
             return Reply(missing="silent", delay_s=role.attack.delay_s)
         forged = chain.forge(role.forge(own), task.step, self.id)
@@ -188,7 +196,7 @@ class TrainingWorkers(WorkerFactory):
 
     job: Job
     """What they take part in."""
-    states: Mapping[int, WorkerState]
+    states: dict[int, WorkerState]
     """What each is known to remember, by id: a worker that is started anew goes on with it."""
 
     def own(self, worker: int) -> Any:
@@ -206,6 +214,11 @@ class TrainingWorkers(WorkerFactory):
             Worker(one, updates, {k: tuple(x.to(on) for x in v) for k, v in state.items()})
             for one, state in owned.items()
         ]
+
+    def heard(self, worker: int, value: object) -> None:
+        """Keeps what a worker says that it remembers, should it have to be started anew."""
+        if isinstance(value, Sent) and value.state is not None:
+            self.states[worker] = copied(value.state)
 
     def packed(self) -> "TrainingWorkers":
         """As it travels: without the attack, on the CPU, tensors ready to be shared."""

@@ -20,3 +20,8 @@ class DatedState(NamedTuple):
 
     step: int
     state: WorkerState
+
+
+def copied(state: WorkerState) -> dict[str, tuple[Tensor, ...]]:
+    """The state in memory of its own."""
+    return {name: tuple(one.clone() for one in parts) for name, parts in state.items()}

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from phalanx.coding import Code
-from phalanx.communication import Round
+from phalanx.communication import ExchangeContext
 from phalanx.compression import Compressor, ErrorFeedback, TopK, frame
 from phalanx.errors import NotFiniteError, WireError
 from phalanx.parameters import ParameterLayout
@@ -56,7 +56,7 @@ class Compressed(MessageTransform):
         """
         compressor = self.compressor
         tensors = list(context.layout.unflatten(message).values())
-        source = Round(
+        source = ExchangeContext(
             context.seed, context.step, context.worker, context.num_workers, context.layout.names
         )
         shared = compressor.needs_shared_randomness

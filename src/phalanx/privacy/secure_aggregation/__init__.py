@@ -1,1 +1,1 @@
-"""Robust aggregation by two servers neither of which sees a message."""
+"""Secure aggregation: robust rules by two servers, neither of which sees a message."""

@@ -1,25 +1,33 @@
-"""A worker's side: its message in two shares."""
+"""The client of secure aggregation: a worker's message in two shares, and their upload."""
 
+import math
+import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.privacy.secure_aggregation.entropy import (
+from phalanx.errors import ServerLostError
+from phalanx.privacy.secure_aggregation.fixed_point import encode, require_encodable
+from phalanx.privacy.secure_aggregation.messages import Receipt, SeedShare, VectorShare
+from phalanx.privacy.secure_aggregation.protocol import (
     SEED_BYTES,
     Entropy,
+    SecureSetup,
     expand,
-    from_system,
-    normal,
+    system_entropy,
 )
-from phalanx.privacy.secure_aggregation.fixed_point import encode, encode_unchecked
-from phalanx.privacy.secure_aggregation.messages import SeedShare, VectorShare
-from phalanx.privacy.secure_aggregation.setup import SecureSetup
+from phalanx.privacy.secure_aggregation.transport import (
+    Connection,
+    Peer,
+    RoundOverError,
+    UnexpectedMessageError,
+)
 
 
 class Shares(NamedTuple):
-    """What a worker sends in a round.
+    """The two shares of a worker's message in a round.
 
     Attributes:
         for_model_server: 32 bytes.
@@ -32,7 +40,7 @@ class Shares(NamedTuple):
 
 @dataclass(frozen=True)
 class SecureClient:
-    """Splits a worker's messages into shares that tell either server nothing.
+    """A worker's secret sharing of its messages; a share alone tells either server nothing.
 
     With `noise_std` the message is also noisy before it is split, so that even distances and the
     aggregate say little about it (local differential privacy): see `gaussian_epsilon`.
@@ -45,7 +53,7 @@ class SecureClient:
     """
 
     setup: SecureSetup = SecureSetup()  # noqa: RUF009 - frozen
-    """What everybody agreed on."""
+    """The public parameters."""
 
     worker: int = 0
     """This worker's id."""
@@ -71,7 +79,7 @@ class SecureClient:
             raise ValueError("noise_std needs a clip_norm: noise hides nothing of unknown size")
 
     def share(
-        self, message: Float[Tensor, "*shape"], round: int, entropy: Entropy = from_system
+        self, message: Float[Tensor, "*shape"], round: int, entropy: Entropy = system_entropy
     ) -> Shares:
         """The shares of a message, flattened.
 
@@ -84,15 +92,72 @@ class SecureClient:
         if self.clip_norm is not None:
             flat = flat * (self.clip_norm / flat.norm().clamp(min=self.clip_norm))
         if self.noise_std:
-            flat = flat + self.noise_std * normal(entropy, len(flat))
-        encode(flat, self.setup)
+            flat = flat + self.noise_std * _normal(entropy, len(flat))
+        require_encodable(flat, self.setup)
         return split(flat, self.setup, self.worker, round, entropy)
 
 
 def split(
     message: Float[Tensor, " dim"], setup: SecureSetup, worker: int, round: int, entropy: Entropy
 ) -> Shares:
-    """The shares of a message whatever it is: what a client can send that checks nothing."""
+    """The shares of a message without any check, as a Byzantine client may send them."""
     seed = entropy(SEED_BYTES)
-    values = encode_unchecked(message, setup) - expand(seed, "message", len(message))
+    values = encode(message, setup) - expand(seed, "message", len(message))
     return Shares(SeedShare(round, worker, seed), VectorShare(round, worker, values))
+
+
+def _normal(entropy: Entropy, count: int) -> Float[Tensor, " count"]:
+    """Standard normal numbers in float64, by the method of Box and Muller."""
+    words = expand(entropy(SEED_BYTES), "normal", 2, count)
+    uniform = (words.bitwise_and(2**53 - 1).double() + 0.5) / 2**53
+    return (-2 * uniform[0].log()).sqrt() * (2 * math.pi * uniform[1]).cos()
+
+
+class Uploader:
+    """A worker's connections to both servers, which tries again while they are not there yet.
+
+    Args:
+        client: the secret sharing of this worker.
+        model_server: gets the seeds.
+        worker_server: gets the vectors.
+    """
+
+    def __init__(self, client: SecureClient, model_server: Peer, worker_server: Peer) -> None:
+        self._client = client
+        self._model_server = Connection(client.setup, model_server)
+        self._worker_server = Connection(client.setup, worker_server)
+
+    def send(self, message: Float[Tensor, "*shape"], round: int, timeout_s: float = 60.0) -> None:
+        """Sends the shares of one message.
+
+        Raises:
+            ValueError: if the message cannot be shared.
+            RoundOverError: if the round is over.
+            ServerLostError: if a server does not take its share in time.
+        """
+        shares = self._client.share(message, round)
+        until_s = time.monotonic() + timeout_s
+        # The larger part first: the model server closes a round by what it has itself.
+        _deliver(self._worker_server, shares.for_worker_server, until_s)
+        _deliver(self._model_server, shares.for_model_server, until_s)
+
+    def close(self) -> None:
+        """Ends both connections."""
+        self._model_server.close()
+        self._worker_server.close()
+
+
+def _deliver(server: Connection, share: SeedShare | VectorShare, until_s: float) -> None:
+    """Sends a share, again and again while the server is away or the round not open."""
+    while True:
+        left_s = until_s - time.monotonic()
+        try:
+            server.ask(share, Receipt, timeout_s=max(left_s, 0.01))
+        except RoundOverError:
+            raise
+        except (UnexpectedMessageError, ServerLostError):
+            if left_s <= 0:
+                raise
+        else:
+            return
+        time.sleep(min(0.2, max(left_s, 0.0)))

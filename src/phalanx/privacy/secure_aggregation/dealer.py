@@ -1,21 +1,24 @@
-"""Correlated randomness: what makes products of shared numbers possible, dealt in advance."""
+"""The dealer of secure aggregation, which gives both servers correlated randomness in advance."""
 
-import torch
-from jaxtyping import Int64
-from torch import Tensor
+import threading
+from typing import Any
 
-from phalanx.errors import ReusedRandomnessError
-from phalanx.privacy.secure_aggregation.entropy import SEED_BYTES, Entropy, expand, from_system
-from phalanx.privacy.secure_aggregation.messages import ModelServerDeal, WorkerServerDeal
-from phalanx.privacy.secure_aggregation.range_check import NUM_SUMS, noise, signed_sums
-from phalanx.privacy.secure_aggregation.ring import products
-from phalanx.privacy.secure_aggregation.setup import SecureSetup
+from phalanx.privacy.secure_aggregation import fixed_point, protocol
+from phalanx.privacy.secure_aggregation.messages import (
+    DealRequest,
+    Message,
+    ModelServerDeal,
+    WorkerServerDeal,
+)
+from phalanx.privacy.secure_aggregation.protocol import Entropy, SecureSetup, system_entropy
+from phalanx.privacy.secure_aggregation.server import Server
+from phalanx.privacy.secure_aggregation.transport import Keys, RoundOverError
 
 
 def deal(
-    setup: SecureSetup, round: int, entropy: Entropy = from_system
+    setup: SecureSetup, round: int, entropy: Entropy = system_entropy
 ) -> tuple[ModelServerDeal, WorkerServerDeal]:
-    """Fresh randomness for one round.
+    """Correlated randomness for one round, which makes products of shared numbers possible.
 
     Every worker i has a mask a_i, of which each server expands a share from its seed. Shares of
     `<a_i, a_j>`, of the masks' random sums, and of `sum_i u_i a_i` for random weights u_i that the
@@ -25,68 +28,60 @@ def deal(
     Cost: `n d (n + 64)` multiply-adds, and 16 n d pseudo-random bytes. To the model server go 32
     bytes, to the worker server 8 (d + n^2 + 64 n).
     """
-    one, other = entropy(SEED_BYTES), entropy(SEED_BYTES)
-    mask = mask_shares(one, setup) + mask_shares(other, setup)
-    sums = signed_sums(one, mask) + noise(entropy, setup.num_workers)
+    one, other = entropy(protocol.SEED_BYTES), entropy(protocol.SEED_BYTES)
+    mask = protocol.mask_shares(one, setup) + protocol.mask_shares(other, setup)
+    sums = fixed_point.signed_sums(one, mask) + fixed_point.sum_noise(entropy, setup.num_workers)
+    weights = protocol.dealt_words(other, "weights", setup)
     return ModelServerDeal(round, one), WorkerServerDeal(
         round,
         other,
-        products(mask, mask) - product_shares(one, setup),
-        sums - sum_shares(one, setup),
-        random_weights(other, setup) @ mask - weighted_share(one, setup),
+        fixed_point.inner_products(mask, mask) - protocol.dealt_words(one, "products", setup),
+        sums - protocol.dealt_words(one, "sums", setup),
+        weights @ mask - protocol.dealt_words(one, "weighted", setup),
     )
 
 
-def mask_shares(seed: bytes, setup: SecureSetup) -> Int64[Tensor, "workers dim"]:
-    """A server's shares of the masks of all workers."""
-    shares = torch.empty(setup.num_workers, setup.dim, dtype=torch.int64)
-    for worker, row in enumerate(shares):
-        row.copy_(expand(seed, f"mask {worker}", setup.dim))
-    return shares
+class Dealer(Server):
+    """The dealer as a gRPC server: it gives each server its part of every deal, once.
 
+    It sees no share and no message, but it knows all masks: it must not collude with anybody, and
+    should run where neither server's operator can look.
 
-def product_shares(seed: bytes, setup: SecureSetup) -> Int64[Tensor, "workers workers"]:
-    """The model server's shares of the masks' inner products."""
-    return expand(seed, "products", setup.num_workers, setup.num_workers)
-
-
-def sum_shares(seed: bytes, setup: SecureSetup) -> Int64[Tensor, "workers sums"]:
-    """The model server's shares of the masks' random sums."""
-    return expand(seed, "sums", setup.num_workers, NUM_SUMS)
-
-
-def weighted_share(seed: bytes, setup: SecureSetup) -> Int64[Tensor, " dim"]:
-    """The model server's share of the weighted sum of the masks."""
-    return expand(seed, "weighted", setup.dim)
-
-
-def random_weights(seed: bytes, setup: SecureSetup) -> Int64[Tensor, " workers"]:
-    """The weights of that sum, which the worker server knows."""
-    return expand(seed, "weights", setup.num_workers)
-
-
-class RoundLedger:
-    """Remembers which rounds' randomness is spent: masks that hide two messages hide neither.
-
-    >>> from phalanx.privacy import RoundLedger
-    >>> ledger = RoundLedger()
-    >>> ledger.spend(4)
-    >>> ledger.spend(4)
-    Traceback (most recent call last):
-    phalanx.errors.ReusedRandomnessError: rounds must go up, so that no mask is used twice; ...
+    Args:
+        setup: the public parameters.
+        keys: how the two servers make themselves known; see `fresh_keys`.
+        address: where to listen; port 0 takes any.
+        credentials: of `grpc.ssl_server_credentials`; not encrypted, on this machine only, if None.
+        plain: do not encrypt, wherever it listens.
+        entropy: the source of secrets.
     """
 
-    def __init__(self, last: int = -1) -> None:
-        self.last = last
+    def __init__(
+        self,
+        setup: SecureSetup,
+        keys: Keys,
+        address: str = "localhost:0",
+        *,
+        credentials: Any = None,
+        plain: bool = False,
+        entropy: Entropy = system_entropy,
+    ) -> None:
+        self._entropy, self._deal_lock = entropy, threading.Lock()
+        self._round = -1
+        self._parts: dict[str, Message] = {}
+        self._ledgers = {name: protocol.RoundLedger() for name in ("model server", "worker server")}
+        super().__init__(setup, keys, address, credentials, plain)
 
-    def spend(self, round: int) -> None:
-        """Marks a round and all before it as spent.
+    def _admits(self, name: str, kind: type[Any]) -> bool:
+        return name in self._ledgers and kind is DealRequest
 
-        Raises:
-            ReusedRandomnessError: if it is spent already.
-        """
-        if round <= self.last:
-            raise ReusedRandomnessError(
-                f"rounds must go up, so that no mask is used twice; got {round} after {self.last}"
-            )
-        self.last = round
+    def _answer(self, name: str, request: Message) -> Message:
+        with self._deal_lock:
+            self._ledgers[name].spend(request.round)
+            if request.round < self._round:
+                raise RoundOverError(f"round {request.round} is over, {self._round} is dealt")
+            if request.round > self._round:
+                one, other = deal(self._setup, request.round, self._entropy)
+                self._parts = {"model server": one, "worker server": other}
+                self._round = request.round
+            return self._parts.pop(name)

@@ -1,13 +1,27 @@
-"""Everything that anybody sends to anybody, as types.
+"""Messages of the secure aggregation protocol, and their wire format.
 
-Shares of one server alone are uniform noise. The server that a message is for is part of its name
-or its docstring; what a server knows after a round is its view.
+A share that one server alone holds is uniform noise. The server that a message is for is part of
+its name or its docstring; what a server knows after a round is its view.
+
+As bytes a message is its kind and its fields in order; nothing is unpickled. How long it must be
+follows from its kind and from what its reader knows, never from what its sender claims; so nobody
+makes a reader allocate more than it expects.
 """
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple, get_args
 
+import numpy as np
+import torch
 from jaxtyping import Int64
 from torch import Tensor
+
+from phalanx.privacy.secure_aggregation.protocol import (
+    NUM_SUMS,
+    SEED_BYTES,
+    WEIGHT_BITS,
+    SecureSetup,
+)
 
 
 class SeedShare(NamedTuple):
@@ -38,7 +52,7 @@ class WorkerServerDeal(NamedTuple):
 
     Attributes:
         products: inner products of the masks.
-        sums: the masks' random sums, see `range_check`.
+        sums: the masks' random sums, see `fixed_point.in_range`.
         weighted: the sum of the masks with the random weights that this server's seed stands for.
     """
 
@@ -50,19 +64,19 @@ class WorkerServerDeal(NamedTuple):
 
 
 class DealRequest(NamedTuple):
-    """Server to dealer: its part of the correlated randomness is wanted."""
+    """Server to dealer: a request for its part of the correlated randomness."""
 
     round: int
 
 
 class Receipt(NamedTuple):
-    """Server to worker: its share is here."""
+    """Server to worker: the receipt of its share."""
 
     round: int
 
 
-class Roll(NamedTuple):
-    """Server to server: whose shares are here, and who sent something malformed.
+class Participants(NamedTuple):
+    """Server to server: whose shares have arrived, and who sent something malformed.
 
     The answer of the worker server names those who are in the round.
     """
@@ -110,7 +124,7 @@ class WeightedShare(NamedTuple):
 
 
 class SumRequest(NamedTuple):
-    """Model server to worker server: the plain sum is wanted, without distances or weights."""
+    """Model server to worker server: a request for the plain sum, without distances or weights."""
 
     round: int
 
@@ -129,10 +143,165 @@ Message = (
     | WorkerServerDeal
     | DealRequest
     | Receipt
-    | Roll
+    | Participants
     | MaskedShares
     | DistanceShares
     | WeightedShare
     | SumRequest
     | SumShare
 )
+
+HEADER_BYTES = 8
+"""Bytes at the start of every message that tell its kind."""
+
+_MAGIC = b"PHXSEC1"
+_KINDS: tuple[type[Any], ...] = get_args(Message)
+_WORD_BYTES = 8
+_AXES = {
+    "values": ("dim",),
+    "rows": ("present", "dim"),
+    "products": ("workers", "workers"),
+    "sums": ("workers", "sums"),
+    "weighted": ("dim",),
+    "pairs": ("pairs",),
+    "differences": ("others", "sums"),
+    "offsets": ("workers",),
+}
+_IDS = ("workers", "marked")
+
+
+class MalformedMessageError(ValueError):
+    """Bytes that are no message, or not one that fits what was agreed."""
+
+
+def pack(message: Message, setup: SecureSetup) -> bytes:
+    """Bytes of a message: whole numbers little-endian, ids as one byte for every worker."""
+    parts = [_MAGIC, bytes([_KINDS.index(type(message))])]
+    for name in message._fields:
+        value = getattr(message, name)
+        if name in _AXES:
+            parts.append(value.contiguous().numpy().astype("<i8", copy=False).tobytes())
+        elif name in _IDS:
+            parts.append(bytes(worker in value for worker in range(setup.num_workers)))
+        else:
+            parts.append(value if name == "seed" else value.to_bytes(_WORD_BYTES, "little"))
+    return b"".join(parts)
+
+
+def kind_of(header: bytes) -> type[Any]:
+    """The type of a message, from its first bytes.
+
+    Raises:
+        MalformedMessageError: if they are not those of a message.
+    """
+    known = len(header) >= HEADER_BYTES and header.startswith(_MAGIC)
+    if not known or header[HEADER_BYTES - 1] >= len(_KINDS):
+        raise MalformedMessageError("message must start with the name of the format and its kind")
+    return _KINDS[header[HEADER_BYTES - 1]]
+
+
+def num_bytes(kind: type[Any], setup: SecureSetup, present: int = 0) -> int:
+    """Length of a message of this kind, where so many workers are in the round."""
+    return HEADER_BYTES + sum(_size(name, setup, present) for name in kind._fields)
+
+
+def unpack(data: bytes | bytearray, setup: SecureSetup, present: int = 0) -> Message:
+    """The message that these bytes stand for.
+
+    Args:
+        data: a whole message.
+        setup: the public parameters.
+        present: how many workers are in the round, as the reader knows.
+
+    Raises:
+        MalformedMessageError: if they are none, of the wrong length, or hold numbers that cannot
+            be.
+    """
+    kind = kind_of(bytes(data[:HEADER_BYTES]))
+    if len(data) != (expected := num_bytes(kind, setup, present)):
+        raise MalformedMessageError(
+            f"{kind.__name__} must be {expected} bytes long, got {len(data)}"
+        )
+    fields, start = [], HEADER_BYTES
+    for name in kind._fields:
+        stop = start + _size(name, setup, present)
+        fields.append(_read(name, data[start:stop], setup, present))
+        start = stop
+    message: Message = kind(*fields)
+    return message
+
+
+class CommunicationCost(NamedTuple):
+    """Bytes of one round of secure aggregation in which everybody takes part.
+
+    Attributes:
+        upload_bytes: from one worker to both servers.
+        between_servers_bytes: in both directions together.
+        from_dealer_bytes: to both servers; none of it depends on messages, so it may go in advance.
+    """
+
+    upload_bytes: int
+    between_servers_bytes: int
+    from_dealer_bytes: int
+
+
+def communication_cost(setup: SecureSetup) -> CommunicationCost:
+    """The bytes of a round, framing of the network not counted.
+
+    >>> from phalanx.privacy import SecureSetup, communication_cost
+    >>> tuple(communication_cost(SecureSetup(num_workers=10, dim=100_000)))
+    (800080, 16805200, 806016)
+    """
+    present = setup.num_workers
+    twice = 2 * (num_bytes(Participants, setup) + num_bytes(MaskedShares, setup, present))
+    return CommunicationCost(
+        num_bytes(SeedShare, setup) + num_bytes(VectorShare, setup),
+        twice + num_bytes(DistanceShares, setup, present) + num_bytes(WeightedShare, setup),
+        num_bytes(ModelServerDeal, setup) + num_bytes(WorkerServerDeal, setup),
+    )
+
+
+def _shape(name: str, setup: SecureSetup, present: int) -> tuple[int, ...]:
+    sizes = {
+        "dim": setup.dim,
+        "workers": setup.num_workers,
+        "present": present,
+        "others": max(present - 1, 0),
+        "pairs": present * (present - 1) // 2,
+        "sums": NUM_SUMS,
+    }
+    return tuple(sizes[axis] for axis in _AXES[name])
+
+
+def _size(name: str, setup: SecureSetup, present: int) -> int:
+    if name in _AXES:
+        return _WORD_BYTES * math.prod(_shape(name, setup, present))
+    return {"seed": SEED_BYTES, "workers": setup.num_workers, "marked": setup.num_workers}.get(
+        name, _WORD_BYTES
+    )
+
+
+def _read(
+    name: str, data: bytes | bytearray, setup: SecureSetup, present: int
+) -> int | bytes | tuple[int, ...] | Tensor:
+    if name in _AXES:
+        words = np.frombuffer(bytearray(data), dtype="<i8").astype(np.int64, copy=False)
+        return torch.from_numpy(words).reshape(_shape(name, setup, present))
+    if name == "seed":
+        return bytes(data)
+    if name in _IDS:
+        if set(data) - {0, 1}:
+            raise MalformedMessageError(f"{name} must be a byte of 0 or 1 for every worker")
+        return tuple(worker for worker, here in enumerate(data) if here)
+    return _whole(name, int.from_bytes(data, "little"), setup)
+
+
+def _whole(name: str, value: int, setup: SecureSetup) -> int:
+    least, most = {
+        "worker": (0, setup.num_workers - 1),
+        "shift": (0, WEIGHT_BITS),
+        "divisor": (1, setup.num_workers),
+    }.get(name, (0, 2**62))
+    if not least <= value <= most:
+        raise MalformedMessageError(f"{name} must be from {least} to {most}, got {value}")
+    return value

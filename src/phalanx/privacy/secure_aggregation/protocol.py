@@ -1,72 +1,144 @@
-"""A round of the protocol, all parties in one process."""
+"""Public parameters and shared pseudo-randomness of the secure aggregation protocol."""
 
-from typing import NamedTuple
+import hashlib
+import itertools
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
+import torch
+from jaxtyping import Int64
 from torch import Tensor
 
-from phalanx.aggregation import Aggregate, Aggregator, Mean
-from phalanx.privacy.secure_aggregation.dealer import deal
-from phalanx.privacy.secure_aggregation.entropy import Entropy, from_system
-from phalanx.privacy.secure_aggregation.messages import Message
-from phalanx.privacy.secure_aggregation.model_server import ModelServerView
-from phalanx.privacy.secure_aggregation.views import learnt
-from phalanx.privacy.secure_aggregation.worker_server import State, WorkerServerView
+from phalanx.errors import ReusedRandomnessError
+from phalanx.randomness import derive_seed
+
+NORM_BITS = 24
+"""Fixed-point messages are shorter than two to this, so that no distance wraps around: see
+`fixed_point.in_range`."""
+
+NUM_SUMS = 64
+"""Random sums of every message in the range check."""
+
+WEIGHT_BITS = 24
+"""Bits after the point of weights that differ."""
+
+SEED_BYTES = 32
+"""Length of a seed."""
+
+Entropy = Callable[[int], bytes]
+"""A source of as many random bytes as asked for."""
+
+system_entropy: Entropy = secrets.token_bytes
+"""The source for everybody whose messages are to stay secret."""
 
 
-class Transcript(NamedTuple):
-    """A round as both servers saw it, and what went between them.
+@dataclass(frozen=True)
+class SecureSetup:
+    """Public parameters of secure aggregation: sizes of messages, and their fixed-point format.
 
-    Attributes:
-        model_server: all that it knows, the aggregate included.
-        worker_server: all that it knows, distances and the verdict included.
-        state: what the rule remembers.
-        between: the messages of the dealer and the servers, in their order.
+    Numbers are multiples of `unit`, kept modulo 2^64. Messages must be shorter than `max_norm`:
+    then squared distances fit, even between Byzantine messages that pass the range check.
     """
 
-    model_server: ModelServerView
-    worker_server: WorkerServerView
-    state: State
-    between: tuple[Message, ...]
+    num_workers: int = 10
+    """Workers that have an id, from 0 on; not all of them need to take part in a round (n)."""
 
-    def aggregate(self) -> Aggregate:
-        """What a rule in the clear answers: the model server's value, the other's verdict.
+    dim: int = 1
+    """Numbers in a message (d)."""
 
-        No server of a real deployment has both.
+    fraction_bits: int = 16
+    """Bits after the point: the more of them, the finer the numbers and the shorter the messages
+    that are allowed."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
+        if self.dim < 0:
+            raise ValueError(f"dim must be at least 0, got {self.dim}")
+        if not 1 <= self.fraction_bits <= NORM_BITS:
+            raise ValueError(
+                f"fraction_bits must be from 1 to {NORM_BITS}, got {self.fraction_bits}"
+            )
+
+    @property
+    def unit(self) -> float:
+        """The distance between neighbouring numbers."""
+        return 2.0**-self.fraction_bits
+
+    @property
+    def max_norm(self) -> float:
+        """The Euclidean norm that messages must stay below: 256 with 16 bits after the point."""
+        return 2.0 ** (NORM_BITS - self.fraction_bits)
+
+    def has(self, worker: int) -> bool:
+        """Whether a worker has this id."""
+        return 0 <= worker < self.num_workers
+
+
+class RoundLedger:
+    """Record of the rounds whose randomness is spent: masks of two messages hide neither.
+
+    >>> from phalanx.privacy import RoundLedger
+    >>> ledger = RoundLedger()
+    >>> ledger.spend(4)
+    >>> ledger.spend(4)
+    Traceback (most recent call last):
+    phalanx.errors.ReusedRandomnessError: rounds must go up, so that no mask is used twice; ...
+    """
+
+    def __init__(self, last: int = -1) -> None:
+        self.last = last
+
+    def spend(self, round: int) -> None:
+        """Marks a round and all before it as spent.
+
+        Raises:
+            ReusedRandomnessError: if it is spent already.
         """
-        value: Tensor = learnt(self.model_server.aggregate)
-        return learnt(self.worker_server.verdict)._replace(value=value)
+        if round <= self.last:
+            raise ReusedRandomnessError(
+                f"rounds must go up, so that no mask is used twice; got {round} after {self.last}"
+            )
+        self.last = round
 
 
-def run_round(
-    model_server: ModelServerView,
-    worker_server: WorkerServerView,
-    rule: Aggregator,
-    state: State,
-    entropy: Entropy = from_system,
-) -> Transcript:
-    """Everything after the uploads, which the views hold already.
+def seeded_entropy(*names: int | str) -> Entropy:
+    """A source of the same bytes for the same names: for simulations and tests, not for secrets."""
+    key = derive_seed(*names).to_bytes(8, "little")
+    numbers = itertools.count()
+    return lambda count: hashlib.shake_128(key + next(numbers).to_bytes(8, "little")).digest(count)
 
-    Args:
-        model_server: what it received.
-        worker_server: what it received.
-        rule: one that needs distances only; `Mean` is a plain sum, without dealer or distances.
-        state: what the rule remembers.
-        entropy: where secrets come from.
 
-    Raises:
-        TooManyByzantineError: if more workers are marked or out of range than the rule survives.
-        DecodeError: if too few workers are in the round for the rule.
+def expand(seed: bytes, label: str, *shape: int) -> Int64[Tensor, "*shape"]:
+    """Words that nobody can tell from uniform ones without the seed.
+
+    A pseudo-random generator fit for secrets (SHAKE-128), unlike `torch.Generator`. Labels keep
+    apart what is made of one seed.
+
+    Cost: about four nanoseconds per byte.
     """
-    roll = model_server.roll()
-    worker_server, common = worker_server.call(roll)
-    if isinstance(rule, Mean):
-        worker_server, total = worker_server.add_up()
-        model_server = model_server.open_sum(common, total)
-        return Transcript(model_server, worker_server, state, (roll, common, total))
-    one, other = deal(model_server.setup, model_server.round, entropy)
-    model_server, mine = model_server.mask(common, one)
-    worker_server, theirs = worker_server.mask(mine, other)
-    model_server, distances = model_server.measure(mine, theirs)
-    worker_server, weighted, state = worker_server.weigh(distances, rule, state, entropy)
-    between = (one, other, roll, common, mine, theirs, distances, weighted)
-    return Transcript(model_server.open(weighted), worker_server, state, between)
+    stream = hashlib.shake_128(seed + label.encode()).digest(8 * math.prod(shape))
+    words = np.frombuffer(bytearray(stream), dtype="<i8").astype(np.int64, copy=False)
+    return torch.as_tensor(words).reshape(shape)
+
+
+def mask_shares(seed: bytes, setup: SecureSetup) -> Int64[Tensor, "workers dim"]:
+    """A server's shares of the masks of all workers."""
+    shares = torch.empty(setup.num_workers, setup.dim, dtype=torch.int64)
+    for worker, row in enumerate(shares):
+        row.copy_(expand(seed, f"mask {worker}", setup.dim))
+    return shares
+
+
+def dealt_words(seed: bytes, name: str, setup: SecureSetup) -> Int64[Tensor, "..."]:
+    """Words that a server expands from its seed of the dealer, by name.
+
+    Of the model server, shares: of the masks' inner `products` (n, n), of their random `sums`
+    (n, 64), and of their `weighted` sum (d,). Of the worker server: the `weights` (n,) of that sum.
+    """
+    n = setup.num_workers
+    shapes = {"products": (n, n), "sums": (n, NUM_SUMS), "weighted": (setup.dim,), "weights": (n,)}
+    return expand(seed, name, *shapes[name])

@@ -1,18 +1,15 @@
-"""Messages over gRPC: in chunks, from senders that show a key, with a limit on everything.
+"""Connections to the servers of secure aggregation, over gRPC.
 
 One method serves all: the caller streams a message, and a message comes back. A key goes along as
 metadata, so it is as secret as the connection: encrypt it, or stay on one machine.
 """
 
-import hmac
 import importlib
 import secrets
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from phalanx.errors import (
     DecodeError,
@@ -20,43 +17,52 @@ from phalanx.errors import (
     ServerLostError,
     TooManyByzantineError,
 )
-from phalanx.privacy.secure_aggregation.messages import Message
-from phalanx.privacy.secure_aggregation.setup import SecureSetup
-from phalanx.privacy.secure_aggregation.wire import (
-    HEADER_BYTES,
-    MalformedMessageError,
-    kind_of,
-    num_bytes,
-    pack,
-    unpack,
-)
+from phalanx.privacy.secure_aggregation import messages
+from phalanx.privacy.secure_aggregation.messages import MalformedMessageError, Message
+from phalanx.privacy.secure_aggregation.protocol import SecureSetup
 
 CHUNK_BYTES = 1 << 20
-"""What is sent at a time."""
+"""Bytes of a message that are sent at a time."""
 
-_SERVICE, _METHOD, _KEY = "phalanx.SecureAggregation", "Exchange", "phalanx-key"
-_OPTIONS = [
+SERVICE, METHOD, KEY = "phalanx.SecureAggregation", "Exchange", "phalanx-key"
+"""Names of the gRPC service, of its method, and of the caller's key in the metadata."""
+
+OPTIONS = [
     ("grpc.max_receive_message_length", CHUNK_BYTES),
     ("grpc.max_send_message_length", CHUNK_BYTES),
     ("grpc.so_reuseport", 0),
 ]
+"""Options of both ends of a gRPC connection."""
+
 _LOCAL = ("localhost", "127.0.0.1", "[::1]", "unix")
-_CUT_OFF_S = 0.2  # within which gRPC says that a caller hung up
+
+Answer = TypeVar("Answer", bound=Message)
 
 Keys = Mapping[str, str]
-"""Who may speak to a server: a secret for every name."""
+"""A secret for everybody who may speak to a server, by name."""
 
 
-class NotNowError(Exception):
+class UnexpectedMessageError(Exception):
     """A message that a server cannot take now: too early, too late, or out of order."""
 
 
-class RoundOverError(NotNowError):
+class RoundOverError(UnexpectedMessageError):
     """A share that comes too late."""
 
 
+STATUS_CODES: dict[type[Exception], str] = {
+    MalformedMessageError: "INVALID_ARGUMENT",
+    RoundOverError: "OUT_OF_RANGE",
+    UnexpectedMessageError: "FAILED_PRECONDITION",
+    ReusedRandomnessError: "ALREADY_EXISTS",
+    TooManyByzantineError: "ABORTED",
+    ServerLostError: "UNAVAILABLE",
+}
+"""The status by which a server answers with an error; the first that fits."""
+
+
 class Peer(NamedTuple):
-    """A server as others see it.
+    """Address of a server, and how a caller makes itself known to it.
 
     Attributes:
         address: `host:port`.
@@ -72,145 +78,16 @@ class Peer(NamedTuple):
     plain: bool = False
 
 
-def fresh_keys(setup: SecureSetup) -> dict[str, dict[str, str]]:
-    """For each server, who may speak to it and by which secret."""
-    workers = [worker_name(worker) for worker in range(setup.num_workers)]
-    speakers = {
-        "model server": workers,
-        "worker server": [*workers, "model server"],
-        "dealer": ["model server", "worker server"],
-    }
-    return {
-        server: {name: secrets.token_urlsafe(32) for name in names}
-        for server, names in speakers.items()
-    }
-
-
-def worker_name(worker: int) -> str:
-    """What a worker is called in the table of keys."""
-    return f"worker {worker}"
-
-
-class Door:
-    """A server's end: takes messages of known senders in, and sends the answers.
+class Connection:
+    """A caller's connection to one server.
 
     Args:
-        setup: what was agreed.
-        keys: who may send.
-        address: where to listen; port 0 takes any.
-        answer: of the sender's name and the message; runs in several threads.
-        present: how many workers are in the round.
-        admits: of the sender's name and a kind: whether it may send such messages.
-        malformed: is told the name of a sender of bytes that are no message.
-        patience_s: how long a sender may take over one message; it may send one at a time.
-        credentials: of `grpc.ssl_server_credentials`; None: not encrypted, which is refused unless
-            it listens on this machine alone.
-        plain: do not encrypt, wherever it listens.
+        setup: the public parameters.
+        peer: the server.
+
+    Raises:
+        ValueError: if it is on another machine and nothing encrypts the connection.
     """
-
-    def __init__(
-        self,
-        setup: SecureSetup,
-        keys: Keys,
-        address: str,
-        answer: Callable[[str, Message], Message],
-        *,
-        admits: Callable[[str, type[Any]], bool],
-        present: Callable[[], int] = lambda: 0,
-        malformed: Callable[[str], None] = lambda name: None,
-        patience_s: float = 60.0,
-        credentials: Any = None,
-        plain: bool = False,
-    ) -> None:
-        self._grpc = import_grpc()
-        self._setup, self._keys, self._answer = setup, dict(keys), answer
-        self._admits, self._present, self._malformed = admits, present, malformed
-        self._patience_s, self._speaking, self._lock = patience_s, set[str](), threading.Lock()
-        # A thread for everybody, so that nobody waits for the slow ones.
-        self._server = self._grpc.server(ThreadPoolExecutor(len(keys) + 2), options=_OPTIONS)
-        handler = self._grpc.stream_stream_rpc_method_handler(self._exchange)
-        service = self._grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler})
-        self._server.add_generic_rpc_handlers((service,))
-        self.address = self._listen(address, credentials, plain)
-        self._server.start()
-
-    def close(self) -> None:
-        """Stops listening."""
-        self._server.stop(grace=0.5).wait()
-
-    def _listen(self, address: str, credentials: Any, plain: bool) -> str:
-        if credentials is None:
-            require_local(address, plain)
-            port = self._server.add_insecure_port(address)
-        else:
-            port = self._server.add_secure_port(address, credentials)
-        return f"{address.rpartition(':')[0]}:{port}"
-
-    def _exchange(self, chunks: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        code = self._grpc.StatusCode
-        name = self._sender(context)
-        if name is None:
-            context.abort(code.UNAUTHENTICATED, "nobody is known by this key")
-            return
-        try:
-            answer = self._answer(name, self._heard(name, chunks, context))
-        except self._grpc.RpcError:  # the sender hung up, or took too long
-            return
-        except MalformedMessageError as error:
-            self._malformed(name)
-            context.abort(code.INVALID_ARGUMENT, str(error))
-        except RoundOverError as error:
-            context.abort(code.OUT_OF_RANGE, str(error))
-        except NotNowError as error:
-            context.abort(code.FAILED_PRECONDITION, str(error))
-        except ReusedRandomnessError as error:
-            context.abort(code.ALREADY_EXISTS, str(error))
-        except TooManyByzantineError as error:
-            context.abort(code.ABORTED, str(error))
-        except ServerLostError as error:
-            context.abort(code.UNAVAILABLE, str(error))
-        else:
-            yield from in_chunks(pack(answer, self._setup))
-
-    def _sender(self, context: Any) -> str | None:
-        given = dict(context.invocation_metadata()).get(_KEY, "")
-        found = None
-        for name, key in self._keys.items():  # all of them: time must not tell which is close
-            if hmac.compare_digest(str(given).encode(), key.encode()):
-                found = name
-        return found
-
-    def _heard(self, name: str, chunks: Iterable[bytes], context: Any) -> Message:
-        """The message, from a sender that may send it, one at a time and not for ever."""
-        with self._lock:
-            if name in self._speaking:
-                raise NotNowError(f"{name} is sending something else")
-            self._speaking.add(name)
-        over = threading.Event()
-        if not context.add_callback(over.set):
-            over.set()
-        limit = threading.Timer(self._patience_s, context.cancel)
-        limit.daemon = True
-        limit.start()
-        try:
-            return gather(chunks, self._setup, self._present(), partial(self._require, name))
-        except MalformedMessageError:
-            # What was cut off ends too early, too, and shows why a moment later; it is no malice.
-            if not over.wait(_CUT_OFF_S):
-                raise
-            raise NotNowError(f"{name} hung up") from None
-        finally:
-            limit.cancel()
-            with self._lock:
-                self._speaking.discard(name)
-
-    def _require(self, name: str, kind: type[Any]) -> None:
-        if not self._admits(name, kind):
-            raise MalformedMessageError(f"{name} may not send {kind.__name__}")
-
-
-class Line:
-    """A caller's end: one connection to a server."""
 
     def __init__(self, setup: SecureSetup, peer: Peer) -> None:
         grpc = import_grpc()
@@ -218,50 +95,52 @@ class Line:
         self._grpc, self.address = grpc, peer.address
         if peer.credentials is None:
             require_local(peer.address, peer.plain)
-            self._channel = grpc.insecure_channel(peer.address, options=_OPTIONS)
+            self._channel = grpc.insecure_channel(peer.address, options=OPTIONS)
         else:
-            self._channel = grpc.secure_channel(peer.address, peer.credentials, options=_OPTIONS)
-        self._exchange = self._channel.stream_stream(f"/{_SERVICE}/{_METHOD}")
+            self._channel = grpc.secure_channel(peer.address, peer.credentials, options=OPTIONS)
+        self._exchange = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")
 
-    def ask(self, message: Message, timeout_s: float, present: int = 0) -> Message:
-        """Sends a message and waits for the answer, where so many workers are in the round.
+    def ask(
+        self, message: Message, kind: type[Answer], timeout_s: float, present: int = 0
+    ) -> Answer:
+        """The answer to a message, of this kind and of the same round.
+
+        Args:
+            message: the message.
+            kind: what must come back.
+            timeout_s: how long to wait for it.
+            present: how many workers are in the round.
 
         Raises:
-            ServerLostError: if the server is gone, silent for too long, or talks nonsense.
-            NotNowError: if it cannot take this message now.
-            TooManyByzantineError: if it found too many unusable messages.
+            ServerLostError: if the server is gone, silent for too long, or answers something else.
+            UnexpectedMessageError: if it cannot take this message now.
+            DecodeError: if it found too many unusable messages.
             ReusedRandomnessError: if the randomness of this round is spent.
             MalformedMessageError: if it finds no sense in the message.
         """
-        metadata = ((_KEY, self._key),)
-        call = self._exchange(
-            in_chunks(pack(message, self._setup)), timeout=timeout_s, metadata=metadata
-        )
+        chunks, metadata = in_chunks(messages.pack(message, self._setup)), ((KEY, self._key),)
+        call = self._exchange(chunks, timeout=timeout_s, metadata=metadata)
         try:
-            return gather(call, self._setup, present)
+            answer = gather(call, self._setup, present)
         except self._grpc.RpcError as error:
-            raise self._translated(error) from error
+            raise self._translated(error.code().name, str(error.details())) from error
         except MalformedMessageError as error:
             raise ServerLostError(f"{self.address} answers nonsense: {error}") from error
+        if not isinstance(answer, kind) or answer.round != message.round:
+            raise ServerLostError(f"{self.address} answers something else than {kind.__name__}")
+        return answer
 
     def close(self) -> None:
         """Ends the connection."""
         self._channel.close()
 
-    def _translated(self, error: Any) -> Exception:
-        text = str(error.details())
-        if error.code() == self._grpc.StatusCode.ABORTED:
-            return DecodeError(text, workers=[], bound=0)
-        kinds = {
-            "FAILED_PRECONDITION": NotNowError,
-            "OUT_OF_RANGE": RoundOverError,
-            "INVALID_ARGUMENT": MalformedMessageError,
-            "ALREADY_EXISTS": ReusedRandomnessError,
-        }
-        name = error.code().name
-        if name in kinds:
-            return kinds[name](text)
-        return ServerLostError(f"{self.address} does not answer: {name}, {text}")
+    def _translated(self, status: str, details: str) -> Exception:
+        kind = next((one for one, code in STATUS_CODES.items() if code == status), ServerLostError)
+        if kind is TooManyByzantineError:
+            return DecodeError(details, workers=[], bound=0)
+        if kind is ServerLostError:
+            return ServerLostError(f"{self.address} does not answer: {status}, {details}")
+        return kind(details)
 
 
 def in_chunks(data: bytes) -> Iterator[bytes]:
@@ -275,24 +154,65 @@ def gather(
     chunks: Iterable[bytes],
     setup: SecureSetup,
     present: int,
-    admitted: Callable[[type[Any]], None] = lambda kind: None,
+    admits: Callable[[type[Any]], bool] = lambda kind: True,
 ) -> Message:
     """The message that comes in chunks; allocates no more than its kind needs.
 
     Raises:
-        MalformedMessageError: if it is none, or longer or shorter than it must be.
+        MalformedMessageError: if it is none, not admitted, or longer or shorter than it must be.
     """
     source = iter(chunks)
     first = next(source, b"")
-    kind = kind_of(first[:HEADER_BYTES])
-    admitted(kind)
-    expected = num_bytes(kind, setup, present)
+    kind = messages.kind_of(first[: messages.HEADER_BYTES])
+    if not admits(kind):
+        raise MalformedMessageError(f"the caller may not send {kind.__name__}")
+    expected = messages.num_bytes(kind, setup, present)
     data = bytearray(first)
     for chunk in source:
         data += chunk
         if len(data) > expected:
             break
-    return unpack(data, setup, present)
+    return messages.unpack(data, setup, present)
+
+
+def fresh_keys(setup: SecureSetup) -> dict[str, dict[str, str]]:
+    """Random keys for each server: who may speak to it and by which secret."""
+    workers = [worker_name(worker) for worker in range(setup.num_workers)]
+    callers = {
+        "model server": workers,
+        "worker server": [*workers, "model server"],
+        "dealer": ["model server", "worker server"],
+    }
+    return {
+        server: {name: secrets.token_urlsafe(32) for name in names}
+        for server, names in callers.items()
+    }
+
+
+def worker_name(worker: int) -> str:
+    """The name of a worker in the table of keys."""
+    return f"worker {worker}"
+
+
+def server_credentials(certificate: Path | None, private_key: Path | None) -> Any:
+    """Credentials that a server shows, from PEM files; None without files: not encrypted.
+
+    Raises:
+        ValueError: if only one of the two files is given.
+    """
+    if certificate is None and private_key is None:
+        return None
+    if certificate is None or private_key is None:
+        raise ValueError("certificate and private_key must be given together")
+    pair = (private_key.read_bytes(), certificate.read_bytes())
+    return import_grpc().ssl_server_credentials([pair])
+
+
+def channel_credentials(authority: Path | None) -> Any:
+    """Credentials by which a caller checks a server's certificate: its authority, or None."""
+    if authority is None:
+        return None
+    return import_grpc().ssl_channel_credentials(authority.read_bytes())
 
 
 def require_local(address: str, plain: bool) -> None:
@@ -306,7 +226,7 @@ def require_local(address: str, plain: bool) -> None:
 
 
 def import_grpc() -> ModuleType:
-    """The library, imported where it is used: most of the package does without.
+    """The gRPC library, imported where it is used: most of the package does without.
 
     Raises:
         ImportError: if it is not installed.

@@ -47,6 +47,9 @@ class Task(ABC):
     concurrent: ClassVar[bool] = False
     """Whether a worker takes it up beside the task that it is at."""
 
+    queued: ClassVar[bool] = False
+    """Whether a worker that is still starting, or at another task, takes it up after that."""
+
     step: int
     """Which of a run's tasks it is: the round."""
 
@@ -90,6 +93,9 @@ class WorkerFactory(ABC):
     def own(self, worker: int) -> Any:
         """What one worker is given whenever its process starts; asked each time."""
         return None
+
+    def heard(self, worker: int, value: object) -> None:  # noqa: B027 - most have nothing to keep
+        """Is told what a worker sent, by engines whose workers may have to be started anew."""
 
     def packed(self) -> "WorkerFactory":
         """The factory as it travels to other processes."""
@@ -178,6 +184,10 @@ class Session(ABC):
 
     def dismiss(self, workers: Collection[int]) -> None:  # noqa: B027 - most have nothing to stop
         """Stops workers that will not be asked again."""
+
+    @abstractmethod
+    def restart(self, workers: Collection[int]) -> None:
+        """Starts workers anew, with what their factory has them own now."""
 
     def close(self) -> None:  # noqa: B027 - most engines have nothing to stop
         """Stops all workers."""

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -80,9 +81,8 @@ class LocalSession(Session):
 
     def __init__(self, engine: Local, factory: WorkerFactory) -> None:
         self._engine, self._factory, self.policy = engine, factory, engine.policy
-        owned = {worker: factory.own(worker) for worker in range(factory.num_workers)}
-        made = factory.make(owned, Site(chunk_size=engine.chunk_size))
-        self._workers = dict(enumerate(made))
+        self._workers: dict[int, Any] = {}
+        self.restart(range(factory.num_workers))
 
     def call(
         self,
@@ -109,6 +109,12 @@ class LocalSession(Session):
         late = [one for one in workers if answers[one] > end and one not in missing]
         missing |= dict.fromkeys(late, "late")
         return Replies(missing, seconds, end, memory)
+
+    def restart(self, workers: Collection[int]) -> None:
+        """See `Session.restart`."""
+        owned = {worker: self._factory.own(worker) for worker in workers}
+        made = self._factory.make(owned, Site(chunk_size=self._engine.chunk_size))
+        self._workers |= dict(zip(owned, made, strict=True))
 
     def _loads(self, task: Task, workers: Collection[int]) -> Float[Tensor, " workers"]:
         """How long each worker takes to do the task, in virtual seconds."""

@@ -8,22 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phalanx.communication.serialization import Parcel
+from phalanx.communication.serialization import SharedTensor
 
 
 def pack(value: Any) -> Any:
-    """The value, its dense tensors packed: those in dataclasses, tuples, lists and mappings."""
-    return _mapped(value, _packed)
+    """The value, its dense tensors packed: those in dataclasses, tuples, lists and mappings.
+
+    A tensor that is in it twice is packed once.
+    """
+    done: dict[int, Any] = {}
+
+    def packed(one: Any) -> Any:
+        if not isinstance(one, Tensor) or one.layout != torch.strided:
+            return one
+        return done.setdefault(id(one), SharedTensor.pack(one))
+
+    return _mapped(value, packed)
 
 
 def unpack(value: Any) -> Any:
     """The value that was packed; its tensors are lent, and never to be written to."""
-    return _mapped(value, lambda one: one.unpack() if isinstance(one, Parcel) else one)
-
-
-def _packed(value: Any) -> Any:
-    dense = isinstance(value, Tensor) and value.layout == torch.strided
-    return Parcel.pack(value) if dense else value
+    return _mapped(value, lambda one: one.unpack() if isinstance(one, SharedTensor) else one)
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:

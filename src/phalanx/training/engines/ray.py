@@ -40,8 +40,9 @@ class Ray(Engine):
     task before it is done with the first; but those that are late are told that the round is over,
     and drop it before the next `chunk_size` partitions, so that nothing piles up. What is trained
     lies with the server: it writes the checkpoints, and Ctrl-C reaches it alone. What their stages
-    remember workers keep; the server asks for it when it writes a checkpoint, and a worker that is
-    started anew goes on with what it was then.
+    remember workers keep; the server asks for it when it writes a checkpoint. A worker that is
+    started anew goes on with what the server knows: with its last momentum, if that is what it
+    sends, or with what it remembered at the last checkpoint.
 
     In a simulated attack, Byzantine workers forge, and sleep, in their own processes; only attacks
     that read the honest messages are staged by the server. A silent worker says that it sends
@@ -167,7 +168,9 @@ class RaySession(Session):
                 elif reply.missing is not None:
                     collector.refuse(seat.worker, reply.missing)
                 else:
-                    collector.take(seat.worker, unpack(reply.value))
+                    value = unpack(reply.value)
+                    self._factory.heard(seat.worker, value)
+                    collector.take(seat.worker, value)
                     wait.see(seat.worker, collector)
         for seat in pending.values():
             missing[seat.worker] = "late"
@@ -179,6 +182,11 @@ class RaySession(Session):
         """See `Session.dismiss`; their processes are stopped."""
         for worker in workers:
             self._seats[worker].dismiss()
+
+    def restart(self, workers: Collection[int]) -> None:
+        """See `Session.restart`."""
+        for worker in workers:
+            self._seats[worker].restart()
 
     def close(self) -> None:
         """Stops the workers, and Ray if it was started for them."""
@@ -201,7 +209,7 @@ class RaySession(Session):
                 if seat.pid is not None:
                     given[seat.ask(lent)] = seat
                 continue
-            reason = seat.obstacle()
+            reason = None if task.queued else seat.obstacle()
             if reason is None:
                 given[seat.send(lent)] = seat
             else:
@@ -277,7 +285,7 @@ class _Seat:
             self._task = None  # if it came late, its message is dropped unread
             return None
         if time.monotonic() - self._sent > self._engine.restart_after_s:
-            self._restart()
+            self.restart()
             return "starting"
         return "busy"
 
@@ -306,7 +314,7 @@ class _Seat:
             reply: Reply = self._ray.get(reference, timeout=self._engine.deadline_s)
         except errors.RayActorError:
             if not concurrent:
-                self._restart()
+                self.restart()
             return "dead"
         except errors.RayError as error:
             return _failure(error)
@@ -339,7 +347,8 @@ class _Seat:
             self.worker, self._packed, own, site, engine.threads_per_worker
         )
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Puts a new process in the place of the old one."""
         self.stop()
         self._start()
 
@@ -349,7 +358,7 @@ class _Seat:
         try:
             self.pid = self._ray.get(self.ready)
         except self._ray.exceptions.RayError as error:
-            self._restart()
+            self.restart()
             return _failure(error)
         return None
 

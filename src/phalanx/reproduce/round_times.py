@@ -1,0 +1,129 @@
+"""Seconds per round: the gradient of one partition, and decoding by codes and by rules."""
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from statistics import median
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from phalanx.attacks import RandomWorkers, ReverseGradient
+from phalanx.coding import Code
+from phalanx.models import LeNet, ResNet18
+from phalanx.randomness import seeded
+
+_MODELS = {"LeNet": (LeNet, (1, 28, 28)), "ResNet-18": (ResNet18, (3, 32, 32))}
+_ATTACK = ReverseGradient(100.0)
+
+
+def time_gradient(*, model: str, samples: int, threads: int) -> dict[str, Any]:
+    """Median seconds for the gradient of one partition, and its length."""
+    torch.set_num_threads(threads)
+    shape, source = _MODELS[model][1], torch.Generator().manual_seed(0)
+    network = _network(model)
+    inputs = torch.randn(samples, *shape, generator=source)
+    targets = torch.randint(10, (samples,), generator=source)
+
+    def gradient() -> None:
+        network.zero_grad()
+        cross_entropy(network(inputs), targets).backward()
+
+    dim = sum(weight.numel() for weight in network.parameters())
+    return {"gradient_s": _in_turn(gradient, lambda: None, repeats=5)[0], "dim": dim}
+
+
+def time_decoder(
+    *,
+    decoder: Code | Callable[[Tensor], Tensor],
+    num_workers: int,
+    byzantine: int,
+    dim: int,
+    gradient_s: float,
+    repeats: int,
+    threads: int,
+) -> dict[str, Any]:
+    """Median seconds to decode messages with Byzantine ones among them, and for the round.
+
+    Under a code each worker computes 2 s + 1 gradients of `gradient_s` seconds, under a rule one;
+    `decode_ratio` is decoding over the plain mean of the same messages, in turn.
+    """
+    torch.set_num_threads(threads)
+    coded = isinstance(decoder, Code)
+    messages = all_gradients(num_workers, dim)
+    if isinstance(decoder, Code) and byzantine > 0:
+        messages = decoder.encode_all([messages])  # without redundancy it is the gradient itself
+    schedule = RandomWorkers(byzantine)
+    bad = schedule.byzantine(0, num_workers, seed=0).nonzero().flatten().tolist()
+    honest = messages[bad]
+    for worker in bad:
+        messages[worker] = _ATTACK.forge(messages[worker], None, len(bad))
+    decode = decoder.decode if isinstance(decoder, Code) else decoder
+    seconds, ratio = _in_turn(lambda: decode(messages), lambda: messages.mean(dim=0), repeats)
+    messages[bad] = honest
+    gradients = 2 * byzantine + 1 if coded else 1
+    return {
+        "coded": coded,
+        "gradients": gradients,
+        "gradient_s": gradient_s,
+        "compute_s": gradients * gradient_s,
+        "decode_s": seconds,
+        "decode_ratio": ratio,
+        "total_s": gradients * gradient_s + seconds,
+    }
+
+
+def median_by_passes(
+    messages: Float[Tensor, "workers dim"], tolerance: float = 1e-6, max_iterations: int = 100
+) -> Float[Tensor, " dim"]:
+    """The geometric median by Weiszfeld's iteration on the messages, as it is usually computed.
+
+    Cost: two passes over the messages per iteration.
+    Source: Weiszfeld, Tohoku Mathematical Journal 43, 1937.
+
+    >>> median_by_passes(torch.tensor([[1.0], [1.0], [100.0]])).round(decimals=2)
+    tensor([1.])
+    """
+    point = messages.mean(dim=0)
+    for _ in range(max_iterations):
+        distances = torch.stack([torch.dist(message, point) for message in messages])
+        weights = 1 / distances.clamp_min(1e-12)
+        moved = (weights / weights.sum()) @ messages
+        step, point = torch.dist(moved, point), moved
+        if step <= tolerance * distances.median():
+            break
+    return point
+
+
+@lru_cache(maxsize=1)
+def all_gradients(num_workers: int, dim: int) -> Tensor:
+    """Gradients of all partitions, kept for the next decoder."""
+    source = torch.Generator().manual_seed(0)
+    return torch.empty(num_workers, dim).uniform_(-1, 1, generator=source)
+
+
+def _network(model: str) -> nn.Module:
+    make, shape = _MODELS[model]
+    with seeded(0, "model"):
+        network: nn.Module = make(shape, 10)
+    return network
+
+
+def _in_turn(
+    call: Callable[[], object], baseline: Callable[[], object], repeats: int
+) -> tuple[float, float]:
+    """Median seconds of a call, and its median ratio to a baseline timed right before it."""
+    seconds, ratios = [], []
+    for turn in range(repeats + 1):
+        began = time.perf_counter()
+        baseline()
+        between = time.perf_counter()
+        call()
+        ended = time.perf_counter()
+        if turn > 0:  # the first warms up
+            seconds.append(ended - between)
+            ratios.append((ended - between) / max(between - began, 1e-9))
+    return median(seconds), median(ratios)
