@@ -40,34 +40,16 @@ from phalanx.models import GPT, TextClassifier
 from phalanx.pipeline import ActivationDifference, SimulatedPipeline, split
 from phalanx.randomness import generator
 from phalanx.reporting import Table
-from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, figures, published
+from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, claim, figures, published
 
 _PAPER = published("activation-compression")
+_CLAIMS = _PAPER["claims"]
 PLAY, QUESTIONS = "tinyshakespeare.txt.gz", "trec.csv.gz"
 _CHARACTERS, _TYPES = "next characters", "types of questions"
 _DIRECT, _ZERO, _DIFFERENCES = "direct", "direct, zero a level", "differences"
 _NOTHING, _ALL = "nothing compressed", "all three"
 _BITS = ((2, 4), (3, 6), (4, 8))  # forward and backward
 _ROUNDINGS = ("nearest", "stochastic")
-_NOTES = (
-    "Data, where nothing else is said: scikit-learn's digits; the paper fine-tunes language models "
-    "of 1.5 billion weights. The shape of its claim is compared, not its figures.",
-    "All stages in one process, which comes to the values of the stages as processes; the first "
-    "epoch crosses in full, forward and backward, with either method.",
-    "Direct rounds activations, differences rounds what changed since the sample's last visit; one "
-    "scale for each sample. Gradients are rounded alike. The grid has 2^bits levels, of which none "
-    "is zero; direct rounding also stands there with one level fewer, and a zero among them.",
-    "A run whose numbers were not finite any more has a dash for its accuracy.",
-    "Times on slow links are measured by benchmarks/bench_pipeline.py, not here.",
-)
-_TEXT_NOTES = (
-    "Texts: next characters of Shakespeare, and the types of questions (TREC). The paper "
-    "fine-tunes GPT-2 and DeBERTa of 1.5 billion weights; these models are tiny and start from "
-    "nothing, so that activations change more between visits. In quick mode there is one seed.",
-    "All three: two pipelines that keep half of the samples each, differences in 4 bits and their "
-    "gradients in 8, and gradients of replicas in 4 bits (buckets of 512) with error feedback, "
-    "before Adam. The paper compresses Adam's momentum; so does OneBitAdam, among processes.",
-)
 _ABSENT = (
     f"The part on texts needs {PLAY} and {QUESTIONS} in the folder of data (--data, or the "
     "variable PHALANX_DATA); what was not there was left out."
@@ -230,8 +212,8 @@ class ActivationCompression(Recipe):
                 for number in self.stages
             ],
             notes=(
-                *_NOTES,
-                *(_TEXT_NOTES if tasks else ()),
+                *_PAPER["notes"],
+                *(_PAPER["notes on texts"] if tasks else ()),
                 *(() if len(tasks) == 2 else (_ABSENT,)),
             ),
             settings={"epochs": self._epochs(scope), "seeds": len(self._seeds(scope))},
@@ -260,45 +242,28 @@ class ActivationCompression(Recipe):
         agreed = [bool(one["agreed"]) for one in remembered]
         samples = len(load(Digits()).train)  # type: ignore[arg-type]
         once = [one["full_samples"] == samples * (one["stages"] - 1) for one in remembered]
-        times, with_gradients = _PAPER["times as fast, and with gradients compressed"]
         return [
-            Claim(
-                "With differences, 2 bits forward and 4 back train as well as no compression "
-                f"({number} stages; nearest / stochastic, within a point).",
-                _PAPER["differences in 2 bits"],
+            claim(
+                _CLAIMS["differences"],
                 f"{figures(ours)} %; without compression {figures([exact])} %",
                 [(one or 0) >= (exact or 0) - 1 for one in ours],
+                stages=number,
             ),
-            Claim(
-                f"Activations rounded directly to 2 bits train worse ({number} stages; nearest / "
-                "stochastic).",
-                _PAPER["direct rounding"],
+            claim(
+                _CLAIMS["direct"],
                 f"{figures(theirs)} %; on a grid with a zero, {figures(zeros)} %",
                 [(one or 0) > (other or 0) for one, other in zip(ours, theirs, strict=True)],
+                stages=number,
             ),
-            Claim(
-                "The relative error of 2-bit differences falls as training goes on (second and "
-                "last epoch; nearest / stochastic).",
-                _PAPER["error of differences"],
+            claim(
+                _CLAIMS["error"],
                 " / ".join(f"{one[1]:.2f} to {one[-1]:.2f}" if one[1:] else "—" for one in curves),
                 [len(one) > 2 and one[-1] < 0.5 * one[1] for one in curves],
             ),
-            Claim(
-                "Both sides of every boundary remember the same, bit for bit.",
-                _PAPER["both sides"],
-                f"in {sum(agreed)} of {len(agreed)} runs",
-                agreed,
-            ),
-            Claim(
-                "Every sample crosses every boundary in full once.",
-                _PAPER["full crossings of a sample"],
-                f"in {sum(once)} of {len(once)} runs",
-                once,
-            ),
-            Claim(
-                f"Training is up to {times} times as fast over slow networks, {with_gradients} "
-                "with the gradients of data parallelism.",
-                f"{times}; {with_gradients}",
+            claim(_CLAIMS["both sides"], f"in {sum(agreed)} of {len(agreed)} runs", agreed),
+            claim(_CLAIMS["once"], f"in {sum(once)} of {len(once)} runs", once),
+            claim(
+                _CLAIMS["time"],
                 f"not timed here; {finest / coarsest:.1f} times fewer bytes with 2 and 4 bits, the "
                 f"first of {epochs} epochs included",
             ),
@@ -328,25 +293,8 @@ def _text_claims(found: Records) -> list[Claim]:
         fewer = exact[2] / max(last[2], 1)
         shown[_ALL][-1] += f"; {fewer:.1f} times fewer bytes across the boundaries"
     return [
-        Claim(
-            "Language models trained with differences lose nothing (test loss and accuracy with 2, "
-            "3 and 4 bits; within 0.05 of the loss, or 3 points where texts are classified).",
-            _PAPER["texts"],
-            ". ".join(shown[_DIFFERENCES]),
-            kept,
-        ),
-        Claim(
-            "They do worse with activations rounded directly to as many bits.",
-            _PAPER["direct rounding"],
-            ". ".join(shown[_DIRECT]),
-            better,
-        ),
-        Claim(
-            "The same holds with activations, their gradients and those of replicas compressed.",
-            _PAPER["texts"],
-            ". ".join(shown[_ALL]),
-            whole,
-        ),
+        claim(_CLAIMS[f"texts, {method}"], ". ".join(shown[method]), holds)
+        for method, holds in ((_DIFFERENCES, kept), (_DIRECT, better), (_ALL, whole))
     ]
 
 

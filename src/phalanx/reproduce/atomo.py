@@ -28,16 +28,7 @@ from phalanx.experiments import Cell, Pivot, Records, build, grid, line_plot, lo
 from phalanx.models import MLP
 from phalanx.randomness import generator
 from phalanx.reporting import Table
-from phalanx.reproduce.base import (
-    NOT_QUOTED,
-    Claim,
-    Findings,
-    Recipe,
-    Scope,
-    above,
-    figures,
-    published,
-)
+from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, above, claim, figures, published
 from phalanx.reproduce.digits_training import DigitsTraining, percents, training_table
 from phalanx.reproduce.network_bytes import megabytes_claim, resnet18
 
@@ -58,16 +49,6 @@ _METHODS: dict[str, Compressor] = {
     "QSGD, 1 level": QSGD(levels=1),
     "TernGrad": TernGrad(),
 }
-_NOTES = (
-    "Data: scikit-learn's digits; the authors train ResNet-18 and VGG-11 on CIFAR-10 and SVHN. "
-    "Compare the order of the methods, not the figures.",
-    "Bytes follow from the shapes of ResNet-18's tensors. An atom is counted as its authors do, "
-    "with a number for its singular value; messages here carry it in the left vector.",
-    "Variances are exact, of the gradient of the digits network's largest layer; entries and waves "
-    "have the largest budget whose messages, all counted, are not longer.",
-    "That SVD gives the better atoms than entries depends on what an entry costs: here it costs a "
-    "position and a sign, about a third of a number.",
-)
 
 
 @dataclass(frozen=True)
@@ -138,7 +119,7 @@ class AtomoRecipe(DigitsTraining, Recipe):
                 )
                 for moment in _MOMENTS
             ),
-            notes=_NOTES,
+            notes=_PAPER["notes"],
             settings={"num_seeds": self.seeds(scope)},
         )
 
@@ -165,53 +146,45 @@ def _factors() -> Factors:
 
 def _size_table(factors: Factors) -> Table:
     titles = {"paper": "as the authors reshape", "out-first": "first axis"}
+    rows = [
+        (f"{titles[reshape]}, {number}", values, round(factor, 1))
+        for (reshape, number), (values, factor) in factors.items()
+    ]
     return Table(
         "Traffic of ResNet-18",
         "Values of so many atoms of every tensor, how many times fewer than the gradient's, and "
         "megabytes an epoch of 24 steps. First axis against all others: vectors as they are.",
         ("matrices, atoms", "values", "fewer", "MB an epoch"),
-        tuple(
-            (
-                f"{titles[reshape]}, {number}",
-                values,
-                round(factor, 1),
-                round(resnet18().megabytes(values), 1),
-            )
-            for (reshape, number), (values, factor) in factors.items()
-        ),
+        tuple((*row, round(resnet18().megabytes(row[1]), 1)) for row in rows),
     )
 
 
 def _claims(plain: float, spectral: list[float], factors: Factors, variances: Pivot) -> list[Claim]:
-    fewer = [factor for _, factor in factors.values()]
-    better = {
-        other: [
+    told, fewer = _PAPER["claims"], [factor for _, factor in factors.values()]
+    entries, both = (
+        [
             variances[(moment, "singular vectors"), share] < variances[(moment, other), share]
             for moment in _MOMENTS
             for share in _SHARES
         ]
         for other in ("entries", "vectors and entries")
-    }
+    )
     return [
-        Claim(
-            "One, two and three atoms of every tensor are so many times smaller than the gradient.",
-            NOT_QUOTED,
+        claim(
+            told["smaller"],
             f"as the authors reshape {figures(fewer[:3])}; first axis against all others "
             f"{figures(fewer[3:])}",
         ),
-        Claim(
-            "A few singular vectors train as well as the whole gradient.",
-            f"{_PAPER['accuracy with two atoms']} with two atoms, SGD {_PAPER['accuracy of SGD']} "
-            "(ResNet-18, CIFAR-10, as measured in PowerSGD's paper)",
+        claim(
+            told["training"],
             f"{figures(spectral)} with 1, 2, 3; SGD {plain}",
             [above(one, plain, -1.0) for one in spectral],
         ),
-        Claim(
-            "In as many bytes singular vectors have less variance than entries.",
-            NOT_QUOTED,
-            f"in {sum(better['entries'])} of {len(better['entries'])} cases; and less than vectors "
-            f"with entries of what they leave in {sum(better['vectors and entries'])}",
-            better["entries"],
+        claim(
+            told["variance"],
+            f"in {sum(entries)} of {len(entries)} cases; and less than vectors with entries of "
+            f"what they leave in {sum(both)}",
+            entries,
         ),
     ]
 

@@ -19,12 +19,12 @@ from phalanx.evaluation import evaluate
 from phalanx.experiments import Cell, Record, Records, build, grid, line_plot, load, tuned
 from phalanx.gossip import DPSGD, ChocoSGD, Gossip, PowerGossip, Topology
 from phalanx.models import MLP
-from phalanx.optimizers import GossipOptimizer
 from phalanx.randomness import generator
 from phalanx.reporting import Table
-from phalanx.reproduce.base import NOT_QUOTED, Claim, Findings, Measure, Recipe, Scope, published
+from phalanx.reproduce.base import Claim, Findings, Measure, Recipe, Scope, claim, published
 
 _PAPER = published("powergossip")
+_CLAIMS = _PAPER["claims"]
 _FILES, _FAMILY = ("fashion_mnist.npz", "mnist.npz"), "images of the MNIST family"
 _WARM, _COLD = "PowerGossip, rank 1", "PowerGossip, rank 1, factors drawn anew"
 _OURS = "PowerGossip, rank 1, optimal diffusion"
@@ -65,22 +65,6 @@ _TUNED: dict[str, dict[Any, Gossip]] = {  # by consensus rate
 }
 _METHODS = {name: {None: one} for name, one in _UNTUNED.items()} | _TUNED
 _LENGTHS = (1 / 4, 1 / 2, 2)  # of other runs, relative to that of the comparison
-_NOTES = (
-    "All nodes are computed in one process; bytes are those that the messages of a node to all its "
-    "neighbours have, without headers. Of an all-reduce they are those of a ring's.",
-    "The learning rate is that of a few which gave the all-reduce the lowest training loss, and "
-    "the same for all; the paper tunes it for each method. As in the authors' code it is warmed up "
-    "over the first sixtieth of a run and falls to a tenth after a half and after three quarters, "
-    "momentum is Nesterov's, and PowerGossip takes the step that is optimal for uncompressed "
-    "rounds on the graph: 1.308 on a ring of 8.",
-    "Consensus rates are chosen by the first seed's training loss: the test data choose nothing.",
-    "Nodes take the gradient, average, and then step, as D-PSGD does. What is tested is the model "
-    "with the mean of all nodes' weights.",
-    "Data is dealt out alike, as in the paper, or by shares of the classes that differ (Dirichlet, "
-    "1), which the paper does not do.",
-    "The published table of accuracies (ResNet-20 on CIFAR-10, 8 nodes on a ring, 300 epochs; and "
-    "an LSTM on WikiText-2) is not quoted.",
-)
 
 
 @dataclass(frozen=True)
@@ -157,14 +141,15 @@ class PowerGossipRecipe(Recipe):
         lengths = Records(sorted(compared, key=lambda one: (one["steps"], one["method"] == _PLAIN)))
         ours, plain = (_mean("test_accuracy", splits["alike"], method=m) for m in (_OURS, _PLAIN))
         fewer = _fewer(splits["alike"], _OURS)
+        on_par, near = zip(*(_compared(*one) for one in splits.items()), strict=True)
         return Findings(
             answer=(
                 f"On a ring of {self.num_nodes}, untuned PowerGossip of rank 1 came to {ours:.1f} "
                 f"%, uncompressed gossip to {plain:.1f} %, with {fewer:.0f} times fewer bytes."
             ),
             claims=[
-                *(_on_par(split, one) for split, one in splits.items()),
-                *(_near(split, one) for split, one in splits.items()),
+                *on_par,
+                *near,
                 _sensitive(tried.where(split="different")),
                 _patient(lengths),
                 *self._consensus_claims(found),
@@ -212,7 +197,7 @@ class PowerGossipRecipe(Recipe):
                     log="xy",
                 )
             ],
-            notes=(f"Data: {scope.images(_FILES, _FAMILY).origin}.", *_NOTES),
+            notes=(f"Data: {scope.images(_FILES, _FAMILY).origin}.", *_PAPER["notes"]),
             settings={
                 "matrices": f"{self.size} x {self.size}",
                 "steps": steps,
@@ -236,25 +221,22 @@ class PowerGossipRecipe(Recipe):
         sent = {str(one["algorithm"]): _kilobytes_to_1_percent(one) for one in ring}
         signs = [size for name, size in sent.items() if size is not None and "Choco, signs" in name]
         return [
-            Claim(
-                "PowerGossip with the plain step converges on every graph (relative squared "
-                f"distance after {self.rounds} rounds on {', '.join(left)}).",
-                NOT_QUOTED,
+            claim(
+                _CLAIMS["graphs"],
                 ", ".join(f"{one:.2g}" for one in left.values()),
                 [one < 0.05 for one in left.values()],
+                rounds=self.rounds,
+                graphs=", ".join(left),
             ),
-            Claim(
-                "Reusing the last factors is better than drawing them anew (relative squared "
-                f"distance to the mean after {self.rounds} rounds, {self.size} x {self.size} "
-                "white noise).",
-                NOT_QUOTED,
+            claim(
+                _CLAIMS["warm start"],
                 f"{warm:.2g} against {cold:.2g}",
                 [warm < cold],
+                rounds=self.rounds,
+                size=self.size,
             ),
-            Claim(
-                "On white noise signs need fewer bytes than rank 1 (kB that a node sent until 1 % "
-                "of the squared distance was left).",
-                _PAPER["signs on white noise"],
+            claim(
+                _CLAIMS["signs"],
                 f"{_number(min(signs, default=None))} against {_number(sent[_WARM])}",
             ),
         ]
@@ -332,10 +314,7 @@ def ring_run(
     network = gossip.SimulatedNetwork(Topology.ring(num_nodes))
     sgd = SGD(replicas.parameters(), lr=rate, momentum=0.9, nesterov=True)
     mixed = gossip.ParameterGossip(replicas.by_name(), algorithm, network, seed=seed)
-    optimizer, schedule = (
-        GossipOptimizer(sgd, mixed),
-        LambdaLR(sgd, partial(_factor, steps=steps)),
-    )
+    schedule = LambdaLR(sgd, partial(_factor, steps=steps))
     for step in range(steps):
         batch = torch.stack(
             [
@@ -343,16 +322,17 @@ def ring_run(
                 for node, own in enumerate(held)
             ]
         )
-        optimizer.zero_grad()
+        sgd.zero_grad()
         outputs = replicas(inputs[batch]).flatten(0, 1)
         each = cross_entropy(outputs, targets[batch].flatten(), reduction="none")
         each.view(num_nodes, -1).mean(dim=1).sum().backward()
         try:
-            optimizer.step()
+            mixed.mix()
         except NotFiniteError as error:
             sent = network.bytes_sent.double().mean().item() / max(1, step)
             guess = {"test_accuracy": 1 / splits.num_classes, "message_bytes": sent}
             return guess | {"train_loss": math.inf, "distance": math.inf, "stopped": str(error)}
+        sgd.step()
         schedule.step()
     middle = replicas.model()
     apart = sum(gossip.spread(one) for one in replicas.parameters()) / num_nodes
@@ -393,28 +373,24 @@ def _fewer(found: Records, method: str) -> float:
     return plain / ours
 
 
-def _on_par(split: str, found: Records) -> Claim:
-    ours, *choco = (_mean("test_accuracy", found, method=one) for one in (_OURS, *_CHOCO))
-    return Claim(
-        f"PowerGossip without tuning is on par with tuned Choco-SGD (data {split}, test accuracy).",
-        _PAPER["against tuned Choco-SGD"][split],
-        f"{ours:.1f} % and {max(choco):.1f} %",
-        [ours >= max(choco) - 1],
-    )
-
-
-def _near(split: str, found: Records) -> Claim:
-    methods = (_OURS, _PLAIN, _REDUCED)
-    ours, plain, reduced = (_mean("test_accuracy", found, method=one) for one in methods)
+def _compared(split: str, found: Records) -> list[Claim]:
+    methods = (_OURS, _PLAIN, _REDUCED, *_CHOCO)
+    ours, plain, reduced, *choco = (_mean("test_accuracy", found, method=one) for one in methods)
     fewer = _fewer(found, _OURS)
-    return Claim(
-        f"It comes within a point of uncompressed gossip and all-reduce (data {split}) at a "
-        "fraction of the bytes.",
-        NOT_QUOTED,
-        f"{ours:.1f} % against {plain:.1f} % and {reduced:.1f} %, with {fewer:.0f} times fewer "
-        "bytes than D-PSGD",
-        [ours >= max(plain, reduced) - 1, fewer >= 20],
-    )
+    return [
+        claim(
+            _CLAIMS[f"on par, data {split}"],
+            f"{ours:.1f} % and {max(choco):.1f} %",
+            [ours >= max(choco) - 1],
+        ),
+        claim(
+            _CLAIMS["near"],
+            f"{ours:.1f} % against {plain:.1f} % and {reduced:.1f} %, with {fewer:.0f} times fewer "
+            "bytes than D-PSGD",
+            [ours >= max(plain, reduced) - 1, fewer >= 20],
+            split=split,
+        ),
+    ]
 
 
 def _sensitive(tried: Records) -> Claim:
@@ -422,27 +398,24 @@ def _sensitive(tried: Records) -> Claim:
         _said(name): [_value("test_accuracy", one) for one in tried.where(method=name)]
         for name in _CHOCO
     }
-    return Claim(
-        "Choco-SGD has to be tuned: its accuracy depends on the consensus rate (data different).",
-        _PAPER["tuning of Choco-SGD"],
+    return claim(
+        _CLAIMS["tuning"],
         "; ".join(f"{name} {min(each):.1f} to {max(each):.1f} %" for name, each in found.items()),
         [max(each) - min(each) > 1 for each in found.values()],
     )
 
 
 def _patient(lengths: Records) -> Claim:
-    told = []
-    for length in sorted({one["steps"] for one in lengths}):
+    steps, gaps, apart = lengths.labels("steps"), [], []
+    for length in steps:
         found = lengths.where(steps=length)
         plain, ours = (_mean("test_accuracy", found, method=one) for one in (_PLAIN, _OURS))
-        told.append((length, plain - ours, _mean("distance", found, method=_OURS)))
-    steps, gaps, apart = zip(*told, strict=True)
-    return Claim(
-        "Short runs end before rank 1 has brought the nodes together (data different, after "
-        f"{', '.join(map(str, steps))} steps): points that it is behind uncompressed gossip, and "
-        "how far its nodes are from their mean.",
-        _PAPER["short runs"],
-        f"{', '.join(f'{one:.1f}' for one in gaps)}; {', '.join(f'{one:.0f}' for one in apart)} %",
+        gaps.append(f"{plain - ours:.1f}")
+        apart.append(f"{_mean('distance', found, method=_OURS):.0f}")
+    return claim(
+        _CLAIMS["short"],
+        f"{', '.join(gaps)}; {', '.join(apart)} %",
+        steps=", ".join(map(str, steps)),
     )
 
 

@@ -7,18 +7,11 @@ from typing import Any, ClassVar
 from phalanx.compression import Compressor, ErrorFeedback, PowerSGD, Uncompressed
 from phalanx.experiments import Records
 from phalanx.reporting import Table
-from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, above, figures, published
+from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, above, claim, figures, published
 from phalanx.reproduce.digits_training import DigitsTraining, percents, training_table
 from phalanx.reproduce.network_bytes import lstm, megabytes_claim, resnet18
 
 _PAPER = published("powersgd")
-_NOTES = (
-    "Data: scikit-learn's digits; the paper trains ResNet-18 on CIFAR-10 with 16 workers, and an "
-    "LSTM on WikiText-2. Compare the order of the methods, not the figures.",
-    "Bytes follow from the shapes of the networks' tensors: no network is trained for them. A "
-    "megabyte is 2^20 bytes, as the published figures imply.",
-    "Every method has the learning rate of those tried with the least training loss.",
-)
 _HEADERS = ("network", "values", "fewer", "MB an epoch", "published MB", "published result")
 
 
@@ -86,7 +79,7 @@ class PowerSGDRecipe(DigitsTraining, Recipe):
                 ),
                 training_table(found),
             ),
-            notes=_NOTES,
+            notes=_PAPER["notes"],
             settings={"num_seeds": self.seeds(scope)},
         )
 
@@ -104,28 +97,13 @@ def _rows() -> list[tuple[Any, ...]]:
 
 
 def _claims(score: dict[str, float]) -> list[Claim]:
-    names = ("SGD", "rank 1", "rank 2")
-    plain, *ranks = (score[name] for name in names)
-    without = [score[f"{name}, no feedback"] for name in names[1:]]
-    cold = score["rank 2, cold start"]
-    unbiased = figures(_PAPER["unbiased rank 1 and 2"])
+    told, plain, cold = _PAPER["claims"], score["SGD"], score["rank 2, cold start"]
+    ranks = [score[f"rank {rank}"] for rank in (1, 2)]
+    without = [score[f"rank {rank}, no feedback"] for rank in (1, 2)]
+    near = [above(ranks[1], plain, -0.5), above(ranks[0], plain, -1.0)]
+    worse = [above(one, other, 1.0) for one, other in zip(ranks, without, strict=True)]
     return [
-        Claim(
-            "Rank 2 is as good as SGD, rank 1 nearly.",
-            f"SGD, rank 1, rank 2: {figures([_PAPER['ResNet-18'][name][1] for name in names])}",
-            figures([plain, *ranks]),
-            [above(ranks[1], plain, -0.5), above(ranks[0], plain, -1.0)],
-        ),
-        Claim(
-            "Error feedback is needed.",
-            f"unbiased rank 1 and 2, which cannot have it: {unbiased}, of another estimator",
-            f"without feedback: {figures(without)}",
-            [above(one, other, 1.0) for one, other in zip(ranks, without, strict=True)],
-        ),
-        Claim(
-            "A warm start helps.",
-            f"rank 2 without and with: {figures(_PAPER['rank 2 without and with a warm start'])}",
-            figures([cold, ranks[1]]),
-            [above(ranks[1], cold, 0.3)],
-        ),
+        claim(told["good"], figures([plain, *ranks]), near),
+        claim(told["feedback"], f"without feedback: {figures(without)}", worse),
+        claim(told["warm start"], figures([cold, ranks[1]]), [above(ranks[1], cold, 0.3)]),
     ]

@@ -15,27 +15,11 @@ from phalanx.compression import (
 )
 from phalanx.experiments import Records
 from phalanx.reporting import Table
-from phalanx.reproduce.base import (
-    NOT_QUOTED,
-    Claim,
-    Findings,
-    Recipe,
-    Scope,
-    above,
-    figures,
-    published,
-)
+from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, above, claim, figures, published
 from phalanx.reproduce.digits_training import DigitsTraining, percents, training_table
 from phalanx.reproduce.network_bytes import megabytes_claim, resnet18
 
 _PAPER = published("random-block")
-_NOTES = (
-    "Data: scikit-learn's digits. Figures of ResNet-18 on CIFAR-10 are those that Vogels, "
-    "Karimireddy and Jaggi, PowerSGD, NeurIPS 2019, table 4, measured for these methods, with as "
-    "many values as PowerSGD sends at rank 7 and 2. Compare the order, not the figures.",
-    "Shared random positions need small learning rates: a run with the accuracy of guessing "
-    "diverged at all of those tried.",
-)
 _METHODS: dict[str, Compressor] = {  # the axes: which values, whose randomness, what memory
     "SGD": Uncompressed(),
     "top-k 1 %": ErrorFeedback(TopK(0.01)),
@@ -98,37 +82,33 @@ class RandomBlocks(DigitsTraining, Recipe):
                 ),
                 training_table(found),
             ),
-            notes=_NOTES,
+            notes=_PAPER["notes"],
             settings={"num_seeds": self.seeds(scope)},
         )
 
 
 def _claims(score: dict[str, float], found: Records) -> list[Claim]:
+    told, bare = _PAPER["claims"], "top-k 1 %, no feedback"
     tenth = [score[name] for name in ("block 10 %", "random-k 10 %")]
     block, shared, top = (score[f"{name} 1 %"] for name in ("block", "random-k", "top-k"))
     own, own_block = score["random-k 1 %, own"], score["block 1 %, own"]
-    many, few = ([*_PAPER[name].values()] for name in ("rank 7", "rank 2"))
-    bare = "top-k 1 %, no feedback"
     loss, bare_loss = (
         found.mean("train_loss", compressor=name, tuned=True) for name in ("top-k 1 %", bare)
     )
     return [
-        Claim(
-            "With as many values, random blocks are at most as good as random-k, and top-k best.",
-            f"24 MB: {figures(many[:2])} (top-k at 32 MB: {many[2]}); 8 MB: {figures(few)}",
+        claim(
+            told["values"],
             f"10 %: {figures(tenth)}; 1 %: {figures([block, shared, top])}",
             [above(tenth[1], tenth[0]), above(shared, block), above(top, shared, 1.0)],
         ),
-        Claim(
-            "Workers that draw positions of their own cover more of them, and send more.",
-            NOT_QUOTED,
+        claim(
+            told["own positions"],
             f"random-k 1 %: {figures([own, shared])}, own and shared; blocks: "
             f"{figures([own_block, block])}",
             [above(own, shared, 1.0), above(own_block, block, 1.0)],
         ),
-        Claim(
-            "Error feedback helps.",
-            NOT_QUOTED,
+        claim(
+            told["feedback"],
             f"top-k 1 %: {figures([top, score[bare]])}, loss {loss:.2g} and {bare_loss:.2g}",
             [above(top, score[bare], 1.0), bare_loss >= 2 * loss],
         ),
