@@ -14,6 +14,7 @@ from phalanx.reproduce.power_sgd import PowerSGDRecipe
 from phalanx.reproduce.random_block import RandomBlocks
 from phalanx.reproduce.resampling import ResamplingAndBucketing
 from phalanx.reproduce.run import recipes, reproduce
+from phalanx.reproduce.secure_aggregation import SecureAggregationRecipe
 from phalanx.reproduce.stochastic_block_code import StochasticBlockCodes
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Recipe",
     "ResamplingAndBucketing",
     "Scope",
+    "SecureAggregationRecipe",
     "StochasticBlockCodes",
     "recipes",
     "reproduce",
