@@ -1,4 +1,4 @@
-"""What a comparison came to: means and spreads over seeds, worst cases, tables and pages."""
+"""Results of a comparison: means and spreads over seeds, worst cases, tables and pages."""
 
 import csv
 import io
@@ -74,7 +74,7 @@ class Figure:
 
 
 class Panel:
-    """The runs on one split of the data: a table of methods by attacks, and their worst cases."""
+    """Results on one split of the data: a table of methods by attacks, and their worst cases."""
 
     def __init__(self, name: str, records: Records) -> None:
         self.name, self.records = name, records
@@ -230,14 +230,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The records of a comparison, and tables of them."""
+    """Results of a comparison: its records, and tables of them."""
 
     records: Records
     """What came out, in the order of the cells."""
     cells: Sequence[Cell]
     """What was run."""
     num_byzantine: int
-    """How many workers were Byzantine per round, as the methods were told."""
+    """How many workers were Byzantine per round, as the methods assume."""
 
     @cached_property
     def panels(self) -> list[Panel]:
