@@ -37,7 +37,9 @@ def weights(folder):
 def test_train_writes_a_run_folder_that_repeats_itself(phalanx, tmp_path):
     code, out, err = phalanx("train", *EXAMPLE, "--out", "runs/a")
     assert (code, err) == (0, "")
-    assert "2 of 9 workers lied in every round and all were named" in " ".join(out.split())
+    assert "2 of 9 workers were Byzantine in every round and all were named" in " ".join(
+        out.split()
+    )
     folder = tmp_path / "runs" / "a"
     assert {path.name for path in folder.iterdir()} == {
         *("config.yaml", "env.json", "metrics.jsonl", "checkpoints"),
@@ -133,7 +135,9 @@ def test_report_redraws_one_run_or_compares_several(phalanx, tmp_path):
     assert (tmp_path / "runs" / "a" / "report.html").is_file()
     code, out, _ = phalanx("report", "runs/a", "runs/b")
     assert code == 0
-    assert "liars ended with the weights of the run without liars" in " ".join(out.split())
+    assert "liars ended with the weights of the run without Byzantine workers" in " ".join(
+        out.split()
+    )
     assert (tmp_path / "runs" / "comparison.html").is_file()
     words = ("--reference", "runs/b", "--out", "elsewhere.html")
     assert phalanx("report", "runs/a", *words)[0] == 0
@@ -188,7 +192,10 @@ def test_demo_answers_in_its_first_sentence(phalanx, tmp_path):
     code, out, err = phalanx("demo", "--steps", 30, "--out", "d")
     assert (code, err) == (0, "")
     text = " ".join(out.split())
-    exact = "DRACO repetition and DRACO cyclic ended with the weights of the run without liars"
+    exact = (
+        "DRACO repetition and DRACO cyclic ended with the weights of the run without Byzantine "
+        "workers"
+    )
     assert exact in text
     assert "DRACO repetition ends with the same bits with the attack as without." in text
     page = re.sub(r"<[^>]+>", " ", (tmp_path / "d" / "report.html").read_text())

@@ -1,4 +1,4 @@
-"""`phalanx list`: everything that has a name on the command line."""
+"""`phalanx list`: all algorithms by the names that the command line takes."""
 
 import inspect
 import re

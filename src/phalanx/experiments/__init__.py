@@ -1,4 +1,4 @@
-"""Experiments: a grid of runs, in parallel, that can go on; records, and pivot tables of them."""
+"""Experiments: grids of runs, in parallel and resumable; records and pivot tables."""
 
 from phalanx.experiments.compare import (
     compare,

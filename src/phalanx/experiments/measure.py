@@ -1,4 +1,4 @@
-"""Measuring the cells of an experiment: what is missing is run, in parallel, and kept at once."""
+"""Measurement of an experiment: missing cells run in parallel, and are kept at once."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from phalanx.training.environment import environment
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an experiment has come."""
+    """Progress of an experiment."""
 
     done: int
     """Cells that need no more work."""
@@ -37,7 +37,7 @@ class Progress:
 
 
 Watch = Callable[[Progress], None]
-"""Is told whenever a cell begins or ends."""
+"""Called whenever a cell begins or ends."""
 
 
 def measure(
@@ -57,11 +57,11 @@ def measure(
 
     Args:
         cells: see `grid`.
-        out: a folder, in which the records lie under `cells`; nothing is written if None.
+        out: a folder, which holds the records under `cells`; nothing is written if None.
         jobs: processes; as many as there are processors for this one if not given. With 1 the
             cells run in this process. With more, a script must call this under
             `if __name__ == "__main__":`.
-        watch: is told how far the experiment is.
+        watch: called with the progress.
         config: text that is kept in `out` as `config.yaml`: how to repeat the experiment.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Runs that experiments share: training, and training with compressed messages."""
+"""Training runs as functions of an experiment, with or without compressed messages."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,7 +56,7 @@ def train_run(
     reference: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """`phalanx.train`, told by figures. Without an attack `byzantine` is left out.
+    """`phalanx.train`, summed up in figures. Without an attack `byzantine` is left out.
 
     Args:
         data: what to train and test on.
@@ -184,7 +184,7 @@ def compressed_run(
         milestones: epochs after which the learning rate falls to a tenth.
         num_workers: workers.
         samples: per worker and round.
-        watch: told before every round what the first worker remembers.
+        watch: called before every round with what the first worker remembers.
 
     Returns:
         `test_accuracy`, a share in [0, 1], and `train_loss` of the last weights; a run whose

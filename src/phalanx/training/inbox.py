@@ -1,4 +1,4 @@
-"""The server's table of messages: every row is checked before it is taken."""
+"""Inbox of the server: every message is checked before it is taken."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from phalanx.training.engines.base import Collector
 
 
 class Inbox(Collector):
-    """The messages of a round: a message that is none marks its sender, and never stops the run.
+    """Messages of a round; a malformed one marks its sender and never stops the run.
 
     The table is written in place, so that a round costs no second copy of the messages; messages
     that are the rows of one table already, as those of one process are, are taken over with it.
