@@ -168,7 +168,7 @@ def test_a_reference_that_is_not_finite_says_nothing_about_others(make_run):
 
 def test_rows_and_runs_must_match(make_run):
     record = load_run(make_run("a"))
-    with pytest.raises(ValueError, match="rows must be one a run, got 0 rows for 1 runs"):
+    with pytest.raises(ValueError, match="rows must be one per run, got 0 rows for 1 runs"):
         answer([record], [])
     with pytest.raises(ValueError, match="got 0 rows for 0 runs"):
         answer([], [])
