@@ -38,8 +38,8 @@ class Ray(Engine):
     an erasure: it is named in `Replies.missing`, the round goes on without it, and it comes back;
     started anew if it died or hung, with its next task if it was slow. No worker is given a second
     task before it is done with the first; but late ones are notified that the round is over, and
-    drop it before the next `chunk_size` partitions, so that nothing piles up. What is trained
-    is with the server: it writes the checkpoints, and Ctrl-C reaches it alone. What their stages
+    drop it before the next `chunk_size` partitions, so that nothing piles up. What is trained is
+    with the server: it writes the checkpoints, and Ctrl-C reaches it alone. What their stages
     remember workers keep; the server asks for it when it writes a checkpoint. A worker that is
     started anew goes on with what the server knows: with its last momentum, if that is what it
     sends, or with what it remembered at the last checkpoint.
