@@ -1,5 +1,6 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
+from phalanx.reproduce.accordion import AccordionRecipe
 from phalanx.reproduce.activation_compression import ActivationCompression
 from phalanx.reproduce.atomo import AtomoRecipe
 from phalanx.reproduce.base import Claim, Findings, Recipe, Scope
@@ -17,6 +18,7 @@ from phalanx.reproduce.run import recipes, reproduce
 from phalanx.reproduce.stochastic_block_code import StochasticBlockCodes
 
 __all__ = [
+    "AccordionRecipe",
     "ActivationCompression",
     "AtomoRecipe",
     "Claim",
