@@ -1,5 +1,6 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
+from phalanx.reproduce.accordion import AccordionRecipe
 from phalanx.reproduce.activation_compression import ActivationCompression
 from phalanx.reproduce.atomo import AtomoRecipe
 from phalanx.reproduce.base import Claim, Findings, Recipe, Scope
@@ -18,6 +19,7 @@ from phalanx.reproduce.secure_aggregation import SecureAggregationRecipe
 from phalanx.reproduce.stochastic_block_code import StochasticBlockCodes
 
 __all__ = [
+    "AccordionRecipe",
     "ActivationCompression",
     "AtomoRecipe",
     "Claim",

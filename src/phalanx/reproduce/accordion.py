@@ -4,50 +4,32 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from statistics import mean, stdev
-from typing import ClassVar
+from statistics import fmean
+from typing import Any, ClassVar
 
-from matplotlib.axes import Axes
+import torch
+from torch.optim import SGD
+from torch.optim.lr_scheduler import MultiStepLR
 
-from phalanx.batch_size import AccordionBatch
-from phalanx.compression import Accordion, Compressor, ErrorFeedback, PowerSGD, TopK
-from phalanx.data import Splits
+from phalanx.batch_size import AccordionBatch, AccordionBatchSampler, squared_norm
+from phalanx.compression import Accordion, ErrorFeedback, PowerSGD, TensorStates, TopK, Uncompressed
+from phalanx.data import DataSource
+from phalanx.evaluation import evaluate
+from phalanx.experiments import Cell, Records, build, compressed_run, grid, line_plot, load
+from phalanx.experiments.runs import MakeModel
+from phalanx.fetch import fetch
+from phalanx.losses import cross_entropy
 from phalanx.models import MLP, LeNet
-from phalanx.reporting import Plot, Table
-from phalanx.reporting.plots import COLOURS
-from phalanx.reproduce.accordion_runs import AccordionRun, run_batches, run_levels
-from phalanx.reproduce.base import Finding, Findings, MakeModel, Progress, Recipe, verdict
-from phalanx.reproduce.compressed_training import CompressedTraining
-from phalanx.reproduce.full_runs import images
+from phalanx.reporting import Table
+from phalanx.reproduce.base import Claim, Findings, Images, Recipe, Scope, published
 
-_LOW, _HIGH, _ACCORDION = "low compression", "high compression", "Accordion"
-_FIRST, _AFTER = "low first, high after", "high first, low after"
-_PLAIN, _FEEDBACK, _RANKS, _BATCHES = "top-k", "top-k, error feedback", "PowerSGD", "batch size"
-_RATE = 0.1  # at first, where levels of compression are compared
-_NAMES = ("cifar10.npz", "cifar10_12k.npz")
-_NOTES = (
-    "The workers are simulated; megabytes are the payload of one worker's messages over a run, "
-    "vectors included, which are sent as they are. With top-k, messages are gathered: every "
-    "worker receives as much from each of the others.",
-    "Norms are the root mean square of those of the workers' own gradients, each layer by itself.",
-    "Epochs, checks and drops of the learning rate stand in the proportions of the paper: 300, 10, "
-    "and after 150 and 250.",
-    "As accurate means: by at most half a point less, in the mean over the seeds.",
-    "The paper's low top-k compression keeps 99 % of the values and costs several times a dense "
-    "all-reduce; gains relative to it overstate those relative to plain SGD. Ours keeps less.",
-    "'Low first' uses low compression for the first fifth of the run, and high compression from "
-    "then on, without a look at norms; 'high first' is the reverse.",
-)
-_LSTM = (
-    "LSTM, WikiText-2, top-k 99 / 2 %, one seed: perplexity low 97.6, high 105.3, Accordion 97.1"
-)
-_LOGS = {
-    _PLAIN: _LSTM,
-    _FEEDBACK: _LSTM,
-    _RANKS: "VGG-19, CIFAR-10, ranks 4 / 1, one seed: low 93.5, high 67.0, Accordion 92.4 %",
-}
-_Pair = tuple[Compressor, Compressor]
+_TOLD = published("accordion")
+_PAPER, _CLAIMS = _TOLD["figures"], _TOLD["claims"]
+_LOW, _HIGH, _ACCORDION = _LEVELS = ("low compression", "high compression", "Accordion")
+_BLIND = ("low first, high after", "high first, low after")
+_PLAIN, *_ = _KINDS = ("top-k", "top-k, error feedback", "PowerSGD")
+_BATCHES = "batch size"
+_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -67,213 +49,208 @@ class AccordionRecipe(Recipe):
 
     epochs: int = 60
     """Of every run; the learning rate falls to a tenth after a half, and again after 5/6."""
-
     interval: int = 2
     """Epochs from one look at the norms to the next: in proportion to the paper's 10 of 300."""
-
     top_k: tuple[float, float] = (0.2, 0.005)
     """Shares kept at low and high compression, with and without error feedback."""
-
     ranks: tuple[int, int] = (4, 1)
     """Ranks of PowerSGD, with error feedback."""
-
     batch_sizes: tuple[int, int] = (32, 256)
     """Batches of critical regimes, and elsewhere."""
-
     samples: int = 48
-    """Of a worker and round; there are four workers."""
-
+    """Per worker and round; there are four workers."""
     hidden: tuple[int, ...] = (128,)
     """Widths of the network, where images are too small for LeNet."""
-
     seeds: int | None = None
     """Runs of each kind; by default 3, or 5 in full."""
 
-    def measure(self, out: Path, *, full: bool, data: Path | None, progress: Progress) -> Findings:
-        """Trains on the digits, or in full on the images of CIFAR-10 if `data` holds them."""
-        splits, origin, published = images(data if full else None, _NAMES, "CIFAR-10")
-        seeds = range(self.seeds or (5 if full else 3))
-        make: MakeModel = LeNet if published else partial(MLP, hidden=self.hidden)
-        training = CompressedTraining(
-            splits, make, self.epochs, self._milestones(), samples=self.samples
-        )
-        runs: dict[str, dict[str, list[AccordionRun]]] = {}
-        for kind, pair in self._pairs().items():
-            runs[kind] = {}
-            for name, compressor in self._settings(kind, pair, training.steps_per_epoch).items():
-                progress(f"{kind}: {name}")
-                runs[kind][name] = [run_levels(training, compressor, _RATE, seed) for seed in seeds]
-        progress(_BATCHES)
-        runs[_BATCHES] = self._batches(splits, make, seeds)
-        return Findings(
-            answer=self._answer(runs),
-            findings=self._findings(runs),
-            tables=tuple(_table(kind, found) for kind, found in runs.items()),
-            plots=(_plot({kind: found[_ACCORDION] for kind, found in runs.items()}),),
-            notes=(f"Data: {origin}.", *_NOTES),
-            settings={
-                "epochs": self.epochs,
-                "interval": self.interval,
-                "samples_a_worker": self.samples,
-                "seeds": len(seeds),
-                "full": full,
-            },
-        )
-
-    def _milestones(self) -> tuple[int, int]:
-        return max(1, self.epochs // 2), max(1, 5 * self.epochs // 6)
-
-    def _pairs(self) -> dict[str, _Pair]:
-        """Low and high compression of each kind."""
+    def cells(self, scope: Scope) -> list[Cell]:
+        """The levels of every kind on digits, or in full on CIFAR-10 where it is given; batches."""
+        images, (small, large) = _images(scope), self.batch_sizes
+        steps = len(load(images.source).train) // (_WORKERS * self.samples)  # type: ignore[arg-type]
+        milestones = max(1, self.epochs // 2), max(1, 5 * self.epochs // 6)
+        model = LeNet if images.published else partial(MLP, hidden=self.hidden)
+        fixed: dict[str, Any] = {"data": images.source, "model": model, "epochs": self.epochs}
+        fixed["milestones"] = milestones
+        levels = {"rate": 0.1, "samples": self.samples, "num_workers": _WORKERS}
         plain = [TopK(ratio) for ratio in self.top_k]
-        feedback = [ErrorFeedback(one) for one in plain]
         ranks = [ErrorFeedback(PowerSGD(rank)) for rank in self.ranks]
-        return {
-            _PLAIN: (plain[0], plain[1]),
-            _FEEDBACK: (feedback[0], feedback[1]),
-            _RANKS: (ranks[0], ranks[1]),
-        }
+        pairs: list[Sequence[Any]] = [plain, [ErrorFeedback(one) for one in plain], ranks]
+        cells, seeds = list[Cell](), range(self._seeds(scope))
+        for kind, (low, high) in zip(_KINDS, pairs, strict=True):
+            ours = Accordion(low, high, 0.5, steps, self.interval, milestones)
+            compared = [replace(ours, high=low), replace(ours, low=high), ours]
+            if kind == _PLAIN:  # low for two intervals, whatever the norms: for a fifth of the run
+                fifth = max(1, self.epochs // 10)
+                blind = replace(ours, eta=math.inf, milestones=(), interval=fifth)
+                compared += [blind, replace(blind, low=high, high=low)]
+            named = zip((*_LEVELS, *_BLIND), compared, strict=False)
+            settings: dict[str, Any] = {name: {"compressor": one} for name, one in named}
+            axes: dict[str, Any] = {"kind": {kind: {}}, "setting": settings, "seed": seeds}
+            cells += grid(level_run, axes, fixed | levels)
+        settings = {}
+        for name, first, last in zip(
+            _LEVELS, (small, large, small), (small, large, large), strict=True
+        ):
+            batch = AccordionBatch(first, last, interval=self.interval)
+            settings[name] = {"batch": batch, "rate": 0.02 * first / small}
+        axes = {"kind": {_BATCHES: {}}, "setting": settings, "seed": seeds}
+        return cells + grid(batch_run, axes, fixed)
 
-    def _settings(self, kind: str, pair: _Pair, steps: int) -> dict[str, Accordion]:
-        """What is compared; all of it is Accordion, some of it with nothing to decide."""
-        low, high = pair
-        adaptive = Accordion(
-            low,
-            high,
-            steps_per_epoch=steps,
-            interval=self.interval,
-            milestones=self._milestones(),
+    def _seeds(self, scope: Scope) -> int:
+        return self.seeds or (5 if scope.full else 3)
+
+    def findings(self, found: Records, scope: Scope) -> Findings:
+        """Accuracies, bytes and updates of every setting."""
+        told = []
+        for kind in _KINDS:
+            plain, ours = (_accuracy(found, kind, name) for name in (_LOW, _ACCORDION))
+            less = _times(found, kind, _ACCORDION, "megabytes")
+            told.append(f"{less:.1f} times fewer bytes and {ours - plain:+.1f} points with {kind}")
+        kinds = (*_KINDS, _BATCHES)
+        low = {kind: found.mean("low_share", kind=kind, setting=_ACCORDION) for kind in kinds}
+        means = "; ".join(f"{kind} {100 * fmean(shares):.0f} %" for kind, shares in low.items())
+        plot = line_plot(
+            "When compression is low",
+            f"{_TOLD['plot']} Over the run: {means}.",
+            {kind: (range(len(shares)), shares) for kind, shares in low.items()},
+            x="epoch",
+            y="share at the low level",
         )
-        # Low for two intervals, whatever the norms: for a fifth of the run.
-        fifth = max(1, self.epochs // 10)
-        blind = replace(adaptive, eta=math.inf, milestones=(), interval=fifth)
-        settings = {
-            _LOW: replace(adaptive, high=low),
-            _HIGH: replace(adaptive, low=high),
-            _ACCORDION: adaptive,
-        }
-        if kind == _PLAIN:
-            settings |= {_FIRST: blind, _AFTER: replace(blind, low=high, high=low)}
-        return settings
-
-    def _batches(
-        self, splits: Splits, make: MakeModel, seeds: Sequence[int]
-    ) -> dict[str, list[AccordionRun]]:
-        low, high = self.batch_sizes
-        training = CompressedTraining(splits, make, self.epochs, self._milestones())
-        found = {}
-        for name, batch in {
-            _LOW: AccordionBatch(low, low, interval=self.interval),
-            _HIGH: AccordionBatch(high, high, interval=self.interval),
-            _ACCORDION: AccordionBatch(low, high, interval=self.interval),
-        }.items():
-            rate = 0.02 * batch.low / low
-            found[name] = [run_batches(training, batch, rate, seed) for seed in seeds]
-        return found
-
-    def _findings(self, runs: dict[str, dict[str, list[AccordionRun]]]) -> tuple[Finding, ...]:
-        findings = []
-        for kind in (_PLAIN, _FEEDBACK, _RANKS):
-            low, high, ours = (_accuracy(runs[kind][name]) for name in (_LOW, _HIGH, _ACCORDION))
-            less = _megabytes(runs[kind][_LOW]) / _megabytes(runs[kind][_ACCORDION])
-            findings += [
-                Finding(
-                    f"Accordion is as accurate as low compression ({kind}).",
-                    _LOGS[kind],
-                    f"low {low:.1f}, high {high:.1f}, Accordion {ours:.1f} %",
-                    verdict([ours >= low - 0.5]),
-                ),
-                Finding(
-                    f"It sends several times less than low compression ({kind}).",
-                    "our goal: 3 times less",
-                    f"{less:.1f} times less",
-                    verdict([less >= 3, less >= 1.2]),
-                ),
-            ]
-        first, after = (runs[_PLAIN][name] for name in (_FIRST, _AFTER))
-        findings.append(
-            Finding(
-                "High compression does harm early, not late: the same levels the other way round "
-                f"are worse, though they send more ({_PLAIN}).",
-                "early is critical",
-                f"low first {_accuracy(first):.1f} % at {_megabytes(first):.1f} MB, high first "
-                f"{_accuracy(after):.1f} % at {_megabytes(after):.1f} MB",
-                verdict([_accuracy(first) > _accuracy(after)]),
-            )
+        return Findings(
+            answer=f"Against low compression throughout, Accordion has {', '.join(told)}.",
+            claims=_claims(found),
+            tables=[_table(kind, found.where(kind=kind)) for kind in kinds],
+            plots=[plot],
+            notes=(f"Data: {_images(scope).origin}.", *_TOLD["notes"]),
+            settings={"seeds": self._seeds(scope)},
         )
-        small, large, growing = (runs[_BATCHES][name] for name in (_LOW, _HIGH, _ACCORDION))
-        fewer = _updates(small) / _updates(growing)
-        findings.append(
-            Finding(
-                "Batches that grow take fewer updates and are as accurate as small ones.",
-                "ResNet-18, CIFAR-10, one seed: small 94.5, large 93.2, growing 94.3 %; 5.45 times "
-                "fewer updates",
-                f"small {_accuracy(small):.1f}, large {_accuracy(large):.1f}, growing "
-                f"{_accuracy(growing):.1f} %; {fewer:.2f} times fewer updates",
-                verdict([_accuracy(growing) >= _accuracy(small) - 0.5, fewer >= 2]),
-            )
-        )
-        return tuple(findings)
-
-    def _answer(self, runs: dict[str, dict[str, list[AccordionRun]]]) -> str:
-        parts = []
-        for kind in (_PLAIN, _FEEDBACK, _RANKS):
-            low, ours = runs[kind][_LOW], runs[kind][_ACCORDION]
-            less = _megabytes(low) / _megabytes(ours)
-            gap = _accuracy(ours) - _accuracy(low)
-            parts.append(f"{less:.1f} times fewer bytes and {gap:+.1f} points with {kind}")
-        return f"Against low compression throughout, Accordion has {', '.join(parts)}."
 
 
-def _accuracy(runs: Sequence[AccordionRun]) -> float:
-    return mean(run.accuracy for run in runs)
+def _images(scope: Scope) -> Images:
+    return scope.images(("cifar10.npz", "cifar10_12k.npz"), "CIFAR-10")
 
 
-def _megabytes(runs: Sequence[AccordionRun]) -> float:
-    return mean(run.megabytes for run in runs)
+def _accuracy(found: Records, kind: str, setting: str) -> float:
+    """In percent; runs that diverged guess."""
+    share: float = found.mean("test_accuracy", kind=kind, setting=setting)
+    return 100 * share
 
 
-def _updates(runs: Sequence[AccordionRun]) -> float:
-    return mean(float(run.updates) for run in runs)
+def _times(found: Records, kind: str, setting: str, value: str) -> float:
+    """How many times less of something a setting takes than low compression."""
+    low, ours = (found.mean(value, kind=kind, setting=name) for name in (_LOW, setting))
+    return float(low / ours)
 
 
-def _table(kind: str, runs: dict[str, list[AccordionRun]]) -> Table:
-    return Table(
-        f"Levels: {kind}",
-        "Test accuracy in percent, mean and standard deviation over seeds; training loss; payload "
-        "of a worker over the run.",
-        ("setting", "accuracy", "deviation", "loss", "MB", "times less than low", "updates"),
-        tuple(
-            (
-                name,
-                _accuracy(found),
-                stdev([run.accuracy for run in found]) if len(found) > 1 else None,
-                mean(run.loss for run in found),
-                _megabytes(found),
-                _megabytes(runs[_LOW]) / _megabytes(found),
-                _updates(found),
-            )
-            for name, found in runs.items()
-        ),
-    )
+def _claims(found: Records) -> list[Claim]:
+    claims = []
+    for kind in _KINDS:
+        low, high, ours = (_accuracy(found, kind, name) for name in _LEVELS)
+        less = _times(found, kind, _ACCORDION, "megabytes")
+        told = f"low {low:.1f}, high {high:.1f}, Accordion {ours:.1f} %"
+        accurate, fewer = (_CLAIMS[name].format(kind) for name in ("accurate", "bytes"))
+        claims.append(Claim(accurate, _PAPER[kind], told, [ours >= low - 0.5]))
+        held, told = [less >= 3, less >= 1.2], f"{less:.1f} times less"
+        claims.append(Claim(fewer, _PAPER["bytes"], told, held))
+    first, after = (_accuracy(found, _PLAIN, name) for name in _BLIND)
+    sent = [found.mean("megabytes", kind=_PLAIN, setting=name) for name in _BLIND]
+    told = f"low first {first:.1f} % at {sent[0]:.1f} MB, high first {after:.1f} % at "
+    told += f"{sent[1]:.1f} MB"
+    early = Claim(_CLAIMS["early"].format(_PLAIN), _PAPER["early"], told, [first > after])
+    small, large, growing = (_accuracy(found, _BATCHES, name) for name in _LEVELS)
+    less = _times(found, _BATCHES, _ACCORDION, "updates")
+    told = f"small {small:.1f}, large {large:.1f}, growing {growing:.1f} %; {less:.2f} times "
+    told += "fewer updates"
+    held = [growing >= small - 0.5, less >= 2]
+    return [*claims, early, Claim(_CLAIMS[_BATCHES], _PAPER[_BATCHES], told, held)]
 
 
-def _plot(runs: dict[str, list[AccordionRun]]) -> Plot:
-    title = "When compression is low"
-    caption = "Share of the compressed values that Accordion kept at the low level (or, at the low "
-    caption += "batch size), mean over seeds."
-    shares = {
-        kind: [mean(values) for values in zip(*(run.low_share for run in found), strict=True)]
-        for kind, found in runs.items()
+def _table(kind: str, found: Records) -> Table:
+    rows = []
+    for name in map(str, found.labels("setting")):
+        mean, less = partial(found.mean, setting=name), _times(found, kind, name, "megabytes")
+        apart = found.spread(lambda one: 100 * one["test_accuracy"], setting=name)
+        sent, updates = mean("megabytes"), mean("updates")
+        accuracy = _accuracy(found, kind, name)
+        rows.append((name, accuracy, apart, mean("train_loss"), sent, less, updates))
+    columns = ("setting", "accuracy", "deviation", "loss", "MB", "times less than low", "updates")
+    return Table(f"Levels: {kind}", _TOLD["table"], columns, tuple(rows))
+
+
+def level_run(
+    *, data: DataSource, model: MakeModel, compressor: Accordion, **options: Any
+) -> dict[str, Any]:
+    """`compressed_run` with messages at the level of every layer.
+
+    Returns:
+        What `compressed_run` does; `megabytes`, the payload of one worker's messages over the run;
+        `updates`, steps of the optimizer; and `low_share`, per epoch the share of the compressed
+        values that were at the low level.
+    """
+    named = build(model, load(data), 0).named_parameters()
+    shapes = {name: tuple(value.shape) for name, value in named}
+    codecs = {"low": compressor.low, "high": compressor.high, "dense": Uncompressed()}
+    sent, low = list[int](), list[float]()
+
+    def count(states: TensorStates) -> None:
+        """What a round will send; vectors are sent as they are."""
+        known = compressor.levels(states)
+        found = {n: known.get(n, "low" if len(s) > 1 else "dense") for n, s in shapes.items()}
+        sent.append(sum(codecs[found[n]].num_bytes(s, torch.float32) for n, s in shapes.items()))
+        compressed = {n: math.prod(s) for n, s in shapes.items() if found[n] != "dense"}
+        kept = sum(values for n, values in compressed.items() if found[n] == "low")
+        low.append(kept / sum(compressed.values()))
+
+    ended = compressed_run(data=data, model=model, compressor=compressor, watch=count, **options)
+    counts = {"megabytes": sum(sent) / 1e6, "updates": len(low)}
+    steps = compressor.steps_per_epoch  # of an equal share each
+    shares = [fmean(low[start : start + steps]) for start in range(0, len(low), steps)]
+    return {**ended, **counts, "low_share": shares}
+
+
+def batch_run(
+    *,
+    data: DataSource,
+    model: MakeModel,
+    batch: AccordionBatch,
+    rate: float,
+    epochs: int,
+    milestones: Sequence[int] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Trains one worker with batches that may grow; the learning rate grows with them.
+
+    Returns:
+        What `level_run` does, but for `message_bytes`; `low_share` is 1 in epochs of small batches.
+    """
+    splits = load(data)
+    network = build(model, splits, seed)
+    values = list(network.parameters())
+    optimizer = SGD(values, lr=rate, momentum=0.9)
+    schedule = MultiStepLR(optimizer, list(milestones))
+    sampler = AccordionBatchSampler(len(splits.train), batch, seed=seed)  # type: ignore[arg-type]
+    updates, shares = 0, []
+    for _ in range(epochs):
+        now = float(schedule.get_last_lr()[0])
+        optimizer.param_groups[0]["lr"] = now * batch.factor(sampler.state)
+        total = [torch.zeros_like(value) for value in values]
+        for samples in sampler:
+            inputs, targets = fetch(splits.train, torch.tensor(samples))
+            found = torch.autograd.grad(cross_entropy(network(inputs), targets), values)
+            for value, whole, gradient in zip(values, total, found, strict=True):
+                whole += gradient
+                value.grad = gradient
+            optimizer.step()
+            updates += 1
+        shares.append(float(sampler.state.size == batch.low))
+        optimizer.param_groups[0]["lr"] = now  # the schedule multiplies what stands there
+        schedule.step()
+        sampler.on_epoch_end(squared_norm(total) ** 0.5, now, float(schedule.get_last_lr()[0]))
+    return {
+        "test_accuracy": evaluate(network, cross_entropy, splits.test, splits.train).accuracy,
+        "train_loss": min(1e4, evaluate(network, cross_entropy, splits.train, splits.train).loss),
+        "megabytes": updates * sum(value.nbytes for value in values) / 1e6,
+        "updates": updates,
+        "low_share": shares,
     }
-    ends = "; ".join(f"{kind}: {100 * mean(share):.0f} %" for kind, share in shares.items())
-    return Plot(title, caption, f"{title}. Over the run: {ends}.", partial(plot_levels, shares))
-
-
-def plot_levels(shares: dict[str, list[float]], ax: Axes) -> None:
-    """Share at the low level over epochs, one line a kind."""
-    for colour, (kind, share) in zip(COLOURS, shares.items(), strict=False):
-        ax.step(range(len(share)), share, where="post", color=colour, label=kind)
-    ax.set_xlabel("epoch")
-    ax.set_ylabel("share at the low level")
-    ax.legend()
