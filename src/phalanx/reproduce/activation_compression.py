@@ -40,7 +40,7 @@ from phalanx.models import GPT, TextClassifier
 from phalanx.pipeline import ActivationDifference, SimulatedPipeline, split
 from phalanx.randomness import generator
 from phalanx.reporting import Table
-from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, claim, figures, published
+from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, above, claim, figures, published
 
 _PAPER = published("activation-compression")
 _CLAIMS = _PAPER["claims"]
@@ -69,25 +69,17 @@ class Texts:
 
     def cells(self, scope: Scope) -> list[Cell]:
         """All methods on the texts that are there; in full longer sequences and three seeds."""
-        full, width = scope.full, self.width
-        classifier = partial(TextClassifier, vocabulary=2048, width=width, depth=4)
-        tasks = {}
+        full, width, tasks = scope.full, self.width, {}
+        classifier = partial(TextClassifier, vocabulary=2048, depth=4)
+        questions = partial(LabelledTexts, length=16, vocabulary=2048)
         for name, file, source, model, samples, epochs in (
             (_CHARACTERS, PLAY, partial(TextFile, length=64 if full else 32), GPT, 512, 8),
-            (
-                _TYPES,
-                QUESTIONS,
-                partial(LabelledTexts, length=16, vocabulary=2048),
-                classifier,
-                1024,
-                5,
-            ),
+            (_TYPES, QUESTIONS, questions, classifier, 1024, 5),
         ):
             if scope.data is not None and (scope.data / file).is_file():
+                samples = self.samples or (4000 if full else samples)
                 tasks[name] = {
-                    "data": First(
-                        source(scope.data / file), self.samples or (4000 if full else samples)
-                    ),
+                    "data": First(source(scope.data / file), samples),
                     "model": partial(in_stages, model=partial(model, width=width)),
                     "epochs": self.epochs or (12 if full else epochs),
                 }
@@ -170,13 +162,19 @@ class ActivationCompression(Recipe):
         digits = found.where(stages=list(self.stages))
         tasks = [str(one) for one in found.labels("task")]
         nearest = deepest.where(rounding="nearest")
-        reached = [_accuracy(nearest, _name(one, 2, 4)) for one in (_DIFFERENCES, _DIRECT)]
+        ours, theirs, exact = (
+            figures([_accuracy(some, name)])
+            for some, name in (
+                (nearest, _name(_DIFFERENCES, 2, 4)),
+                (nearest, _name(_DIRECT, 2, 4)),
+                (deepest, _NOTHING),
+            )
+        )
         return Findings(
             answer=(
                 f"In {self.stages[-1]} stages with activations in 2 bits, rounded to the nearest, "
-                f"differences reached {figures(reached[:1])} % where direct rounding reached "
-                f"{figures(reached[1:])} % and no compression "
-                f"{figures([_accuracy(deepest, _NOTHING)])} %."
+                f"differences reached {ours} % where direct rounding reached {theirs} % and no "
+                f"compression {exact} %."
             ),
             claims=[
                 *self._claims(digits, deepest, self._epochs(scope)),
@@ -246,7 +244,7 @@ class ActivationCompression(Recipe):
             claim(
                 _CLAIMS["differences"],
                 f"{figures(ours)} %; without compression {figures([exact])} %",
-                [(one or 0) >= (exact or 0) - 1 for one in ours],
+                [above(one, exact, -1) for one in ours],
                 stages=number,
             ),
             claim(
@@ -317,7 +315,7 @@ def _ended(found: Records) -> dict[str, Sequence[Any]]:
 
 
 def _text_table(task: str, found: Records) -> Table:
-    epochs = len(found[0]["errors"])
+    epochs, sizes = len(found[0]["errors"]), ("MB of activations", "MB of gradients of replicas")
     rows = []
     for name, (loss, accuracy, crossed, exchanged, error) in _ended(found).items():
         known = [one if math.isfinite(one) else None for one in (loss, error)]
@@ -327,24 +325,14 @@ def _text_table(task: str, found: Records) -> Table:
         f"Texts: {task}",
         f"{task.capitalize()}, in four stages, rounded to the nearest; the first of {epochs} "
         "epochs crosses in full. Bits are those forward and backward.",
-        (
-            "method",
-            "test loss",
-            "test accuracy, %",
-            "MB of activations",
-            "MB of gradients of replicas",
-            "error of activations",
-        ),
+        ("method", "test loss", "test accuracy, %", *sizes, "error of activations"),
         tuple(rows),
     )
 
 
 def _figures(ended: Iterable[Sequence[Any]]) -> str:
     losses, accuracies = zip(*(one[:2] for one in ended), strict=True)
-    return (
-        f"{' / '.join(f'{one:.2f}' for one in losses)} "
-        f"({' / '.join(f'{one:.1f}' for one in accuracies)} %)"
-    )
+    return f"{' / '.join(f'{one:.2f}' for one in losses)} ({figures(accuracies)} %)"
 
 
 def _percent(one: Record) -> float | None:
@@ -444,8 +432,8 @@ def staged_run(
         epochs: visits of each sample.
         batch_size: samples per step, over all replicas.
         seed: of weights, order and rounding.
-        inspect: True to measure errors and to keep both sides of boundaries that remember
-            something, False for neither; by default errors are measured.
+        inspect: whether boundaries that remember something keep both sides, and errors are
+            measured; errors only, by default.
         replicas: pipelines over the same stages.
         gradients: how the gradients of several replicas are compressed.
 

@@ -40,7 +40,7 @@ _ATOMS: dict[str, Atoms] = {
     "waves": Waves(),
 }
 _SHARES = {f"{share:.0%}": share for share in (0.02, 0.05, 0.1, 0.2)}
-_MOMENTS = {"before training": {"epochs": 0}, "after an epoch": {"epochs": 1}}
+_MOMENTS = {"before training": {"passes": 0}, "after an epoch": {"passes": 1}}
 _SPECTRAL = {f"singular vectors, s = {s}": Atomo(budget=float(s)) for s in (1, 2, 3)}
 _METHODS: dict[str, Compressor] = {
     "SGD": Uncompressed(),
@@ -189,15 +189,15 @@ def _claims(plain: float, spectral: list[float], factors: Factors, variances: Pi
     ]
 
 
-def variance_run(*, epochs: int, atoms: Atoms, share: float) -> dict[str, float]:
+def variance_run(*, passes: int, atoms: Atoms, share: float) -> dict[str, float]:
     """The variance of a worker's gradient of the first layer, relative to its squared norm.
 
     Args:
-        epochs: of SGD before it is taken.
+        passes: of SGD over the data before it is taken.
         atoms: what the gradient is made of.
         share: of the gradient's bytes that messages take.
     """
-    gradient = _gradient(epochs)
+    gradient = _gradient(passes)
     wanted = share * 4 * gradient.numel()
     compressor = (
         _of_size(gradient, atoms, wanted)
@@ -207,14 +207,14 @@ def variance_run(*, epochs: int, atoms: Atoms, share: float) -> dict[str, float]
     return {"variance": compressor.variance(gradient) / float(gradient.square().sum())}
 
 
-def _gradient(epochs: int) -> Tensor:
+def _gradient(passes: int) -> Tensor:
     splits = load(Digits())
     inputs, targets = splits.train[:]
     model = build(partial(MLP, hidden=(128, 128)), splits, 0)
     layer, sgd = max(model.parameters(), key=Tensor.numel), SGD(model.parameters(), lr=0.05)
     rows = torch.randperm(len(inputs), generator=generator(0, "order"))
     batches = rows[: len(rows) // 32 * 32].view(-1, 32)
-    for place, batch in enumerate([*batches] * epochs + [rows[:32]]):
+    for place, batch in enumerate([*batches] * passes + [rows[:32]]):
         if place:
             sgd.step()
         sgd.zero_grad()

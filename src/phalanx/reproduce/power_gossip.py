@@ -179,9 +179,7 @@ class PowerGossipRecipe(Recipe):
                     "Shorter and longer runs, data different",
                     "The whole schedule of learning rates in so many steps.",
                     {"method": "method", "steps": "steps"},
-                    Records(
-                        sorted(lengths, key=lambda one: (one["steps"], one["method"] == _PLAIN))
-                    ),
+                    lengths,
                 ),
             ],
             plots=[
@@ -216,29 +214,20 @@ class PowerGossipRecipe(Recipe):
 
     def _consensus_claims(self, found: Records) -> list[Claim]:
         ring, graphs = found.where(topology="ring"), found.where(algorithm=_WARM)
-        left = {str(one["topology"]): one["distances"][-1] for one in graphs}
+        left = [one["distances"][-1] for one in graphs]
+        near = [one < 0.05 for one in left]
         warm, cold = (ring.where(algorithm=one)[0]["distances"][-1] for one in (_WARM, _COLD))
         sent = {str(one["algorithm"]): _kilobytes_to_1_percent(one) for one in ring}
         signs = [size for name, size in sent.items() if size is not None and "Choco, signs" in name]
+        fewest = _number(min(signs, default=None))
+        said: dict[str, Any] = {
+            "graphs": ", ".join(map(str, graphs.labels("topology"))),
+            **{"rounds": self.rounds, "size": self.size},
+        }
         return [
-            claim(
-                _CLAIMS["graphs"],
-                ", ".join(f"{one:.2g}" for one in left.values()),
-                [one < 0.05 for one in left.values()],
-                rounds=self.rounds,
-                graphs=", ".join(left),
-            ),
-            claim(
-                _CLAIMS["warm start"],
-                f"{warm:.2g} against {cold:.2g}",
-                [warm < cold],
-                rounds=self.rounds,
-                size=self.size,
-            ),
-            claim(
-                _CLAIMS["signs"],
-                f"{_number(min(signs, default=None))} against {_number(sent[_WARM])}",
-            ),
+            claim(_CLAIMS["graphs"], ", ".join(f"{one:.2g}" for one in left), near, **said),
+            claim(_CLAIMS["warm start"], f"{warm:.2g} against {cold:.2g}", [warm < cold], **said),
+            claim(_CLAIMS["signs"], f"{fewest} against {_number(sent[_WARM])}"),
         ]
 
     def _consensus_tables(self, found: Records) -> list[Table]:
@@ -248,6 +237,10 @@ class PowerGossipRecipe(Recipe):
             left = [f"{one['distances'][step]:.2g}" for step in at]
             sent = one["node_bytes"] / (len(one["distances"]) - 1)
             rows.append((one["algorithm"], *left, sent, _number(_kilobytes_to_1_percent(one))))
+        gaps = [
+            (one["topology"], f"{one['spectral_gap']:.3g}", f"{one['distances'][-1]:.2g}")
+            for one in found.where(algorithm=_WARM)
+        ]
         return [
             Table(
                 "Consensus of white noise",
@@ -260,10 +253,7 @@ class PowerGossipRecipe(Recipe):
                 "PowerGossip without tuning",
                 f"Rank 1, diffusion 1, after {self.rounds} rounds on the same matrices.",
                 ("graph", "spectral gap", "relative squared distance"),
-                tuple(
-                    (one["topology"], f"{one['spectral_gap']:.3g}", f"{one['distances'][-1]:.2g}")
-                    for one in found.where(algorithm=_WARM)
-                ),
+                tuple(gaps),
             ),
         ]
 
