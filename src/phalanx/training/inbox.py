@@ -39,14 +39,20 @@ class Inbox(Collector):
 
     def take(self, worker: int, value: object) -> None:
         """Takes in what a worker replied: a `Sent`, of no trusted content."""
-        message, loss, *_ = value if isinstance(value, tuple) and len(value) > 1 else (value, None)
-        self.put(worker, message, loss if isinstance(loss, float) else torch.nan)
+        # Not by the value's own methods, which may be anything.
+        parts = tuple.__getitem__(value, slice(2)) if isinstance(value, tuple) else (value,)
+        message, loss = parts if len(parts) == 2 else (value, None)
+        self.put(worker, message, loss if type(loss) is float else torch.nan)
 
     def put(self, worker: int, message: object, loss: float = torch.nan) -> None:
         """Takes a message in, or marks its sender."""
-        if not isinstance(message, Tensor):
+        # A subclass may do anything in place of an operation; sparse and meta ones have no rows.
+        plain = type(message) is Tensor and message.layout == torch.strided and not message.is_meta
+        if not isinstance(message, Tensor) or not plain:
             self.refuse(worker, "wrong type")
             return
+        if message.requires_grad:  # or else the table would, and all that comes of it
+            message = message.detach().clone()
         try:
             values = self._decode(message.to(self.messages.device))
         except WireError as error:
