@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from phalanx.reproduce import LargeBatchWidth, reproduce
+from phalanx.reproduce.large_batch_width import linear_diversity
 from phalanx.reproduce.run import Reproduction
 
 TINY = LargeBatchWidth(
@@ -39,7 +40,7 @@ def test_linear_networks_grow_towards_their_limit(done):
     found = [row["diversity"] for row in rows(done, "Linear networks")]
     assert found == sorted(found)
     assert TINY.limit == 8.0
-    assert done.findings.findings[0].same in ("yes", "partly")
+    assert done.findings.claims[0].same in ("yes", "partly")
 
 
 def test_the_diversity_of_linear_networks_is_that_of_the_formula():
@@ -58,7 +59,9 @@ def test_the_diversity_of_linear_networks_is_that_of_the_formula():
         whole = residual @ inputs / 40
         below.append((second.square().sum() * whole.square().sum()).item())
         below[-1] += (first @ whole).square().sum().item()
-    assert TINY.linear(3, 60) == pytest.approx(mean(above) / mean(below), rel=0.3)
+    assert linear_diversity(TINY, 3, 60)["diversity"] == pytest.approx(
+        mean(above) / mean(below), rel=0.3
+    )
 
 
 def test_networks_are_compared_at_equal_loss_and_all_batches_are_tried(done):
@@ -76,7 +79,7 @@ def test_networks_are_compared_at_equal_loss_and_all_batches_are_tried(done):
 
 
 def test_every_claim_has_a_verdict_or_says_that_there_is_nothing_to_compare(done):
-    assert [one.same for one in done.findings.findings[3:]] == ["—", "—"]
+    assert [one.same for one in done.findings.claims[3:]] == ["—", "—"]
     assert "times the gradient diversity" in done.findings.answer
     assert (done.folder / "findings.html").read_text().count("<svg") == 2
 
@@ -87,5 +90,5 @@ def test_a_loss_that_is_not_reached_is_said_to_be_so(tmp_path):
     found = reproduce(hopeless, tmp_path).findings
     assert all(math.isnan(row[3]) for row in found.tables[1].rows)
     assert all(row[2] is None for row in found.tables[2].rows)
-    assert found.findings[1].same == "no"
+    assert found.claims[1].same == "no"
     assert "not reached" in found.answer

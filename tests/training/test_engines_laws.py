@@ -77,7 +77,7 @@ def engines():
         yield pytest.param(kind, marks=marks.get(kind.__name__, ()))
 
 
-@pytest.mark.parametrize("kind", engines())
+@pytest.mark.parametrize("kind", list(engines()))
 def test_workers_keep_what_they_hold_and_reply_alike(kind, request, subtests):
     if kind is not Local:
         request.getfixturevalue("cluster")

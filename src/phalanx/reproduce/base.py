@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 
 from phalanx.data import DataSource, Digits, JpegArchive, NpzFile
-from phalanx.experiments import Cell, Records, load
+from phalanx.experiments import Cell, Records, line_plot, load
 from phalanx.experiments.records import Value
 from phalanx.reporting import Plot, Table
 
@@ -158,6 +158,55 @@ def claim(
     """
     text, paper = (NOT_QUOTED if one is None else one.format(**said) for one in told)
     return Claim(text, paper, ours, holds)
+
+
+def claims(
+    told: Mapping[str, Any], holds: Mapping[str, Sequence[bool] | None], values: Mapping[str, Any]
+) -> list[Claim]:
+    """Claims that lie with a paper's figures, in the file that `published` reads.
+
+    Args:
+        told: the file's content. Its `"claims"` have by key a text, the paper's figure, which is
+            not quoted if it is null, and how ours is told.
+        holds: which claims, in order, and whether they hold, see `Claim`.
+        values: what stands in braces in all these.
+    """
+    said = {
+        key: [(one or NOT_QUOTED).format(**values) for one in told["claims"][key]] for key in holds
+    }
+    return [Claim(text, paper, ours, holds[key]) for key, (text, paper, ours) in said.items()]
+
+
+def report(
+    told: Mapping[str, Any],
+    holds: Mapping[str, Sequence[bool] | None],
+    values: Mapping[str, Any],
+    tables: Mapping[str, Records],
+    plots: Mapping[str, Mapping[str, Any]],
+    answer: str = "answer",
+) -> Findings:
+    """Findings in the words that lie with a paper's figures.
+
+    Args:
+        told: see `claims`. Its `"tables"` have by key a title, a caption and the columns, see
+            `Records.table`; its `"plots"` the arguments of `line_plot` but its lines.
+        holds: see `claims`.
+        values: see `claims`; they stand in the answer and in captions, too.
+        tables: their records by key.
+        plots: their lines by key.
+        answer: where the sentence lies.
+    """
+    shown = [(*told["tables"][key], records) for key, records in tables.items()]
+    return Findings(
+        answer=told[answer].format(**values),
+        claims=claims(told, holds, values),
+        tables=[
+            records.table(title, caption.format(**values), columns)
+            for title, caption, columns, records in shown
+        ],
+        plots=[line_plot(lines=lines, **told["plots"][key]) for key, lines in plots.items()],
+        notes=told["notes"],
+    )
 
 
 def verdict(shown: Sequence[bool]) -> Verdict:
