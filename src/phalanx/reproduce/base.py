@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
@@ -60,6 +60,16 @@ class Findings:
     """What one must know to judge them: data, sizes, what differs from the paper."""
     settings: dict[str, str | int | float | bool] = field(default_factory=dict)
     """What was run, beside the fields of the recipe."""
+
+    def __add__(self, other: "Findings") -> "Findings":
+        """The claims, tables and plots of both; the first answer, and the notes of the first."""
+        return replace(
+            self,
+            answer=self.answer or other.answer,
+            claims=[*self.claims, *other.claims],
+            tables=[*self.tables, *other.tables],
+            plots=[*self.plots, *other.plots],
+        )
 
 
 class Images(NamedTuple):
@@ -171,19 +181,20 @@ def claims(
         holds: which claims, in order, and whether they hold, see `Claim`.
         values: what stands in braces in all these.
     """
-    said = {
-        key: [(one or NOT_QUOTED).format(**values) for one in told["claims"][key]] for key in holds
-    }
-    return [Claim(text, paper, ours, holds[key]) for key, (text, paper, ours) in said.items()]
+    found = []
+    for key, shown in holds.items():
+        text, paper, ours = ((one or NOT_QUOTED).format(**values) for one in told["claims"][key])
+        found.append(Claim(text, paper, ours, shown))
+    return found
 
 
 def report(
     told: Mapping[str, Any],
     holds: Mapping[str, Sequence[bool] | None],
     values: Mapping[str, Any],
-    tables: Mapping[str, Records],
-    plots: Mapping[str, Mapping[str, Any]],
-    answer: str = "answer",
+    tables: Mapping[str, Records] | None = None,
+    plots: Mapping[str, Mapping[str, Any]] | None = None,
+    answer: str | None = None,
 ) -> Findings:
     """Findings in the words that lie with a paper's figures.
 
@@ -191,22 +202,20 @@ def report(
         told: see `claims`. Its `"tables"` have by key a title, a caption and the columns, see
             `Records.table`; its `"plots"` the arguments of `line_plot` but its lines.
         holds: see `claims`.
-        values: see `claims`; they stand in the answer and in captions, too.
+        values: see `claims`; they stand in the answer, in titles and in captions, too.
         tables: their records by key.
         plots: their lines by key.
-        answer: where the sentence lies.
+        answer: the key of the sentence; None in a part that has none.
     """
-    shown = [(*told["tables"][key], records) for key, records in tables.items()]
-    return Findings(
-        answer=told[answer].format(**values),
-        claims=claims(told, holds, values),
-        tables=[
-            records.table(title, caption.format(**values), columns)
-            for title, caption, columns, records in shown
-        ],
-        plots=[line_plot(lines=lines, **told["plots"][key]) for key, lines in plots.items()],
-        notes=told["notes"],
-    )
+    shown, drawn = [], []
+    for key, records in (tables or {}).items():
+        title, caption, columns = told["tables"][key]
+        shown.append(records.table(title.format(**values), caption.format(**values), columns))
+    for key, lines in (plots or {}).items():
+        words = {name: text.format(**values) for name, text in told["plots"][key].items()}
+        drawn.append(line_plot(lines=lines, **words))
+    sentence = told[answer].format(**values) if answer else ""
+    return Findings(sentence, claims(told, holds, values), shown, drawn, told["notes"])
 
 
 def verdict(shown: Sequence[bool]) -> Verdict:

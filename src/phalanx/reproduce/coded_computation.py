@@ -1,7 +1,7 @@
 """Coded matrix products: what any k of n workers save, by the law, by the clock and with Ray."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from statistics import fmean
 from typing import Any, ClassVar
@@ -12,10 +12,10 @@ from torch.utils.data import TensorDataset
 
 from phalanx.coded_computation import CodedLeastSquares, CodedMatmul, CodedMatrix, MatmulSession
 from phalanx.data import Digits
-from phalanx.experiments import Cell, Record, Records, grid, line_plot, load
+from phalanx.experiments import Cell, Record, Records, grid, load
 from phalanx.randomness import generator
 from phalanx.reporting.format import count, percent
-from phalanx.reproduce.base import NOT_QUOTED, Claim, Findings, Measure, Recipe, Scope, published
+from phalanx.reproduce.base import Findings, Measure, Recipe, Scope, published, report
 from phalanx.stragglers import (
     ShiftedExponential,
     WaitFor,
@@ -31,17 +31,7 @@ from phalanx.training import Ray
 
 _TOLERANCE = 0.02  # a simulated mean may be so far off the law
 _SIZES = (10, 20, 30, 50)  # workers, where conditioning is measured
-_KINDS = tuple(
-    f"{kind}{clock}" for kind in ("uncoded", "repeated twice", "coded") for clock in ("", ", clock")
-)
-_NOTES = (
-    "The unit of time is the least time that one worker needs for all of the work. A worker with "
-    "one k-th of it takes (1 + X) / k, X exponential with mean 1 / mu; mu = 1 here.",
-    "“Repeated twice” gives each of n / 2 blocks to two workers, of which the first counts.",
-    "The virtual clock counts delays alone. Encoding happens once, and is not counted.",
-    "Workers on Ray sleep for their delay and then multiply; the same delays, put on the virtual "
-    "clock, give the time expected. What is beyond it is Ray's, and the product's own time.",
-)
+_TOLD = published("coded-computation")
 
 
 @dataclass(frozen=True)
@@ -55,10 +45,7 @@ class CodedComputation(Recipe):
     """
 
     name: ClassVar[str] = "coded-computation"
-    paper: ClassVar[str] = (
-        "Lee, Lam, Pedarsani, Papailiopoulos and Ramchandran, Speeding Up Distributed Machine "
-        "Learning Using Codes, IEEE Transactions on Information Theory 2018 (coded computation)"
-    )
+    paper: ClassVar[str] = _TOLD["paper"]
 
     clocked_workers: tuple[int, ...] = (10, 30, 100, 300, 1000)
     """Numbers of workers on the virtual clock; even ones."""
@@ -98,99 +85,60 @@ class CodedComputation(Recipe):
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """The laws, the growth of the gain, real products, and the regression."""
-        clocked, figures = found.where(part="clock"), published(self.name)
+        clocked, (descent,) = found.where(part="clock"), found.where(part="regression")
         real = found.where(part="real")[0] if "real" in found.labels("part") else None
-        descent = found.where(part="regression")[0]
-        worst, last = clocked.reduce("deviation", max), clocked[-1]
         workers = [one["workers"] for one in clocked]
         gains = [one["uncoded / coded"] for one in clocked]
-        least, most = workers[0], workers[-1]
+        least, most, worst = workers[0], workers[-1], clocked.reduce("deviation", max)
         slope = (gains[-1] - gains[0]) / math.log(most / least) if most > least else 0.0
-        share, expected = last["blocks"] / most, 1 / optimal_time()
-        claims = [
-            Claim(
-                "With an (n, k) code the mean time is (1 + (H_n - H_(n-k)) / mu) / k, without one "
-                "(1 + H_n / mu) / n.",
-                figures["times"],
-                f"{percent(worst)} off at most, from {least} to {most} workers",
-                [worst <= _TOLERANCE],
-            ),
-            Claim(
-                "The best code has a constant share of blocks, 1 + 1 / W(-exp(-mu - 1)).",
-                figures["rate"].format(f"{optimal_code_rate():.3f}"),
-                f"k / n = {share:.3f} with {most} workers",
-                [abs(share - optimal_code_rate()) < 0.02],
-            ),
-            Claim(
-                "Coding gains a factor that grows like log n.",
-                figures["gain"].format(f"{expected:.3f}"),
-                f"{gains[0]:.2f} with {least} workers, {gains[-1]:.2f} with {most}: "
-                f"{slope:.3f} log n",
-                [abs(slope / expected - 1) < 0.1, True],
-            ),
-            _real(real, self.num_workers),
-            Claim(
-                "Gradient descent with coded products is the same descent, in less time.",
-                NOT_QUOTED,
-                f"{count(self.steps, 'step')} of least squares on the digits: "
-                f"{descent['uncoded']:.0f} units of time uncoded, {descent['coded']:.0f} coded; "
-                f"solutions differ by {descent['error']:.1g}",
-                [descent["error"] < 1e-6 and descent["coded"] < descent["uncoded"]],
-            ),
-        ]
-        times = ", ".join(
-            f"{gain:.2f} times with {size}" for size, gain in zip(workers, gains, strict=True)
+        rate, share, expected = (
+            optimal_code_rate(),
+            clocked[-1]["blocks"] / most,
+            1 / optimal_time(),
         )
         slept = real["uncoded"] / real["coded"] if real else 0.0
-        times += f" workers; with real workers that sleep {slept:.2f} times" if real else " workers"
+        faster = (f"{gain:.2f} times with {n}" for n, gain in zip(workers, gains, strict=True))
+        values = {
+            "worst": percent(worst),
+            "least": least,
+            "most": most,
+            "rate": rate,
+            "share": share,
+            "expected": expected,
+            "gains": (gains[0], gains[-1]),
+            "slope": slope,
+            "times": ", ".join(faster),
+            "slept": f"; with real workers that sleep {slept:.2f} times" if real else "",
+            "real": _real(real, self.num_workers) if real else "not measured: Ray is not there",
+            "descent": descent.values,
+            "steps": count(self.steps, "step"),
+        }
+        holds = {
+            "times": [worst <= _TOLERANCE],
+            "rate": [abs(share - rate) < 0.02],
+            "gain": [abs(slope / expected - 1) < 0.1, True],
+            "real": [slept > 1] if real else None,
+            "descent": [descent["error"] < 1e-6 and descent["coded"] < descent["uncoded"]],
+        }
         lines = {
             "coded, law": [one["uncoded"] / one["coded"] for one in clocked],
             "repeated twice, law": [one["uncoded"] / one["repeated twice"] for one in clocked],
             "coded, virtual clock": gains,
         }
-        return Findings(
-            answer=f"Taking the product from the fastest workers is faster: {times}.",
-            claims=claims,
-            tables=[
-                clocked.table(
-                    "Mean time of a product",
-                    "Units of time; the law, and beside it the virtual clock.",
-                    ("workers", "blocks", *_KINDS, "uncoded / coded"),
-                ),
-                found.where(part="condition").table(
-                    "Conditioning",
-                    "The largest condition number of the equations that decoding solves, over 500 "
-                    "sets of workers. Its product with 1e-16 is lost in float64.",
-                    ("workers", "blocks", "random orthonormal rows", "Chebyshev nodes"),
-                ),
-            ],
-            plots=[
-                line_plot(
-                    "Gain over uncoded products",
-                    "A straight line on this axis is a logarithm.",
-                    {name: (workers, gained) for name, gained in lines.items()},
-                    x="workers",
-                    y="times faster than uncoded",
-                    log="x",
-                )
-            ],
-            notes=_NOTES if real else (*_NOTES, "No worker slept: Ray is not there."),
-        )
+        gained = {name: (workers, gain) for name, gain in lines.items()}
+        tables = {"times": clocked, "conditions": found.where(part="condition")}
+        told = report(_TOLD, holds, values, tables, {"gain": gained})
+        note = [] if real else ["No worker slept: Ray is not there."]
+        return replace(told, notes=[*told.notes, *note])
 
 
-def _real(real: Record | None, num_workers: int) -> Claim:
-    text = "Real products with workers that lag take less time with a code."
-    if real is None:
-        return Claim(text, NOT_QUOTED, "not measured: Ray is not there")
+def _real(real: Record, num_workers: int) -> str:
     less, expected = (
         percent(1 - real[f"coded{clock}"] / real[f"uncoded{clock}"]) for clock in ("", ", clock")
     )
-    return Claim(
-        text,
-        NOT_QUOTED,
+    return (
         f"{num_workers} workers on Ray: {real['uncoded']:.2f} s uncoded, {real['coded']:.2f} s "
-        f"from the first {real['blocks']}: {less} less (expected from the same delays: {expected})",
-        [real["coded"] < real["uncoded"]],
+        f"from the first {real['blocks']}: {less} less (expected from the same delays: {expected})"
     )
 
 
@@ -207,11 +155,12 @@ def _clock(num_workers: int, rounds: int) -> dict[str, Any]:
         "repeated twice, clock": _mean_time(lags.reshape(rounds, half, 2).amin(dim=2), half),
         "coded, clock": _mean_time(lags, blocks),
     }
+    kinds = ("uncoded", "repeated twice", "coded")
     return {
         "blocks": blocks,
         **times,
         "uncoded / coded": times["uncoded, clock"] / times["coded, clock"],
-        "deviation": max(abs(times[f"{kind}, clock"] / times[kind] - 1) for kind in _KINDS[::2]),
+        "deviation": max(abs(times[f"{kind}, clock"] / times[kind] - 1) for kind in kinds),
     }
 
 

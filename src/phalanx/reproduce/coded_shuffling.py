@@ -10,29 +10,14 @@ from torch.utils.data import TensorDataset
 
 from phalanx.coded_computation import CodedShuffle, ShuffleSession
 from phalanx.data import Digits
-from phalanx.experiments import Cell, Records, grid, line_plot, load
-from phalanx.reporting import Plot
+from phalanx.experiments import Cell, Record, Records, grid, load
 from phalanx.reporting.format import count, listed, percent
-from phalanx.reproduce.base import NOT_QUOTED, Claim, Findings, Measure, Recipe, Scope, published
+from phalanx.reproduce.base import Findings, Measure, Recipe, Scope, published, report
 from phalanx.training import Ray
 
 _TOLERANCE = 0.1  # packets may be so many more than the law's, which holds for many rows
 _SIZES = (300, 1_000, 3_000, 10_000, 30_000, 100_000)  # rows, of which those up to `num_rows`
-_COLUMNS = ("workers", "rows", "alpha", "needed", "packets", "law", "gain", "law's gain")
-_CAPTION = (
-    "Rows per epoch: needed and not cached, sent with coding, and sent by the law; how many times "
-    "fewer they are, by count and by the law; and (alpha + 1 / n) n."
-)
-_NOTES = (
-    "A worker caches its share, 1 / n of the rows, and a further share alpha. Without coding every "
-    "row that is needed and not cached is sent by itself.",
-    "gamma is how many times as much as one multicast to all it costs to send a row to each worker "
-    "by itself. Coding then gains (alpha + 1 / n) gamma: it pays where gamma exceeds 1 / (alpha + "
-    "1 / n). The table's last column is for gamma = n, where a multicast costs one unicast.",
-    "The law holds for rows that are many more than sets of workers, 2^n. More than 10 workers are "
-    "coded for in groups of at most 10, and gain what a group gains.",
-    "Every packet of every epoch was decoded by every worker, and compared byte by byte.",
-)
+_TOLD = published("coded-shuffling")
 
 
 @dataclass(frozen=True)
@@ -44,10 +29,7 @@ class CodedShuffling(Recipe):
     """
 
     name: ClassVar[str] = "coded-shuffling"
-    paper: ClassVar[str] = (
-        "Lee, Lam, Pedarsani, Papailiopoulos and Ramchandran, Speeding Up Distributed Machine "
-        "Learning Using Codes, IEEE Transactions on Information Theory 2018 (coded shuffling)"
-    )
+    paper: ClassVar[str] = _TOLD["paper"]
 
     num_rows: int | None = None
     """Rows of the shuffles that are counted; by default 12,000, or 60,000 in full."""
@@ -88,84 +70,46 @@ class CodedShuffling(Recipe):
         """Whether all was decoded, the law, the gain, and what few rows lose."""
         by_cache, by_rows = found.where(part="cache"), found.where(part="rows")
         best, least = (by(by_cache, key=lambda one: one["gain"]) for by in (max, min))
-        worst, exact = (
-            by_cache.reduce("deviation", max),
-            found.reduce("exact", all, part=["cache", "rows"]),
-        )
-        trend = listed([f"{one['gain']:.2f} with {one['rows']:,} rows" for one in by_rows])
-        figures = published(self.name)
-        return Findings(
-            answer=(
-                f"Packets for several workers at once send {least['gain']:.2f} to "
-                f"{best['gain']:.2f} times fewer rows than one by one; most with {best['workers']} "
-                f"workers that cache {percent(best['cached'])} of them."
-            ),
-            claims=[
-                Claim(
-                    "Every worker ends with its rows, and nothing but coded rows was sent.",
-                    figures["rows"],
-                    f"{'every byte' if exact else 'not every byte'} of every worker in every epoch",
-                    [exact],
-                ),
-                Claim(
-                    "Rows sent are q (1 - p) ((1 - p)^n + n p - 1) / (n p)^2.",
-                    figures["law"],
-                    f"at most {percent(worst)} more, with {best['rows']:,} rows",
-                    [worst <= _TOLERANCE, True],
-                ),
-                Claim(
-                    "Coding gains about 1 + n alpha in rows, and (alpha + 1 / n) gamma in cost.",
-                    figures["gain"],
-                    f"{best['gain']:.2f} with {best['workers']} workers, alpha = "
-                    f"{best['alpha']:.1f} and groups of {best['group']}",
-                    [best["gain"] >= 0.8 * best["law's gain"], True],
-                ),
-                Claim(
-                    "The law holds where rows are many more than sets of workers.",
-                    f"{by_rows[-1][_COLUMNS[-1]]:.2f} with 10 workers and alpha = 0.2",
-                    trend,
-                    [by_rows[-1]["gain"] > by_rows[0]["gain"]],
-                ),
-                self._real(found),
-            ],
-            tables=[
-                records.table(f"Packets by {what}", _CAPTION, (*_COLUMNS, "(alpha + 1/n) n"))
-                for what, records in (("workers and cache", by_cache), ("rows", by_rows))
-            ],
-            plots=[self._plot(by_cache)],
-            notes=_NOTES,
-            settings={"rows": best["rows"]},
-        )
+        worst = by_cache.reduce("deviation", max)
+        exact = found.reduce("exact", all, part=["cache", "rows"])
+        real = found.where(part="real")[0] if "real" in found.labels("part") else None
+        sent = real["coded"] + real["plan"] if real else 0
+        values = {
+            **best.values,
+            "least": least["gain"],
+            "cached": percent(best["cached"]),
+            "right": "every byte" if exact else "not every byte",
+            "worst": percent(worst),
+            "ideal": by_rows[-1]["law's gain"],
+            "trend": listed([f"{one['gain']:.2f} with {one['rows']:,} rows" for one in by_rows]),
+            "real": self._real(real) if real else "not measured: Ray is not there",
+        }
+        holds = {
+            "exact": [exact],
+            "law": [worst <= _TOLERANCE, True],
+            "gain": [best["gain"] >= 0.8 * best["law's gain"], True],
+            "rows": [by_rows[-1]["gain"] > by_rows[0]["gain"]],
+            "real": [real["exact"] and sent < real["uncoded"]] if real else None,
+        }
+        tables = {"cache": by_cache, "rows": by_rows}
+        return report(_TOLD, holds, values, tables, {"gain": self._lines(by_cache)})
 
-    def _real(self, found: Records) -> Claim:
-        text = "Real workers decode real packets, and fewer bytes are sent."
-        if "real" not in found.labels("part"):
-            return Claim(text, NOT_QUOTED, "not measured: Ray is not there")
-        (real,) = found.where(part="real")
-        coded, uncoded, plan, exact = map(real.__getitem__, ("coded", "uncoded", "plan", "exact"))
-        return Claim(
-            text,
-            NOT_QUOTED,
+    def _real(self, real: Record) -> str:
+        right = "every byte" if real["exact"] else "not all"
+        return (
             f"the digits among {count(self.real_workers, 'worker')} on Ray, half of the rows "
-            f"cached: {coded:,} bytes of packets and {plan:,} of plans, against {uncoded:,} "
-            f"without coding; {'every byte' if exact else 'not all'} right",
-            [exact and coded + plan < uncoded],
+            f"cached: {real['coded']:,} bytes of packets and {real['plan']:,} of plans, against "
+            f"{real['uncoded']:,} without coding; {right} right"
         )
 
-    def _plot(self, found: Records) -> Plot:
+    def _lines(self, found: Records) -> dict[str, Any]:
         lines = {}
         for number in self.workers:
             own = [one for one in found if one["workers"] == number]
             alphas = [one["alpha"] for one in own]
-            for name, value in ((f"{number} workers", "gain"), (f"{number}, law", "law's gain")):
-                lines[name] = (alphas, [one[value] for one in own])
-        return line_plot(
-            "Times fewer rows, by what is cached",
-            "What was sent, and the law.",
-            lines,
-            x="share cached beyond a worker's own (alpha)",
-            y="rows needed / rows sent",
-        )
+            lines[f"{number} workers"] = (alphas, [one["gain"] for one in own])
+            lines[f"{number}, law"] = (alphas, [one["law's gain"] for one in own])
+        return lines
 
 
 def _count(shuffle: CodedShuffle, epochs: int) -> dict[str, Any]:

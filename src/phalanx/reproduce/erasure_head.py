@@ -17,7 +17,7 @@ from phalanx.data import CsvFile, DataSource, Digits
 from phalanx.experiments import Cell, Record, Records, grid, line_plot, load
 from phalanx.randomness import generator
 from phalanx.reporting import Plot, Table
-from phalanx.reproduce.base import NOT_QUOTED, Claim, Findings, Recipe, Scope, published
+from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, claims, published
 from phalanx.stragglers import Rounds, ShiftedExponential, UntilDecodable, virtual_clock
 
 _UNCODED, _EXACT = "uncoded", "exact gradient coding"
@@ -25,16 +25,7 @@ _APPROXIMATE, _IGNORED = "ErasureHead", "uncoded, stragglers ignored"
 _SORTED = "digits sorted by class"
 _FILE = "amazon_access.csv.gz"
 _LABEL = "ACTION"
-_NOTES = (
-    "Nobody sleeps: the delays are added up on a simulated clock. Moving and decoding messages "
-    "take no time on it.",
-    "Logistic regression by gradient descent over all samples, each worker's partition being one "
-    "of equal shares of them; with L2 regularisation of one over their number.",
-    "A worker takes as long as the gradients of its partitions do, one after the other, and an "
-    "exponential delay, drawn anew in every iteration.",
-    "Where partitions are alike, whoever is missing is hardly missed, and no code is needed to "
-    "ignore stragglers; sorted by class, each partition holds what others do not.",
-)
+_TOLD = published("erasurehead")
 
 
 @dataclass(frozen=True)
@@ -45,10 +36,7 @@ class ErasureHeads(Recipe):
     """
 
     name: ClassVar[str] = "erasurehead"
-    paper: ClassVar[str] = (
-        "Wang, Charles and Papailiopoulos, ErasureHead: Distributed Gradient Descent without "
-        "Delays Using Approximate Gradient Coding, 2019"
-    )
+    paper: ClassVar[str] = _TOLD["paper"]
 
     num_workers: int = 30
     """Workers, and partitions of the samples."""
@@ -88,64 +76,46 @@ class ErasureHeads(Recipe):
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Times to a loss, waits, and what is left of the loss, for each data set."""
         by_set = {str(name): found.where(data=name) for name in found.labels("data")}
-        given = "access" in by_set
+        values = {name: self._values(name, runs) for name, runs in by_set.items()}
+        given, main = "access" in by_set, values["access" if "access" in by_set else "digits"]
         more = (f" (name a folder that holds {_FILE} for more)", f" and {_FILE}, categories hashed")
+        reached = _TOLD["answer" if main["gain"] else "never"]
         return Findings(
-            answer=self._answer("access" if given else "digits", found),
-            claims=[claim for name, runs in by_set.items() for claim in self._claims(name, runs)],
+            answer=reached.format(**main),
+            claims=[claim for one in values.values() for claim in _claims(one)],
             tables=[_table(name, runs) for name, runs in by_set.items()],
             plots=[_plot(name, runs) for name, runs in by_set.items()],
-            notes=[f"Data: scikit-learn's digits{more[given]}.", *_NOTES],
-            settings={"iterations": len(found[0]["losses"])},
+            notes=[f"Data: scikit-learn's digits{more[given]}.", *_TOLD["notes"]],
         )
 
-    def _answer(self, name: str, found: Records) -> str:
-        runs = found.where(data=name)
-        target = _target(runs)
-        near, uncoded = _times_to(target, runs, _APPROXIMATE, _UNCODED)
-        if near is None or uncoded is None:
-            return f"ErasureHead did not reach the training loss {target:.4g} on {name}."
-        return (
-            f"ErasureHead reached a training loss of {target:.4g} on {name} {uncoded / near:.1f} "
-            f"times as fast as descent that waits for all of {self.num_workers} workers."
-        )
+    def _values(self, name: str, runs: Records) -> dict[str, Any]:
+        """What is said of a data set."""
+        methods, size = (_APPROXIMATE, _EXACT, _UNCODED, _IGNORED), self.num_workers
+        near, exact, uncoded, ignored = (runs.where(method=one)[0] for one in methods)
+        target, delays = _target(runs), ShiftedExponential(0.0, self.delay_s)
+        times = [_time_to(target, one) for one in (near, exact, uncoded)]
+        whole = uncoded["seconds"] - self.gradient_s
+        return {
+            "name": name,
+            "target": target,
+            "size": size,
+            "collected": self.collected,
+            "steps": len(near["losses"]),
+            "times": ", ".join("never" if time is None else f"{time:.3g} s" for time in times),
+            "ordered": None not in times and times == sorted(time or 0.0 for time in times),
+            "gain": times[-1] / times[0] if times[0] and times[-1] else None,
+            "share": (near["seconds"] - self.copies * self.gradient_s) / whole,
+            "law": delays.expected_arrival(self.collected, size)
+            / delays.expected_arrival(size, size),
+            "floor": 100 * (near["last_loss"] / uncoded["last_loss"] - 1),
+            "ignored": 100 * (ignored["last_loss"] / uncoded["last_loss"] - 1),
+        }
 
-    def _claims(self, name: str, runs: Records) -> list[Claim]:
-        target, exact = _target(runs), runs.mean("last_loss", method=_UNCODED)
-        times = _times_to(target, runs, _APPROXIMATE, _EXACT, _UNCODED)
-        reached = [time for time in times if time is not None]
-        floor, ignored = (
-            100 * (runs.mean("last_loss", method=one) / exact - 1)
-            for one in (_APPROXIMATE, _IGNORED)
-        )
-        delays, size = ShiftedExponential(0.0, self.delay_s), self.num_workers
-        law = delays.expected_arrival(self.collected, size) / delays.expected_arrival(size, size)
-        near, whole = (
-            runs.mean("seconds", method=one) - load * self.gradient_s
-            for one, load in ((_APPROXIMATE, self.copies), (_UNCODED, 1))
-        )
-        return [
-            Claim(
-                f"ErasureHead reaches a loss sooner than exact gradient coding, and that sooner "
-                f"than no code ({name}, training loss {target:.4g}).",
-                published(self.name)["order"],
-                ", ".join("never" if time is None else f"{time:.3g} s" for time in times),
-                [times == sorted(reached)],
-            ),
-            Claim(
-                f"Waiting for {self.collected} of {size} takes this share of the wait "
-                f"for all ({name}).",
-                f"{law:.3f} (law of exponential delays)",
-                f"{near / whole:.3f}",
-                [near / whole <= 1.1 * law],
-            ),
-            Claim(
-                f"What is left is a small noise floor ({name}).",
-                NOT_QUOTED,
-                f"after {len(runs[0]['losses'])} iterations a loss {floor:+.2g} % from that of "
-                f"exact descent, and {ignored:+.2g} % if stragglers are ignored without code",
-            ),
-        ]
+
+def _claims(values: dict[str, Any]) -> list[Claim]:
+    sooner = [values["share"] <= 1.1 * values["law"]]
+    holds = {"order": [values["ordered"]], "wait": sooner, "floor": None}
+    return claims(_TOLD, holds, values)
 
 
 def _target(runs: Records) -> float:
@@ -160,13 +130,9 @@ def _time_to(target: float, run: Record) -> float | None:
     return next((time for time, loss in pairs if loss <= target), None)
 
 
-def _times_to(target: float, runs: Records, *methods: str) -> list[float | None]:
-    return [_time_to(target, runs.where(method=method)[0]) for method in methods]
-
-
 def _table(name: str, runs: Records) -> Table:
     target = _target(runs)
-    (slowest,) = _times_to(target, runs, _UNCODED)
+    slowest = _time_to(target, runs.where(method=_UNCODED)[0])
 
     def speed_up(run: Record) -> float | None:
         taken = _time_to(target, run)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any, ClassVar
@@ -22,23 +22,15 @@ from phalanx.aggregation import (
 )
 from phalanx.attacks import ReverseGradient
 from phalanx.data import Digits
-from phalanx.experiments import Cell, Records, grid, train_run
+from phalanx.experiments import Cell, Record, Records, grid, train_run
 from phalanx.privacy import SecureAggregation, SecureSetup, communication_cost
 from phalanx.randomness import generator
-from phalanx.reporting.format import count, difference, percent
-from phalanx.reproduce.base import NOT_QUOTED, Claim, Findings, Measure, Recipe, Scope, published
+from phalanx.reporting.format import difference, percent
+from phalanx.reproduce.base import Findings, Measure, Recipe, Scope, published, report
 
 _UNIT = SecureSetup().unit
-_BYTES = ("upload / message", "between servers / all messages", "from the dealer / message")
-_NOTES = (
-    "All parties run in one process here, one after the other; as processes of their own they take "
-    "the same steps over gRPC. Seconds are those of all parties together.",
-    "A message that is far away and looks near modulo 2^64 is found by a range check, which is not "
-    "from the paper; its cost is part of the figures.",
-    "The worker server learns distances between messages: the price of rules that weigh by "
-    "distance.",
-    "Servers are honest but curious, and do not collude; randomness is dealt by a third party.",
-)
+_TRAINED = ("Krum", "Multi-Krum", "mean")
+_TOLD = published("secure-aggregation")
 
 
 @dataclass(frozen=True)
@@ -51,10 +43,7 @@ class SecureAggregationRecipe(Recipe):
     """
 
     name: ClassVar[str] = "secure-aggregation"
-    paper: ClassVar[str] = (
-        "He, Karimireddy and Jaggi, Secure Byzantine-Robust Machine Learning, arXiv 2006.04747, "
-        "2020"
-    )
+    paper: ClassVar[str] = _TOLD["paper"]
 
     num_workers: int = 10
     """Workers (n)."""
@@ -77,8 +66,7 @@ class SecureAggregationRecipe(Recipe):
             "mixing, then Krum": NearestNeighborMixing(bound) >> Krum(bound),
             "geometric median": GeometricMedian(bound),
         }
-        workers = {"num_workers": self.num_workers, "num_byzantine": bound}
-        draws = {**workers, "draws": self.draws or (100 if scope.full else 20)}
+        draws = {"sizes": self, "draws": self.draws or (100 if scope.full else 20)}
         steps = self.steps or (400 if scope.full else 60)
         training = {
             "data": Digits(),
@@ -87,20 +75,16 @@ class SecureAggregationRecipe(Recipe):
             "steps": steps,
             "evaluate_every": steps,
         }
-        attacked = {"attack": ReverseGradient(10.0)}
-        runs = {
-            f"{secure}{name}": {
-                "rule": SecureAggregation(rule) if secure else rule,
-                "reference": {"rule": rule},
-                **({} if name == "mean" else attacked),
-            }
-            for name, rule in (*list(rules.items())[:2], ("mean", Mean()))
-            for secure in ("", "secure ")
-        }
+        runs: dict[str, dict[str, Any]] = {}
+        for name, rule in (*list(rules.items())[:2], ("mean", Mean())):
+            shared: dict[str, Any] = {"reference": {"rule": rule}}
+            shared |= {} if name == "mean" else {"attack": ReverseGradient(10.0)}
+            runs |= {name: {"rule": rule, **shared}}
+            runs |= {f"secure {name}": {"rule": SecureAggregation(rule), **shared}}
         return [
             *grid(_compare, {"part": {"aggregates": {}}, "rule": rules}, draws),
-            *grid(_look, {"part": {"views": {}}}, workers),
-            *grid(_lie, {"part": {"lie": {}}}, workers),
+            *grid(_look, {"part": {"views": {}}}, {"sizes": self}),
+            *grid(_lie, {"part": {"lie": {}}}, {"sizes": self}),
             *grid(train_run, {"part": {"training": {}}, "run": runs}, training),
         ]
 
@@ -115,142 +99,71 @@ class SecureAggregationRecipe(Recipe):
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Whether rules choose alike, what servers learn, what it costs, and how training ends."""
         exact, timed, runs = (found.where(part=one) for one in ("aggregates", "time", "training"))
-        same, draws = exact.reduce("same", sum), exact.reduce("draws", sum)
-        error, ratios = exact.reduce("error", max), [one["ratio"] for one in timed]
-        least, most = f"{min(ratios):.0f}", f"{max(ratios):.0f}"
         (view,), (lie,) = found.where(part="views"), found.where(part="lie")
+        same, draws = exact.reduce("same workers", sum), exact.reduce("draws", sum)
         accuracy = {str(one["run"]): one["test_accuracy"] for one in runs}
-        clear = [name for name in accuracy if not name.startswith("secure")]
-        worst = max(abs(accuracy[name] - accuracy[f"secure {name}"]) for name in clear)
-        ended = "; ".join(
-            f"{name} {percent(accuracy[name])}, secure {percent(accuracy[f'secure {name}'])}"
-            for name in clear
-        )
-        kept, figures = (
-            "always" if same == draws else f"in {same} of {draws} draws",
-            published(self.name),
-        )
-        return Findings(
-            answer=(
-                f"Two servers that see no message chose {kept} as the rules in the clear do, and "
-                "training with secure Multi-Krum under attack ended at "
-                f"{percent(accuracy['secure Multi-Krum'])} test accuracy (in the clear "
-                f"{percent(accuracy['Multi-Krum'])}); a round took {least} to {most} times as long."
+        pairs = {name: (accuracy[name], accuracy[f"secure {name}"]) for name in _TRAINED}
+        worst = max(abs(clear - secure) for clear, secure in pairs.values())
+        values = {
+            **view.values,
+            "same": same,
+            "draws": draws,
+            "kept": "always" if same == draws else f"in {same} of {draws} draws",
+            "error": exact.reduce("largest error", max),
+            "pairs": math.comb(self.num_workers, 2),
+            "caught": "left it out" if lie["caught"] else "did not see it",
+            "least": timed.reduce("times the clear rule", min),
+            "most": timed.reduce("times the clear rule", max),
+            "upload": timed.reduce("upload / message", max),
+            "clear": percent(accuracy["Multi-Krum"]),
+            "secure": percent(accuracy["secure Multi-Krum"]),
+            "ended": "; ".join(
+                f"{name} {percent(clear)}, secure {percent(secure)}"
+                for name, (clear, secure) in pairs.items()
             ),
-            claims=[
-                Claim(
-                    "The rule's choice is that of the rule in the clear.",
-                    figures["choice"],
-                    f"the same workers have weight in {same} of {count(draws, 'draw')}",
-                    [same == draws],
-                ),
-                Claim(
-                    "The aggregate is that of the rule in the clear, up to the fixed point.",
-                    NOT_QUOTED,
-                    f"largest difference {error:.2f} units of 2^-16",
-                    [error <= 2],
-                ),
-                Claim(
-                    "No server sees an update: what it holds of one is uniformly random.",
-                    figures["views"],
-                    "bytes of shares and opened maskings deviate from uniform by at most "
-                    f"{view['uneven']:.1f} standard deviations (chi-square)",
-                    [view["uneven"] < 5],
-                ),
-                Claim(
-                    "The model server learns the aggregate alone, the worker server distances "
-                    "alone.",
-                    figures["learned"],
-                    f"the model server holds {view['dim']} numbers in the clear, the worker server "
-                    f"the distances of {math.comb(self.num_workers, 2)} pairs and the rule's "
-                    "verdict; neither type has a field for the other's",
-                    [True],
-                ),
-                Claim(
-                    "Whatever a Byzantine worker shares is just another message, which the rule "
-                    "survives.",
-                    NOT_QUOTED,
-                    "not by itself: a message far away can look near to all modulo 2^64; the range "
-                    f"check {'left it out' if lie['caught'] else 'did not see it'}",
-                    [lie["caught"], False],
-                ),
-                Claim(
-                    "Security costs little: servers do the work, workers send no more than they "
-                    "need to.",
-                    NOT_QUOTED,
-                    f"{least} to {most} times the seconds of the rule in the clear; a worker sends "
-                    f"{timed.reduce(_BYTES[0], max):.2f} times the bytes of float32",
-                    [True, False],
-                ),
-                Claim(
-                    "Training with the secure rule is as good as in the clear, under attack.",
-                    NOT_QUOTED,
-                    f"test accuracies: {ended} (the mean without attack)",
-                    [worst <= 0.02, worst <= 0.05],
-                ),
-            ],
-            tables=[
-                exact.table(
-                    "Aggregates",
-                    "Random messages, some of them Byzantine; error in units of the fixed point, "
-                    "2^-16.",
-                    {
-                        "rule": "rule",
-                        "draws": "draws",
-                        "same workers": "same",
-                        "largest error": "error",
-                    },
-                ),
-                timed.table(
-                    "A round",
-                    "Multi-Krum; medians. Bytes against the messages as float32.",
-                    {
-                        "workers": "workers",
-                        "numbers": "numbers",
-                        "seconds": "seconds",
-                        "times the clear rule": "ratio",
-                        **{name: name for name in _BYTES},
-                    },
-                ),
-                runs.table(
-                    "Training",
-                    "Digits; Byzantine workers reverse their gradient tenfold, but not against the "
-                    "mean.",
-                    {
-                        "run": "run",
-                        "test accuracy": lambda one: percent(one["test_accuracy"]),
-                        "relative difference to the clear rule's weights": lambda one: difference(
-                            one["relative_difference"]
-                        ),
-                    },
-                ),
-            ],
-            notes=_NOTES,
-        )
+        }
+        holds = {
+            "choice": [same == draws],
+            "aggregate": [values["error"] <= 2],
+            "uniform": [view["uneven"] < 5],
+            "views": [True],
+            "range": [lie["caught"], False],
+            "cost": [True, False],
+            "training": [worst <= 0.02, worst <= 0.05],
+        }
+        tables = {"exact": exact, "time": timed, "training": Records(map(_trained, runs))}
+        return report(_TOLD, holds, values, tables, plots={})
 
 
-def _messages(num_workers: int, num_byzantine: int, draw: int, dim: int = 1000) -> Tensor:
-    rows = torch.randn(num_workers, dim, generator=generator("secure", draw)) / math.sqrt(dim)
-    rows[:num_byzantine] *= -1 - draw % 5
+def _trained(run: Record) -> Record:
+    told = (percent(run["test_accuracy"]), difference(run["relative_difference"]))
+    columns = ("test accuracy", "relative difference to the clear rule's weights")
+    return replace(run, values=dict(zip(columns, told, strict=True)))
+
+
+def _messages(sizes: SecureAggregationRecipe, draw: int, dim: int = 1000) -> Tensor:
+    source = generator("secure", draw)
+    rows = torch.randn(sizes.num_workers, dim, generator=source) / math.sqrt(dim)
+    rows[: sizes.num_byzantine] *= -1 - draw % 5
     return rows
 
 
-def _compare(num_workers: int, num_byzantine: int, rule: Aggregator, draws: int) -> dict[str, Any]:
+def _compare(sizes: SecureAggregationRecipe, rule: Aggregator, draws: int) -> dict[str, Any]:
     """Draws in which both rules gave weight to the same workers, and the largest difference."""
     same, error = 0, 0.0
     for draw in range(draws):
-        rows = _messages(num_workers, num_byzantine, draw)
+        rows = _messages(sizes, draw)
         ours, clear = SecureAggregation(rule).explain(rows), rule.explain(rows)
         if ours.weights is not None and clear.weights is not None:
             same += torch.equal(ours.weights != 0, clear.weights != 0)
         error = max(error, (ours.value - clear.value).abs().max().item() / _UNIT)
-    return {"draws": draws, "same": same, "error": error}
+    return {"draws": draws, "same workers": same, "largest error": error}
 
 
-def _look(num_workers: int, num_byzantine: int) -> dict[str, Any]:
+def _look(sizes: SecureAggregationRecipe) -> dict[str, Any]:
     """What is in the servers' hands, looked at as bytes."""
-    rule = SecureAggregation(MultiKrum(num_byzantine))
-    seen = rule.run(_messages(num_workers, num_byzantine, 0), rule.init(0))
+    rule = SecureAggregation(MultiKrum(sizes.num_byzantine))
+    seen = rule.run(_messages(sizes, 0), rule.init(0))
     one, other = seen.model_server, seen.worker_server
     assert one.masked is not None
     worst = max(map(_uneven, (one.shares(), other.shares(), one.masked)))
@@ -265,13 +178,13 @@ def _uneven(words: Tensor) -> float:
     return abs(square - 255) / math.sqrt(2 * 255)
 
 
-def _lie(num_workers: int, num_byzantine: int) -> dict[str, Any]:
+def _lie(sizes: SecureAggregationRecipe) -> dict[str, Any]:
     """A lie that is 2^61 away in one coordinate, where all others are 0."""
-    rows = _messages(num_workers, num_byzantine, 1).double()
+    rows = _messages(sizes, 1).double()
     rows[:, 0] = 0
     rows[0] = rows[-1]  # and at the same distances modulo 2^64 as this one
     rows[0, 0] = 2.0**61 * _UNIT
-    answer = SecureAggregation(MultiKrum(num_byzantine)).explain(rows)
+    answer = SecureAggregation(MultiKrum(sizes.num_byzantine)).explain(rows)
     return {"caught": bool(answer.dropped[0])}
 
 
@@ -285,13 +198,14 @@ def _time(num_workers: int, dim: int) -> dict[str, Any]:
         ratios.append(secure_s / clear_s)
         seconds.append(secure_s)
     upload, between, dealt = communication_cost(SecureSetup(num_workers, dim))
-    moved = (upload, between / num_workers, dealt)
     return {
         "workers": num_workers,
         "numbers": dim,
         "seconds": median(seconds[1:]),
-        "ratio": median(ratios[1:]),
-        **{name: one / (4 * dim) for name, one in zip(_BYTES, moved, strict=True)},
+        "times the clear rule": median(ratios[1:]),
+        "upload / message": upload / (4 * dim),
+        "between servers / all messages": between / (4 * dim * num_workers),
+        "from the dealer / message": dealt / (4 * dim),
     }
 
 

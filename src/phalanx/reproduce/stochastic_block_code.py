@@ -23,7 +23,7 @@ from phalanx.experiments import Cell, Record, Records, grid, line_plot
 from phalanx.randomness import generator
 from phalanx.reporting import Plot, Table
 from phalanx.reporting.format import listed
-from phalanx.reproduce.base import NOT_QUOTED, Claim, Findings, Recipe, Scope, published
+from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, claims, published
 
 _REPETITION, _BERNOULLI = "fractional repetition", "Bernoulli"
 _CLEAR, _HIDDEN = "block, clear groups", "block, hidden groups"
@@ -33,13 +33,7 @@ _CHOICES = {
     "groups found": "whole groups, by an adversary who looks for them by spectral clustering",
     "greedy": "one by one, each the most painful loss",
 }
-_NOTES = (
-    "err is the squared distance of the partitions' weights in the decoded sum from one, summed "
-    "over the partitions: 0 is exact, and their number is no gradient at all.",
-    "The laws are derived for this package; the paper's own figures are not quoted.",
-    "Nothing is trained: the error depends on who computes what and who is silent, not on data.",
-    "Known groups of the Bernoulli code, which has none, are workers of neighbouring numbers.",
-)
+_TOLD = published("stochastic-block-code")
 
 
 @dataclass(frozen=True)
@@ -52,9 +46,7 @@ class StochasticBlockCodes(Recipe):
     """
 
     name: ClassVar[str] = "stochastic-block-code"
-    paper: ClassVar[str] = (
-        "Charles and Papailiopoulos, Gradient Coding Using the Stochastic Block Model, ISIT 2018"
-    )
+    paper: ClassVar[str] = _TOLD["paper"]
 
     num_workers: int = 100
     """Workers, and partitions (k)."""
@@ -83,77 +75,58 @@ class StochasticBlockCodes(Recipe):
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Laws, orders of the codes, and whether groups are found, at a fifth of stragglers."""
-        number = min(self.stragglers, key=lambda one: abs(one - self.num_workers // 5))
-        place = self.stragglers.index(number)
+        size = self.num_workers
+        number = min(self.stragglers, key=lambda one: abs(one - size // 5))
+        place, names = self.stragglers.index(number), (_REPETITION, _CLEAR, _BERNOULLI)
 
-        def optimal(choice: str, *codes: str) -> list[float]:
+        def optimal(choice: str, codes: Sequence[str]) -> list[float]:
             wanted = (found.where(code=code, choice=choice)[0] for code in codes)
             return [statistics.fmean(one["optimal"][place]) for one in wanted]
 
-        names = (_REPETITION, _CLEAR, _BERNOULLI)
-        lucky, hostile = optimal("random", *names), optimal("groups known", *names)
-        greedy = {one: optimal("greedy", one)[0] for one in map(str, found.labels("code"))}
+        lucky, hostile = optimal("random", names), optimal("groups known", names)
+        every = [str(code) for code in found.labels("code")]
+        greedy = zip(optimal("greedy", every), every, strict=True)
         clear, hidden = (
             100 * found.mean("together", code=code, choice="groups found")
             for code in (_CLEAR, _HIDDEN)
         )
-        guess = 100 * self.load / self.num_workers
-        lost, figures = number - number % self.load, published(self.name)
-        claims = [self._law(found.where(code=code, choice="random")[0], place) for code in names]
-        claims += [
-            Claim(
-                "Against random stragglers repetition is best, the block code next, Bernoulli last "
-                "(optimal decoding).",
-                figures["order"],
-                (" < " if sorted(lucky) == lucky else ", ").join(f"{one:.3g}" for one in lucky),
-                [sorted(lucky) == lucky],
-            ),
-            Claim(
-                "An adversary who knows the groups takes one partition from repetition with every "
-                "straggler, and less from the others (optimal decoding).",
-                f"{lost}; less; less",
-                "; ".join(f"{one:.3g}" for one in hostile),
-                [math.isclose(hostile[0], lost, abs_tol=1e-6) and max(hostile[1:]) < hostile[0]],
-            ),
-            Claim(
-                "Groups are found above the threshold of community detection, and not below.",
-                figures["groups"],
-                f"of pairs of one group, spectral clustering puts {clear:.0f} % together above it "
-                f"and {hidden:.0f} % just below; a guess {guess:.0f} %",
-                [clear > 80 and hidden < 20, clear > hidden],
-            ),
-            Claim(
-                "To choose the worst stragglers is hard in general.",
-                NOT_QUOTED,
-                "the greedy adversary, who knows no groups, leaves "
-                + listed([f"{value:.3g} ({code})" for code, value in greedy.items()]),
-            ),
-        ]
+        lost, ordered = number - number % self.load, sorted(lucky) == lucky
+        exact = math.isclose(hostile[0], lost, abs_tol=1e-6)
+        values = {
+            "number": number,
+            "size": size,
+            "lucky": lucky,
+            "hostile": hostile,
+            "in_order": (" < " if ordered else ", ").join(f"{one:.3g}" for one in lucky),
+            "lost": lost,
+            "clear": clear,
+            "hidden": hidden,
+            "guess": 100 * self.load / size,
+            "greedy": listed([f"{value:.3g} ({code})" for value, code in greedy]),
+        }
+        laws = [self._law(found.where(code=code, choice="random")[0], place) for code in names]
+        holds = {
+            "chance": [ordered],
+            "adversary": [exact and max(hostile[1:]) < hostile[0]],
+            "groups": [clear > 80 and hidden < 20, clear > hidden],
+            "greedy": None,
+        }
         return Findings(
-            answer=(
-                f"With {number} of {self.num_workers} workers silent by chance, fractional "
-                f"repetition leaves an error of {lucky[0]:.2g} and the block code {lucky[1]:.2g}; "
-                f"silenced by an adversary who knows the groups, {hostile[0]:.2g} and "
-                f"{hostile[1]:.2g}."
-            ),
-            claims=claims,
+            answer=_TOLD["answer"].format(**values),
+            claims=[*laws, *claims(_TOLD, holds, values)],
             tables=[self._table(choice, found.where(choice=choice)) for choice in _CHOICES],
             plots=[self._plot(choice, found.where(choice=choice)) for choice in _CHOICES],
-            notes=_NOTES,
-            settings={"draws": len(found[0]["optimal"][0])},
+            notes=_TOLD["notes"],
         )
 
     def _law(self, one: Record, place: int) -> Claim:
         """Whether the one-step decoder's error is what its law says, up to chance."""
         law, errors = one["law"][place], one["one_step"][place]
         mean, deviation = statistics.fmean(errors), _standard_error(errors)
-        return Claim(
-            f"Expected one-step error of {one['code']}, {self.stragglers[place]} of "
-            f"{self.num_workers} silent by chance.",
-            f"{law:.4g} (our law)",
-            f"{mean:.4g} ± {deviation:.2g}",
-            [abs(mean - law) <= 3 * deviation + 1e-9],
-        )
+        values = {"code": one["code"], "number": self.stragglers[place], "size": self.num_workers}
+        values |= {"law": law, "mean": mean, "deviation": deviation}
+        (found,) = claims(_TOLD, {"law": [abs(mean - law) <= 3 * deviation + 1e-9]}, values)
+        return found
 
     def _table(self, choice: str, found: Records) -> Table:
         headers = ("code", "stragglers", "one step", "± standard error", "law", "optimal")
