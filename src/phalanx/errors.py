@@ -1,4 +1,4 @@
-"""The errors that a caller would act on. Bad arguments are plain `ValueError`s."""
+"""Errors that a caller would act on. Bad arguments are plain `ValueError`s."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ class PhalanxError(Exception):
 
 
 class TooManyByzantineError(PhalanxError):
-    """More messages are unusable than a robust rule was told to survive.
+    """More messages are unusable than a robust rule tolerates.
 
     Attributes:
         workers: ids of the workers whose messages were unusable.
@@ -31,9 +31,9 @@ class DecodeError(TooManyByzantineError):
     """The messages that arrived do not determine the result: more faults than the code survives.
 
     Attributes:
-        workers: ids of the workers known to be missing or lying, or of the group that failed.
-        bound: how many liars the code survives (`num_byzantine`); how many missing messages, for a
-            code against erasures alone.
+        workers: ids of the workers known to be missing or Byzantine, or of the group that failed.
+        bound: how many Byzantine workers the code survives (`num_byzantine`); how many missing
+            messages, for a code against erasures alone.
     """
 
 

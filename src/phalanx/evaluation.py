@@ -1,4 +1,4 @@
-"""How good the weights are, on the server's own data."""
+"""Evaluation of a model on the server's own data."""
 
 import copy
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ _ESTIMATED_FROM = 8  # batches of training data from which running statistics ar
 
 
 class Evaluation(NamedTuple):
-    """Share of right answers, and mean loss.
+    """Test accuracy and mean loss.
 
     Sequences have an answer at every place. There is no share if the targets are no classes.
     """
@@ -35,7 +35,7 @@ def evaluate(
     """Accuracy and loss over a data set.
 
     The running statistics of batch normalisation are estimated first, from the server's own
-    training data: workers are not asked, so that they cannot lie about them, and the statistics are
+    training data: workers are not asked, so that they cannot falsify them, and the statistics are
     a function of the weights alone.
     """
     model = with_statistics(model, train)

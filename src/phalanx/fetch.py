@@ -1,4 +1,4 @@
-"""Samples of a data set by their indices, stacked."""
+"""Fetching of samples from a data set by index, stacked."""
 
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate

@@ -1,4 +1,4 @@
-"""The loss of classes, of one a sample or one at every place of a sequence."""
+"""Cross-entropy loss, with one class per sample or one at every place of a sequence."""
 
 from collections.abc import Callable
 

@@ -29,7 +29,7 @@ MISTAKES = {
     "train --model MLP --model.hidden abc": "hidden must be a list such as [1,2], got abc",
     "train --model ResNet18 --model.norm foo": "norm must be one of 'group', 'batch', got foo",
     "train --optimizer.lr -1": "Invalid learning rate",
-    "train --optimizer LBFGS": "one gradient a step",
+    "train --optimizer LBFGS": "one gradient per step",
     "train --engine.chunk_size 0": "chunk_size must be at least 1, got 0",
     "train --data NpzFile --data.path nofile.npz": "nofile.npz: No such file",
     "train --config nofile.yaml": "nofile.yaml",

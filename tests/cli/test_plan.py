@@ -15,7 +15,7 @@ def test_plan_recommends_and_writes_what_it_compared(phalanx, tmp_path):
     assert (first["code"], first["round_s"]) == ("FractionalRepetition", "1.0")
     drawn = (tmp_path / "plans/a/plan.svg").read_text()
     assert drawn.startswith("<svg")
-    assert "mean time of a round" in drawn
+    assert "mean time per round" in drawn
 
 
 def test_plan_takes_delay_models_by_name(phalanx):

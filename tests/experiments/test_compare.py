@@ -14,7 +14,14 @@ from troublemakers import Broken, Deadly
 
 import phalanx
 from phalanx.aggregation import Bulyan, CoordinateMedian, Krum, Mean, NearestNeighborMixing
-from phalanx.attacks import ALittleIsEnough, FixedWorkers, Mixed, NotFinite, ReverseGradient
+from phalanx.attacks import (
+    ALittleIsEnough,
+    FixedWorkers,
+    Mixed,
+    NotFinite,
+    RandomWorkers,
+    ReverseGradient,
+)
 from phalanx.coding import DracoRepetition
 from phalanx.compression import QSGD, TopK
 from phalanx.computations import LocalSteps
@@ -91,7 +98,7 @@ def test_a_cell_is_training_alone_with_the_same_arguments(done):
             **chosen,
             num_workers=7,
             attack=ReverseGradient(scale=30.0),
-            byzantine=phalanx.attacks.RandomWorkers(1),
+            byzantine=RandomWorkers(1),
             steps=4,
             seed=seed,
             test=splits.test,
@@ -271,7 +278,7 @@ def test_identities_depend_on_all_that_counts_and_nothing_else():
         identity(rules=[CoordinateMedian(), Krum()]),
         identity(splits=[None, DirichletPartitioner()], seeds=[5, 0]),
         identity(batch_size=16 * 7),
-        identity(byzantine=phalanx.attacks.RandomWorkers(1)),
+        identity(byzantine=RandomWorkers(1)),
     ]
     assert set(same) == {base}
     others = [
@@ -292,7 +299,7 @@ def compared(share, **changed):
     records = Records(
         Record(cell.labels, values={"test_accuracy": share(**cell.labels)}) for cell in cells
     )
-    return Comparison(records, cells, 1)
+    return Comparison(records, cells)
 
 
 def test_means_spreads_and_worst_cases_are_what_they_say():
@@ -365,3 +372,9 @@ def test_tables_fit_80_columns():
 def test_mixed_attacks_and_fields_that_are_lists_have_a_place():
     cells = comparison_cells(**{**GRID, "attacks": [Mixed(), Mixed()], "splits": [None]})
     assert len({cell.identity for cell in cells}) == len(cells) == 3 * 2 * 2
+
+
+def test_the_page_tells_what_the_methods_were_told(done):
+    text = done[0].to_markdown()
+    assert f"| who is Byzantine | {RandomWorkers(1)!r} |" in text
+    assert f"{Mean()!r}; {Krum(1)!r}; {DracoRepetition(7, 1)!r}" in text

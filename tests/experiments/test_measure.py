@@ -111,11 +111,14 @@ def test_damaged_files_are_measured_anew(tmp_path, subtests):
     whole = json.loads(file.read_text())
     assert whole["environment"]["torch"] == torch.__version__
     (tmp_path / "cells" / ".half.json.77.part").write_text("{")
-    for broken in ("", "{", "[]", "{}", json.dumps({**whole, "record": {"values": {}}})):
+    flipped = json.dumps(whole).replace("0.5", "0.7", 1)
+    for broken in ("", "{", "[]", "{}", json.dumps({**whole, "record": {"values": {}}}), flipped):
         with subtests.test(broken):
             file.write_text(broken)
             measure(cells, tmp_path, jobs=1)
-            assert json.loads(file.read_text())["identity"] == whole["identity"]
+            again = json.loads(file.read_text())
+            assert again["identity"] == whole["identity"]
+            assert again["record"]["values"] == whole["record"]["values"]
             assert [path.name for path in (tmp_path / "cells").iterdir()] == [file.name]
 
 

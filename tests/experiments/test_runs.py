@@ -11,6 +11,7 @@ from phalanx.attacks import FixedWorkers, NotFinite, ReverseGradient
 from phalanx.coding import DracoRepetition
 from phalanx.compression import ErrorFeedback, PowerSGD, TensorStates, TopK, Uncompressed
 from phalanx.data import Digits
+from phalanx.evaluation import evaluate
 from phalanx.experiments import (
     build,
     compressed_run,
@@ -20,6 +21,7 @@ from phalanx.experiments import (
     message_bytes,
     train_run,
 )
+from phalanx.losses import cross_entropy
 from phalanx.models import MLP, Softmax
 from phalanx.randomness import seeded
 
@@ -72,9 +74,7 @@ def test_too_many_byzantine_workers_stop_a_run_and_its_weights_are_measured():
     assert found["rounds"] == 0
     assert found["round_seconds"] is None
     splits = Digits().load()
-    fresh = phalanx.training.evaluate(
-        build(MLP, splits, 0), phalanx.training.cross_entropy, splits.test, splits.train
-    )
+    fresh = evaluate(build(MLP, splits, 0), cross_entropy, splits.test, splits.train)
     assert (found["test_accuracy"], found["test_loss"]) == fresh
     (record,) = measure(
         grid(

@@ -44,8 +44,8 @@ def test_runs_are_as_they_were(name):
 
 
 @pytest.mark.slow
-def test_runs_on_ray_are_as_they_were(subtests):
-    pytest.importorskip("ray")
+@pytest.mark.timeout(400)
+def test_runs_on_ray_are_as_they_were(cluster, subtests):
     for name in ON_RAY:
         with subtests.test(name):
             check(name)

@@ -15,22 +15,25 @@ def say(*folders, reference=None):
 
 def test_one_run_that_named_every_liar(make_run):
     assert say(make_run("a", rounds=60, **NAMED)) == (
-        "The run ended after 60 rounds at 96.4 % test accuracy; 2 of 9 workers lied in every round"
+        "The run ended after 60 rounds at 96.4 % test accuracy; 2 of 9 workers were Byzantine in"
+        " every round"
         " and all were named (precision 1.00, recall 1.00)."
     )
 
 
 def test_one_run_that_named_nobody(make_run):
     assert say(make_run("a", accuracy=0.1, **LIARS)) == (
-        "The run ended after 4 rounds at 10.0 % test accuracy; 2 of 9 workers lied in every round"
+        "The run ended after 4 rounds at 10.0 % test accuracy; 2 of 9 workers were Byzantine in"
+        " every round"
         " and none was named (recall 0.00)."
     )
 
 
 def test_one_run_that_named_some_and_an_honest_one(make_run):
     assert say(make_run("a", byzantine=(1, 4), suspects=(1, 5))) == (
-        "The run ended after 4 rounds at 96.4 % test accuracy; 2 of 9 workers lied in every round"
-        " and were named for 4 of 8 lies, along with honest ones 4 times"
+        "The run ended after 4 rounds at 96.4 % test accuracy; 2 of 9 workers were Byzantine in"
+        " every round"
+        " and were named for 4 of 8 Byzantine messages, along with honest ones 4 times"
         " (precision 0.50, recall 0.50)."
     )
 
@@ -38,20 +41,20 @@ def test_one_run_that_named_some_and_an_honest_one(make_run):
 def test_one_run_without_attack(make_run):
     assert say(make_run("a")) == (
         "The run ended after 4 rounds at 96.4 % test accuracy;"
-        " no worker was made to lie and nobody was named."
+        " no Byzantine worker was simulated and nobody was named."
     )
 
 
 def test_one_run_without_attack_in_which_the_decoder_found_someone(make_run):
     assert say(make_run("a", suspects=(3,))).endswith(
-        "no worker was made to lie, yet the decoder named 1 worker."
+        "no Byzantine worker was simulated, yet the decoder named 1 worker."
     )
 
 
 def test_one_run_whose_liars_sent_nothing(make_run):
     folder = make_run("a", byzantine=(3,), missing={"3": "silent"})
     assert say(folder).endswith(
-        "in every round 1 of 9 workers was bad, and none of their messages entered decoding."
+        "1 of 9 workers was Byzantine in every round, and none of their messages entered decoding."
     )
 
 
@@ -62,13 +65,13 @@ def test_liars_that_come_and_go(make_run):
         '{"step": 1, "byzantine": [1, 2], "suspects": [1, 2]}\n'
         '{"step": 2, "byzantine": [], "suspects": []}\n'
     )
-    assert "up to 2 of 9 workers lied in 2 of 3 rounds and all were named" in say(folder)
+    assert "up to 2 of 9 workers were Byzantine in 2 of 3 rounds and all were named" in say(folder)
 
 
 def test_one_unfinished_run(make_run):
     assert say(make_run("a", finished=False, **NAMED)) == (
         "The run is not finished after 4 rounds, last measured at 96.4 % test accuracy;"
-        " 2 workers lied in every round and all were named (precision 1.00, recall 1.00)."
+        " 2 workers were Byzantine in every round and all were named (precision 1.00, recall 1.00)."
     )
 
 
@@ -95,8 +98,10 @@ def test_several_runs_where_draco_holds_and_the_mean_falls(make_run):
         make_run("DRACO", weights={"w": W + torch.tensor([0.0, 0.0, 2.0**-20])}, **NAMED),
     ]
     assert say(*folders) == (
-        "DRACO ended with the weights of the run without liars (largest relative difference 2.4e-7)"
-        " and named every liar, while Mean fell to 10.0 % and Krum to 91.2 % test accuracy"
+        "DRACO ended with the weights of the run without Byzantine workers (largest relative"
+        " difference 2.4e-7)"
+        " and named every Byzantine worker, while Mean fell to 10.0 % and Krum to 91.2 % test"
+        " accuracy"
         " (from 96.4 %)."
     )
 
@@ -104,7 +109,8 @@ def test_several_runs_where_draco_holds_and_the_mean_falls(make_run):
 def test_several_runs_bit_for_bit_with_a_missed_lie(make_run):
     folders = [make_run("honest"), make_run("DRACO", byzantine=(1, 4), suspects=(1,))]
     assert say(*folders) == (
-        "DRACO ended with the weights of the run without liars (bit for bit) and named 4 of 8 lies."
+        "DRACO ended with the weights of the run without Byzantine workers (bit for bit) and"
+        " named 4 of 8 Byzantine messages."
     )
 
 
@@ -117,7 +123,8 @@ def test_several_runs_where_none_holds(make_run):
         make_run("Krum", stopped="too many", **LIARS),
     ]
     assert say(*folders) == (
-        "No other run ended with the weights of the run without liars: Broken fell to 10.0 %"
+        "No other run ended with the weights of the run without Byzantine workers: Broken fell"
+        " to 10.0 %"
         " test accuracy (from 96.4 %) and Median ended at 96.0 % test accuracy with other weights;"
         " Late is not finished after 4 rounds and Krum was stopped by an error after 4 rounds."
     )
@@ -132,7 +139,7 @@ def test_many_falls_are_summed_up(make_run):
 
 def test_several_runs_without_liars(make_run):
     assert say(make_run("a"), make_run("b")) == (
-        "No worker was made to lie: b ended with the weights of the reference run “a”"
+        "No Byzantine worker was simulated: b ended with the weights of the reference run “a”"
         " (bit for bit)."
     )
 
@@ -154,14 +161,14 @@ def test_several_runs_of_which_none_has_finished(make_run):
 def test_a_reference_that_is_not_finite_says_nothing_about_others(make_run):
     folders = [make_run("honest", weights={"w": W / 0.0}), make_run("DRACO", **NAMED)]
     assert say(*folders) == (
-        "The run without liars ended with weights that are not finite:"
+        "The run without Byzantine workers ended with weights that are not finite:"
         " DRACO ended at 96.4 % test accuracy."
     )
 
 
 def test_rows_and_runs_must_match(make_run):
     record = load_run(make_run("a"))
-    with pytest.raises(ValueError, match="rows must be one a run, got 0 rows for 1 runs"):
+    with pytest.raises(ValueError, match="rows must be one per run, got 0 rows for 1 runs"):
         answer([record], [])
     with pytest.raises(ValueError, match="got 0 rows for 0 runs"):
         answer([], [])

@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from phalanx.data import Digits
 from phalanx.experiments import compressed_run
 from phalanx.models import MLP
 from phalanx.reproduce import AccordionRecipe, reproduce
-from phalanx.reproduce.accordion import batches_run, levels_run
+from phalanx.reproduce.accordion import batch_run, level_run
 from phalanx.reproduce.run import Reproduction
 
 TINY = AccordionRecipe(
@@ -57,22 +56,21 @@ def test_every_claim_has_a_figure_and_a_verdict(done):
     assert (done.folder / "findings.html").read_text().count("<svg") == 1
 
 
-MODEL = partial(MLP, hidden=[16])
-DIGITS: dict[str, Any] = {"data": Digits(), "model": MODEL, "epochs": 4}
-STEPS = 1438 // 400  # per epoch, of four workers with 100 samples each
+SMALL = {"data": Digits(), "model": partial(MLP, hidden=[16]), "epochs": 4}
+STEPS = 1438 // 400  # rounds per epoch of four workers with 100 samples each
 
 
 def test_bytes_are_counted_by_the_level_of_every_layer():
     """Weights 16 x 64 and 10 x 16, biases 16 and 10; low for two epochs of three steps."""
     low, high = TopK(0.5), TopK(0.1)
     compressor = Accordion(low, high, math.inf, STEPS, 1)
-    run = levels_run(compressor=compressor, rate=0.1, samples=100, **DIGITS)
+    run = level_run(**SMALL, compressor=compressor, samples=100, rate=0.1, seed=0)
     each = [
         4 * 26
         + sum(len(one.encode(torch.ones(shape)).to_bytes()) for shape in ((16, 64), (10, 16)))
         for one in (low, high)
     ]
-    assert run["MB"] == pytest.approx(2 * 3 * sum(each) / 1e6)
+    assert run["megabytes"] == pytest.approx(2 * 3 * sum(each) / 1e6)
     assert run["low_share"] == [1.0, 1.0, 0.0, 0.0]
     assert run["updates"] == 12
 
@@ -82,16 +80,16 @@ def test_no_compression_at_all_is_plain_descent():
     everything = Accordion(TopK(1.0), TopK(1.0), steps_per_epoch=STEPS)
     many, one = (
         compressed_run(
-            compressor=everything, rate=0.1, seed=1, num_workers=workers, samples=each, **DIGITS
+            **SMALL, compressor=everything, rate=0.1, seed=1, num_workers=n, samples=400 // n
         )
-        for workers, each in ((4, 100), (1, 400))
+        for n in (4, 1)
     )
     assert many["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
 
 
 def test_batches_and_the_learning_rate_grow_together():
     fixed, grown = (
-        batches_run(batch=batch, rate=0.1, **DIGITS)
+        batch_run(**SMALL, batch=batch, rate=0.1, seed=0)
         for batch in (
             AccordionBatch(100, 100, interval=1),
             AccordionBatch(100, 400, eta=math.inf, interval=1),

@@ -5,19 +5,17 @@ import torch
 
 from phalanx.compression import ErrorFeedback, TopK, Uncompressed
 from phalanx.data import Digits
-from phalanx.models import MLP
+from phalanx.experiments import compressed_run
 from phalanx.reproduce import AtomoRecipe, PowerSGDRecipe, RandomBlocks, reproduce
-from phalanx.reproduce.compressed_training import CompressedTraining, DigitsTraining
 
-TINY = DigitsTraining(epochs=1, num_seeds=1, rates=(0.1,), samples=350)  # one step
+TINY = {"epochs": 1, "num_seeds": 1, "rates": (0.1,), "samples": 350}  # one step
+KINDS = (AtomoRecipe, PowerSGDRecipe, RandomBlocks)
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    found = [
-        reproduce(kind(training=TINY), out) for kind in (AtomoRecipe, PowerSGDRecipe, RandomBlocks)
-    ]
+    found = [reproduce(kind(**TINY), out, jobs=1) for kind in KINDS]
     return {one.recipe.name: one.findings for one in found}
 
 
@@ -29,7 +27,7 @@ def table(findings, title):
 @pytest.mark.slow
 def test_published_bytes_come_out_exactly(done):
     for findings in done.values():
-        bytes_ = [one for one in findings.findings if one.claim.startswith("Megabytes")]
+        bytes_ = [one for one in findings.claims if one.text.startswith("Megabytes")]
         assert bytes_
         assert all(one.same == "yes" for one in bytes_)
 
@@ -70,8 +68,9 @@ def test_every_method_is_trained(done):
 
 @pytest.mark.slow
 def test_a_compressor_that_loses_nothing_trains_like_none():
-    training = CompressedTraining(Digits().load(), MLP, epochs=1)
-    plain = training.run(Uncompressed(), 0.1, 0)
-    whole = training.run(ErrorFeedback(TopK(ratio=1.0)), 0.1, 0)
-    assert whole.loss == pytest.approx(plain.loss, rel=1e-4)
-    assert plain.accuracy > 50
+    plain, whole = (
+        compressed_run(data=Digits(), compressor=compressor, rate=0.1, epochs=1)
+        for compressor in (Uncompressed(), ErrorFeedback(TopK(ratio=1.0)))
+    )
+    assert whole["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-4)
+    assert plain["test_accuracy"] > 0.5

@@ -1,13 +1,16 @@
 """The recipe on few nodes, small matrices and a handful of steps."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from phalanx.data import Digits, IidPartitioner
+from phalanx.experiments import measure
 from phalanx.gossip import DPSGD
 from phalanx.reproduce import PowerGossipRecipe, reproduce
-from phalanx.reproduce.gossip_runs import RingTraining
+from phalanx.reproduce.base import Scope
+from phalanx.reproduce.power_gossip import _best_rate, ring_run
 
 pytestmark = pytest.mark.slow
 TINY = PowerGossipRecipe(
@@ -19,7 +22,7 @@ TINY = PowerGossipRecipe(
 def findings(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PHALANX_DATA", raising=False)
-        return reproduce(TINY, tmp_path_factory.mktemp("out")).findings
+        return reproduce(TINY, tmp_path_factory.mktemp("out"), jobs=1).findings
 
 
 @pytest.fixture
@@ -31,8 +34,8 @@ def tables(findings):
 
 
 def test_every_claim_has_a_verdict(findings):
-    assert len(findings.findings) == 9
-    assert {one.same for one in findings.findings} <= {"yes", "no", "partly", "—"}
+    assert len(findings.claims) == 9
+    assert {one.same for one in findings.claims} <= {"yes", "no", "partly", "—"}
 
 
 def test_consensus_and_its_bytes_are_those_of_the_algorithms(tables):
@@ -71,8 +74,14 @@ def test_every_graph_converges(tables):
 
 
 def test_a_run_that_diverges_guesses_and_has_sent_its_bytes():
-    training = RingTraining(Digits().load(), 4, (24,), samples=4, steps=40, rate=1e12)
-    found = training.run(DPSGD(), IidPartitioner(), 0)
-    assert (found.accuracy, found.loss) == (10.0, math.inf)
-    assert found.num_bytes == 2 * 4 * (64 * 24 + 24 + 24 * 10 + 10)
-    assert training.tuned((1e12, 0.1), IidPartitioner()).rate == 0.1
+    options = {"data": Digits(), "partitioner": IidPartitioner(), "num_nodes": 4, "hidden": (24,)}
+    found = ring_run(algorithm=DPSGD(), samples=4, steps=40, rate=1e12, seed=0, **options)
+    assert (found["test_accuracy"], found["train_loss"]) == (0.1, math.inf)
+    assert found["message_bytes"] == 2 * 4 * (64 * 24 + 24 + 24 * 10 + 10)
+    assert "stopped" in found
+
+
+def test_a_learning_rate_with_which_training_diverges_is_not_taken():
+    wild = replace(TINY, steps=40, learning_rates=(1e12, 0.1))
+    reduced = [cell for cell in wild.cells(Scope()) if "rate" in cell.labels]
+    assert _best_rate(measure(reduced, jobs=1)) == 0.1

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from laws import concrete
-from phalanx import training
+from phalanx import stragglers
 from phalanx.stragglers import (
     Bimodal,
     Bursty,
@@ -17,7 +17,7 @@ from phalanx.stragglers import (
     ShiftedExponential,
 )
 
-DRAWN = [kind() for kind in concrete(training, DelayModel) if kind is not RecordedTrace]
+DRAWN = [kind() for kind in concrete(stragglers, DelayModel) if kind is not RecordedTrace]
 every_model = pytest.mark.parametrize("model", DRAWN, ids=repr)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laws import concrete
-from phalanx import training
+from phalanx import stragglers
 from phalanx.stragglers import (
     AdaptiveDeadline,
     Deadline,
@@ -29,7 +29,7 @@ def covers_pairs(arrived):
     return bool(arrived.reshape(-1, 2).any(dim=1).all())
 
 
-POLICIES = [kind() for kind in concrete(training, WaitingPolicy) if kind is not WaitFor] + [
+POLICIES = [kind() for kind in concrete(stragglers, WaitingPolicy) if kind is not WaitFor] + [
     WaitFor(5),
     Deadline(1.2, min_messages=3),
     Deadline(0.1, min_messages=0),

@@ -372,7 +372,7 @@ def test_losses_that_liars_claim_are_left_out(trained):
         ({"model": nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4).double())}, "one dtype"),
         ({"dataset": Stream()}, "dataset must have a length"),
         ({"test": TensorDataset(torch.ones(0, 6), torch.ones(0))}, "test must have at least 1"),
-        ({"optimizer": lambda p: torch.optim.LBFGS(p)}, "one gradient a step, and LBFGS"),
+        ({"optimizer": lambda p: torch.optim.LBFGS(p)}, "one gradient per step, got LBFGS"),
         ({"resume": True, "out": None}, "resume needs out"),
         ({"resume": True}, "resume needs the folder of a run"),
     ],

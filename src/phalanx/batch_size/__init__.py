@@ -1,4 +1,4 @@
-"""How large a batch is of use: gradient diversity, and batches that grow."""
+"""Batch size: gradient diversity, and adaptive batch sizes."""
 
 from phalanx.batch_size.accordion_batch import (
     AccordionBatch,

@@ -1,4 +1,4 @@
-"""Batches that are small in critical regimes and grow elsewhere."""
+"""Adaptive batch size: small in critical regimes, growing elsewhere."""
 
 import math
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from phalanx.randomness import generator
 
 
 class BatchState(NamedTuple):
-    """What is known at the end of an epoch.
+    """State of the batch size at the end of an epoch.
 
     Attributes:
         regime: of the whole model's gradient.
@@ -133,7 +133,7 @@ class AccordionBatch:
 
 
 class AccordionBatchSampler(Sampler[list[int]]):
-    """A rank's share of every batch of an epoch, for the `batch_sampler` of a `DataLoader`.
+    """Distributed batch sampler: a rank's share of every batch, for a `DataLoader`.
 
     Every sample is in exactly one batch of an epoch, on one rank, whatever the size is by then. So
     that no rank comes away empty-handed, an epoch is cut into batches of nearly equal sizes instead

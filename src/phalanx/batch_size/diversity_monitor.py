@@ -1,4 +1,4 @@
-"""Gradient diversity while training, from gradients that are there anyway."""
+"""Gradient diversity during training, from gradients computed anyway."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from phalanx.checks import require_at_least, require_below_one
 
 
 class Spread(NamedTuple):
-    """Averages over the rounds so far.
+    """Running averages over rounds.
 
     Attributes:
         noise: of the trace of the covariance of the samples' gradients (tr Sigma).
@@ -27,7 +27,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class DiversityMonitor:
-    """Estimates gradient diversity from the squared norms of workers' gradients and of their mean.
+    """Gradient diversity estimator from squared norms of workers' gradients and their mean.
 
     A worker's gradient, over b samples, has more noise in it than the mean over B = n b has; from
     the difference follow both noise and signal, without bias, if workers draw their samples alike.

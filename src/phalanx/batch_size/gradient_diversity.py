@@ -1,4 +1,4 @@
-"""How different the gradients of samples are: up to which size batches are worth their price."""
+"""Gradient diversity: up to which size larger batches pay."""
 
 import math
 import warnings
@@ -20,7 +20,7 @@ _BLOCK_BYTES = 2**24  # gradients held at a time, if the chunk size is left to u
 
 
 class GradientDiversity(NamedTuple):
-    """Two sums over the gradients of samples, and what follows from them.
+    """Gradient diversity, from two sums over the gradients of samples.
 
     With M^2 the mean of the squared norms, a step of size gamma along the sum of B gradients, drawn
     with replacement, leads from weights w to w+ such that for every w*

@@ -1,4 +1,4 @@
-"""Which batch size needs no more epochs than a small one, found by trying."""
+"""Largest batch size that needs no more epochs than a small one, by a sweep."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ EpochsToTarget = Callable[[int, float], int | None]
 
 
 class BatchTrial(NamedTuple):
-    """The best that was found for a batch size.
+    """Best run found for a batch size.
 
     Attributes:
         batch_size: samples in a batch.
@@ -34,7 +34,7 @@ class BatchTrial(NamedTuple):
 
 
 class LargestBatch(NamedTuple):
-    """What a sweep found.
+    """Result of a batch size sweep.
 
     Attributes:
         batch_size: the largest that takes hardly more epochs than the best; None if none got there.

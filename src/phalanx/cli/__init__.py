@@ -1,4 +1,4 @@
-"""The `phalanx` command: what a user types, and what it answers."""
+"""Command line: the `phalanx` command and its subcommands."""
 
 from phalanx.cli.main import main
 

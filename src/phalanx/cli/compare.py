@@ -71,12 +71,12 @@ def compare(
     assert out is not None  # `main` has chosen one
     with _bar() as watch:
         found = run(
-            rules,
-            codes,
-            attacks,
-            [*([None] if shared_data or not splits else []), *(splits or [])],
-            chains or [[]],
-            seeds,
+            rules=rules,
+            codes=codes,
+            attacks=attacks,
+            splits=[*([None] if shared_data or not splits else []), *(splits or [])],
+            chains=chains or [[]],
+            seeds=seeds,
             num_byzantine=num_byzantine,
             data=data,
             model=_plain(model),

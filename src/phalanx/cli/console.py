@@ -1,4 +1,4 @@
-"""What the commands print to: progress on a terminal, plain lines elsewhere."""
+"""Console output of the commands: progress on a terminal, plain lines elsewhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ def progress_bar() -> Progress:
 
 @contextmanager
 def round_progress(steps: int, title: str = "") -> Iterator[Callable[[Any], None]]:
-    """A bar that one call a round moves on; it shows the loss, and who was named last."""
+    """A bar moved on by one call per round; it shows the loss, and who was named last."""
     with progress_bar() as bar:
         task = bar.add_task(title, total=steps, note="")
 

@@ -1,4 +1,4 @@
-"""`phalanx demo`: the main job, on data that needs no download."""
+"""`phalanx demo`: six runs under a simulated attack, on data that needs no download."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from phalanx.errors import TooManyByzantineError
 from phalanx.models import MLP
 from phalanx.randomness import seeded
 
-_WORKERS, _LIARS = 15, 3
+_WORKERS, _BYZANTINE = 15, 3
 
 
 class _Case(NamedTuple):
@@ -30,21 +30,21 @@ class _Case(NamedTuple):
 _CASES = (
     _Case("reference", "mean, no attack", {"rule": Mean()}, attacked=False),
     _Case("mean", "mean", {"rule": Mean()}),
-    _Case("geometric-median", "geometric median", {"rule": GeometricMedian(_LIARS)}),
-    _Case("krum", "Krum", {"rule": Krum(_LIARS)}),
-    _Case("repetition", "DRACO repetition", {"code": DracoRepetition(_WORKERS, _LIARS)}),
-    _Case("cyclic", "DRACO cyclic", {"code": DracoCyclic(_WORKERS, _LIARS)}),
+    _Case("geometric-median", "geometric median", {"rule": GeometricMedian(_BYZANTINE)}),
+    _Case("krum", "Krum", {"rule": Krum(_BYZANTINE)}),
+    _Case("repetition", "DRACO repetition", {"code": DracoRepetition(_WORKERS, _BYZANTINE)}),
+    _Case("cyclic", "DRACO cyclic", {"code": DracoCyclic(_WORKERS, _BYZANTINE)}),
 )
 _UNATTACKED = _Case(
     "repetition-no-attack",
     "DRACO repetition, no attack",
-    {"code": DracoRepetition(_WORKERS, _LIARS)},
+    {"code": DracoRepetition(_WORKERS, _BYZANTINE)},
     attacked=False,
 )
 
 
 def demo(steps: int = 200, seed: int = 0, out: Path | None = None) -> None:
-    """Trains on scikit-learn's digits with 3 liars among 15 workers, six ways, and compares.
+    """Trains on scikit-learn's digits with 3 Byzantine workers among 15, six ways, and compares.
 
     In every round three workers, drawn afresh, send a reversed gradient, a constant, and "a little
     is enough". All ways see the same samples in the same partitions.
@@ -76,7 +76,9 @@ def demo(steps: int = 200, seed: int = 0, out: Path | None = None) -> None:
             _run(case, splits, folder / case.folder, steps, seed, advance)
     records = [load_run(folder / case.folder) for case in _CASES]
     rows = compare_runs(records, records[0])
-    write_report(records, folder / "report.html", records[0], title="Training with liars")
+    write_report(
+        records, folder / "report.html", records[0], title="Training with Byzantine workers"
+    )
     console.print(terminal_table(rows))
     console.print(answer(records, rows))
     same = _same_bits(folder / "repetition", folder / _UNATTACKED.folder)
@@ -107,7 +109,7 @@ def _run(
             splits.train,
             num_workers=_WORKERS,
             attack=Mixed() if case.attacked else None,
-            byzantine=RandomWorkers(_LIARS) if case.attacked else None,
+            byzantine=RandomWorkers(_BYZANTINE) if case.attacked else None,
             steps=steps,
             seed=seed,
             test=splits.test,

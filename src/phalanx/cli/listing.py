@@ -1,4 +1,4 @@
-"""`phalanx list`: everything that has a name on the command line."""
+"""`phalanx list`: all algorithms by the names that the command line takes."""
 
 import inspect
 import re
@@ -16,14 +16,18 @@ Room = Literal[
     "all",
     "coding",
     "aggregation",
-    "attacks",
+    "ordering",
+    "computations",
+    "transforms",
     "compression",
-    "pipeline",
-    "privacy",
+    "attacks",
+    "stragglers",
+    "training",
     "data",
     "models",
-    "training",
+    "privacy",
     "gossip",
+    "pipeline",
 ]
 
 

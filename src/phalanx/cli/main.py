@@ -1,4 +1,4 @@
-"""The `phalanx` command."""
+"""Entry point of the `phalanx` command."""
 
 import inspect
 import logging

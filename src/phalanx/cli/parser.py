@@ -1,4 +1,4 @@
-"""The command line as the signatures of plain functions, with messages that help."""
+"""Argument parser made from the signatures of plain functions."""
 
 import difflib
 import inspect
@@ -16,23 +16,31 @@ from phalanx import (
     attacks,
     coding,
     compression,
+    computations,
     data,
     gossip,
     models,
+    ordering,
     pipeline,
     privacy,
+    stragglers,
     training,
+    transforms,
 )
 
 ROOMS = (
     coding,
     aggregation,
-    attacks,
+    ordering,
+    computations,
+    transforms,
     compression,
-    privacy,
+    attacks,
+    stragglers,
+    training,
     data,
     models,
-    training,
+    privacy,
     gossip,
     pipeline,
 )
@@ -48,7 +56,7 @@ _KINDS = {
 
 
 class _Help(DefaultHelpFormatter):
-    """Keeps paragraphs apart, and examples as they are typed."""
+    """Help formatter that keeps paragraphs apart, and examples as they are typed."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(
@@ -66,7 +74,7 @@ def _example(paragraph: str, width: int) -> str:
 
 
 class Parser(ArgumentParser):
-    """Says what is wrong in one line, and suggests the name that was probably meant."""
+    """Argument parser that reports errors in one line and suggests the name meant."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -50,8 +50,8 @@ def plan(
     compressor are timed here, on the model, and what they come to on the link is predicted.
 
     Args:
-        delays: How long workers take: a CSV file with one line a round and one column a worker, or
-            a model by name.
+        delays: How long workers take: a CSV file with one line per round and one column per
+            worker, or a model by name.
         link: Bandwidth of each worker's link, such as 100mbit or 2.5gbit;
             `phalanx.communication.probe_link` measures it in a script under torchrun.
         num_workers: Workers, and partitions; if not given 50 with delays, 4 with a link.

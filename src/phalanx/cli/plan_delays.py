@@ -1,4 +1,4 @@
-"""What `phalanx plan --delays` shows: codes against stragglers, and the advice in a sentence."""
+"""`phalanx plan --delays`: a table of codes against stragglers, and the advice."""
 
 from collections.abc import Sequence
 

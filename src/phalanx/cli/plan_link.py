@@ -1,4 +1,4 @@
-"""What `phalanx plan --link` shows: compressors on a link, and the advice in a sentence."""
+"""`phalanx plan --link`: a table of compressors on a link, and the advice."""
 
 import math
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ def answer(outlooks: Sequence[CompressorOutlook], link: Link, num_workers: int) 
     waiting_s = link.seconds(0, best.num_hops)
     if waiting_s > best.step_s / 2:
         lines.append(
-            f"Latency takes {duration(waiting_s)} of its {duration(best.step_s)} a step: "
+            f"Latency takes {duration(waiting_s)} of its {duration(best.step_s)} per step: "
             "no compressor changes that."
         )
     crowded = [

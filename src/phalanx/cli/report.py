@@ -1,4 +1,4 @@
-"""`phalanx report`: one run redrawn, or several side by side."""
+"""`phalanx report`: the HTML report of one run, or a comparison of several."""
 
 from pathlib import Path
 

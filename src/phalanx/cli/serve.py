@@ -1,4 +1,4 @@
-"""`phalanx serve`: the parties of secure aggregation that only answer, as processes."""
+"""`phalanx serve`: the servers of secure aggregation, as processes."""
 
 import json
 import time

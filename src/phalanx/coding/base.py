@@ -1,4 +1,4 @@
-"""What every gradient code looks like: who computes what, sends what, and how it is decoded."""
+"""Gradient code interface: assignment, encoder and decoder."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ State = tuple[Tensor, ...]
 
 
 class Decoded(NamedTuple):
-    """What a decoder answers.
+    """Decoded gradient, with the suspected workers and the error.
 
     Attributes:
         gradient: `(dim,)`, the mean of the gradients of all partitions.
@@ -44,13 +44,13 @@ class Code(ABC):
     """
 
     exact: ClassVar[bool] = True
-    """Whether lies within the bound leave the decoded gradient as it is, up to rounding. Attacks
-    that know the server's rule search for a lie against codes that are not exact."""
+    """Whether Byzantine messages within the bound leave the decoded gradient as it is, up to
+    rounding. Attacks that know the server's rule search only against codes that are not exact."""
 
     compressible: ClassVar[Literal["freely", "alike", "never"]] = "never"
     """Whether messages may lose something on their way to `decode`: any of it, if they are added
     up; what is equal to lose equally, if replicas are compared; nothing, if they solve equations
-    that lies are found by."""
+    that Byzantine messages are found by."""
 
     num_workers: int = 15
     """Workers (n in the papers)."""
@@ -102,7 +102,7 @@ class Code(ABC):
         *,
         generator: torch.Generator | None = None,
     ) -> Decoded:
-        """The mean gradient, and who lied.
+        """The mean gradient, and who is suspected.
 
         Args:
             messages: one row per worker; what stands in rows that did not arrive is ignored.
@@ -114,15 +114,16 @@ class Code(ABC):
         """
 
     def can_decode(self, arrived: Bool[Tensor, " workers"]) -> bool:
-        """Whether the messages of these workers suffice, if none of them lies.
+        """Whether the messages of these workers suffice, if none of them is Byzantine.
 
-        An engine need not wait for more; one that fears liars does. By default all are needed.
+        An engine need not wait for more; one that fears Byzantine workers does. By default all
+        are needed.
         """
         return bool(arrived.all())
 
     @property
     def min_workers(self) -> int:
-        """The number of workers of whom any so many suffice, if none of them lies."""
+        """The number of workers of whom any so many suffice, if none of them is Byzantine."""
         return self.num_workers
 
     def init(
@@ -158,7 +159,7 @@ class Code(ABC):
 
     @property
     def needs_distances_only(self) -> bool:
-        """Whether `attacked` follows from how far the messages lie apart."""
+        """Whether `attacked` follows from the distances between messages."""
         return False
 
     def excluding(self, number: int) -> "Code":

@@ -22,7 +22,8 @@ class Uncoded(Code):
     Not exact against Byzantine workers; the bound is the rule's. Messages that did not arrive are
     not held against the rule's `num_byzantine`: all Byzantine workers may be among those that did.
 
-    Source: that of the rule.
+    Source: that of the rule; of the mean Dekel, Gilad-Bachrach, Shamir and Xiao, "Optimal
+    Distributed Online Prediction Using Mini-Batches", JMLR 2012.
 
     >>> import torch
     >>> from phalanx.aggregation import CoordinateMedian

@@ -1,4 +1,4 @@
-"""Computations: what a worker computes from the parameters of a round and its samples."""
+"""Computations: what workers compute from parameters and samples: gradients, local steps."""
 
 from phalanx.computations.base import Broadcast, Computation, Computed, Samples
 from phalanx.computations.clipped_gradient import ClippedGradient

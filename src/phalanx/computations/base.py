@@ -1,4 +1,4 @@
-"""What every computation looks like: what a worker makes of a broadcast and its samples."""
+"""Computation interface: a worker's update from the broadcast and its samples."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ State = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Broadcast:
-    """What the server sends to all workers in a round."""
+    """Broadcast of the server to all workers in a round."""
 
     parameters: Float[Tensor, " dim"]
     """The model's, flat."""
@@ -27,7 +27,7 @@ class Broadcast:
 
 
 class Samples(NamedTuple):
-    """The samples of a partition.
+    """Samples of a partition.
 
     Attributes:
         inputs: `(samples, ...)`.
@@ -39,7 +39,7 @@ class Samples(NamedTuple):
 
 
 class Computed(NamedTuple):
-    """What a worker computed.
+    """Result of a computation: update, loss and state.
 
     Attributes:
         update: `(dim,)`, what the server is to step against: a gradient, or what stands for one.
@@ -54,7 +54,7 @@ class Computed(NamedTuple):
 
 @dataclass(frozen=True)
 class Computation(ABC):
-    """What a worker computes from the parameters of a round and its samples.
+    """Computation of a worker: its update from the round's parameters and its samples.
 
     A pure function. One without memory gives all replicas of a partition the same update, so that
     it goes with every code; one that remembers (`init` gives a state) needs workers with partitions

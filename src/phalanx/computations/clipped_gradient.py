@@ -1,4 +1,4 @@
-"""Gradients clipped per sample: the bounded influence that DP-SGD builds on."""
+"""Per-sample gradient clipping, as in DP-SGD."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Gradient: what workers of distributed SGD compute."""
+"""Gradient of the mean loss, for distributed SGD."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Local steps of SGD: what clients of FedAvg and FedProx compute."""
+"""Local SGD steps, as in FedAvg and FedProx."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from phalanx.computations.objective import Objective
 
 @dataclass(frozen=True)
 class LocalSteps(Computation):
-    """Several local steps of SGD, and how far they led from the round's parameters.
+    """Local SGD: several steps, and how far they led from the round's parameters.
 
     From `y_0 = x` a worker takes K steps `y_{k+1} = y_k - lr (g(y_k) + proximal (y_k - x))`, each
     with its share of the round's samples, and sends `x - y_K`. A server that steps by exactly that

@@ -1,4 +1,4 @@
-"""The training objective: the mean loss of a batch as a function of the flat parameters."""
+"""Training objective: the mean loss of a batch as a function of the flat parameters."""
 
 import copy
 
@@ -14,7 +14,7 @@ from phalanx.parameters import ParameterLayout
 
 
 class Objective:
-    """The mean loss of a batch, and its gradients, as functions of a flat vector of parameters.
+    """Mean loss of a batch, and its gradients, as functions of the flat parameters.
 
     What a model writes to its buffers is thrown away after each call: gradients are a function of
     the parameters and the batch. Batch normalisation uses the statistics of the batch. Random

@@ -1,4 +1,4 @@
-"""Experiments: a grid of runs, in parallel, that can go on; records, and pivot tables of them."""
+"""Experiments: grids of runs, in parallel and resumable; records and pivot tables."""
 
 from phalanx.experiments.compare import (
     compare,
@@ -21,6 +21,7 @@ from phalanx.experiments.runs import (
     message_bytes,
     train_run,
 )
+from phalanx.experiments.tuning import tuned
 
 __all__ = [
     "Cell",
@@ -52,4 +53,5 @@ __all__ = [
     "pivot",
     "spread",
     "train_run",
+    "tuned",
 ]

@@ -145,39 +145,25 @@ def comparison_cells(
 
 
 def compare(
-    rules: Sequence[Aggregator] | None = None,
-    codes: Sequence[Code] | None = None,
-    attacks: Sequence[Attack | None] | None = None,
-    splits: Sequence[Partitioner | None] = (None,),
-    chains: Sequence[Sequence[MessageTransform]] = ((),),
-    seeds: Sequence[int] = (0, 1),
     *,
     jobs: int | None = None,
     out: Path | str | None = None,
     config: str | None = None,
     watch: Watch | None = None,
-    num_byzantine: int = 3,
-    **setting: Any,
+    **compared: Any,
 ) -> Comparison:
     """Runs every method under every attack, on every split, with every seed.
 
     Each run is `phalanx.train` with the same arguments, on one thread; its weights are what that
-    call would give alone. With `out` runs are kept and gone on with, see `measure`.
+    call would give alone. With `out` runs are kept and gone on with.
 
     Args:
-        rules: see `comparison_cells`, as for the next five.
-        codes: gradient codes.
-        attacks: what Byzantine workers do.
-        splits: who holds which samples.
-        chains: what workers do to their messages.
-        seeds: a run each.
         jobs: processes, see `measure`.
         out: a folder for the runs, `comparison.csv`, `comparison.md` and `comparison.html`; nothing
             is written if None.
         config: text that is kept in the folder as `config.yaml`: how to repeat the comparison.
         watch: is told how far the comparison is.
-        num_byzantine: how many workers are Byzantine per round.
-        setting: what else `comparison_cells` takes.
+        compared: what is compared, and on what: see `comparison_cells`.
 
     Returns:
         The records, and tables of them.
@@ -187,14 +173,11 @@ def compare(
         KeyboardInterrupt: after Ctrl-C; finished runs stay in `out`.
         ChildProcessError: if processes cannot be started.
     """
-    cells = comparison_cells(
-        rules, codes, attacks, splits, chains, seeds, num_byzantine=num_byzantine, **setting
-    )
+    cells = comparison_cells(**compared)
     known = load_records(Path(out)) if out is not None else {}
     if any(cell.identity not in known for cell in cells if not cell.skipped):
         _check_data(**cells[0].arguments)  # what cannot be read or built is an error now
-    records = measure(cells, out, jobs=jobs, watch=watch, config=config)
-    comparison = Comparison(records, cells, num_byzantine)
+    comparison = Comparison(measure(cells, out, jobs=jobs, watch=watch, config=config), cells)
     if out is not None:
         comparison.write(Path(out))
     return comparison

@@ -236,8 +236,6 @@ class Comparison:
     """What came out, in the order of the cells."""
     cells: Sequence[Cell]
     """What was run."""
-    num_byzantine: int
-    """How many workers were Byzantine per round, as the methods were told."""
 
     @cached_property
     def panels(self) -> list[Panel]:
@@ -345,8 +343,8 @@ class Comparison:
             "runs": f"{len(ran)}",
             "seeds": listed([str(seed) for seed in self.records.labels("seed")]),
             "workers": f"{first['num_workers']}",
-            "of them Byzantine under attack": f"{self.num_byzantine}",
             "who is Byzantine": list(schedules)[-1],
+            "methods": "; ".join(dict.fromkeys(repr(_method(cell)) for cell in self.cells)),
             "data": repr(first["data"]),
             "rounds": f"{first['steps']}",
             "samples per round": f"{first['batch_size']}",
@@ -355,11 +353,13 @@ class Comparison:
 
     def _sources(self) -> list[str]:
         """The papers of the methods and attacks, each once."""
-        used = [
-            cell.arguments.get(name) for cell in self.cells for name in ("code", "rule", "attack")
-        ]
+        used = [one for cell in self.cells for one in (_method(cell), cell.arguments.get("attack"))]
         kinds = dict.fromkeys(type(part) for part in used if part is not None)
         return list(dict.fromkeys(text for kind in kinds if (text := source(kind))))
+
+
+def _method(cell: Cell) -> Any:
+    return cell.arguments.get("code", cell.arguments.get("rule"))
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Cells of an experiment: a function times axes of values."""
+"""Experiment grids: a function times axes of values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ called) from keyword arguments to named values. One that had to stop early says 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of an experiment."""
+    """Cell of an experiment: one run."""
 
     run: Run
     """What is called."""

@@ -1,4 +1,4 @@
-"""What a thing is, as plain values: the same in every process, so that it can be hashed."""
+"""Content hashes of configurations, the same in every process."""
 
 import hashlib
 import json

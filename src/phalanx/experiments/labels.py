@@ -1,4 +1,4 @@
-"""Short names that tell apart what stands in one table."""
+"""Labels: short distinct names for the rows and columns of a table."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Measuring the cells of an experiment: what is missing is run, in parallel, and kept at once."""
+"""Measurement of an experiment: missing cells run in parallel, and are kept at once."""
 
 import json
 import os
@@ -14,6 +14,7 @@ import torch
 
 from phalanx.errors import NotFiniteError, TooManyByzantineError
 from phalanx.experiments.grid import Cell
+from phalanx.experiments.identity import digest
 from phalanx.experiments.labels import slug
 from phalanx.experiments.pool import run_here, run_in_processes
 from phalanx.experiments.records import Record, Records, plain
@@ -23,7 +24,7 @@ from phalanx.training.environment import environment
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an experiment has come."""
+    """Progress of an experiment."""
 
     done: int
     """Cells that need no more work."""
@@ -36,7 +37,7 @@ class Progress:
 
 
 Watch = Callable[[Progress], None]
-"""Is told whenever a cell begins or ends."""
+"""Called whenever a cell begins or ends."""
 
 
 def measure(
@@ -56,11 +57,11 @@ def measure(
 
     Args:
         cells: see `grid`.
-        out: a folder, in which the records lie under `cells`; nothing is written if None.
+        out: a folder, which holds the records under `cells`; nothing is written if None.
         jobs: processes; as many as there are processors for this one if not given. With 1 the
             cells run in this process. With more, a script must call this under
             `if __name__ == "__main__":`.
-        watch: is told how far the experiment is.
+        watch: called with the progress.
         config: text that is kept in `out` as `config.yaml`: how to repeat the experiment.
 
     Raises:
@@ -101,11 +102,11 @@ def load_records(folder: Path) -> dict[str, Record]:
     for file in sorted((folder / "cells").glob("*.json")):
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            record = Record(**content["record"])
-            identity = str(content["identity"])
+            record, identity = Record(**content["record"]), str(content["identity"])
+            intact = content["checksum"] == digest(content["record"])
         except (ValueError, KeyError, TypeError):
             continue
-        if record.status in ("finished", "stopped"):
+        if intact and record.status in ("finished", "stopped"):
             found[identity] = record
     return found
 
@@ -186,7 +187,8 @@ def _write(folder: Path, cell: Cell, record: Record, facts: dict[str, Any]) -> N
     """Writes a record's file, whole: `cells/<labels>-<hash>.json`."""
     content = {
         "identity": cell.identity,
-        "record": asdict(record),
+        "record": (kept := asdict(record)),
+        "checksum": digest(kept),
         "config": cell.config,
         "environment": facts,
     }

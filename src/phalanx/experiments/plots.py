@@ -59,8 +59,8 @@ def _draw_lines(lines: Mapping[str, _Points], x: str, y: str, log: str, axes: Ax
             linestyle=DASHES[number // len(COLOURS) % len(DASHES)],
             label=label,
         )
-    if not any(lines.values()):
-        log = ""  # nothing says how far such an axis should reach
+    if not any(lines.values()):  # an axis without points has no logarithm
+        log = ""
     axes.set(
         xlabel=x,
         ylabel=y,

@@ -1,4 +1,4 @@
-"""Worker processes that run cells; each may die at any moment."""
+"""Process pool that runs cells; a process may die at any moment."""
 
 import multiprocessing
 import os
@@ -36,7 +36,7 @@ def run_here(
     Args:
         cells: what to run.
         run: gives the record of a cell.
-        started: is told a cell when it begins.
+        started: called with a cell when it begins.
     """
     for cell in cells:
         started(cell)
@@ -55,7 +55,7 @@ def run_in_processes(
         cells: what to run.
         run: gives the record of a cell; a function of a module.
         jobs: how many processes.
-        started: is told a cell when it begins, and again if it is tried again.
+        started: called with a cell when it begins, and again if it is tried again.
 
     Raises:
         ChildProcessError: if a process ends before it could begin with any cell.

@@ -18,7 +18,7 @@ Status = Literal["finished", "stopped", "failed", "not applicable"]
 
 @dataclass(frozen=True)
 class Record:
-    """What came of a cell: values if it ran, a reason if it did not run to its end."""
+    """Record of a cell: values if it ran, a reason if it did not run to its end."""
 
     labels: Mapping[str, Label]
     """Where it stands: a label for each axis."""
@@ -74,7 +74,7 @@ def spread(values: Sequence[float | int]) -> float | None:
 
 
 class Records(tuple[Record, ...]):
-    """All records of an experiment, in the order of its cells.
+    """Records of an experiment, in the order of its cells.
 
     >>> runs = [Record({"rule": "Krum", "seed": n}, values={"accuracy": 0.5 + n}) for n in (0, 1)]
     >>> Records(runs).mean("accuracy", rule="Krum"), Records(runs).labels("seed")
@@ -161,7 +161,7 @@ class Records(tuple[Record, ...]):
 
 @dataclass(frozen=True)
 class Pivot:
-    """Figures by row and column."""
+    """Pivot table: figures by row and column."""
 
     rows: Sequence[Key]
     """Keys of the rows, in order."""

@@ -1,4 +1,4 @@
-"""Runs that experiments share: training, and training with compressed messages."""
+"""Training runs as functions of an experiment, with or without compressed messages."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
@@ -18,6 +17,7 @@ from phalanx.evaluation import evaluate
 from phalanx.experiments.identity import description, digest
 from phalanx.experiments.records import mean
 from phalanx.fetch import fetch
+from phalanx.losses import cross_entropy
 from phalanx.models import MLP
 from phalanx.randomness import generator, seeded
 from phalanx.reporting import SAME_WEIGHTS, detection
@@ -56,7 +56,7 @@ def train_run(
     reference: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """`phalanx.train`, told by figures. Without an attack `byzantine` is left out.
+    """`phalanx.train`, summed up in figures. Without an attack `byzantine` is left out.
 
     Args:
         data: what to train and test on.
@@ -88,7 +88,8 @@ def train_run(
     if stopped is None:
         accuracy, loss = rounds[-1]["test_accuracy"], rounds[-1]["test_loss"]
     else:
-        accuracy, loss = evaluate(network, cross_entropy, splits.test, splits.train)
+        measured = options.get("loss", cross_entropy)
+        accuracy, loss = evaluate(network, measured, splits.test, splits.train)
     evaluated = [one for one in rounds if one.get("test_accuracy") is not None]
     accuracies = [one["test_accuracy"] for one in evaluated]
     found, weights = detection(rounds), _flat(network)
@@ -183,7 +184,7 @@ def compressed_run(
         milestones: epochs after which the learning rate falls to a tenth.
         num_workers: workers.
         samples: per worker and round.
-        watch: told before every round what the first worker remembers.
+        watch: called before every round with what the first worker remembers.
 
     Returns:
         `test_accuracy`, a share in [0, 1], and `train_loss` of the last weights; a run whose

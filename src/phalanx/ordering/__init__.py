@@ -1,4 +1,4 @@
-"""Orders: which samples make which partition of which round."""
+"""Sample orders: which samples form which partition of which round."""
 
 from phalanx.ordering.base import Batches, Order
 from phalanx.ordering.per_client import ClientData, PerClient

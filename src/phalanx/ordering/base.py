@@ -1,4 +1,4 @@
-"""What every order looks like: which samples make which partition of which round."""
+"""Sample order interface: which samples form which partition of which round."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from phalanx.attacks import Schedule
 
 @dataclass(frozen=True)
 class Batches:
-    """How the samples of a round are cut: what every order is told of a run."""
+    """Batching of a run: data set size, batch size, partitions per round and seed."""
 
     num_samples: int
     """Samples in the data set."""
@@ -33,7 +33,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class Order(ABC):
-    """In which order the samples are visited: a function of the seed, never sent.
+    """Sample order: a function of the seed, never sent.
 
     Every epoch visits the samples in the order of `permutation`, `batch_size` per round; samples
     that do not fill a last round wait for the next epoch. All replicas of a partition, in any

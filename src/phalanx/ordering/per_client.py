@@ -1,4 +1,4 @@
-"""Clients with data of their own: which samples each holds, and in which order it reads them."""
+"""Per-client data: which samples each client holds, and in which order it reads them."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,7 @@ from phalanx.randomness import generator, seeded
 
 @dataclass(frozen=True)
 class PerClient(Order):
-    """Every worker holds samples of its own, dealt out by a partitioner, and reads them alone.
+    """Per-client order: every worker reads only samples of its own, dealt by a partitioner.
 
     A worker reads its samples in a new order every epoch of its own, epoch after epoch without a
     gap: the samples of a round may end one epoch and begin the next, and may be more than it holds.
@@ -93,7 +93,7 @@ class PerClient(Order):
 
 @dataclass(frozen=True)
 class ClientData(PerClient):
-    """The samples that each worker holds: `PerClient` once it has seen the data set."""
+    """Client data sets: `PerClient` bound to a data set."""
 
     held: tuple[Tensor, ...] = ()
     """Indices of the samples of each worker, int64, in order of the workers; none is empty."""

@@ -1,4 +1,4 @@
-"""From run folders to tables for the terminal and to one self-contained HTML report."""
+"""Reports: tables for the terminal and one self-contained HTML file, from run folders."""
 
 from phalanx.reporting.answer import answer
 from phalanx.reporting.compare_runs import SAME_WEIGHTS, Row, compare_runs

@@ -1,10 +1,10 @@
-"""The first sentence of a report: what came out, computed from the figures."""
+"""Summary sentence of a report, computed from the figures."""
 
 import math
 from collections.abc import Sequence
 
 from phalanx.reporting.compare_runs import SAME_WEIGHTS, Row, is_honest
-from phalanx.reporting.detection import detection, liars, total
+from phalanx.reporting.detection import byzantine_senders, detection, total
 from phalanx.reporting.format import count, difference, excerpt, listed, percent, score
 from phalanx.reporting.record import RunRecord, byzantine, excluded, suspects
 
@@ -16,10 +16,10 @@ def answer(records: Sequence[RunRecord], rows: Sequence[Row]) -> str:
     """One sentence on one run, or on several; `rows` are `compare_runs(records)`, in that order.
 
     Raises:
-        ValueError: if there is no run, or not one row a run.
+        ValueError: if there is no run, or not one row per run.
     """
     if not records or len(records) != len(rows):
-        raise ValueError(f"rows must be one a run, got {len(rows)} rows for {len(records)} runs")
+        raise ValueError(f"rows must be one per run, got {len(rows)} rows for {len(records)} runs")
     return _one(records[0]) if len(records) == 1 else _several(records, rows)
 
 
@@ -33,7 +33,7 @@ def _one(record: RunRecord) -> str:
         error = record.error and f" by an error (“{excerpt(record.error)}”)"
         how = f"was stopped{error}" if error else "is not finished"
         outcome = f"The run {how} after {rounds}{at and f', last measured {at}'}"
-    clauses = [outcome, _loss(record), _liars(record), _excluded(record)]
+    clauses = [outcome, _loss(record), _byzantine(record), _excluded(record)]
     return "; ".join(clause for clause in clauses if clause) + "."
 
 
@@ -43,23 +43,23 @@ def _loss(record: RunRecord) -> str:
     return "its last loss is not finite" if lost else ""
 
 
-def _liars(record: RunRecord) -> str:
+def _byzantine(record: RunRecord) -> str:
     if not record.rounds:
         return ""
-    bad_rounds = [byzantine(entry) for entry in record.rounds if byzantine(entry)]
+    attacked = [byzantine(entry) for entry in record.rounds if byzantine(entry)]
     named = set().union(*(suspects(entry) for entry in record.rounds))
-    if not bad_rounds:
+    if not attacked:
         verdict = f", yet the decoder named {count(len(named), 'worker')}" if named else None
-        return "no worker was made to lie" + (verdict or " and nobody was named")
+        return "no Byzantine worker was simulated" + (verdict or " and nobody was named")
     found = detection(record.rounds)
     if not found.lies:
-        return f"{_who(record, bad_rounds)} bad, and none of their messages entered decoding"
-    lying = [liars(entry) for entry in record.rounds if liars(entry)]
+        return f"{_who(record, attacked)}, and none of their messages entered decoding"
+    heard = [byzantine_senders(entry) for entry in record.rounds if byzantine_senders(entry)]
     verdict = _verdict(found.caught, found.lies, found.false_alarms)
     scores = [f"recall {score(found.recall)}"]
     if found.precision is not None:
         scores.insert(0, f"precision {score(found.precision)}")
-    return f"{_who(record, lying, 'lied')} and {verdict} ({', '.join(scores)})"
+    return f"{_who(record, heard)} and {verdict} ({', '.join(scores)})"
 
 
 def _excluded(record: RunRecord) -> str:
@@ -74,8 +74,8 @@ def _excluded(record: RunRecord) -> str:
     return f"{noun} {listed(parts)} {verb} excluded"
 
 
-def _who(record: RunRecord, groups: list[set[int]], verb: str = "were") -> str:
-    """For example "up to 2 of 9 workers lied in 30 of 60 rounds"."""
+def _who(record: RunRecord, groups: list[set[int]]) -> str:
+    """For example "up to 2 of 9 workers were Byzantine in 30 of 60 rounds"."""
     most = max(len(group) for group in groups)
     # while a run is unfinished, the ids that it mentions need not be all its workers
     size = "" if record.result is None else f" of {record.num_workers}"
@@ -84,9 +84,8 @@ def _who(record: RunRecord, groups: list[set[int]], verb: str = "were") -> str:
     when = "every round" if len(groups) == rounds else f"{len(groups)} of {count(rounds, 'round')}"
     noun = "worker" if most == 1 and not size else "workers"
     who = f"{'' if steady else 'up to '}{most}{size} {noun}"
-    if verb == "lied":
-        return f"{who} lied in {when}"
-    return f"in {when} {who} {'was' if most == 1 else 'were'}"
+    was = "was" if most == 1 else "were"
+    return f"{who} {was} Byzantine in {when}"
 
 
 def _verdict(caught: int, lies: int, false_alarms: int) -> str:
@@ -94,7 +93,7 @@ def _verdict(caught: int, lies: int, false_alarms: int) -> str:
     if caught == lies:
         return "all were named" + alarms
     if caught:
-        return f"were named for {caught} of {lies} lies" + alarms
+        return f"were named for {caught} of {lies} Byzantine messages" + alarms
     return "none was named" + (f", but honest ones {count(false_alarms, 'time')}" if alarms else "")
 
 
@@ -106,12 +105,13 @@ def _several(records: Sequence[RunRecord], rows: Sequence[Row]) -> str:
     if index is None:
         opening = f"There is no run to compare the weights with: {_outcomes(done, None)}"
     else:
-        nobody_lied = all(is_honest(record) for record in records)
-        honest = is_honest(records[index]) and not nobody_lied
-        name = "the run without liars" if honest else f"the reference run “{rows[index].title}”"
+        all_honest = all(is_honest(record) for record in records)
+        honest = is_honest(records[index]) and not all_honest
+        title = rows[index].title
+        name = "the run without Byzantine workers" if honest else f"the reference run “{title}”"
         opening = _against(rows[index], name, [row for row in done if not row.is_reference])
-        if nobody_lied:
-            opening = f"No worker was made to lie: {opening}"
+        if all_honest:
+            opening = f"No Byzantine worker was simulated: {opening}"
     halted = [row for row in rows if row.status != "finished"]
     return opening + (f"; {_halted(halted)}" if halted else "") + "."
 
@@ -138,14 +138,15 @@ def _gap(row: Row) -> float:
 
 
 def _naming(rows: list[Row]) -> str:
-    """What the decoders of these runs made of the liars."""
+    """What the decoders of these runs made of Byzantine workers."""
     found = total(row.detection for row in rows)
     if not found.lies:
         return ""
     alarms = (
         f", and honest workers {count(found.false_alarms, 'time')}" if found.false_alarms else ""
     )
-    named = "every liar" if found.caught == found.lies else f"{found.caught} of {found.lies} lies"
+    part = f"{found.caught} of {found.lies} Byzantine messages"
+    named = "every Byzantine worker" if found.caught == found.lies else part
     return f" and named {named}{alarms}"
 
 

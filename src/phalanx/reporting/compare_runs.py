@@ -1,4 +1,4 @@
-"""Runs side by side: how far from the reference they ended, how fast, and who was caught."""
+"""Comparison of runs: distance from the reference, speed, and detection."""
 
 import math
 from collections.abc import Sequence
@@ -33,17 +33,17 @@ class Row:
     relative_difference: float | None
     """`weight_difference` / max |w_reference|."""
     round_seconds: float | None
-    """Median seconds a round."""
+    """Median seconds per round."""
     compute_seconds: float | None
-    """Median seconds a round in which gradients were computed."""
+    """Median seconds per round in which gradients were computed."""
     decode_seconds: float | None
-    """Median seconds a round in which messages were decoded."""
+    """Median seconds per round in which messages were decoded."""
     detection: Detection
-    """Who lied and who was named."""
+    """Detection of Byzantine workers."""
     is_reference: bool = False
     """Whether the others are held against this run."""
     round_bytes: float | None = None
-    """Median bytes of the messages of a round; None if they were not counted."""
+    """Median bytes of messages per round; None if they were not counted."""
 
 
 def is_honest(record: RunRecord) -> bool:
@@ -53,7 +53,7 @@ def is_honest(record: RunRecord) -> bool:
 
 
 def find_reference(records: Sequence[RunRecord]) -> RunRecord | None:
-    """The first finished run without liars that left its weights; None for a single run."""
+    """The first honest run that finished with weights; None for a single run."""
     found = (
         record
         for record in records
@@ -68,7 +68,7 @@ def compare_runs(records: Sequence[RunRecord], reference: RunRecord | None = Non
     Args:
         records: the runs.
         reference: the run that the weights are compared with; put first if it is not among the
-            records. By default the first finished run without liars, if there are several runs.
+            records. By default the first finished honest run, if there are several runs.
 
     Raises:
         ValueError: if the reference that was given has no `model.safetensors`.

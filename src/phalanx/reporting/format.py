@@ -1,4 +1,4 @@
-"""How figures are written, the same in the terminal, in the report and in its first sentence."""
+"""Number formatting, the same in the terminal and in reports."""
 
 import math
 from collections.abc import Sequence

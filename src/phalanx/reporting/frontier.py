@@ -1,4 +1,4 @@
-"""What redundancy buys against stragglers: seconds a round against the gradient's error."""
+"""Redundancy frontier under stragglers: seconds per round against the gradient's error."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -28,7 +28,7 @@ def plot_frontier(plan: Sequence[CodeOutlook], ax: Axes) -> None:
         )
     best = frontier(plan)
     ax.plot([one.round_s for one in best], [one.error for one in best], color="#8C959F", zorder=1)
-    ax.set_xlabel("mean time of a round (s)")
+    ax.set_xlabel("mean time per round (s)")
     ax.set_ylabel("error of the gradient (relative, root mean square)")
     ax.legend()
 
@@ -44,6 +44,6 @@ def frontier(plan: Sequence[CodeOutlook]) -> list[CodeOutlook]:
 
 def write_frontier(plan: Sequence[CodeOutlook], path: Path) -> None:
     """Draws the frontier as an SVG file."""
-    alt = "Error of the gradient against the mean time of a round, one mark a candidate"
+    alt = "Error of the gradient against the mean time per round, one mark per candidate"
     drawn = inline_svg(partial(plot_frontier, plan), name="frontier", alt=alt, size=(7.0, 4.5))
     path.write_text(str(drawn) + "\n", encoding="utf-8")

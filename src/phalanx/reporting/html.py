@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else."""
+"""HTML report: one self-contained file."""
 
 import shlex
 from collections import Counter
@@ -95,10 +95,10 @@ def _plots(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Plot]:
         plots.append(Plot("Training loss", caption, alt, partial(plot_loss, records), _SIZE))
     if any(row.round_seconds is not None for row in rows):
         spent = listed([f"{row.title} {duration(row.round_seconds)}" for row in rows])
-        alt = f"Median time a round, split into computing, decoding and the rest: {spent}."
+        alt = f"Median time per round, split into computing, decoding and the rest: {spent}."
         caption = "Medians. The rest is moving messages, staging attacks, the step and evaluation."
         size = (_SIZE[0], 1.1 + 0.32 * max(len(rows), 2))
-        plots.append(Plot("Time a round", caption, alt, partial(plot_seconds, rows), size))
+        plots.append(Plot("Time per round", caption, alt, partial(plot_seconds, rows), size))
     if any(value > 0 for record in records for _, value in record.series("residual")):
         alt = f"Decoding residual over rounds. Last values: {_last(records, 'residual')}."
         caption = "The largest relative disagreement among the messages that the decoder trusted."
@@ -135,12 +135,12 @@ def _worker_size(record: RunRecord) -> tuple[float, float]:
 def _worker_plot(record: RunRecord) -> Plot:
     found = detection(record.rounds)
     alt = (
-        f"Workers by rounds of {record.title}: {count(found.lies, 'lie')}, {found.caught} of them"
-        f" named; honest workers named {count(found.false_alarms, 'time')}."
+        f"Workers by rounds of {record.title}: {count(found.lies, 'Byzantine message')},"
+        f" {found.caught} of them named; honest workers named {count(found.false_alarms, 'time')}."
     )
-    title = f"Who was bad and who was named: {record.title}"
+    title = f"Who was Byzantine and who was named: {record.title}"
     draw = partial(plot_workers, record)
-    return Plot(title, "One row a worker.", alt, draw, _worker_size(record))
+    return Plot(title, "One row per worker.", alt, draw, _worker_size(record))
 
 
 def _last(records: Sequence[RunRecord], metric: str) -> str:
@@ -156,10 +156,11 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "folder": str(record.folder),
         "decoder": result.get("decoder"),
         "attack": result.get("attack") or ("none" if record.result else None),
-        "worker momentum": result.get("worker_momentum"),
-        "data of the workers": result.get("shards"),
-        "compressor": result.get("compressor"),
-        "messages of a round": _sent(record),
+        "order": result.get("order"),
+        "computation": result.get("compute"),
+        "transforms": result.get("transforms"),
+        "server step": result.get("step"),
+        "messages per round": _sent(record),
         "workers": result.get("num_workers"),
         "partitions of a batch": result.get("num_partitions"),
         "gradients computed per partition": _number(result.get("redundancy")),

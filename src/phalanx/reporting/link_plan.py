@@ -1,4 +1,4 @@
-"""What compression buys on links: seconds a step over bandwidths."""
+"""Compression on slow links: seconds per step over bandwidths."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,13 +39,13 @@ def plot_link_plan(plan: Sequence[CompressorOutlook], link: Link, ax: Axes) -> N
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("bandwidth of each worker's link (Mbit/s, log scale)")
-    ax.set_ylabel("predicted time of a step (s, log scale)")
+    ax.set_ylabel("predicted time per step (s, log scale)")
     ax.legend(fontsize="x-small")
 
 
 def write_link_plan(plan: Sequence[CompressorOutlook], link: Link, path: Path) -> None:
     """Draws the plan as an SVG file; the dotted line is the link."""
-    alt = "Predicted time of a step over the bandwidth of the link, one line a compressor"
+    alt = "Predicted time per step over the bandwidth of the link, one line per compressor"
     draw = partial(plot_link_plan, plan, link)
     drawn = inline_svg(draw, name="link-plan", alt=alt, size=(7.0, 4.5))
     path.write_text(str(drawn) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Pages of HTML and Markdown: the frame and the parts that all of them share."""
+"""Pages of HTML and Markdown: the frame and parts that all reports share."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _HERE = "phalanx.reporting"
 
 @dataclass(frozen=True)
 class Table:
-    """Figures of a page."""
+    """Table of a page."""
 
     title: str
     """What it shows, as a heading."""
@@ -26,12 +26,12 @@ class Table:
     headers: tuple[str, ...]
     """Names of the columns; the first column names the row."""
     rows: tuple[tuple[str | float | int | None, ...], ...]
-    """One tuple a row, as long as `headers`; None where nothing was measured."""
+    """One tuple per row, as long as `headers`; None where nothing was measured."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture of a page."""
+    """Plot of a page."""
 
     title: str
     """What it shows, as a heading."""
@@ -77,7 +77,7 @@ def render_page(package: str, template: str, **values: Any) -> str:
     """Fills a template that extends `page.html.j2`.
 
     Args:
-        package: where the template lies.
+        package: where the template is.
         template: its name there.
         values: what it asks for; `title`, `kind`, `answer` and `origin` among it.
     """

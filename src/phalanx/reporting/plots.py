@@ -1,4 +1,4 @@
-"""The plots of a report: each draws one thing on the axes that it is given."""
+"""Plots of a report: each draws one figure on given axes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,18 +23,18 @@ WORKER_STATES = (
     ("bad, not named", "#D55E00"),
     ("honest, yet named", "#CC79A7"),
 )
-"""What a worker can be in a round, with its colour; missing covers bad and honest workers."""
+"""What a worker can be in a round, with its colour; missing covers Byzantine and honest workers."""
 
 
 def plot_accuracy(records: Sequence[RunRecord], ax: Axes) -> None:
-    """Test accuracy over rounds, one line a run."""
+    """Test accuracy over rounds, one line per run."""
     _lines(records, ax, "test_accuracy", marker="o")
     ax.set_ylabel("test accuracy (%)")
     ax.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, symbol=""))
 
 
 def plot_loss(records: Sequence[RunRecord], ax: Axes) -> None:
-    """Training loss over rounds, one line a run, on a logarithmic axis."""
+    """Training loss over rounds, one line per run, on a logarithmic axis."""
     _lines(records, ax, "loss", positive=True)
     ax.set_ylabel("training loss (log scale)")
     ax.set_yscale("log")
@@ -51,7 +51,7 @@ def plot_residual(records: Sequence[RunRecord], ax: Axes) -> None:
 
 
 def plot_workers(record: RunRecord, ax: Axes) -> None:
-    """Who was bad, named or missing: one row a worker, one column a round."""
+    """Who was Byzantine, named or missing: one row per worker, one column per round."""
     grid = worker_states(record)
     colours = ListedColormap([colour for _, colour in WORKER_STATES])
     first, last = record.rounds[0]["step"] + 0.5, record.rounds[-1]["step"] + 1.5
@@ -95,7 +95,7 @@ def worker_states(record: RunRecord) -> np.ndarray[Any, np.dtype[np.int8]]:
 
 
 def plot_suspicion(record: RunRecord, ax: Axes) -> None:
-    """How suspicious every worker is: one row a worker, one column a round, darker is more.
+    """How suspicious every worker is: one row per worker, one column per round, darker is more.
 
     A mark stands where a worker was excluded.
     """
@@ -121,7 +121,7 @@ def plot_suspicion(record: RunRecord, ax: Axes) -> None:
 
 
 def plot_seconds(rows: Sequence[Row], ax: Axes) -> None:
-    """Median milliseconds a round, one bar a run, split into computing, decoding and the rest."""
+    """Median milliseconds per round: computing, decoding and the rest, one bar per run."""
     shown = [row for row in rows if row.round_seconds is not None]
     compute = np.array([1e3 * (row.compute_seconds or 0.0) for row in shown])
     decode = np.array([1e3 * (row.decode_seconds or 0.0) for row in shown])
@@ -133,7 +133,7 @@ def plot_seconds(rows: Sequence[Row], ax: Axes) -> None:
     ax.barh(places, rest, left=compute + decode, color="#8C959F70", label="the rest", height=0.6)
     ax.set_yticks(places, [short(row.title) for row in shown])
     ax.invert_yaxis()
-    ax.set_xlabel("median milliseconds a round")
+    ax.set_xlabel("median milliseconds per round")
     ax.grid(False, axis="y")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3)
 
@@ -168,7 +168,7 @@ def _lines(
             label=label,
             color=COLOURS[index % len(COLOURS)],
             linestyle=DASHES[index // len(COLOURS) % len(DASHES)],
-            # runs that end alike lie on one another: the earlier ones show as a rim
+            # runs that end alike overlap: the earlier ones show as a rim
             linewidth=1.5 + 3.0 * (1 - index / max(len(records) - 1, 1)) * (len(records) > 1),
             marker=marker if len(shown) < 60 or len(shown) == 1 else None,
             markersize=3.5 + 3.0 * (1 - index / max(len(records) - 1, 1)) * (len(records) > 1),

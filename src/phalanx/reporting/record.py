@@ -1,4 +1,4 @@
-"""A run folder, read back."""
+"""Run records, read from run folders."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run left in its folder, whether it finished or not."""
+    """Record of a run, finished or not, as its folder holds it."""
 
     folder: Path
     """The run folder, as it was given."""
@@ -61,7 +61,7 @@ class RunRecord:
 
 
 def byzantine(entry: dict[str, Any]) -> set[int]:
-    """The workers that were bad in a round, as the drill knows."""
+    """Byzantine workers of a round, as the simulated attack chose them."""
     return set(entry.get("byzantine") or ())
 
 

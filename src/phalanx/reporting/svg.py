@@ -1,4 +1,4 @@
-"""Figures as SVG that stands inside a page: it takes the page's font and text colour."""
+"""Inline SVG figures in the page's font and text colour."""
 
 import re
 import warnings

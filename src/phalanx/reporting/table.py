@@ -1,4 +1,4 @@
-"""The comparison as a table, for the terminal and for the report."""
+"""Comparison tables of runs, for the terminal and the report."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ MEANINGS = {
     "test accuracy": "Share of the test set classified rightly after the last round.",
     "largest |Δw|": "max |w - w_ref| over all weights of the run and of the reference.",
     "relative": "max |w - w_ref| / max |w_ref|.",
-    "round": "Median seconds a round, everything included.",
-    "sent": "Median bytes of the messages of a round, of all workers together.",
-    "decode": "Median seconds a round spent on decoding the messages.",
-    "precision": "Share of the named workers that had lied, over all rounds.",
-    "recall": "Share of the lies that entered decoding whose sender was named, over all rounds.",
+    "round": "Median seconds per round, everything included.",
+    "sent": "Median bytes of messages per round, of all workers together.",
+    "decode": "Median seconds per round spent on decoding the messages.",
+    "precision": "Share of the named workers that were Byzantine, over all rounds.",
+    "recall": "Share of Byzantine messages that entered decoding whose sender was named.",
 }
 """What each column says."""
 

@@ -1,6 +1,8 @@
 """Papers' experiments run again: what each claims, and what is measured here."""
 
 from phalanx.reproduce.accordion import AccordionRecipe
+from phalanx.reproduce.activation_compression import ActivationCompression
+from phalanx.reproduce.atomo import AtomoRecipe
 from phalanx.reproduce.base import Claim, Findings, Recipe, Scope
 from phalanx.reproduce.coded_computation import CodedComputation
 from phalanx.reproduce.coded_shuffling import CodedShuffling
@@ -9,6 +11,9 @@ from phalanx.reproduce.draco import Draco
 from phalanx.reproduce.erasure_head import ErasureHeads
 from phalanx.reproduce.large_batch_width import LargeBatchWidth
 from phalanx.reproduce.learning_from_history import LearningFromHistory
+from phalanx.reproduce.power_gossip import PowerGossipRecipe
+from phalanx.reproduce.power_sgd import PowerSGDRecipe
+from phalanx.reproduce.random_block import RandomBlocks
 from phalanx.reproduce.resampling import ResamplingAndBucketing
 from phalanx.reproduce.run import recipes, reproduce
 from phalanx.reproduce.secure_aggregation import SecureAggregationRecipe
@@ -16,6 +21,8 @@ from phalanx.reproduce.stochastic_block_code import StochasticBlockCodes
 
 __all__ = [
     "AccordionRecipe",
+    "ActivationCompression",
+    "AtomoRecipe",
     "Claim",
     "CodedComputation",
     "CodedShuffling",
@@ -25,6 +32,9 @@ __all__ = [
     "Findings",
     "LargeBatchWidth",
     "LearningFromHistory",
+    "PowerGossipRecipe",
+    "PowerSGDRecipe",
+    "RandomBlocks",
     "Recipe",
     "ResamplingAndBucketing",
     "Scope",

@@ -3,58 +3,49 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
-from operator import add
+from functools import partial
+from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
-from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
 
 from phalanx.batch_size import AccordionBatch, AccordionBatchSampler, squared_norm
-from phalanx.compression import (
-    Accordion,
-    Compressor,
-    ErrorFeedback,
-    PowerSGD,
-    TensorStates,
-    TopK,
-    Uncompressed,
-)
+from phalanx.compression import Accordion, ErrorFeedback, PowerSGD, TensorStates, TopK, Uncompressed
 from phalanx.data import DataSource
 from phalanx.evaluation import evaluate
-from phalanx.experiments import (
-    Cell,
-    MakeModel,
-    Record,
-    Records,
-    build,
-    compressed_run,
-    grid,
-    load,
-)
+from phalanx.experiments import Cell, Records, build, compressed_run, grid, line_plot, load
+from phalanx.experiments.runs import MakeModel
 from phalanx.fetch import fetch
+from phalanx.losses import cross_entropy
 from phalanx.models import MLP, LeNet
-from phalanx.reproduce.base import Findings, Recipe, Scope, published, report
+from phalanx.reporting import Table
+from phalanx.reproduce.base import Claim, Findings, Images, Recipe, Scope, published
 
-_LOW, _HIGH, _ACCORDION = "low compression", "high compression", "Accordion"
-_FIRST, _AFTER = "low first, high after", "high first, low after"
-_PLAIN, _FEEDBACK, _RANKS, _BATCHES = "top-k", "top-k, error feedback", "PowerSGD", "batch size"
-_IMAGES = (("cifar10.npz", "cifar10_12k.npz"), "CIFAR-10")
 _TOLD = published("accordion")
+_PAPER, _CLAIMS = _TOLD["figures"], _TOLD["claims"]
+_LOW, _HIGH, _ACCORDION = _LEVELS = ("low compression", "high compression", "Accordion")
+_BLIND = ("low first, high after", "high first, low after")
+_PLAIN, *_ = _KINDS = ("top-k", "top-k, error feedback", "PowerSGD")
+_BATCHES = "batch size"
+_WORKERS = 4
 
 
 @dataclass(frozen=True)
 class AccordionRecipe(Recipe):
     """Static levels of compression, Accordion between them, and batches that grow.
 
-    The paper's figures are from it and from the logs that its authors published. Cost: in quick
-    mode about four minutes on one core.
+    Cost: in quick mode about two minutes on two cores.
+    Source: Agarwal, Wang, Lee, Venkataraman and Papailiopoulos, "Adaptive Gradient Communication
+    via Critical Learning Regime Identification", MLSys 2021, and the logs its authors published.
     """
 
     name: ClassVar[str] = "accordion"
-    paper: ClassVar[str] = _TOLD["paper"]
+    paper: ClassVar[str] = (
+        "Agarwal, Wang, Lee, Venkataraman and Papailiopoulos, Adaptive Gradient Communication via "
+        "Critical Learning Regime Identification, MLSys 2021"
+    )
 
     epochs: int = 60
     """Of every run; the learning rate falls to a tenth after a half, and again after 5/6."""
@@ -74,137 +65,151 @@ class AccordionRecipe(Recipe):
     """Runs of each kind; by default 3, or 5 in full."""
 
     def cells(self, scope: Scope) -> list[Cell]:
-        """Levels of every kind, and batch sizes, on the digits or on the images of a full run."""
-        images = scope.images(*_IMAGES)
-        milestones = (max(1, self.epochs // 2), max(1, 5 * self.epochs // 6))
-        fixed = {
-            "data": images.source,
-            "model": LeNet if images.published else partial(MLP, hidden=self.hidden),
-            "epochs": self.epochs,
-            "milestones": milestones,
-        }
-        seeds = {"seed": range(self.seeds or (5 if scope.full else 3))}
-        kept = [TopK(ratio) for ratio in self.top_k]
-        kinds: dict[str, list[Compressor]] = {
-            _PLAIN: [*kept],
-            _FEEDBACK: [ErrorFeedback(one) for one in kept],
-            _RANKS: [ErrorFeedback(PowerSGD(rank)) for rank in self.ranks],
-        }
-        steps = len(load(images.source).train) // (4 * self.samples)  # type: ignore[arg-type]
-        cells = []
-        for kind, (low, high) in kinds.items():
-            adaptive = Accordion(
-                low, high, steps_per_epoch=steps, interval=self.interval, milestones=milestones
-            )
-            settings = {
-                _LOW: replace(adaptive, high=low),
-                _HIGH: replace(adaptive, low=high),
-                _ACCORDION: adaptive,
-            }
+        """The levels of every kind on digits, or in full on CIFAR-10 where it is given; batches."""
+        images, (small, large) = _images(scope), self.batch_sizes
+        steps = len(load(images.source).train) // (_WORKERS * self.samples)  # type: ignore[arg-type]
+        milestones = max(1, self.epochs // 2), max(1, 5 * self.epochs // 6)
+        model = LeNet if images.published else partial(MLP, hidden=self.hidden)
+        fixed: dict[str, Any] = {"data": images.source, "model": model, "epochs": self.epochs}
+        fixed["milestones"] = milestones
+        levels = {"rate": 0.1, "samples": self.samples, "num_workers": _WORKERS}
+        plain = [TopK(ratio) for ratio in self.top_k]
+        ranks = [ErrorFeedback(PowerSGD(rank)) for rank in self.ranks]
+        pairs: list[Sequence[Any]] = [plain, [ErrorFeedback(one) for one in plain], ranks]
+        cells, seeds = list[Cell](), range(self._seeds(scope))
+        for kind, (low, high) in zip(_KINDS, pairs, strict=True):
+            ours = Accordion(low, high, 0.5, steps, self.interval, milestones)
+            compared = [replace(ours, high=low), replace(ours, low=high), ours]
             if kind == _PLAIN:  # low for two intervals, whatever the norms: for a fifth of the run
                 fifth = max(1, self.epochs // 10)
-                blind = replace(adaptive, eta=math.inf, milestones=(), interval=fifth)
-                settings |= {_FIRST: blind, _AFTER: replace(blind, low=high, high=low)}
-            levels = {name: {"compressor": one} for name, one in settings.items()}
-            sizes = fixed | {"rate": 0.1, "samples": self.samples}
-            cells += grid(levels_run, {"kind": {kind: {}}, "setting": levels, **seeds}, sizes)
-        small, large = self.batch_sizes
-        pairs = {_LOW: (small, small), _HIGH: (large, large), _ACCORDION: (small, large)}
-        batches = {
-            name: {
-                "batch": AccordionBatch(first, last, interval=self.interval),
-                "rate": 0.02 * first / small,
-            }
-            for name, (first, last) in pairs.items()
-        }
-        return cells + grid(
-            batches_run, {"kind": {_BATCHES: {}}, "setting": batches, **seeds}, fixed
-        )
+                blind = replace(ours, eta=math.inf, milestones=(), interval=fifth)
+                compared += [blind, replace(blind, low=high, high=low)]
+            named = zip((*_LEVELS, *_BLIND), compared, strict=False)
+            settings: dict[str, Any] = {name: {"compressor": one} for name, one in named}
+            axes: dict[str, Any] = {"kind": {kind: {}}, "setting": settings, "seed": seeds}
+            cells += grid(level_run, axes, fixed | levels)
+        settings = {}
+        for name, first, last in zip(
+            _LEVELS, (small, large, small), (small, large, large), strict=True
+        ):
+            batch = AccordionBatch(first, last, interval=self.interval)
+            settings[name] = {"batch": batch, "rate": 0.02 * first / small}
+        axes = {"kind": {_BATCHES: {}}, "setting": settings, "seed": seeds}
+        return cells + grid(batch_run, axes, fixed)
+
+    def _seeds(self, scope: Scope) -> int:
+        return self.seeds or (5 if scope.full else 3)
 
     def findings(self, found: Records, scope: Scope) -> Findings:
-        """Accuracies and bytes of Accordion beside those of low compression, for every kind."""
-
-        def figures(value: str, kind: str, *settings: str) -> list[float]:
-            return [found.mean(value, kind=kind, setting=one) for one in settings]
-
-        parts, told = [], []
-        for kind in (_PLAIN, _FEEDBACK, _RANKS):
-            low, high, ours = figures("accuracy", kind, _LOW, _HIGH, _ACCORDION)
-            static, adaptive = figures("MB", kind, _LOW, _ACCORDION)
-            less, logged = static / adaptive, _TOLD["figures"][kind]
-            values = {"kind": kind, "low": low, "high": high, "ours": ours, "less": less}
-            holds = {"accuracy": [ours >= low - 0.5], "bytes": [less >= 3, less >= 1.2]}
-            told.append(report(_TOLD, holds, values | {"logged": logged}))
-            parts.append(f"{less:.1f} times fewer bytes and {ours - low:+.1f} points with {kind}")
-        first, after = figures("accuracy", _PLAIN, _FIRST, _AFTER)
-        small, large, grown = figures("accuracy", _BATCHES, _LOW, _HIGH, _ACCORDION)
-        many, few = figures("updates", _BATCHES, _LOW, _ACCORDION)
-        values = {
-            "parts": ", ".join(parts),
-            "early": (first, after, *figures("MB", _PLAIN, _FIRST, _AFTER)),
-            "batches": (small, large, grown, many / few),
-        }
-        holds = {"early": [first > after], "batches": [grown >= small - 0.5, many / few >= 2]}
-        shares = {
-            kind: found.mean("low_share", kind=kind, setting=_ACCORDION)
-            for kind in map(str, found.labels("kind"))
-        }
-        lines = {kind: (range(self.epochs), share) for kind, share in shares.items() if share}
-        told.append(report(_TOLD, holds, values, plots={"low": lines}, answer="answer"))
-        told += [_levels(kind, found.where(kind=kind)) for kind in shares]
-        origin = f"Data: {scope.images(*_IMAGES).origin}."
-        return replace(reduce(add, told), notes=[origin, *_TOLD["notes"]])
+        """Accuracies, bytes and updates of every setting."""
+        told = []
+        for kind in _KINDS:
+            plain, ours = (_accuracy(found, kind, name) for name in (_LOW, _ACCORDION))
+            less = _times(found, kind, _ACCORDION, "megabytes")
+            told.append(f"{less:.1f} times fewer bytes and {ours - plain:+.1f} points with {kind}")
+        kinds = (*_KINDS, _BATCHES)
+        low = {kind: found.mean("low_share", kind=kind, setting=_ACCORDION) for kind in kinds}
+        means = "; ".join(f"{kind} {100 * fmean(shares):.0f} %" for kind, shares in low.items())
+        plot = line_plot(
+            "When compression is low",
+            f"{_TOLD['plot']} Over the run: {means}.",
+            {kind: (range(len(shares)), shares) for kind, shares in low.items()},
+            x="epoch",
+            y="share at the low level",
+        )
+        return Findings(
+            answer=f"Against low compression throughout, Accordion has {', '.join(told)}.",
+            claims=_claims(found),
+            tables=[_table(kind, found.where(kind=kind)) for kind in kinds],
+            plots=[plot],
+            notes=(f"Data: {_images(scope).origin}.", *_TOLD["notes"]),
+            settings={"seeds": self._seeds(scope)},
+        )
 
 
-def _levels(kind: str, runs: Records) -> Findings:
-    """Every setting, over the seeds."""
-    rows, low = [], runs.mean("MB", setting=_LOW)
-    for setting in runs.labels("setting"):
-        own = runs.where(setting=setting)
-        values = {name: own.mean(name) for name in ("accuracy", "loss", "MB", "updates")}
-        values["deviation"] = own.spread("accuracy")
-        values["times less than low"] = low / values["MB"]
-        rows.append(Record({"setting": setting}, values=values))
-    return report(_TOLD, {}, {"kind": kind}, {"levels": Records(rows)})
+def _images(scope: Scope) -> Images:
+    return scope.images(("cifar10.npz", "cifar10_12k.npz"), "CIFAR-10")
 
 
-def levels_run(
+def _accuracy(found: Records, kind: str, setting: str) -> float:
+    """In percent; runs that diverged guess."""
+    share: float = found.mean("test_accuracy", kind=kind, setting=setting)
+    return 100 * share
+
+
+def _times(found: Records, kind: str, setting: str, value: str) -> float:
+    """How many times less of something a setting takes than low compression."""
+    low, ours = (found.mean(value, kind=kind, setting=name) for name in (_LOW, setting))
+    return float(low / ours)
+
+
+def _claims(found: Records) -> list[Claim]:
+    claims = []
+    for kind in _KINDS:
+        low, high, ours = (_accuracy(found, kind, name) for name in _LEVELS)
+        less = _times(found, kind, _ACCORDION, "megabytes")
+        told = f"low {low:.1f}, high {high:.1f}, Accordion {ours:.1f} %"
+        accurate, fewer = (_CLAIMS[name].format(kind) for name in ("accurate", "bytes"))
+        claims.append(Claim(accurate, _PAPER[kind], told, [ours >= low - 0.5]))
+        held, told = [less >= 3, less >= 1.2], f"{less:.1f} times less"
+        claims.append(Claim(fewer, _PAPER["bytes"], told, held))
+    first, after = (_accuracy(found, _PLAIN, name) for name in _BLIND)
+    sent = [found.mean("megabytes", kind=_PLAIN, setting=name) for name in _BLIND]
+    told = f"low first {first:.1f} % at {sent[0]:.1f} MB, high first {after:.1f} % at "
+    told += f"{sent[1]:.1f} MB"
+    early = Claim(_CLAIMS["early"].format(_PLAIN), _PAPER["early"], told, [first > after])
+    small, large, growing = (_accuracy(found, _BATCHES, name) for name in _LEVELS)
+    less = _times(found, _BATCHES, _ACCORDION, "updates")
+    told = f"small {small:.1f}, large {large:.1f}, growing {growing:.1f} %; {less:.2f} times "
+    told += "fewer updates"
+    held = [growing >= small - 0.5, less >= 2]
+    return [*claims, early, Claim(_CLAIMS[_BATCHES], _PAPER[_BATCHES], told, held)]
+
+
+def _table(kind: str, found: Records) -> Table:
+    rows = []
+    for name in map(str, found.labels("setting")):
+        mean, less = partial(found.mean, setting=name), _times(found, kind, name, "megabytes")
+        apart = found.spread(lambda one: 100 * one["test_accuracy"], setting=name)
+        sent, updates = mean("megabytes"), mean("updates")
+        accuracy = _accuracy(found, kind, name)
+        rows.append((name, accuracy, apart, mean("train_loss"), sent, less, updates))
+    columns = ("setting", "accuracy", "deviation", "loss", "MB", "times less than low", "updates")
+    return Table(f"Levels: {kind}", _TOLD["table"], columns, tuple(rows))
+
+
+def level_run(
     *, data: DataSource, model: MakeModel, compressor: Accordion, **options: Any
 ) -> dict[str, Any]:
     """`compressed_run` with messages at the level of every layer.
 
     Returns:
-        `accuracy` in percent, training `loss`, `MB` of payload of one worker over the run,
-        `updates` of the weights, and `low_share` per epoch: the share of the compressed values that
-        were at the low level, None if the run stopped.
+        What `compressed_run` does; `megabytes`, the payload of one worker's messages over the run;
+        `updates`, steps of the optimizer; and `low_share`, per epoch the share of the compressed
+        values that were at the low level.
     """
-    shapes = {name: one.shape for name, one in build(model, load(data), 0).named_parameters()}
-    num_bytes, low, compressed = 0, list[int](), list[int]()
+    named = build(model, load(data), 0).named_parameters()
+    shapes = {name: tuple(value.shape) for name, value in named}
+    codecs = {"low": compressor.low, "high": compressor.high, "dense": Uncompressed()}
+    sent, low = list[int](), list[float]()
 
-    def count(memory: TensorStates) -> None:
-        """Adds what the next round sends; vectors are sent as they are."""
-        nonlocal num_bytes
-        levels, values = compressor.levels(memory), {"low": 0, "high": 0, "dense": 0}
-        for name, shape in shapes.items():
-            level = levels.get(name, "low" if len(shape) > 1 else "dense")
-            chosen = {"low": compressor.low, "high": compressor.high}.get(level, Uncompressed())
-            num_bytes += chosen.num_bytes(shape, torch.float32)
-            values[level] += shape.numel()
-        low.append(values["low"])
-        compressed.append(values["low"] + values["high"])
+    def count(states: TensorStates) -> None:
+        """What a round will send; vectors are sent as they are."""
+        known = compressor.levels(states)
+        found = {n: known.get(n, "low" if len(s) > 1 else "dense") for n, s in shapes.items()}
+        sent.append(sum(codecs[found[n]].num_bytes(s, torch.float32) for n, s in shapes.items()))
+        compressed = {n: math.prod(s) for n, s in shapes.items() if found[n] != "dense"}
+        kept = sum(values for n, values in compressed.items() if found[n] == "low")
+        low.append(kept / sum(compressed.values()))
 
     ended = compressed_run(data=data, model=model, compressor=compressor, watch=count, **options)
-    steps = compressor.steps_per_epoch
-    shares = [
-        sum(low[start : start + steps]) / sum(compressed[start : start + steps])
-        for start in range(0, len(low), steps)
-    ]
-    found = _values(ended["test_accuracy"], ended["train_loss"], num_bytes, len(low), shares)
-    stopped = {"stopped": ended["stopped"], "low_share": None} if "stopped" in ended else {}
-    return found | stopped
+    counts = {"megabytes": sum(sent) / 1e6, "updates": len(low)}
+    steps = compressor.steps_per_epoch  # of an equal share each
+    shares = [fmean(low[start : start + steps]) for start in range(0, len(low), steps)]
+    return {**ended, **counts, "low_share": shares}
 
 
-def batches_run(
+def batch_run(
     *,
     data: DataSource,
     model: MakeModel,
@@ -214,44 +219,38 @@ def batches_run(
     milestones: Sequence[int] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Trains one worker with batches that may grow, and the learning rate with them.
+    """Trains one worker with batches that may grow; the learning rate grows with them.
 
-    Returns: as `levels_run`; `low_share` is 1 in epochs with small batches and 0 in others.
+    Returns:
+        What `level_run` does, but for `message_bytes`; `low_share` is 1 in epochs of small batches.
     """
     splits = load(data)
     network = build(model, splits, seed)
-    optimizer = SGD(network.parameters(), lr=rate, momentum=0.9)
+    values = list(network.parameters())
+    optimizer = SGD(values, lr=rate, momentum=0.9)
     schedule = MultiStepLR(optimizer, list(milestones))
     sampler = AccordionBatchSampler(len(splits.train), batch, seed=seed)  # type: ignore[arg-type]
-    updates, shares, parameters = 0, list[float](), list(network.parameters())
+    updates, shares = 0, []
     for _ in range(epochs):
-        rate = float(schedule.get_last_lr()[0])
-        for group in optimizer.param_groups:
-            group["lr"] = rate * batch.factor(sampler.state)
-        total = [torch.zeros_like(value) for value in parameters]
+        now = float(schedule.get_last_lr()[0])
+        optimizer.param_groups[0]["lr"] = now * batch.factor(sampler.state)
+        total = [torch.zeros_like(value) for value in values]
         for samples in sampler:
             inputs, targets = fetch(splits.train, torch.tensor(samples))
-            found = torch.autograd.grad(cross_entropy(network(inputs), targets), parameters)
-            for summed, value, gradient in zip(total, parameters, found, strict=True):
-                summed += gradient
+            found = torch.autograd.grad(cross_entropy(network(inputs), targets), values)
+            for value, whole, gradient in zip(values, total, found, strict=True):
+                whole += gradient
                 value.grad = gradient
             optimizer.step()
             updates += 1
         shares.append(float(sampler.state.size == batch.low))
-        for group in optimizer.param_groups:
-            group["lr"] = rate  # the schedule multiplies what stands there
+        optimizer.param_groups[0]["lr"] = now  # the schedule multiplies what stands there
         schedule.step()
-        following = float(schedule.get_last_lr()[0])
-        sampler.on_epoch_end(math.sqrt(squared_norm(total)), rate, following)
-    accuracy = evaluate(network, cross_entropy, splits.test, splits.train).accuracy
-    loss = evaluate(network, cross_entropy, splits.train, splits.train).loss
-    dense = sum(value.nbytes for value in parameters)
-    return _values(accuracy, loss, updates * dense, updates, shares)
-
-
-def _values(
-    accuracy: float | None, loss: float, num_bytes: int, updates: int, shares: list[float]
-) -> dict[str, Any]:
-    assert accuracy is not None  # targets are classes
-    found = {"accuracy": 100 * accuracy, "loss": loss, "MB": num_bytes / 1e6}
-    return {**found, "updates": updates, "low_share": shares}
+        sampler.on_epoch_end(squared_norm(total) ** 0.5, now, float(schedule.get_last_lr()[0]))
+    return {
+        "test_accuracy": evaluate(network, cross_entropy, splits.test, splits.train).accuracy,
+        "train_loss": min(1e4, evaluate(network, cross_entropy, splits.train, splits.train).loss),
+        "megabytes": updates * sum(value.nbytes for value in values) / 1e6,
+        "updates": updates,
+        "low_share": shares,
+    }

@@ -1,79 +1,100 @@
 """AC-SGD: how few bits activations may cross in, as they are or as differences."""
 
-import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from matplotlib.axes import Axes
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.optim import SGD, Adam, Optimizer
+from torch.utils.data import TensorDataset
 
-from phalanx.compression import QSGD, Compressor, SampleQuantization, UniformQuantization
-from phalanx.data import Digits
-from phalanx.errors import NotFiniteError
-from phalanx.pipeline import ActivationDifference, SimulatedPipeline
-from phalanx.randomness import seeded
-from phalanx.reporting import Plot, Table
-from phalanx.reporting.plots import COLOURS
-from phalanx.reproduce import activation_language
-from phalanx.reproduce.activation_language import Texts
-from phalanx.reproduce.base import Finding, Findings, Progress, Recipe, figures, verdict
-from phalanx.reproduce.staged_training import DIFFERENCES, DIRECT, StagedTraining
-
-_ZERO = "direct, zero a level"
-_CASES = (  # method, bits forward and backward
-    (DIRECT, 2, 4),
-    (_ZERO, 2, 4),
-    (DIFFERENCES, 2, 4),
-    (DIRECT, 3, 6),
-    (DIFFERENCES, 3, 6),
-    (DIRECT, 4, 8),
-    (DIFFERENCES, 4, 8),
+from phalanx.compression import (
+    QSGD,
+    Compressor,
+    ErrorFeedback,
+    SampleQuantization,
+    TensorStates,
+    UniformQuantization,
+    simulate,
 )
-Rounding = Literal["nearest", "stochastic"]
+from phalanx.data import DataSource, Digits, LabelledTexts, Splits, TextFile
+from phalanx.errors import NotFiniteError
+from phalanx.evaluation import evaluate
+from phalanx.experiments import (
+    Cell,
+    MakeModel,
+    Record,
+    Records,
+    build,
+    grid,
+    line_plot,
+    load,
+    pivot,
+)
+from phalanx.losses import cross_entropy
+from phalanx.models import GPT, TextClassifier
+from phalanx.pipeline import ActivationDifference, SimulatedPipeline, split
+from phalanx.randomness import generator
+from phalanx.reporting import Table
+from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, above, claim, figures, published
 
-_ROUNDINGS: tuple[Rounding, ...] = ("nearest", "stochastic")
-_NOTES = (
-    "Data, where nothing else is said: scikit-learn's digits; the paper fine-tunes language models "
-    "of 1.5 billion weights. The shape of its claim is compared, not its figures.",
-    "All stages in one process, which comes to the values of the stages as processes; the first "
-    "epoch crosses in full, forward and backward, with either method.",
-    "Direct rounds activations, differences rounds what changed since the sample's last visit; one "
-    "scale for each sample. Gradients are rounded alike. The grid has 2^bits levels, of which none "
-    "is zero; direct rounding also stands there with one level fewer, and a zero among them.",
-    "A run whose numbers were not finite any more has a dash for its accuracy.",
-    "Times on slow links are measured by benchmarks/bench_pipeline.py, not here.",
+_PAPER = published("activation-compression")
+_CLAIMS = _PAPER["claims"]
+PLAY, QUESTIONS = "tinyshakespeare.txt.gz", "trec.csv.gz"
+_CHARACTERS, _TYPES = "next characters", "types of questions"
+_DIRECT, _ZERO, _DIFFERENCES = "direct", "direct, zero a level", "differences"
+_NOTHING, _ALL = "nothing compressed", "all three"
+_BITS = ((2, 4), (3, 6), (4, 8))  # forward and backward
+_ROUNDINGS = ("nearest", "stochastic")
+_ABSENT = (
+    f"The part on texts needs {PLAY} and {QUESTIONS} in the folder of data (--data, or the "
+    "variable PHALANX_DATA); what was not there was left out."
 )
 
 
 @dataclass(frozen=True)
-class Trained:
-    """Runs of one method, one a seed."""
+class Texts:
+    """Sizes of the part on texts."""
 
-    accuracies: list[float | None]
-    """Test accuracies in percent; None where numbers were not finite."""
-    errors: list[float]
-    """`||m - a|| / ||a||` by epoch, of the first seed, averaged over boundaries and batches."""
-    num_bytes: int
-    """That crossed all boundaries both ways, in the run of the first seed."""
-    full: int
-    """Samples that crossed a boundary in full, in the run of the first seed."""
-    agreed: bool
-    """Whether both sides of all boundaries ended with equal buffers, with the first seed."""
+    samples: int | None = None
+    """To train on; by default 512 sequences and 1024 questions, or 4000 of each in full."""
+    epochs: int | None = None
+    """By default 8 and 5, or 12 in full."""
+    width: int = 32
+    """Of both models, each of four blocks."""
 
-    @property
-    def accuracy(self) -> float | None:
-        """The mean; None if one of them is."""
-        found = [one for one in self.accuracies if one is not None]
-        return fmean(found) if len(found) == len(self.accuracies) else None
-
-
-Key = tuple[int, Rounding, str, int]  # stages, rounding, method, bits forward
+    def cells(self, scope: Scope) -> list[Cell]:
+        """All methods on the texts that are there; in full longer sequences and three seeds."""
+        full, width, tasks = scope.full, self.width, {}
+        classifier = partial(TextClassifier, vocabulary=2048, depth=4)
+        questions = partial(LabelledTexts, length=16, vocabulary=2048)
+        for name, file, source, model, samples, epochs in (
+            (_CHARACTERS, PLAY, partial(TextFile, length=64 if full else 32), GPT, 512, 8),
+            (_TYPES, QUESTIONS, questions, classifier, 1024, 5),
+        ):
+            if scope.data is not None and (scope.data / file).is_file():
+                samples = self.samples or (4000 if full else samples)
+                tasks[name] = {
+                    "data": First(source(scope.data / file), samples),
+                    "model": partial(in_stages, model=partial(model, width=width)),
+                    "epochs": self.epochs or (12 if full else epochs),
+                }
+        exact = {"forward": ActivationDifference(32), "backward": SampleQuantization(32)}
+        replicas = {"replicas": 2, "gradients": ErrorFeedback(UniformQuantization(bits=4))}
+        methods = {_NOTHING: exact} | {
+            _name(method, *bits): _codecs(method, *bits)
+            for bits in _BITS
+            for method in (_DIRECT, _DIFFERENCES)
+        }
+        methods[_ALL] = _codecs(_DIFFERENCES, 4, 8) | replicas
+        seeds = range(3 if full else 1)
+        fixed = {"optimizer": partial(Adam, lr=0.003), "batch_size": 32}
+        axes: dict[str, Any] = {"task": tasks, "method": methods, "seed": seeds}
+        return grid(staged_run, axes, fixed) if tasks else []
 
 
 @dataclass(frozen=True)
@@ -93,264 +114,436 @@ class ActivationCompression(Recipe):
 
     stages: tuple[int, ...] = (2, 4)
     """Numbers of stages; the last is where the figures of the answer come from."""
-
     width: int = 128
     """Of the hidden layers: two in two stages, else one fewer than stages."""
-
     epochs: int | None = None
     """By default 12, or 40 in full."""
-
     seeds: int | None = None
     """Runs of each method; by default 2, or 5 in full."""
-
     batch_size: int = 32
     """Samples a step."""
-
     learning_rate: float = 0.02
     """Of SGD with momentum 0.9."""
-
     texts: Texts = field(default_factory=Texts)
     """Of the part on texts."""
 
-    def measure(self, out: Path, *, full: bool, data: Path | None, progress: Progress) -> Findings:
-        """Trains with every method; without `data` the part on texts is left out."""
-        epochs, seeds = self.epochs or (40 if full else 12), self.seeds or (5 if full else 2)
-        runs: dict[Key, Trained] = {}
-        exact: dict[int, Trained] = {}
+    def cells(self, scope: Scope) -> list[Cell]:
+        """Every method on digits; without `data` the part on texts is left out."""
+        exact = {"forward": SampleQuantization(32), "backward": SampleQuantization(32)}
+        methods: dict[Any, Any] = {None: {_NOTHING: exact}}
+        for rounding in _ROUNDINGS:
+            methods[rounding] = {
+                _name(method, *bits): _codecs(method, *bits, rounding, self.width)
+                for bits in _BITS
+                for method in (_DIRECT, _ZERO, _DIFFERENCES)
+                if method != _ZERO or bits == _BITS[0]
+            }
+        fixed = {
+            "data": Digits(),
+            "epochs": self._epochs(scope),
+            "batch_size": self.batch_size,
+            "optimizer": partial(SGD, lr=self.learning_rate, momentum=0.9),
+        }
+        found = []
         for number in self.stages:
-            progress(f"{number} stages: nothing compressed")
-            exact[number] = self._trained(number, DIRECT, 32, 32, "nearest", epochs, seeds)
-            for rounding, (method, bits, back) in itertools.product(_ROUNDINGS, _CASES):
-                progress(f"{number} stages, {rounding}: {method}, {bits} and {back} bits")
-                key = number, rounding, method, bits
-                runs[key] = self._trained(number, method, bits, back, rounding, epochs, seeds)
-        tasks = self.texts.tasks(data, full=full)
-        texts = [(task, task.measure(progress)) for task in tasks]
-        more = activation_language.findings(texts) if texts else ()
-        absent = () if len(tasks) == 2 else (activation_language.ABSENT,)
-        tables = [self._table(rounding, exact, runs) for rounding in _ROUNDINGS]
+            for rounding, codecs in methods.items():
+                axes = {
+                    "stages": {number: {"model": partial(chain, number=number, width=self.width)}},
+                    "rounding": {rounding: {}},
+                    "method": codecs,
+                    "seed": {one: {"seed": one, "inspect": one == 0} for one in self._seeds(scope)},
+                }
+                found += grid(staged_run, axes, fixed)
+        return found + self.texts.cells(scope)
+
+    def findings(self, found: Records, scope: Scope) -> Findings:
+        """How training ended with every method."""
+        deepest = found.where(stages=self.stages[-1])
+        digits = found.where(stages=list(self.stages))
+        tasks = [str(one) for one in found.labels("task")]
+        nearest = deepest.where(rounding="nearest")
+        ours, theirs, exact = (
+            figures([_accuracy(some, name)])
+            for some, name in (
+                (nearest, _name(_DIFFERENCES, 2, 4)),
+                (nearest, _name(_DIRECT, 2, 4)),
+                (deepest, _NOTHING),
+            )
+        )
         return Findings(
-            answer=self._answer(exact, runs),
-            findings=self._findings(exact, runs, epochs) + more,
-            tables=(*tables, *(activation_language.table(*one) for one in texts)),
-            plots=tuple(_plot(number, runs) for number in self.stages),
-            notes=_NOTES + (activation_language.NOTES if texts else ()) + absent,
-            settings={
-                "width": self.width,
-                "epochs": epochs,
-                "seeds": seeds,
-                "batch_size": self.batch_size,
-                "learning_rate": self.learning_rate,
-                "full": full,
-            },
+            answer=(
+                f"In {self.stages[-1]} stages with activations in 2 bits, rounded to the nearest, "
+                f"differences reached {ours} % where direct rounding reached {theirs} % and no "
+                f"compression {exact} %."
+            ),
+            claims=[
+                *self._claims(digits, deepest, self._epochs(scope)),
+                *(_text_claims(found.where(task=tasks)) if tasks else ()),
+            ],
+            tables=[
+                *(
+                    pivot(
+                        digits.where(rounding=[None, rounding]), "stages", "method", _percent
+                    ).table(
+                        f"Rounding: {rounding}",
+                        "Test accuracy in percent, mean over the seeds; bits forward and backward.",
+                        "stages",
+                    )
+                    for rounding in _ROUNDINGS
+                ),
+                *(_text_table(one, found.where(task=one)) for one in tasks),
+            ],
+            plots=[
+                line_plot(
+                    f"Error of the activations, {number} stages",
+                    "Relative error of what receivers go on from, by epoch; the first crosses in "
+                    "full.",
+                    {
+                        str(one["method"]): ([*range(2, len(one["errors"]) + 1)], one["errors"][1:])
+                        for one in digits.where(stages=number, rounding="nearest", seed=0)
+                        if not str(one["method"]).startswith(_ZERO)
+                    },
+                    x="epoch",
+                    y="relative error (log scale)",
+                    log="y",
+                )
+                for number in self.stages
+            ],
+            notes=(
+                *_PAPER["notes"],
+                *(_PAPER["notes on texts"] if tasks else ()),
+                *(() if len(tasks) == 2 else (_ABSENT,)),
+            ),
+            settings={"epochs": self._epochs(scope), "seeds": len(self._seeds(scope))},
         )
 
-    def _trained(
-        self,
-        number: int,
-        method: str,
-        bits: int,
-        back: int,
-        rounding: Rounding,
-        epochs: int,
-        seeds: int,
-    ) -> Trained:
-        forward = self._forward(method, bits, rounding)
-        backward = SampleQuantization(back, rounding)
-        found = [self._run(number, forward, backward, epochs, seed) for seed in range(seeds)]
-        _, errors, pipeline = found[0]
-        sides = list(zip(pipeline.senders, pipeline.receivers, strict=True))
-        return Trained(
-            [accuracy for accuracy, _, _ in found],
-            errors,
-            sum(one.traffic.activation_bytes + one.traffic.gradient_bytes for one, _ in sides),
-            sum(one.traffic.full_samples for one, _ in sides),
-            all(_same(one.state_dict(), other.state_dict()) for one, other in sides),
+    def _epochs(self, scope: Scope) -> int:
+        return self.epochs or (40 if scope.full else 12)
+
+    def _seeds(self, scope: Scope) -> range:
+        return range(self.seeds or (5 if scope.full else 2))
+
+    def _claims(self, digits: Records, deepest: Records, epochs: int) -> list[Claim]:
+        number, exact = self.stages[-1], _accuracy(deepest, _NOTHING)
+        ours, theirs, zeros = (
+            [_accuracy(deepest.where(rounding=one), _name(method, 2, 4)) for one in _ROUNDINGS]
+            for method in (_DIFFERENCES, _DIRECT, _ZERO)
         )
+        first = deepest.where(seed=0)
+        curves = [one["errors"] for one in first.where(method=_name(_DIFFERENCES, 2, 4))]
+        finest, coarsest = (
+            first.where(method=one)[0]["boundary_bytes"]
+            for one in (_NOTHING, _name(_DIFFERENCES, 2, 4))
+        )
+        methods = [_name(_DIFFERENCES, *bits) for bits in _BITS]
+        remembered = digits.where(method=methods, seed=0)
+        agreed = [bool(one["agreed"]) for one in remembered]
+        samples = len(load(Digits()).train)  # type: ignore[arg-type]
+        once = [one["full_samples"] == samples * (one["stages"] - 1) for one in remembered]
+        return [
+            claim(
+                _CLAIMS["differences"],
+                f"{figures(ours)} %; without compression {figures([exact])} %",
+                [above(one, exact, -1) for one in ours],
+                stages=number,
+            ),
+            claim(
+                _CLAIMS["direct"],
+                f"{figures(theirs)} %; on a grid with a zero, {figures(zeros)} %",
+                [(one or 0) > (other or 0) for one, other in zip(ours, theirs, strict=True)],
+                stages=number,
+            ),
+            claim(
+                _CLAIMS["error"],
+                " / ".join(f"{one[1]:.2f} to {one[-1]:.2f}" if one[1:] else "—" for one in curves),
+                [len(one) > 2 and one[-1] < 0.5 * one[1] for one in curves],
+            ),
+            claim(_CLAIMS["both sides"], f"in {sum(agreed)} of {len(agreed)} runs", agreed),
+            claim(_CLAIMS["once"], f"in {sum(once)} of {len(once)} runs", once),
+            claim(
+                _CLAIMS["time"],
+                f"not timed here; {finest / coarsest:.1f} times fewer bytes with 2 and 4 bits, the "
+                f"first of {epochs} epochs included",
+            ),
+        ]
 
-    def _forward(
-        self, method: str, bits: int, rounding: Rounding
-    ) -> ActivationDifference | Compressor:
-        if method == DIFFERENCES:
-            return ActivationDifference(bits, rounding)
-        if method == DIRECT:
-            return SampleQuantization(bits, rounding)
-        if rounding == "nearest":  # one bucket a sample
-            return UniformQuantization(self.width, bits)
-        return QSGD(self.width, levels=(1 << (bits - 1)) - 1, norm="max")
 
-    def _run(
-        self,
-        number: int,
-        forward: ActivationDifference | Compressor,
-        backward: SampleQuantization,
-        epochs: int,
-        seed: int,
-    ) -> tuple[float | None, list[float], SimulatedPipeline]:
-        (inputs, targets), (tests, answers) = _digits()
-        with seeded(seed, "weights"):
-            stages = chain(number, self.width)
-        pipeline = SimulatedPipeline(
-            stages,
+def _text_claims(found: Records) -> list[Claim]:
+    """The paper's claims about language models, beside what was measured."""
+    kept, better, whole = [], [], []
+    shown: dict[str, list[str]] = {_DIFFERENCES: [], _DIRECT: [], _ALL: []}
+    for task in map(str, found.labels("task")):
+        ended = _ended(found.where(task=task))
+        place, sign, slack = (1, -1, 3.0) if task == _TYPES else (0, 1, 0.05)
+
+        def loss(one: Sequence[Any], place: int = place, sign: int = sign) -> float:
+            return float(sign * one[place])
+
+        exact, last = ended[_NOTHING], ended[_ALL]
+        ours, theirs = (
+            [ended[_name(method, *bits)] for bits in _BITS] for method in (_DIFFERENCES, _DIRECT)
+        )
+        kept += [loss(one) <= loss(exact) + slack for one in ours]
+        better += [loss(other) > loss(one) for one, other in zip(ours, theirs, strict=True)]
+        whole.append(loss(last) <= loss(exact) + slack)
+        for method, each in ((_DIFFERENCES, ours), (_DIRECT, theirs), (_ALL, [last])):
+            shown[method].append(f"{task}: {_figures(each)}; without {_figures([exact])}")
+        fewer = exact[2] / max(last[2], 1)
+        shown[_ALL][-1] += f"; {fewer:.1f} times fewer bytes across the boundaries"
+    return [
+        claim(_CLAIMS[f"texts, {method}"], ". ".join(shown[method]), holds)
+        for method, holds in ((_DIFFERENCES, kept), (_DIRECT, better), (_ALL, whole))
+    ]
+
+
+def _ended(found: Records) -> dict[str, Sequence[Any]]:
+    """By method: loss, accuracy, bytes of activations and of replicas' gradients, and error.
+
+    The bytes are those of the first seed, the rest means; what diverged has infinite losses.
+    """
+    first = found.where(seed=found.labels("seed")[0])
+    return {
+        str(one["method"]): (
+            found.mean(lambda run: _infinite(run["test_loss"]), method=one["method"]),
+            found.mean(lambda run: 100 * (run["test_accuracy"] or 0.0), method=one["method"]),
+            one["boundary_bytes"],
+            one["gradient_bytes"],
+            found.mean(lambda run: _infinite(run["error"]), method=one["method"]),
+        )
+        for one in first
+    }
+
+
+def _text_table(task: str, found: Records) -> Table:
+    epochs, sizes = len(found[0]["errors"]), ("MB of activations", "MB of gradients of replicas")
+    rows = []
+    for name, (loss, accuracy, crossed, exchanged, error) in _ended(found).items():
+        known = [one if math.isfinite(one) else None for one in (loss, error)]
+        sent = None if exchanged is None else exchanged / 1e6
+        rows.append((name, known[0], accuracy, crossed / 1e6, sent, known[1]))
+    return Table(
+        f"Texts: {task}",
+        f"{task.capitalize()}, in four stages, rounded to the nearest; the first of {epochs} "
+        "epochs crosses in full. Bits are those forward and backward.",
+        ("method", "test loss", "test accuracy, %", *sizes, "error of activations"),
+        tuple(rows),
+    )
+
+
+def _figures(ended: Iterable[Sequence[Any]]) -> str:
+    losses, accuracies = zip(*(one[:2] for one in ended), strict=True)
+    return f"{' / '.join(f'{one:.2f}' for one in losses)} ({figures(accuracies)} %)"
+
+
+def _percent(one: Record) -> float | None:
+    share: float | None = one["test_accuracy"]
+    return None if share is None else 100 * share
+
+
+def _accuracy(found: Records, method: str) -> float | None:
+    """In percent, the mean over the seeds; None if numbers of a run were not finite."""
+    average: float | None = found.mean(_percent, method=method)
+    return average
+
+
+def _infinite(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def _name(method: str, bits: int, back: int) -> str:
+    return f"{method}, {bits} and {back} bits"
+
+
+def _codecs(
+    method: str, bits: int, back: int, rounding: Any = "nearest", width: int = 0
+) -> dict[str, Any]:
+    """How activations and their gradients are rounded."""
+    forward: ActivationDifference | Compressor
+    if method == _DIFFERENCES:
+        forward = ActivationDifference(bits, rounding)
+    elif method == _DIRECT:
+        forward = SampleQuantization(bits, rounding)
+    elif rounding == "nearest":  # one bucket a sample
+        forward = UniformQuantization(width, bits)
+    else:
+        forward = QSGD(width, levels=(1 << (bits - 1)) - 1, norm="max")
+    return {"forward": forward, "backward": SampleQuantization(back, rounding)}
+
+
+@dataclass(frozen=True)
+class First(DataSource):
+    """The first samples of other data, as many as two replicas can share; 1000 to test on."""
+
+    source: DataSource
+    """The other data."""
+    samples: int
+    """To train on, at most."""
+
+    def load(self) -> Splits:
+        """Reads all and keeps the first."""
+        whole = self.source.load()
+        parts = [(whole.train, self.samples), (whole.test, 1000)]
+        sizes = [min(samples, len(one)) // 2 * 2 for one, samples in parts]  # type: ignore[arg-type]
+        train, test = (
+            TensorDataset(*(column[:size] for column in one[:]))
+            for (one, _), size in zip(parts, sizes, strict=True)
+        )
+        return Splits(train, test, whole.input_shape, whole.num_classes)
+
+
+def chain(input_shape: tuple[int, ...], num_classes: int, number: int, width: int) -> nn.Sequential:
+    """A network in stages: a hidden layer each, and at least two in all."""
+    size = math.prod(input_shape)
+    stages: list[nn.Module] = [nn.Sequential(nn.Flatten(), nn.Linear(size, width), nn.ReLU())]
+    hidden = [(nn.Linear(width, width), nn.ReLU()) for _ in range(max(1, number - 2))]
+    stages += [nn.Sequential(*pair) for pair in hidden[: number - 2]]
+    rest = [layer for pair in hidden[max(0, number - 2) :] for layer in pair]
+    return nn.Sequential(*stages, nn.Sequential(*rest, nn.Linear(width, num_classes)))
+
+
+def in_stages(input_shape: tuple[int, ...], num_classes: int, model: MakeModel) -> nn.Sequential:
+    """A model whose `layers` are a chain, cut into four stages."""
+    layers: Any = model(input_shape, num_classes).layers
+    return nn.Sequential(*split(layers, 4))
+
+
+def staged_run(
+    *,
+    data: DataSource,
+    model: Callable[[tuple[int, ...], int], nn.Sequential],
+    forward: ActivationDifference | Compressor,
+    backward: Compressor,
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+    epochs: int,
+    batch_size: int,
+    seed: int = 0,
+    inspect: bool | None = None,
+    replicas: int = 1,
+    gradients: Compressor | None = None,
+) -> dict[str, Any]:
+    """Training of a model in stages, by one pipeline or by replicas that average their gradients.
+
+    Args:
+        data: held in memory.
+        model: makes the chain of stages.
+        forward: how activations are rounded.
+        backward: how their gradients are.
+        optimizer: made of the weights.
+        epochs: visits of each sample.
+        batch_size: samples per step, over all replicas.
+        seed: of weights, order and rounding.
+        inspect: whether boundaries that remember something keep both sides, and errors are
+            measured; errors only, by default.
+        replicas: pipelines over the same stages.
+        gradients: how the gradients of several replicas are compressed.
+
+    Returns:
+        `test_accuracy`, a share, and `test_loss`; None and infinite if numbers were not finite.
+        `errors`: `||m - a|| / ||a||` by epoch, over boundaries and batches; `error`: the last one.
+        `boundary_bytes`: that crossed all boundaries, both ways.
+        `gradient_bytes`: of the gradients of all replicas, where they are compressed.
+        `full_samples`: that crossed a boundary in full, over all boundaries.
+        `agreed`: whether both sides of all boundaries remember the same.
+        `stopped`: why, if numbers were not finite any more.
+    """
+    splits = load(data)
+    inputs, targets = splits.train[:]
+    network = build(model, splits, seed)
+    pipelines = [
+        SimulatedPipeline(
+            list(network.children()),
             inputs[:1],
             cross_entropy,
             num_samples=len(inputs),
             forward=forward,
             backward=backward,
             # Both sides, where they have something to agree on; the rest is the same, sooner.
-            wire=seed == 0 and isinstance(forward, ActivationDifference),
-            measure=seed == 0,
+            wire=bool(inspect) and isinstance(forward, ActivationDifference),
+            measure=inspect is not False,
             seed=seed,
         )
-        weights = [weight for stage in stages for weight in stage.parameters()]
-        optimizer = torch.optim.SGD(weights, lr=self.learning_rate, momentum=0.9)
-        training = StagedTraining(inputs, targets, epochs, self.batch_size, seed)
-        errors: list[float] = []
-        try:
-            errors.extend(training.run([pipeline], optimizer))  # keeps those before a failure
-        except NotFiniteError:
-            return None, errors, pipeline
-        outputs = pipeline.predict(tests)
-        if not outputs.isfinite().all():
-            return None, errors, pipeline
-        accuracy = (outputs.argmax(dim=1) == answers).double().mean().item()
-        return 100 * accuracy, errors, pipeline
-
-    def _findings(
-        self, exact: dict[int, Trained], runs: dict[Key, Trained], epochs: int
-    ) -> tuple[Finding, ...]:
-        deepest = self.stages[-1]
-        samples = len(_digits()[0][0])
-        pairs = [
-            (runs[deepest, rounding, DIFFERENCES, 2], runs[deepest, rounding, DIRECT, 2])
-            for rounding in _ROUNDINGS
-        ]
-        zeros = [runs[deepest, rounding, _ZERO, 2].accuracy for rounding in _ROUNDINGS]
-        kept = [(ours.accuracy or 0) >= (exact[deepest].accuracy or 0) - 1 for ours, _ in pairs]
-        better = [(ours.accuracy or 0) > (theirs.accuracy or 0) for ours, theirs in pairs]
-        coarsest, finest = runs[deepest, "nearest", DIFFERENCES, 2], exact[deepest]
-        curves = [ours.errors for ours, _ in pairs]
-        falls = [len(one) > 2 and one[-1] < 0.5 * one[1] for one in curves]
-        remembered = [one for (_, _, method, _), one in runs.items() if method == DIFFERENCES]
-        once = [
-            one.full == samples * (number - 1)
-            for (number, _, method, _), one in runs.items()
-            if method == DIFFERENCES
-        ]
-        return (
-            Finding(
-                "With differences, 2 bits forward and 4 back train as well as no compression "
-                f"({deepest} stages; nearest / stochastic, within a point).",
-                "no loss (language models)",
-                f"{figures([ours.accuracy for ours, _ in pairs])} %; without compression "
-                f"{figures([exact[deepest].accuracy])} %",
-                verdict(kept),
-            ),
-            Finding(
-                f"Activations rounded directly to 2 bits train worse ({deepest} stages; nearest / "
-                "stochastic).",
-                "worse, or not at all",
-                f"{figures([theirs.accuracy for _, theirs in pairs])} %; on a grid with a zero, "
-                f"{figures(zeros)} %",
-                verdict(better),
-            ),
-            Finding(
-                "The relative error of 2-bit differences falls as training goes on (second and "
-                "last epoch; nearest / stochastic).",
-                "falls",
-                " / ".join(f"{one[1]:.2f} to {one[-1]:.2f}" if one[1:] else "—" for one in curves),
-                verdict(falls),
-            ),
-            Finding(
-                "Both sides of every boundary remember the same, bit for bit.",
-                "the same",
-                f"in {sum(one.agreed for one in remembered)} of {len(remembered)} runs",
-                verdict([one.agreed for one in remembered]),
-            ),
-            Finding(
-                "Every sample crosses every boundary in full once.",
-                "once",
-                f"in {sum(once)} of {len(once)} runs",
-                verdict(once),
-            ),
-            Finding(
-                "Training is up to 4.3 times as fast over slow networks, 4.9 with the gradients of "
-                "data parallelism.",
-                "4.3; 4.9",
-                f"not timed here; {finest.num_bytes / coarsest.num_bytes:.1f} times fewer bytes "
-                f"with 2 and 4 bits, the first of {epochs} epochs included",
-                "—",
-            ),
+        for _ in range(replicas)
+    ]
+    made, errors, stopped = optimizer(network.parameters()), list[float](), None
+    try:
+        errors.extend(  # keeps those before a failure
+            descend(pipelines, made, inputs, targets, epochs, batch_size, seed, gradients)
         )
-
-    def _answer(self, exact: dict[int, Trained], runs: dict[Key, Trained]) -> str:
-        deepest = self.stages[-1]
-        ours, theirs = (
-            runs[deepest, "nearest", method, 2].accuracy for method in (DIFFERENCES, DIRECT)
-        )
-        return (
-            f"In {deepest} stages with activations in 2 bits, rounded to the nearest, differences "
-            f"reached {figures([ours])} % where direct rounding reached {figures([theirs])} % and "
-            f"no compression {figures([exact[deepest].accuracy])} %."
-        )
-
-    def _table(
-        self, rounding: Rounding, exact: dict[int, Trained], runs: dict[Key, Trained]
-    ) -> Table:
-        methods = [f"{one}, {bits} and {back} bits" for one, bits, back in _CASES]
-        headers = ("stages", "nothing compressed", *methods)
-        rows = tuple(
-            (
-                number,
-                exact[number].accuracy,
-                *(runs[number, rounding, method, bits].accuracy for method, bits, _ in _CASES),
-            )
-            for number in self.stages
-        )
-        caption = "Test accuracy in percent, mean over the seeds; bits forward and backward."
-        return Table(f"Rounding: {rounding}", caption, headers, rows)
+        accuracy, loss = evaluate(network, cross_entropy, splits.test, splits.train)
+        stopped = None if math.isfinite(loss) else "the test loss is not finite"
+    except NotFiniteError as error:
+        accuracy, loss, stopped = None, math.inf, str(error)
+    sides = [pair for one in pipelines for pair in zip(one.senders, one.receivers, strict=True)]
+    exchanged = None
+    if gradients is not None:
+        shapes = [tuple(one.shape) for one in network.parameters()]
+        message = sum(gradients.num_bytes(shape, torch.float32) for shape in shapes)
+        steps = epochs * sum(1 for _ in _batches(len(inputs), replicas, batch_size, seed, 0))
+        exchanged = message * replicas * steps
+    values = {
+        "test_accuracy": accuracy if stopped is None else None,
+        "test_loss": loss,
+        "errors": errors,
+        "error": errors[-1] if stopped is None else math.inf,
+        "boundary_bytes": sum(
+            one.traffic.activation_bytes + one.traffic.gradient_bytes for one, _ in sides
+        ),
+        "gradient_bytes": exchanged,
+        "full_samples": sum(one.traffic.full_samples for one, _ in sides),
+        "agreed": all(_same(one.state_dict(), other.state_dict()) for one, other in sides),
+    }
+    return values if stopped is None else values | {"stopped": stopped}
 
 
-def chain(number: int, width: int) -> list[nn.Module]:
-    """The stages of a network for digits: a hidden layer each, and at least two in all."""
-    stages: list[nn.Module] = [nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU())]
-    hidden = [(nn.Linear(width, width), nn.ReLU()) for _ in range(max(1, number - 2))]
-    stages += [nn.Sequential(*pair) for pair in hidden[: number - 2]]
-    rest = [layer for pair in hidden[max(0, number - 2) :] for layer in pair]
-    return [*stages, nn.Sequential(*rest, nn.Linear(width, 10))]
+def descend(
+    pipelines: Sequence[SimulatedPipeline],
+    optimizer: Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    gradients: Compressor | None = None,
+) -> Iterator[float]:
+    """Trains, and tells after every epoch the relative error of the activations, on average.
+
+    Of R replicas, which share their stages, r holds samples r, R + r, 2 R + r ..., for good.
+
+    Raises:
+        NotFiniteError: if activations or gradients are not finite.
+    """
+    weights = dict(nn.ModuleList(pipelines[0].stages).named_parameters())
+    memories = [TensorStates()] * len(pipelines)
+    for epoch in range(epochs):
+        errors = []
+        for batches in _batches(len(inputs), len(pipelines), batch_size, seed, epoch):
+            rows = []
+            for pipeline, ids in zip(pipelines, batches, strict=True):
+                optimizer.zero_grad()
+                pipeline.step(ids, inputs[ids], targets[ids])
+                rows.append(
+                    {name: one.grad for name, one in weights.items() if one.grad is not None}
+                )
+                errors.append(fmean(pipeline.errors) if pipeline.errors else 0.0)
+            if gradients is not None:
+                means, memories = simulate(gradients, rows, memories, seed=seed)
+                for name, mean in means[0].items():
+                    weights[name].grad = mean
+            optimizer.step()
+        yield fmean(errors)
 
 
-def _digits() -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Inputs and targets to train on, and to test on."""
-    splits = Digits().load()
-    return splits.train.tensors, splits.test.tensors  # type: ignore[attr-defined]
+def _batches(
+    size: int, replicas: int, batch_size: int, seed: int, epoch: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """The ids of each replica, step by step."""
+    orders = []
+    for own in (torch.arange(size)[place::replicas] for place in range(replicas)):
+        order = torch.randperm(len(own), generator=generator(seed, "order", epoch))
+        orders.append(own[order].split(batch_size // replicas))
+    return zip(*orders, strict=True)
 
 
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     mine, theirs = one["buffer"], other["buffer"]
     return all(torch.equal(mine[name], theirs[name]) for name in mine)
-
-
-def _plot(number: int, runs: dict[Key, Trained]) -> Plot:
-    shown = {
-        f"{method}, {bits} bits": runs[number, "nearest", method, bits].errors
-        for method, bits, _ in _CASES
-        if method != _ZERO
-    }
-    title = f"Error of the activations, {number} stages"
-    ends = "; ".join(f"{name} {errors[-1]:.2g}" for name, errors in shown.items() if errors)
-    caption = "Relative error of what receivers go on from, by epoch; the first crosses in full."
-    alt = f"{title}. In the last epoch: {ends}."
-    return Plot(title, caption, alt, partial(plot_errors, shown))
-
-
-def plot_errors(errors: Mapping[str, Sequence[float]], ax: Axes) -> None:
-    """One line a method, from the second epoch on: direct dotted, differences in full."""
-    for place, (name, values) in enumerate(errors.items()):
-        style = ":" if name.startswith(DIRECT) else "-"
-        epochs = range(2, len(values) + 1)
-        ax.plot(epochs, values[1:], style, color=COLOURS[place // 2], label=name)
-    ax.set_yscale("log")
-    ax.set_xlabel("epoch")
-    ax.set_ylabel("relative error (log scale)")
-    ax.legend()

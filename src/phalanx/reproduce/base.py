@@ -158,6 +158,18 @@ def published(name: str) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def claim(
+    told: Sequence[str | None], ours: str, holds: Sequence[bool] | None = None, **said: Any
+) -> Claim:
+    """A claim of a data file: `told` is the sentence and the figure, None if that is not quoted.
+
+    >>> claim(["Rank {rank} is as good.", None], "it is", [True], rank=2).text
+    'Rank 2 is as good.'
+    """
+    text, paper = (NOT_QUOTED if one is None else one.format(**said) for one in told)
+    return Claim(text, paper, ours, holds)
+
+
 def claims(
     told: Mapping[str, Any], holds: Mapping[str, Sequence[bool] | None], values: Mapping[str, Any]
 ) -> list[Claim]:

@@ -1,67 +1,70 @@
 """PowerGossip: low-rank gossip that needs no tuning, beside gossip that does."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import ClassVar
+import math
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any, ClassVar
 
+import torch
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from phalanx import gossip
 from phalanx.compression import TopK
-from phalanx.data import DirichletPartitioner, IidPartitioner, Partitioner
-from phalanx.gossip import (
-    DPSGD,
-    AllReduceAveraging,
-    ChocoSGD,
-    DeepSqueeze,
-    Gossip,
-    Moniqua,
-    PowerGossip,
-)
+from phalanx.data import DataSource, DirichletPartitioner, IidPartitioner, Partitioner
+from phalanx.errors import NotFiniteError
+from phalanx.evaluation import evaluate
+from phalanx.experiments import Cell, Record, Records, build, grid, line_plot, load, tuned
+from phalanx.gossip import DPSGD, ChocoSGD, Gossip, PowerGossip, Topology
+from phalanx.models import MLP
+from phalanx.randomness import generator
 from phalanx.reporting import Table
-from phalanx.reproduce.base import NOT_QUOTED, Finding, Findings, Progress, Recipe, verdict
-from phalanx.reproduce.full_runs import images
-from phalanx.reproduce.gossip_consensus import NoiseConsensus, plot
-from phalanx.reproduce.gossip_runs import RingTraining, Trained, averaged
+from phalanx.reproduce.base import Claim, Findings, Measure, Recipe, Scope, claim, published
 
-_FILES = ("fashion_mnist.npz", "mnist.npz")
-_REDUCED, _PLAIN = "all-reduce", "D-PSGD"
+_PAPER = published("powergossip")
+_CLAIMS = _PAPER["claims"]
+_FILES, _FAMILY = ("fashion_mnist.npz", "mnist.npz"), "images of the MNIST family"
+_WARM, _COLD = "PowerGossip, rank 1", "PowerGossip, rank 1, factors drawn anew"
 _OURS = "PowerGossip, rank 1, optimal diffusion"
+_REDUCED, _PLAIN = "all-reduce", "D-PSGD"
+_CHOCO = ("Choco, signs, tuned", "Choco, top 1 %, tuned")
+_CONSENSUS: dict[str, Gossip] = {
+    _PLAIN: DPSGD(),
+    "D-PSGD, optimal diffusion": DPSGD("optimal"),
+    _WARM: PowerGossip(),
+    _OURS: PowerGossip(diffusion="optimal"),
+    "PowerGossip, rank 1, signs": PowerGossip(signs=True),
+    _COLD: PowerGossip(warm_start=False),
+    "PowerGossip, rank 2": PowerGossip(rank=2),
+    **{f"Choco, signs, {rate}": ChocoSGD(consensus_rate=rate) for rate in (0.1, 0.4)},
+    **{f"Choco, top 1 %, {rate}": ChocoSGD(TopK(0.01), rate) for rate in (0.01, 0.03, 0.3)},
+    "Moniqua, 8 bits, bound 8": gossip.Moniqua(8.0),
+}
 _SPLITS: dict[str, Partitioner] = {
     "alike": IidPartitioner(),
     "different": DirichletPartitioner(1.0),
 }
 _UNTUNED: dict[str, Gossip] = {
-    _REDUCED: AllReduceAveraging(),
+    _REDUCED: gossip.AllReduceAveraging(),
     _PLAIN: DPSGD(),
     _OURS: PowerGossip(diffusion="optimal"),
-    "PowerGossip, rank 1": PowerGossip(),
+    _WARM: PowerGossip(),
     "PowerGossip, rank 1, 2 iterations": PowerGossip(iterations=2, diffusion="optimal"),
     "PowerGossip, rank 1, signs": PowerGossip(diffusion="optimal", signs=True),
     "PowerGossip, rank 2": PowerGossip(rank=2, diffusion="optimal"),
-    "Moniqua, 8 bits": Moniqua(0.5),
+    "Moniqua, 8 bits": gossip.Moniqua(0.5),
 }
-_TUNED: dict[str, dict[float, Gossip]] = {
-    "Choco, signs": {rate: ChocoSGD(consensus_rate=rate) for rate in (0.1, 0.4, 0.8)},
-    "Choco, top 1 %": {rate: ChocoSGD(TopK(0.01), rate) for rate in (0.01, 0.03, 0.1)},
-    "DeepSqueeze, signs": {rate: DeepSqueeze(consensus_rate=rate) for rate in (0.01, 0.05)},
+_TUNED: dict[str, dict[Any, Gossip]] = {  # by consensus rate
+    _CHOCO[0]: {rate: ChocoSGD(consensus_rate=rate) for rate in (0.1, 0.4, 0.8)},
+    _CHOCO[1]: {rate: ChocoSGD(TopK(0.01), rate) for rate in (0.01, 0.03, 0.1)},
+    "DeepSqueeze, signs, tuned": {
+        rate: gossip.DeepSqueeze(consensus_rate=rate) for rate in (0.01, 0.05)
+    },
 }
-_CHOCO = ("Choco, signs", "Choco, top 1 %")
-_LENGTHS = (1 / 4, 1 / 2, 1, 2)
-_NOTES = (
-    "All nodes are computed in one process; bytes are those that the messages of a node to all its "
-    "neighbours have, without headers. Of an all-reduce they are those of a ring's.",
-    "The learning rate is that of a few which gave the all-reduce the lowest training loss, and "
-    "the same for all; the paper tunes it for each method. As in the authors' code it is warmed up "
-    "over the first sixtieth of a run and falls to a tenth after a half and after three quarters, "
-    "momentum is Nesterov's, and PowerGossip takes the step that is optimal for uncompressed "
-    "rounds on the graph: 1.308 on a ring of 8.",
-    "Consensus rates are chosen by the first seed's training loss: the test data choose nothing.",
-    "Nodes take the gradient, average, and then step, as D-PSGD does. What is tested is the model "
-    "with the mean of all nodes' weights.",
-    "Data is dealt out alike, as in the paper, or by shares of the classes that differ (Dirichlet, "
-    "1), which the paper does not do.",
-    "The published table of accuracies (ResNet-20 on CIFAR-10, 8 nodes on a ring, 300 epochs; and "
-    "an LSTM on WikiText-2) is not quoted.",
-)
+_METHODS = {name: {None: one} for name, one in _UNTUNED.items()} | _TUNED
+_LENGTHS = (1 / 4, 1 / 2, 2)  # of other runs, relative to that of the comparison
 
 
 @dataclass(frozen=True)
@@ -81,199 +84,367 @@ class PowerGossipRecipe(Recipe):
 
     num_nodes: int = 8
     """Nodes on the ring; at least 4, even."""
-
     size: int = 100
     """Rows and columns of the matrices whose mean is sought."""
-
     rounds: int = 1000
     """Rounds of that."""
-
     hidden: tuple[int, ...] = (128, 128)
     """Widths of the hidden layers of the network that is trained."""
-
     samples: int = 32
-    """Samples a node and step."""
-
+    """Samples per node and step."""
     steps: int | None = None
     """Of training; by default 240, or 2000 in full."""
-
     learning_rates: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
     """Those that are tried with the all-reduce."""
 
-    def measure(self, out: Path, *, full: bool, data: Path | None, progress: Progress) -> Findings:
-        """Seeks the mean of matrices, then trains on digits, or in full on images from `data`."""
-        splits, origin, _ = images(data if full else None, _FILES, "images of the MNIST family")
-        steps, seeds = self.steps or (2000 if full else 240), range(3 if full else 2)
-        noise = NoiseConsensus(self.num_nodes, self.size, self.rounds)
-        ring, graphs = noise.on_ring(progress), noise.on_graphs(progress)
-        progress("choosing the learning rate")
-        training = RingTraining(splits, self.num_nodes, self.hidden, self.samples, steps)
-        training = training.tuned(self.learning_rates, IidPartitioner())
-        tried, trained = _trained(training, seeds, progress)
-        lengths = _lengths(training, seeds, progress)
+    def cells(self, scope: Scope) -> list[Cell]:
+        """Consensus, and the all-reduce with every learning rate."""
+        nodes, fixed = self.num_nodes, {"size": self.size, "rounds": self.rounds}
+        graphs = {
+            "torus": Topology.torus(2, nodes // 2),
+            "star": Topology.star(nodes),
+            "complete": Topology.complete(nodes),
+        }
+        ring, reduced = {"ring": Topology.ring(nodes)}, gossip.AllReduceAveraging()
+        choice = {"algorithm": reduced, "partitioner": IidPartitioner(), "seed": 0}
+        steps = {"steps": self._steps(scope)}
+        return [
+            *grid(consensus_run, {"topology": ring, "algorithm": _CONSENSUS}, fixed),
+            *grid(consensus_run, {"topology": graphs, "algorithm": {_WARM: PowerGossip()}}, fixed),
+            *grid(ring_run, {"rate": self.learning_rates}, self._fixed(scope) | choice | steps),
+        ]
+
+    def measure(self, scope: Scope, run: Measure) -> Records:
+        """The all-reduce chooses the learning rate, the first seed the consensus rates."""
+        first = run(self.cells(scope))
+        fixed, steps = self._fixed(scope) | {"rate": _best_rate(first)}, self._steps(scope)
+        others = sorted({max(1, round(share * steps)) for share in _LENGTHS} - {steps})
+        cells = []
+        for split, (method, candidates) in product(_SPLITS, _METHODS.items()):
+            lengths = others if split == "different" and method in (_OURS, _PLAIN) else []
+            axes: dict[str, Any] = {
+                "split": {split: {"partitioner": _SPLITS[split]}},
+                "method": {method: {}},
+                "consensus_rate": {rate: {"algorithm": one} for rate, one in candidates.items()},
+                "steps": [steps, *lengths],
+                "seed": range(3 if scope.full else 2),
+            }
+            cells += grid(ring_run, axes, fixed)
+        return Records([*first, *tuned(cells, "consensus_rate", "train_loss", run)])
+
+    def findings(self, found: Records, scope: Scope) -> Findings:
+        """What is left of the distance to the mean, and how training ended."""
+        steps, kept = self._steps(scope), found.where(tuned=True)
+        splits = {split: kept.where(split=split, steps=steps) for split in _SPLITS}
+        tried = found.where(seed=0, steps=steps, method=list(_TUNED))
+        compared = kept.where(split="different", method=[_PLAIN, _OURS])
+        lengths = Records(sorted(compared, key=lambda one: (one["steps"], one["method"] == _PLAIN)))
+        ours, plain = (_mean("test_accuracy", splits["alike"], method=m) for m in (_OURS, _PLAIN))
+        fewer = _fewer(splits["alike"], _OURS)
+        on_par, near = zip(*(_compared(*one) for one in splits.items()), strict=True)
         return Findings(
-            answer=self._answer(trained),
-            findings=(
-                *(_on_par(split, trained) for split in _SPLITS),
-                *(_near(split, trained) for split in _SPLITS),
-                _sensitive(tried),
+            answer=(
+                f"On a ring of {self.num_nodes}, untuned PowerGossip of rank 1 came to {ours:.1f} "
+                f"%, uncompressed gossip to {plain:.1f} %, with {fewer:.0f} times fewer bytes."
+            ),
+            claims=[
+                *on_par,
+                *near,
+                _sensitive(tried.where(split="different")),
                 _patient(lengths),
-                *noise.findings(ring, graphs),
-            ),
-            tables=(
-                *noise.tables(ring, graphs),
-                *(_training_table(split, trained) for split in _SPLITS),
-                _tuning_table(tried),
-                _length_table(lengths),
-            ),
-            plots=(plot(ring),),
-            notes=(f"Data: {origin}.", *_NOTES),
+                *self._consensus_claims(found),
+            ],
+            tables=[
+                *self._consensus_tables(found),
+                *(
+                    _table(
+                        f"Training, data {split}",
+                        "Test accuracy and training loss of the mean model; how far nodes are from "
+                        "it in the end, relative to its length; what a node sends in a step, all "
+                        "its neighbours together.",
+                        {"method": "method"},
+                        one,
+                        bytes_too=True,
+                    )
+                    for split, one in splits.items()
+                ),
+                _table(
+                    "Consensus rates that were tried",
+                    "The first seed. Of each method and data the rate with the lowest training "
+                    "loss is taken.",
+                    {"method": "method", "data": "split", "rate": "consensus_rate"},
+                    tried,
+                ),
+                _table(
+                    "Shorter and longer runs, data different",
+                    "The whole schedule of learning rates in so many steps.",
+                    {"method": "method", "steps": "steps"},
+                    lengths,
+                ),
+            ],
+            plots=[
+                line_plot(
+                    "Distance to the mean against bytes sent",
+                    "White noise on a ring; both axes are logarithmic.",
+                    {
+                        str(one["algorithm"]): (_kilobytes(one)[1:], one["distances"][1:])
+                        for one in found.where(topology="ring")
+                    },
+                    x="kB that a node sent",
+                    y="relative squared distance",
+                    log="xy",
+                )
+            ],
+            notes=(f"Data: {scope.images(_FILES, _FAMILY).origin}.", *_PAPER["notes"]),
             settings={
-                "num_nodes": self.num_nodes,
                 "matrices": f"{self.size} x {self.size}",
-                "rounds": self.rounds,
-                "hidden": " ".join(map(str, self.hidden)),
-                "samples": self.samples,
                 "steps": steps,
-                "learning_rate": training.rate,
-                "seeds": len(seeds),
-                "full": full,
+                "learning_rate": _best_rate(found),
+                "seeds": len(kept.labels("seed")),
             },
         )
 
-    def _answer(self, trained: Mapping[tuple[str, str], Trained]) -> str:
-        ours, plain = (trained["alike", one] for one in (_OURS, _PLAIN))
-        return (
-            f"On a ring of {self.num_nodes}, untuned PowerGossip of rank 1 came to "
-            f"{ours.accuracy:.1f} %, uncompressed gossip to {plain.accuracy:.1f} %, with "
-            f"{plain.num_bytes / ours.num_bytes:.0f} times fewer bytes."
+    def _steps(self, scope: Scope) -> int:
+        return self.steps or (2000 if scope.full else 240)
+
+    def _fixed(self, scope: Scope) -> dict[str, Any]:
+        """Arguments that all training runs share."""
+        sizes = {"num_nodes": self.num_nodes, "hidden": self.hidden, "samples": self.samples}
+        return {"data": scope.images(_FILES, _FAMILY).source, **sizes}
+
+    def _consensus_claims(self, found: Records) -> list[Claim]:
+        ring, graphs = found.where(topology="ring"), found.where(algorithm=_WARM)
+        left = [one["distances"][-1] for one in graphs]
+        near = [one < 0.05 for one in left]
+        warm, cold = (ring.where(algorithm=one)[0]["distances"][-1] for one in (_WARM, _COLD))
+        sent = {str(one["algorithm"]): _kilobytes_to_1_percent(one) for one in ring}
+        signs = [size for name, size in sent.items() if size is not None and "Choco, signs" in name]
+        fewest = _number(min(signs, default=None))
+        said: dict[str, Any] = {
+            "graphs": ", ".join(map(str, graphs.labels("topology"))),
+            **{"rounds": self.rounds, "size": self.size},
+        }
+        return [
+            claim(_CLAIMS["graphs"], ", ".join(f"{one:.2g}" for one in left), near, **said),
+            claim(_CLAIMS["warm start"], f"{warm:.2g} against {cold:.2g}", [warm < cold], **said),
+            claim(_CLAIMS["signs"], f"{fewest} against {_number(sent[_WARM])}"),
+        ]
+
+    def _consensus_tables(self, found: Records) -> list[Table]:
+        at = [max(1, self.rounds // 10), max(1, 3 * self.rounds // 10), self.rounds]
+        rows: list[tuple[Any, ...]] = []
+        for one in found.where(topology="ring"):
+            left = [f"{one['distances'][step]:.2g}" for step in at]
+            sent = one["node_bytes"] / (len(one["distances"]) - 1)
+            rows.append((one["algorithm"], *left, sent, _number(_kilobytes_to_1_percent(one))))
+        gaps = [
+            (one["topology"], f"{one['spectral_gap']:.3g}", f"{one['distances'][-1]:.2g}")
+            for one in found.where(algorithm=_WARM)
+        ]
+        return [
+            Table(
+                "Consensus of white noise",
+                f"Relative squared distance to the mean of {self.size} x {self.size} Gaussian "
+                f"matrices on a ring of {self.num_nodes}, and what a node sends.",
+                ("algorithm", *(f"{one} rounds" for one in at), "bytes a round", "kB to 1 %"),
+                tuple(rows),
+            ),
+            Table(
+                "PowerGossip without tuning",
+                f"Rank 1, diffusion 1, after {self.rounds} rounds on the same matrices.",
+                ("graph", "spectral gap", "relative squared distance"),
+                tuple(gaps),
+            ),
+        ]
+
+
+def consensus_run(
+    *, topology: Topology, algorithm: Gossip, size: int, rounds: int
+) -> dict[str, Any]:
+    """Gossip on square Gaussian matrices.
+
+    Returns:
+        `distances`: relative squared ones to the mean, before the first round and after each.
+        `node_bytes`: what the first node sent in all.
+        `spectral_gap`: of the graph.
+    """
+    start = torch.randn((topology.num_nodes, size, size), generator=generator(0, "consensus"))
+    found = gossip.average(start, algorithm, gossip.SimulatedNetwork(topology), rounds=rounds)
+    sent = int(found.bytes_sent[0])
+    return {"distances": found.distances, "node_bytes": sent, "spectral_gap": topology.spectral_gap}
+
+
+def ring_run(
+    *,
+    data: DataSource,
+    algorithm: Gossip,
+    partitioner: Partitioner,
+    num_nodes: int,
+    hidden: tuple[int, ...],
+    samples: int,
+    steps: int,
+    rate: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Training on a ring; every algorithm sees the same batches and starts with the same weights.
+
+    Momentum is Nesterov's. The learning rate is warmed up over the first sixtieth of the run, and
+    falls to a tenth after a half, and again after three quarters.
+
+    Returns:
+        `test_accuracy`, a share, and `train_loss`: of the model with the mean of all weights.
+        `distance`: of the nodes' weights to their mean, relative to the length of that.
+        `message_bytes`: what a node sent per step.
+        `stopped`: why, where it diverged: then it guesses, and its loss and distance are infinite.
+    """
+    splits = load(data)
+    inputs, targets = splits.train[:]
+    held = partitioner.split(targets, num_nodes, generator(seed, "shards"))
+    replicas = gossip.Replicas(build(partial(MLP, hidden=hidden), splits, seed), num_nodes)
+    network = gossip.SimulatedNetwork(Topology.ring(num_nodes))
+    sgd = SGD(replicas.parameters(), lr=rate, momentum=0.9, nesterov=True)
+    mixed = gossip.ParameterGossip(replicas.by_name(), algorithm, network, seed=seed)
+    schedule = LambdaLR(sgd, partial(_factor, steps=steps))
+    for step in range(steps):
+        batch = torch.stack(
+            [
+                own[torch.randint(len(own), (samples,), generator=generator(seed, step, node))]
+                for node, own in enumerate(held)
+            ]
         )
-
-
-_Trained = dict[tuple[str, str], Trained]
-_Tried = dict[tuple[str, str, float], Trained]
-_Lengths = dict[tuple[str, int], Trained]
-
-
-def _trained(
-    training: RingTraining, seeds: Sequence[int], progress: Progress
-) -> tuple[_Tried, _Trained]:
-    """All methods on data dealt out alike and not; with the consensus rates that were tried."""
-    tried: _Tried = {}
-    trained: _Trained = {}
-    for split, shards in _SPLITS.items():
-        for name, algorithm in _UNTUNED.items():
-            progress(f"training, data {split}: {name}")
-            trained[split, name] = averaged(training.runs(algorithm, shards, seeds))
-        for name, candidates in _TUNED.items():
-            progress(f"training, data {split}: {name}, tuned")
-            first = {
-                rate: training.run(algorithm, shards, seeds[0])
-                for rate, algorithm in candidates.items()
-            }
-            best = min(first, key=lambda rate: first[rate].loss)
-            others = training.runs(candidates[best], shards, seeds[1:])
-            trained[split, f"{name}, tuned"] = averaged([first[best], *others])
-            tried |= {(split, name, rate): one for rate, one in first.items()}
-    return tried, trained
-
-
-def _lengths(training: RingTraining, seeds: Sequence[int], progress: Progress) -> _Lengths:
-    """Shorter and longer runs where data differ."""
-    found: _Lengths = {}
-    for steps in (max(1, round(share * training.steps)) for share in _LENGTHS):
-        for name in (_OURS, _PLAIN):
-            progress(f"training for {steps} steps: {name}")
-            runs = replace(training, steps=steps).runs(_UNTUNED[name], _SPLITS["different"], seeds)
-            found[name, steps] = averaged(runs)
-    return found
-
-
-def _on_par(split: str, trained: _Trained) -> Finding:
-    ours = trained[split, _OURS].accuracy
-    best = max(trained[split, f"{one}, tuned"].accuracy for one in _CHOCO)
-    return Finding(
-        f"PowerGossip without tuning is on par with tuned Choco-SGD (data {split}, test accuracy).",
-        "on par (abstract)" if split == "alike" else "not claimed",
-        f"{ours:.1f} % and {best:.1f} %",
-        verdict([ours >= best - 1]),
-    )
-
-
-def _near(split: str, trained: _Trained) -> Finding:
-    ours, plain, reduced = (trained[split, one] for one in (_OURS, _PLAIN, _REDUCED))
-    fewer = plain.num_bytes / ours.num_bytes
-    near = ours.accuracy >= max(plain.accuracy, reduced.accuracy) - 1
-    return Finding(
-        f"It comes within a point of uncompressed gossip and all-reduce (data {split}) at a "
-        "fraction of the bytes.",
-        NOT_QUOTED,
-        f"{ours.accuracy:.1f} % against {plain.accuracy:.1f} % and {reduced.accuracy:.1f} %, "
-        f"with {fewer:.0f} times fewer bytes than D-PSGD",
-        verdict([near, fewer >= 20]),
-    )
-
-
-def _sensitive(tried: _Tried) -> Finding:
-    found = {
-        name: [tried["different", name, rate].accuracy for rate in _TUNED[name]] for name in _CHOCO
+        sgd.zero_grad()
+        outputs = replicas(inputs[batch]).flatten(0, 1)
+        each = cross_entropy(outputs, targets[batch].flatten(), reduction="none")
+        each.view(num_nodes, -1).mean(dim=1).sum().backward()
+        try:
+            mixed.mix()
+        except NotFiniteError as error:
+            sent = network.bytes_sent.double().mean().item() / max(1, step)
+            guess = {"test_accuracy": 1 / splits.num_classes, "message_bytes": sent}
+            return guess | {"train_loss": math.inf, "distance": math.inf, "stopped": str(error)}
+        sgd.step()
+        schedule.step()
+    middle = replicas.model()
+    apart = sum(gossip.spread(one) for one in replicas.parameters()) / num_nodes
+    return {
+        "test_accuracy": evaluate(middle, cross_entropy, splits.test, splits.train).accuracy,
+        "train_loss": evaluate(middle, cross_entropy, splits.train, splits.train).loss,
+        "distance": (apart / sum(one.square().sum().item() for one in middle.parameters())) ** 0.5,
+        "message_bytes": network.bytes_sent.double().mean().item() / steps,
     }
-    return Finding(
-        "Choco-SGD has to be tuned: its accuracy depends on the consensus rate (data different).",
-        "tuned for every task",
-        "; ".join(
-            f"{name} {min(values):.1f} to {max(values):.1f} %" for name, values in found.items()
+
+
+def _factor(step: int, steps: int) -> float:
+    """On the learning rate."""
+    done, warm = step / steps, min(1.0, 60 * (step + 1) / steps)
+    return warm * (1.0 if done < 1 / 2 else 0.1 if done < 3 / 4 else 0.01)
+
+
+def _best_rate(found: Records) -> Any:
+    """The learning rate with which the all-reduce has the least training loss."""
+    tried = [one for one in found if "rate" in one.labels]
+    return min(tried, key=partial(_value, "train_loss"))["rate"]
+
+
+def _value(name: str, one: Record) -> float:
+    """Accuracies and distances in percent; what diverged has infinite losses and distances."""
+    value = math.inf if one[name] is None else one[name]
+    return float(100 * value if name in ("test_accuracy", "distance") else value)
+
+
+def _mean(name: str, found: Records, **labels: Any) -> float:
+    average: float = found.mean(partial(_value, name), **labels)
+    return average
+
+
+def _fewer(found: Records, method: str) -> float:
+    """How many times fewer bytes a method sends than uncompressed gossip."""
+    plain, ours = (_mean("message_bytes", found, method=one) for one in (_PLAIN, method))
+    return plain / ours
+
+
+def _compared(split: str, found: Records) -> list[Claim]:
+    methods = (_OURS, _PLAIN, _REDUCED, *_CHOCO)
+    ours, plain, reduced, *choco = (_mean("test_accuracy", found, method=one) for one in methods)
+    fewer = _fewer(found, _OURS)
+    return [
+        claim(
+            _CLAIMS[f"on par, data {split}"],
+            f"{ours:.1f} % and {max(choco):.1f} %",
+            [ours >= max(choco) - 1],
         ),
-        verdict([max(values) - min(values) > 1 for values in found.values()]),
-    )
-
-
-def _patient(lengths: _Lengths) -> Finding:
-    steps = sorted({one for _, one in lengths})
-    gaps = [lengths[_PLAIN, one].accuracy - lengths[_OURS, one].accuracy for one in steps]
-    apart = [lengths[_OURS, one].distance for one in steps]
-    return Finding(
-        "Short runs end before rank 1 has brought the nodes together (data different, after "
-        f"{', '.join(map(str, steps))} steps): points that it is behind uncompressed gossip, and "
-        "how far its nodes are from their mean.",
-        "not claimed",
-        f"{', '.join(f'{gap:.1f}' for gap in gaps)}; {', '.join(f'{one:.0f}' for one in apart)} %",
-        "—",
-    )
-
-
-def _training_table(split: str, trained: _Trained) -> Table:
-    plain = trained[split, _PLAIN].num_bytes
-    return Table(
-        f"Training, data {split}",
-        "Test accuracy and training loss of the mean model; how far nodes are from it in the end, "
-        "relative to its length; what a node sends in a step, all its neighbours together.",
-        ("method", "test accuracy", "training loss", "distance", "bytes a step", "times fewer"),
-        tuple(
-            (method, *_row(one), round(one.num_bytes), f"{plain / one.num_bytes:.1f}")
-            for (place, method), one in trained.items()
-            if place == split
+        claim(
+            _CLAIMS["near"],
+            f"{ours:.1f} % against {plain:.1f} % and {reduced:.1f} %, with {fewer:.0f} times fewer "
+            "bytes than D-PSGD",
+            [ours >= max(plain, reduced) - 1, fewer >= 20],
+            split=split,
         ),
+    ]
+
+
+def _sensitive(tried: Records) -> Claim:
+    found = {
+        _said(name): [_value("test_accuracy", one) for one in tried.where(method=name)]
+        for name in _CHOCO
+    }
+    return claim(
+        _CLAIMS["tuning"],
+        "; ".join(f"{name} {min(each):.1f} to {max(each):.1f} %" for name, each in found.items()),
+        [max(each) - min(each) > 1 for each in found.values()],
     )
 
 
-def _tuning_table(tried: _Tried) -> Table:
-    return Table(
-        "Consensus rates that were tried",
-        "The first seed. Of each method and data the rate with the lowest training loss is taken.",
-        ("method", "data", "rate", "test accuracy", "training loss", "distance"),
-        tuple((name, split, rate, *_row(one)) for (split, name, rate), one in tried.items()),
+def _patient(lengths: Records) -> Claim:
+    steps, gaps, apart = lengths.labels("steps"), [], []
+    for length in steps:
+        found = lengths.where(steps=length)
+        plain, ours = (_mean("test_accuracy", found, method=one) for one in (_PLAIN, _OURS))
+        gaps.append(f"{plain - ours:.1f}")
+        apart.append(f"{_mean('distance', found, method=_OURS):.0f}")
+    return claim(
+        _CLAIMS["short"],
+        f"{', '.join(gaps)}; {', '.join(apart)} %",
+        steps=", ".join(map(str, steps)),
     )
 
 
-def _length_table(lengths: _Lengths) -> Table:
-    return Table(
-        "Shorter and longer runs, data different",
-        "The whole schedule of learning rates in so many steps.",
-        ("method", "steps", "test accuracy", "training loss", "distance"),
-        tuple((name, steps, *_row(one)) for (name, steps), one in lengths.items()),
-    )
+def _table(
+    title: str, caption: str, keys: dict[str, str], found: Records, *, bytes_too: bool = False
+) -> Table:
+    """How training ended, by the labels of some axes, on average over the seeds."""
+    rows: list[tuple[Any, ...]] = []
+    for labels in dict.fromkeys(tuple(one[axis] for axis in keys.values()) for one in found):
+        some = found.where(**dict(zip(keys.values(), labels, strict=True)))
+        accuracy, loss, distance = (
+            _mean(name, some) for name in ("test_accuracy", "train_loss", "distance")
+        )
+        shown = (f"{accuracy:.1f} %", f"{loss:.3g}", f"{distance:.2g} %")
+        named = labels if bytes_too else (_said(labels[0]), *labels[1:])
+        rows.append((*named, *shown))
+        if bytes_too:
+            sent = round(_mean("message_bytes", some)), f"{_fewer(found, labels[0]):.1f}"
+            rows[-1] += sent
+    last = ("bytes a step", "times fewer") if bytes_too else ()
+    headers = (*keys, "test accuracy", "training loss", "distance", *last)
+    return Table(title, caption, headers, tuple(rows))
 
 
-def _row(one: Trained) -> tuple[str, str, str]:
-    return f"{one.accuracy:.1f} %", f"{one.loss:.3g}", f"{one.distance:.2g} %"
+def _said(method: str) -> str:
+    return method.removesuffix(", tuned")
+
+
+def _kilobytes(one: Record) -> list[float]:
+    """What a node had sent before the first round and after each; on a ring all send the same."""
+    rounds = len(one["distances"]) - 1
+    return [one["node_bytes"] / 1000 * step / rounds for step in range(rounds + 1)]
+
+
+def _kilobytes_to_1_percent(one: Record) -> float | None:
+    """What a node had sent when this was first left of the distance; None if it never was."""
+    pairs = zip(_kilobytes(one), one["distances"], strict=True)
+    return next((sent for sent, left in pairs if left <= 0.01), None)
+
+
+def _number(value: float | None) -> str:
+    return "never" if value is None else f"{value:.3g}"

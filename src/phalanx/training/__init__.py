@@ -1,4 +1,4 @@
-"""The round, the engines that carry it, and runs that survive being killed."""
+"""Training: rounds, engines that run them, and runs that resume after a kill."""
 
 from phalanx.evaluation import Evaluation, evaluate
 from phalanx.training.engines.base import (

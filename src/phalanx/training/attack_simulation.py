@@ -1,4 +1,4 @@
-"""Simulated attacks: what Byzantine workers do instead of their duty, on every engine the same."""
+"""Attack simulation: what Byzantine workers send, on every engine the same."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ State = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Role:
-    """What one Byzantine worker does in one round.
+    """Role of one Byzantine worker in one round: its attack and its randomness.
 
     Attributes:
         attack: its attack.
@@ -55,7 +55,7 @@ def roles(job: Job, step: int) -> dict[int, Role]:
 
 @dataclass(frozen=True)
 class AttackMemory:
-    """What a simulated attack remembers from round to round; checkpointed with the run."""
+    """State of a simulated attack between rounds; checkpointed with the run."""
 
     past: tuple[Broadcast, ...] = ()
     """The last rounds' broadcasts, oldest first: as many as the slowest worker is behind."""
@@ -72,7 +72,7 @@ class AttackMemory:
 
 def stage_attacks(
     job: Job,
-    cast: Mapping[int, Role],
+    byzantine_roles: Mapping[int, Role],
     inbox: Inbox,
     plans: Mapping[int, State],
     rule: Rule | None,
@@ -83,7 +83,7 @@ def stage_attacks(
 
     Args:
         job: the run's.
-        cast: all Byzantine workers of the round, by id.
+        byzantine_roles: all Byzantine workers of the round, by id.
         inbox: the round's messages; honest ones of workers whose attack reads others.
         plans: what the plans of earlier rounds remembered.
         rule: the server's decoder as it stands in this round; None if it is not known.
@@ -91,16 +91,16 @@ def stage_attacks(
     Returns:
         What the plans remember.
     """
-    ranks = {worker: rank for rank, worker in enumerate(cast) if inbox.arrived[worker]}
-    readers = [worker for worker in ranks if cast[worker].attack.omniscient]
+    ranks = {worker: rank for rank, worker in enumerate(byzantine_roles) if inbox.arrived[worker]}
+    readers = [worker for worker in ranks if byzantine_roles[worker].attack.omniscient]
     arrived = inbox.arrived.nonzero().flatten().tolist()
-    honest = [worker for worker in arrived if worker not in cast]
+    honest = [worker for worker in arrived if worker not in byzantine_roles]
     if not readers or not honest:
         return plans
-    step = cast[readers[0]].step
+    step = byzantine_roles[readers[0]].step
     source = generator(job.seed, "plan", step)
     known = AdversaryKnowledge(
-        inbox.messages[honest], tuple(honest), len(cast), rule or column_mean, source
+        inbox.messages[honest], tuple(honest), len(byzantine_roles), rule or column_mean, source
     )
     assert job.round.attack is not None
     planned, plans = job.round.attack.plans(known, [ranks[one] for one in readers], plans)
@@ -110,7 +110,7 @@ def stage_attacks(
             inbox.refuse(worker, "silent")
             continue
         seen = known.honest if plan.omniscient else None
-        forged = cast[worker].forge(inbox.messages[worker].clone(), seen, plan)
+        forged = byzantine_roles[worker].forge(inbox.messages[worker].clone(), seen, plan)
         inbox.put(worker, job.chain.forge(forged, step, worker), inbox.losses[worker].item())
     return plans
 

@@ -1,4 +1,4 @@
-"""What must fit together before a run starts."""
+"""Compatibility checks of the stages of a round, made before a run starts."""
 
 from torch import Tensor
 from torch.utils.data import Dataset

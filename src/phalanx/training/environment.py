@@ -1,4 +1,4 @@
-"""What one must know of the machine to repeat a run."""
+"""Software and hardware environment, recorded so that a run can be repeated."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""The exchange of a round: from the broadcast to the messages as they reached the server."""
+"""Message exchange of a round: from the broadcast to what reached the server."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from phalanx.training.worker_state import WorkerState, copied
 
 @dataclass(frozen=True)
 class ExchangeMemory:
-    """What a round's exchange leaves for the next; checkpointed with the run."""
+    """State of the exchange between rounds; checkpointed with the run."""
 
     attack: AttackMemory = field(default_factory=AttackMemory)
     """Of the simulated attack."""
@@ -29,7 +29,7 @@ class ExchangeMemory:
 
 
 class Collected(NamedTuple):
-    """What reached the server in one round.
+    """Messages of one round, as they reached the server.
 
     Attributes:
         messages: `(workers, width)`; rows that did not arrive hold anything.
@@ -77,16 +77,16 @@ def exchange(
         excluded: workers that are asked no more.
     """
     memory, code = memory or ExchangeMemory(), job.round.code.at(step)
-    cast = roles(job, step)
+    byzantine_roles = roles(job, step)
     inbox = Inbox(job.empty_table(broadcast.parameters.device), job.chain.decode)
     policy = session.policy.for_code(code.can_decode) if session.policy is not None else None
     replies = session.call(
-        RoundTask(step, broadcast, cast, memory.attack.past),
+        RoundTask(step, broadcast, byzantine_roles, memory.attack.past),
         [worker for worker in range(code.num_workers) if worker not in excluded],
         Waiting(policy, memory.waiting),
         inbox,
     )
-    plans = stage_attacks(job, cast, inbox, memory.attack.plans, rule)
+    plans = stage_attacks(job, byzantine_roles, inbox, memory.attack.plans, rule)
     for worker, reason in replies.missing.items():
         if reason != "late" or worker not in inbox.missing:  # who sent nothing is not late as well
             inbox.refuse(worker, reason)

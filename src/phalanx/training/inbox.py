@@ -1,4 +1,4 @@
-"""The server's table of messages: every row is checked before it is taken."""
+"""Inbox of the server: every message is checked before it is taken."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from phalanx.training.engines.base import Collector
 
 
 class Inbox(Collector):
-    """The messages of a round: a message that is none marks its sender, and never stops the run.
+    """Messages of a round; a malformed one marks its sender and never stops the run.
 
     The table is written in place, so that a round costs no second copy of the messages; messages
     that are the rows of one table already, as those of one process are, are taken over with it.
@@ -39,14 +39,20 @@ class Inbox(Collector):
 
     def take(self, worker: int, value: object) -> None:
         """Takes in what a worker replied: a `Sent`, of no trusted content."""
-        message, loss, *_ = value if isinstance(value, tuple) and len(value) > 1 else (value, None)
-        self.put(worker, message, loss if isinstance(loss, float) else torch.nan)
+        # Not by the value's own methods, which may be anything.
+        parts = tuple.__getitem__(value, slice(2)) if isinstance(value, tuple) else (value,)
+        message, loss = parts if len(parts) == 2 else (value, None)
+        self.put(worker, message, loss if type(loss) is float else torch.nan)
 
     def put(self, worker: int, message: object, loss: float = torch.nan) -> None:
         """Takes a message in, or marks its sender."""
-        if not isinstance(message, Tensor):
+        # A subclass may do anything in place of an operation; sparse and meta ones have no rows.
+        plain = type(message) is Tensor and message.layout == torch.strided and not message.is_meta
+        if not isinstance(message, Tensor) or not plain:
             self.refuse(worker, "wrong type")
             return
+        if message.requires_grad:  # or else the table would, and all that comes of it
+            message = message.detach().clone()
         try:
             values = self._decode(message.to(self.messages.device))
         except WireError as error:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, which the loop grants between two rounds."""
+"""Interruption by Ctrl-C or SIGTERM: the loop stops between two rounds."""
 
 import signal
 from collections.abc import Callable, Iterator

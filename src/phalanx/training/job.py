@@ -1,4 +1,4 @@
-"""A round with its model and data: what one run computes, whichever engine runs it."""
+"""Training job: a round with its model, loss and data, for any engine."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +18,7 @@ from phalanx.transforms import Chain
 
 @dataclass(frozen=True)
 class Job:
-    """The round, and what it is about: model, loss, data and seed. Workers get a copy of it."""
+    """Training job: round, model, loss, data and seed. Workers get a copy of it."""
 
     model: nn.Module
     """Architecture and buffers; its parameters are replaced by those of each round."""

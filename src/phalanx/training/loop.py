@@ -1,4 +1,4 @@
-"""The state of a run between rounds, and what happens in one."""
+"""Training loop: the state of a run between rounds, and one round after another."""
 
 import time
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ _MALFORMED = ("wrong shape", "wrong type", "malformed", "not finite")
 
 @dataclass
 class Run:
-    """What a run came to."""
+    """Result of a training run."""
 
     model: nn.Module
     """The trained model: the one that was given, changed in place."""
@@ -45,7 +45,7 @@ class Run:
 
 @dataclass(frozen=True)
 class KnownRule:
-    """The server's decoder as it stands in a round, for simulated attacks that know it."""
+    """Aggregation rule of the server in a round, for simulated attacks that know it."""
 
     code: Code
     state: tuple[Tensor, ...]
@@ -62,7 +62,7 @@ class KnownRule:
 
 
 class Loop:
-    """The state of a run between rounds, and what happens in one."""
+    """Training loop: the state of a run between rounds, and one round after another."""
 
     def __init__(
         self,
@@ -276,7 +276,7 @@ class Loop:
         return monitor.diversity(self.spread)
 
     def _byzantine(self, step: int, missing: dict[int, str]) -> list[int]:
-        """Byzantine workers of a round; one that was only slow, and came in time, told the truth.
+        """Byzantine workers of a round; one that was only slow, and came in time, is honest.
 
         So did one that is to be behind in the first round: there is nothing to be behind of.
         """

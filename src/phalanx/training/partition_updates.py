@@ -1,4 +1,4 @@
-"""Updates of the partitions of a round: many at once, or one by one, with the same result."""
+"""Partition updates: vectorised or one by one, with the same result."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ _BLOCK_BYTES = 2**28  # updates held beside the messages, if the chunk size is l
 
 
 class Block(NamedTuple):
-    """The updates of some partitions, in order.
+    """Updates of some partitions, in order.
 
     Attributes:
         updates: `(block, dim)`.
@@ -36,7 +36,7 @@ class Block(NamedTuple):
 
 
 class PartitionUpdates:
-    """Computes the updates of partitions, a round's `Computation` at work.
+    """Evaluator of a round's `Computation` on partitions.
 
     With `chunk_size` above one, several partitions are computed by one vectorised call; with one,
     one by one: the same kernels in every process and on every engine, so that runs agree to the
@@ -147,7 +147,7 @@ class PartitionUpdates:
 
 
 class _RelabelledLoss:
-    """The loss under other targets; the model's output tells how many classes there are."""
+    """Loss under relabelled targets; the model's output says how many classes there are."""
 
     def __init__(self, loss: Loss, attack: Attack) -> None:
         self._loss, self._attack = loss, attack

@@ -1,4 +1,4 @@
-"""What a worker's verdicts of many rounds add up to, and when it is excluded for good."""
+"""Reputation: suspicion of every worker over rounds, and permanent exclusion."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _MEMORY = 0.9  # of the average: it looks back about ten rounds
 
 
 class Standing(NamedTuple):
-    """How every worker stands after some rounds; checkpointed with the run.
+    """Reputation of every worker after some rounds; checkpointed with the run.
 
     Attributes:
         suspicion: `(workers,)` float64 in [0, 1], the exponential average of being suspected.
@@ -34,7 +34,7 @@ class Standing(NamedTuple):
 
 @dataclass(frozen=True)
 class Reputation:
-    """Follows the verdicts on every worker, and excludes those that stay under suspicion.
+    """Exclusion policy by the verdicts on every worker: who stays suspected is excluded.
 
     A worker's counter goes up by one in a round in which it is suspected or its message is
     malformed, and down by one, not below zero, in one in which its message is held good; a round
@@ -42,12 +42,12 @@ class Reputation:
     cumulative sum test (CUSUM) of being suspected more often than not.
 
     Let p be the chance that a worker is suspected in a round. Above one half the counter climbs by
-    2 p - 1 a round: who always lies and is always named is out after `exclude_after` rounds. Below
-    one half it falls back, and to climb to h from zero takes `rounds_until_excluded` on average,
-    about (1 / p - 1)^h: exponentially many in h. So a liar is told from an honest worker that a
-    rule suspects now and then, as long as verdicts of different rounds are nearly independent. Who
-    lies less than half of the time stays, and so would an honest worker that a rule suspects most
-    of the time be taken for a liar: hence no more than `max_excluded` are ever excluded.
+    2 p - 1 per round: a Byzantine worker that is always named is out after `exclude_after` rounds.
+    Below one half it falls back, and to climb to h from zero takes `rounds_until_excluded` on
+    average, about (1 / p - 1)^h: exponentially many in h. So an honest worker that a rule suspects
+    now and then stays, as long as verdicts of different rounds are nearly independent. So does a
+    Byzantine one that is wrong less than half of the time, and an honest one that a rule suspects
+    most of the time is excluded: hence no more than `max_excluded` are ever excluded.
 
     Source: Page, "Continuous Inspection Schemes", Biometrika 41, 1954 (the test).
     """

@@ -13,7 +13,7 @@ from phalanx.transforms import MessageTransform
 
 @dataclass(frozen=True)
 class Round:
-    """What happens in every round, stage by stage: a frozen value that everybody takes whole.
+    """Round of distributed training: its stages as one frozen value.
 
         order -> compute -> transforms -> code.encode -> (attack) -> transport
               -> code.decode -> step

@@ -1,4 +1,4 @@
-"""Training: rounds until done, each of them written down, each of them repeatable."""
+"""Training runs: `train` runs rounds, records them, and resumes them bit for bit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, so that a kill at any moment loses a few rounds' time at most."""
+"""Run folders: configuration, metrics, checkpoints and weights on disk."""
 
 import json
 import math
@@ -18,7 +18,7 @@ _KEPT = 2  # checkpoints: the newest, and one in case the disk failed under it
 
 
 class RunFolder:
-    """A run on disk: environment, metrics, checkpoints, result and weights.
+    """Run folder: environment, metrics, checkpoints, result and weights on disk.
 
     Files appear whole or not at all: each is written beside its place and moved there. Only
     `metrics.jsonl` grows in place, a line a round. Nothing is written before `open`.

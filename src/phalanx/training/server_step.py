@@ -1,4 +1,4 @@
-"""Server steps: what becomes of a round's decoded update."""
+"""Server steps: how the server updates the model by a round's decoded update."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ def default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
 
 @dataclass(frozen=True)
 class ServerStep(ABC):
-    """How the server moves the model by a decoded update.
+    """Server update rule: how the model moves by a decoded update.
 
     What it remembers is explicit: `init` gives it, `apply` changes the model and gives the next.
     """
@@ -55,7 +55,7 @@ class ServerStep(ABC):
 
 @dataclass(frozen=True)
 class OptimizerStep(ServerStep):
-    """A step of any `torch.optim.Optimizer`, with the decoded update as the gradient."""
+    """Optimizer step: any `torch.optim.Optimizer`, with the decoded update as the gradient."""
 
     optimizer: MakeOptimizer = default_optimizer
     """Makes the optimizer from the parameters."""
@@ -70,7 +70,7 @@ class OptimizerStep(ServerStep):
         closure = inspect.signature(made.step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:
             raise ValueError(
-                f"optimizer must take one gradient a step, and {type(made).__name__} asks for more"
+                f"optimizer must take one gradient per step, got {type(made).__name__}"
             )
         return made
 

@@ -1,4 +1,4 @@
-"""A worker of a training run: what it computes, transforms and sends in a round."""
+"""Workers of a training run: compute, encode, transform and send."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,11 +22,11 @@ _Made = tuple[Tensor, float, tuple[Tensor, ...]]
 
 
 class RoundOver(Exception):
-    """What a worker computes is of no use to anybody any more."""
+    """Cancellation of a round whose result nobody waits for any more."""
 
 
 class Sent(NamedTuple):
-    """What a worker sends in a round.
+    """Message of a worker in a round, with its losses and state.
 
     Attributes:
         message: its message.
@@ -40,7 +40,7 @@ class Sent(NamedTuple):
 
 
 class Worker:
-    """Computes the partitions that the round's assignment gives it and sends one message.
+    """Worker: computes the partitions assigned to it and sends one message.
 
     What its stages remember it keeps from task to task: before and after the last round, so that a
     checkpoint may go back a round.
@@ -123,7 +123,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class RoundTask(Task):
-    """A round of training."""
+    """Task of one round of training."""
 
     broadcast: Broadcast
     """What all workers are sent."""
@@ -181,7 +181,7 @@ class RoundTask(Task):
 
 @dataclass(frozen=True)
 class ReadState(Task):
-    """What a worker remembered before a round, for a checkpoint; asked beside what it is at."""
+    """Task that reads a worker's state before a round, for a checkpoint, while it computes."""
 
     concurrent: ClassVar[bool] = True
 
@@ -192,7 +192,7 @@ class ReadState(Task):
 
 @dataclass(frozen=True)
 class TrainingWorkers(WorkerFactory):
-    """The workers of a training run."""
+    """Factory of the workers of a training run."""
 
     job: Job
     """What they take part in."""

@@ -1,4 +1,4 @@
-"""What workers remember between rounds, whatever their stages are."""
+"""Worker state between rounds: that of its computation and transforms."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,7 +11,7 @@ nothing is not in it. Checkpoints, restarts and engines carry it without knowing
 
 
 class DatedState(NamedTuple):
-    """What a worker remembers before a round.
+    """State of a worker before a round.
 
     Attributes:
         step: the round.

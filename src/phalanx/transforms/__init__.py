@@ -1,4 +1,4 @@
-"""Message transforms: what a worker does to its message before it sends it."""
+"""Message transforms: momentum, noise and compression of worker messages."""
 
 from phalanx.transforms.base import MessageContext, MessageTransform
 from phalanx.transforms.chain import Chain

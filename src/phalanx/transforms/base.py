@@ -1,4 +1,4 @@
-"""What every message transform looks like: what a worker does to its message before it sends it."""
+"""Message transform interface: a pure map of a worker's message, with explicit state."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ State = tuple[Tensor, ...]
 
 
 class MessageContext(NamedTuple):
-    """Whose message of which round is transformed.
+    """Context of a transformed message: worker, round and layout.
 
     Attributes:
         layout: the tensors of a message, one after the other: those of the model, unless the code
@@ -42,7 +42,7 @@ class MessageContext(NamedTuple):
 
 @dataclass(frozen=True)
 class MessageTransform(ABC):
-    """What a worker does to its message: one member of a chain, pure, with explicit state.
+    """Message transform: one member of a chain, pure, with explicit state.
 
     Members are applied in order; what one hands on, the next is given. The last may turn the
     message into bytes, which its `decode` reads on the server.

@@ -1,4 +1,4 @@
-"""Chains of message transforms: what a worker sends, and what the server reads."""
+"""Chains of message transforms: applied by workers, decoded by the server."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from phalanx.transforms.base import MessageContext, MessageTransform, State, che
 
 
 class Transformed(NamedTuple):
-    """What became of a worker's message.
+    """Transformed message of a worker, and its new state.
 
     Attributes:
         message: `(width,)`, after all transforms but one that encodes.
@@ -29,7 +29,7 @@ class Transformed(NamedTuple):
 
 @dataclass(frozen=True)
 class Chain:
-    """The transforms of a round's messages, one after the other."""
+    """Chain of message transforms, applied one after the other."""
 
     transforms: tuple[MessageTransform, ...]
     """The members, in order."""

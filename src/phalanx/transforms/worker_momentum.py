@@ -14,7 +14,7 @@ from phalanx.transforms.base import MessageContext, MessageTransform, State
 
 @dataclass(frozen=True)
 class WorkerMomentum(MessageTransform):
-    """Every worker sends the momentum of its messages instead of the last message.
+    """Momentum of each worker's messages, sent instead of the last message.
 
     Honest momenta vary less from worker to worker than honest gradients do, so that a lie that is
     small enough to hide among them moves the model less, round after round. It helps every robust

@@ -1,1 +1,1 @@
-"""Engines: where workers run, and how messages get to the server."""
+"""Engines: where workers run, and how their messages reach the server."""

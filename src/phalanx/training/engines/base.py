@@ -1,4 +1,4 @@
-"""What an engine does: it gives workers tasks and collects their replies. Nothing else differs."""
+"""Engine interface: tasks are sent to workers, and their replies collected."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ _Session = TypeVar("_Session", bound="Session")
 
 
 class Site(NamedTuple):
-    """Where workers are: what the engine tells them of itself.
+    """Placement of workers: the device and the chunk size that they compute with.
 
     Attributes:
         device: where to compute; None for where the model is.
@@ -27,7 +27,7 @@ class Site(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A worker's answer to a task.
+    """Reply of a worker to a task.
 
     Attributes:
         value: what it sends; tensors, and tuples, lists and dictionaries of them, travel cheaply.
@@ -42,7 +42,7 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """What workers are asked to do: a value that travels to them."""
+    """Task of the workers: a value that is sent to them."""
 
     concurrent: ClassVar[bool] = False
     """Whether a worker takes it up beside the task that it is at."""
@@ -74,7 +74,7 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class WorkerFactory(ABC):
-    """Makes workers, where they are: objects with an attribute `id`, which keep what they hold."""
+    """Factory of workers, called where they run: objects with an `id` that keep their state."""
 
     @property
     @abstractmethod
@@ -95,7 +95,7 @@ class WorkerFactory(ABC):
         return None
 
     def heard(self, worker: int, value: object) -> None:  # noqa: B027 - most have nothing to keep
-        """Is told what a worker sent, by engines whose workers may have to be started anew."""
+        """Takes note of what a worker sent; called by engines that may start workers anew."""
 
     def packed(self) -> "WorkerFactory":
         """The factory as it travels to other processes."""
@@ -113,7 +113,7 @@ class WorkerFactory(ABC):
 
 
 class Collector:
-    """What replies are put into as they come; this one keeps them as they are."""
+    """Collector of replies as they arrive; this one keeps them as they are."""
 
     def __init__(self) -> None:
         self.values: dict[int, Any] = {}
@@ -131,7 +131,7 @@ class Collector:
 
 
 class Waiting(NamedTuple):
-    """A waiting policy and what it remembers.
+    """Waiting policy with its state.
 
     Attributes:
         policy: when a call is over; None for when all have answered.
@@ -143,7 +143,7 @@ class Waiting(NamedTuple):
 
 
 class Replies(NamedTuple):
-    """How a call went; what was sent is in its collector.
+    """Outcome of a call to all workers; what they sent is in its collector.
 
     Attributes:
         missing: why there is nothing from a worker, by id: "late", "dead", "busy" (still at an
@@ -160,7 +160,7 @@ class Replies(NamedTuple):
 
 
 class Session(ABC):
-    """Workers that were started; a context manager that stops them."""
+    """Session of running workers; a context manager that stops them."""
 
     policy: WaitingPolicy | None = None
     """When calls are over, if the engine's user said so."""
@@ -206,7 +206,7 @@ class Session(ABC):
 
 @dataclass(frozen=True)
 class Engine(ABC):
-    """Where workers run."""
+    """Where workers run: what starts them and gives them tasks."""
 
     @abstractmethod
     def start(self, factory: WorkerFactory) -> Session:

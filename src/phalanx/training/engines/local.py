@@ -1,4 +1,4 @@
-"""The engine of one process: no server, no ports; every partition is computed once."""
+"""Local engine: all workers in one process; every partition is computed once."""
 
 import math
 import time
@@ -25,7 +25,7 @@ from phalanx.training.engines.base import (
 
 @dataclass(frozen=True)
 class Local(Engine):
-    """All workers in this process, vectorised; redundant work is counted, not repeated.
+    """Single-process engine, vectorised; redundant work is counted, not repeated.
 
     Who is late is decided on a virtual clock, which nobody waits for. So a laptop can ask what a
     thousand workers would do: `Replies.virtual_s` and `virtual_seconds` in the metrics say how
@@ -77,7 +77,7 @@ class Local(Engine):
 
 
 class LocalSession(Session):
-    """Workers of this process."""
+    """Session of workers in this process."""
 
     def __init__(self, engine: Local, factory: WorkerFactory) -> None:
         self._engine, self._factory, self.policy = engine, factory, engine.policy

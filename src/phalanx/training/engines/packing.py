@@ -1,4 +1,4 @@
-"""Values with tensors in them, as they travel to workers and back without copies."""
+"""Serialisation of values with tensors, to workers and back without copies."""
 
 import copy
 from collections.abc import Callable, Mapping

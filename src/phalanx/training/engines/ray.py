@@ -1,4 +1,4 @@
-"""The engine of many processes or machines: this process is the server, workers are Ray actors."""
+"""Ray engine: this process is the server, workers are Ray actors on many machines."""
 
 import math
 import os
@@ -31,15 +31,15 @@ _SIGNALS = "signals"
 
 @dataclass(frozen=True)
 class Ray(Engine):
-    """Workers as processes on this machine or a Ray cluster; this process is the server.
+    """Multi-process engine on this machine or a Ray cluster; this process is the server.
 
-    The server sends the data set and the model once, and the parameters once a round; it takes one
-    message from each worker, until the deadline. A worker that dies, hangs, fails or is late is an
-    erasure: it is named in `Replies.missing`, the round goes on without it, and it comes back;
+    The server sends the data set and the model once, and the parameters once per round; it takes
+    one message from each worker, until the deadline. A worker that dies, hangs, fails or is late is
+    an erasure: it is named in `Replies.missing`, the round goes on without it, and it comes back;
     started anew if it died or hung, with its next task if it was slow. No worker is given a second
-    task before it is done with the first; but those that are late are told that the round is over,
-    and drop it before the next `chunk_size` partitions, so that nothing piles up. What is trained
-    lies with the server: it writes the checkpoints, and Ctrl-C reaches it alone. What their stages
+    task before it is done with the first; but late ones are notified that the round is over, and
+    drop it before the next `chunk_size` partitions, so that nothing piles up. What is trained is
+    with the server: it writes the checkpoints, and Ctrl-C reaches it alone. What their stages
     remember workers keep; the server asks for it when it writes a checkpoint. A worker that is
     started anew goes on with what the server knows: with its last momentum, if that is what it
     sends, or with what it remembered at the last checkpoint.
@@ -122,12 +122,12 @@ class Ray(Engine):
 
 
 class RaySession(Session):
-    """Workers as Ray actors."""
+    """Session of workers as Ray actors."""
 
     def __init__(self, engine: Ray, factory: WorkerFactory) -> None:
         self._ray = import_ray("the engine Ray")
         self._engine, self._factory, self.policy = engine, factory, engine.policy
-        self._seats: list[_Seat] = []
+        self._slots: list[_WorkerSlot] = []
         self._owns_ray = False
         with ExitStack() as stack:
             stack.callback(self.close)  # whatever interrupts the start, Ctrl-C among it
@@ -135,14 +135,14 @@ class RaySession(Session):
             self._owns_ray = connect(self._ray, engine.address, store_bytes)
             packed = self._ray.put(factory.packed())
             for worker in range(factory.num_workers):
-                self._seats.append(_Seat(self._ray, engine, worker, factory, packed))
+                self._slots.append(_WorkerSlot(self._ray, engine, worker, factory, packed))
             self._await_start()
             stack.pop_all()
 
     @property
     def pids(self) -> dict[int, int]:
         """Process id of each worker that is ready, on the machine that it runs on."""
-        return {seat.worker: seat.pid for seat in self._seats if seat.pid is not None}
+        return {slot.worker: slot.pid for slot in self._slots if slot.pid is not None}
 
     def call(
         self,
@@ -161,71 +161,71 @@ class RaySession(Session):
             if not done:
                 break
             for one in done:
-                seat = pending.pop(one)
-                reply = seat.receive(one, concurrent=task.concurrent)
+                slot = pending.pop(one)
+                reply = slot.receive(one, concurrent=task.concurrent)
                 if isinstance(reply, str):
-                    missing[seat.worker] = reply
+                    missing[slot.worker] = reply
                 elif reply.missing is not None:
-                    collector.refuse(seat.worker, reply.missing)
+                    collector.refuse(slot.worker, reply.missing)
                 else:
                     value = unpack(reply.value)
-                    self._factory.heard(seat.worker, value)
-                    collector.take(seat.worker, value)
-                    wait.see(seat.worker, collector)
-        for seat in pending.values():
-            missing[seat.worker] = "late"
+                    self._factory.heard(slot.worker, value)
+                    collector.take(slot.worker, value)
+                    wait.see(slot.worker, collector)
+        for slot in pending.values():
+            missing[slot.worker] = "late"
             if not task.concurrent:
-                seat.drop()
+                slot.drop()
         return Replies(missing, time.monotonic() - began, None, wait.remember())
 
     def dismiss(self, workers: Collection[int]) -> None:
         """See `Session.dismiss`; their processes are stopped."""
         for worker in workers:
-            self._seats[worker].dismiss()
+            self._slots[worker].dismiss()
 
     def restart(self, workers: Collection[int]) -> None:
         """See `Session.restart`."""
         for worker in workers:
-            self._seats[worker].restart()
+            self._slots[worker].restart()
 
     def close(self) -> None:
         """Stops the workers, and Ray if it was started for them."""
-        for seat in self._seats:
-            seat.stop()
-        self._seats = []
+        for slot in self._slots:
+            slot.stop()
+        self._slots = []
         if self._owns_ray:
             self._ray.shutdown()
             self._owns_ray = False
 
     def _hand_out(
         self, task: Task, workers: Collection[int], missing: dict[int, str]
-    ) -> "dict[Any, _Seat]":
+    ) -> "dict[Any, _WorkerSlot]":
         """Gives each worker that can take it the task; the references, and whose they are."""
         lent = self._ray.put(pack(task))
-        given: dict[Any, _Seat] = {}
+        given: dict[Any, _WorkerSlot] = {}
         for worker in workers:
-            seat = self._seats[worker]
+            slot = self._slots[worker]
             if task.concurrent:
-                if seat.pid is not None:
-                    given[seat.ask(lent)] = seat
+                if slot.pid is not None:
+                    given[slot.ask(lent)] = slot
                 continue
-            reason = None if task.queued else seat.obstacle()
+            reason = None if task.queued else slot.obstacle()
             if reason is None:
-                given[seat.send(lent)] = seat
+                given[slot.send(lent)] = slot
             else:
                 missing[worker] = reason
         return given
 
     def _await_start(self) -> None:
-        ready = [seat.ready for seat in self._seats]
+        ready = [slot.ready for slot in self._slots]
         self._ray.wait(ready, num_returns=len(ready), timeout=self._engine.start_timeout_s)
-        reasons = [seat.obstacle() for seat in self._seats]
+        reasons = [slot.obstacle() for slot in self._slots]
         if all(reason is not None and reason != "starting" for reason in reasons):
             raise RuntimeError(f"no worker of the engine Ray could start; the first {reasons[0]}")
 
 
 class _Wait:
-    """How long a call still waits, as replies come in."""
+    """Remaining wait of a call, as replies come in."""
 
     def __init__(self, engine: Ray, num_workers: int, began: float, waiting: Waiting) -> None:
         self._began, self._deadline_s = began, engine.deadline_s
@@ -257,8 +257,8 @@ class _Wait:
         return time.monotonic() - self._began
 
 
-class _Seat:
-    """A worker's place, which outlives the processes that fill it."""
+class _WorkerSlot:
+    """Slot of a worker, which outlives the processes that fill it."""
 
     def __init__(
         self, ray: ModuleType, engine: Ray, worker: int, factory: WorkerFactory, packed: Any
@@ -268,8 +268,8 @@ class _Seat:
         self.pid: int | None = None  # known once the worker is ready
         self._task: Any = None  # the task that it is at, if any
         self._sent = 0.0
-        self._number = 0  # of the task: what the worker is told to drop
-        self._dropped: Any = None  # held, else Ray complains if nobody can be told any more
+        self._number = 0  # of the task: which the worker is asked to drop
+        self._dropped: Any = None  # held, else Ray complains if nobody can be notified any more
         self._dismissed = False
         self._actor: Any
         self.ready: Any
@@ -302,8 +302,8 @@ class _Seat:
 
     def drop(self) -> None:
         """Tells the worker that nobody waits for its task any more."""
-        told = self._actor.drop.options(concurrency_group=_SIGNALS)
-        self._dropped = told.remote(self._number)
+        notified = self._actor.drop.options(concurrency_group=_SIGNALS)
+        self._dropped = notified.remote(self._number)
 
     def receive(self, reference: Any, *, concurrent: bool) -> Reply | str:
         """The reply that came, or the reason why there is none."""
@@ -368,7 +368,7 @@ class _Seat:
 
 
 class _Actor:
-    """The process of a worker. It starts empty: what fails while it is prepared, can be told.
+    """Process of a worker. It starts empty, so that failures of its preparation are reported.
 
     Ray cannot cancel what an actor is at, short of killing it. So a second thread takes the word
     that a task is of no use any more, and the first looks for it between partitions.

@@ -1,4 +1,4 @@
-"""How this process comes to Ray, and leaves it."""
+"""Connection of this process to a Ray cluster."""
 
 import logging
 import os
