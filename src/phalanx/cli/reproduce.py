@@ -4,8 +4,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from phalanx.cli.console import console
+from phalanx.cli.console import complaints, console
 from phalanx.cli.train import default_out
+from phalanx.errors import PhalanxError
 
 
 def reproduce(
@@ -35,8 +36,12 @@ def reproduce(
     from phalanx.reproduce import reproduce as run
 
     folder = out or default_out().with_name("reproduce-" + default_out().name)
-    with console.status("starting") as status:
-        done = run(recipe, folder, full=full, data=data, progress=status.update, jobs=jobs)
+    try:
+        with console.status("starting") as status:
+            done = run(recipe, folder, full=full, data=data, progress=status.update, jobs=jobs)
+    except (KeyboardInterrupt, PhalanxError):
+        complaints.print(f"Go on with the same command and --out {folder}", soft_wrap=True)
+        raise
     table = Table(title=done.recipe.paper, title_justify="left", show_lines=True)
     for header in ("claim", "the paper's figure", "ours", "same?"):
         table.add_column(header)

@@ -1,7 +1,7 @@
 """DETOX: what votes in small groups do for robust rules, and where they stop helping."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -31,21 +31,9 @@ from phalanx.reproduce.robust_training import REFERENCE, accuracy_plot, by_run, 
 
 _REFERENCE = "mean, no attack"
 _CONSTANT, _LITTLE = Constant(-100.0), ALittleIsEnough(z=1.5)
-_PAPER = published("detox")
+_TOLD = published("detox")
+_PAPER = _TOLD["figures"]
 _COUNTED = 1000  # rounds in which corrupted groups are counted
-_NOTES = (
-    "All runs see the same samples in every round. With DETOX a group has those of its members "
-    "together: as many samples per round, each in group_size gradients.",
-    "Byzantine workers are drawn afresh every round, and do not know the groups.",
-    "Of the published runs we know 45 workers and groups of 3, and here 5 of the 45 are Byzantine. "
-    "The rule called median is, without DETOX, the median of the means of random buckets of 3.",
-    "“A little is enough” sends the honest mean less 1.5 standard deviations, computed from the "
-    "messages of the honest workers.",
-    "On digits rules without votes lose little to it, and votes have little to win back: a small "
-    "gain there bears out the direction of the claim, not its size.",
-    "The runs called limit show where DETOX fails: few buckets of means, of which the groups won "
-    "by Byzantine workers spoil most. The package warns of it when the code is made.",
-)
 
 
 @dataclass(frozen=True)
@@ -90,14 +78,12 @@ class Detox(Recipe):
 
     def cells(self, scope: Scope) -> list[Cell]:
         """Runs on digits, and groups that are counted."""
-        codes = {
-            (byzantine, size): {"code": self._code(byzantine, size)}
-            for byzantine in (self.few_byzantine, self.many_byzantine)
-            for size in (0, 1)
-        }
         groups = {
-            f"{byzantine} Byzantine, groups of {self.group_sizes[size]}": code
-            for (byzantine, size), code in codes.items()
+            f"{number} Byzantine, groups of {self.group_sizes[size]}": {
+                "code": self._code(number, size)
+            }
+            for number in (self.few_byzantine, self.many_byzantine)
+            for size in (0, 1)
         }
         digits = grid(train_run, {"run": self._runs()}, self._on_digits(scope))
         return digits + grid(count_corrupted, {"groups": groups})
@@ -188,86 +174,116 @@ class Detox(Recipe):
         images, rules = self._images(scope), by_run(found.where(paper="rules"))
         groups = [one for one in found if one["groups"] is not None]
         runs = by_run(one for one in found if one["groups"] is None and one["paper"] is None)
-        clean, setting = (
-            runs[_REFERENCE],
-            "images, ResNet-18" if images.published else "digits, MLP",
-        )
-        limits = [one for title, one in runs.items() if title.endswith(", limit")]
+        of = {
+            end: [one for title, one in runs.items() if title.endswith(f", {end}")]
+            for end in ("constant", "limit")
+        }
         if images.published:
             tables = [training_table(runs.values()), training_table(rules.values(), "Images")]
         else:
             tables = [training_table([*runs.values(), *rules.values()])]
-        caption = "Over rounds, on the test set."
-        constant = [one for title, one in runs.items() if title.endswith(", constant")]
+        caption, clean = "Over rounds, on the test set.", runs[_REFERENCE]
+        answer, first = self._rules_claim(
+            rules, "images, ResNet-18" if images.published else "digits, MLP"
+        )
+        worst = percent(min(one["test_accuracy"] for one in of["limit"]))
         return Findings(
-            answer=self._answer(rules, limits, setting),
-            claims=[
-                _votes(rules, setting),
-                _unmoved(runs),
-                self._survives(runs),
-                self._corrupted(groups[:2]),
-                _faster(rules),
-                self._limit(limits, clean),
-            ],
+            answer=f"{answer}; with {self.many_byzantine} that send a constant, few buckets fell "
+            f"to {worst}.",
+            claims=[first, *self._claims(runs, rules, groups[:2], of["limit"])],
             tables=[*tables, self._groups_table(groups)],
             plots=[
-                accuracy_plot("constant", caption, [clean, *constant]),
+                accuracy_plot("constant", caption, [clean, *of["constant"]]),
                 accuracy_plot("a little is enough", caption, list(rules.values())),
-                accuracy_plot("constant, many Byzantine", caption, [clean, *limits]),
+                accuracy_plot("constant, many Byzantine", caption, [clean, *of["limit"]]),
             ],
-            notes=(f"Data of the paper's rules: {images.origin}.", *_NOTES),
+            notes=(f"Data of the paper's rules: {images.origin}.", *_TOLD["notes"]),
         )
 
-    def _survives(self, runs: Mapping[str, Record]) -> Claim:
+    def _rules_claim(self, rules: Mapping[str, Record], setting: str) -> tuple[str, Claim]:
+        """What votes do for the paper's rules, as the beginning of the answer and as a claim."""
+        voted, alone = (
+            [rules[title.format(name)]["test_accuracy"] for name in _PAPER]
+            for title in ("DETOX {}", "{} alone")
+        )
+        reached, without = (listed(list(map(percent, one))) for one in (voted, alone))
+        trios = list(zip(_PAPER, voted, alone, strict=True))
+        logged = [f"{name} {a['DETOX']} % against {a['alone']} %" for name, a in _PAPER.items()]
+        ours = [f"{name} {percent(a)} against {percent(b)}" for name, a, b in trios]
+        gain = min(a - b for _, a, b in trios)
+        return (
+            f"With {self.few_byzantine} Byzantine among {self.num_workers} workers that hide in "
+            f"the honest spread, {listed(list(_PAPER))} reached {reached} test accuracy with DETOX "
+            f"and {without} without ({setting})"
+        ), Claim(
+            "Votes remove most of what “a little is enough” sends, and rules reach a higher test "
+            "accuracy with them than without.",
+            f"{'; '.join(logged)} (ResNet-18, CIFAR-10)",
+            f"{'; '.join(ours)} ({setting})",
+            [gain >= 0.1, gain >= 0],
+        )
+
+    def _claims(
+        self,
+        runs: Mapping[str, Record],
+        rules: Mapping[str, Record],
+        groups: Sequence[Record],
+        limits: Sequence[Record],
+    ) -> list[Claim]:
         titles = ("DETOX, constant", "median, constant", "mean, constant", _REFERENCE)
         held, middle, lost, clean = (runs[title]["test_accuracy"] for title in titles)
-        return Claim(
-            f"With {self.few_byzantine} Byzantine among {self.num_workers} workers, sending a "
-            "constant, DETOX trains as if there were none, where the mean is lost.",
-            NOT_QUOTED,
-            f"DETOX {percent(held)}, median {percent(middle)}, mean {percent(lost)}, without "
-            f"attack {percent(clean)}",
-            [held >= clean - 0.02 and lost < clean - 0.1],
-        )
-
-    def _corrupted(self, groups: list[Record]) -> Claim:
-        parts = [
+        same = runs["DETOX, one Byzantine"]["weights"] == runs["DETOX, none"]["weights"]
+        counted = [
             f"{one['expected']:.3f} of {one['number']} by the formula, {one['counted']:.3f} "
             f"counted (groups of {one['size']})"
             for one in groups
         ]
-        return Claim(
-            "Random groups leave few of them to Byzantine workers.",
-            NOT_QUOTED,
-            f"with {self.few_byzantine} Byzantine: {'; '.join(parts)}",
-        )
-
-    def _limit(self, limits: list[Record], clean: Record) -> Claim:
+        times = {
+            name: rules[f"{name} alone"]["decode_seconds"]
+            / rules[f"DETOX {name}"]["decode_seconds"]
+            for name in _PAPER
+        }
         ends = [
             f"{one['run'].removesuffix(', limit')} {percent(one['test_accuracy'])}"
             for one in limits
         ]
-        return Claim(
-            f"What is not claimed: that few buckets hold {self.many_byzantine} Byzantine of "
-            f"{self.num_workers} workers which send a constant.",
-            "—",
-            f"{'; '.join(ends)}; without attack {percent(clean['test_accuracy'])}",
-        )
+        return [
+            Claim(
+                "As long as the honest are a majority in every group, lies change nothing.",
+                "identical",
+                f"with one Byzantine worker, {'' if same else 'not '}bit for bit the run without",
+                [same],
+            ),
+            Claim(
+                f"With {self.few_byzantine} Byzantine among {self.num_workers} workers, sending a "
+                "constant, DETOX trains as if there were none, where the mean is lost.",
+                NOT_QUOTED,
+                f"DETOX {percent(held)}, median {percent(middle)}, mean {percent(lost)}, without "
+                f"attack {percent(clean)}",
+                [held >= clean - 0.02 and lost < clean - 0.1],
+            ),
+            Claim(
+                "Random groups leave few of them to Byzantine workers.",
+                NOT_QUOTED,
+                f"with {self.few_byzantine} Byzantine: {'; '.join(counted)}",
+            ),
+            Claim(
+                "Rules are cheaper on winners than on all messages: r squared times for those "
+                "whose cost is quadratic in the number of messages.",
+                NOT_QUOTED,
+                "decoding, votes included, is so many times as fast with DETOX: "
+                f"{', '.join(f'{name} {ratio:.2g}' for name, ratio in times.items())}; this "
+                "package's rules make two passes, whatever the number of messages",
+            ),
+            Claim(
+                f"What is not claimed: that few buckets hold {self.many_byzantine} Byzantine of "
+                f"{self.num_workers} workers which send a constant.",
+                "—",
+                f"{'; '.join(ends)}; without attack {percent(clean)}",
+            ),
+        ]
 
-    def _answer(self, rules: Mapping[str, Record], limits: list[Record], setting: str) -> str:
-        voted, alone = (
-            listed([percent(rules[title.format(name)]["test_accuracy"]) for name in _PAPER])
-            for title in ("DETOX {}", "{} alone")
-        )
-        worst = percent(min(one["test_accuracy"] for one in limits))
-        return (
-            f"With {self.few_byzantine} Byzantine among {self.num_workers} workers that hide in "
-            f"the honest spread, {listed(list(_PAPER))} reached {voted} test accuracy with DETOX "
-            f"and {alone} without ({setting}); with {self.many_byzantine} that send a constant, "
-            f"few buckets fell to {worst}."
-        )
-
-    def _groups_table(self, groups: list[Record]) -> Table:
+    def _groups_table(self, groups: Sequence[Record]) -> Table:
         names = ("groups", "number", "expected", "counted", "at_most")
         rows = [tuple(one[name] for name in names) for one in groups]
         return Table(
@@ -293,49 +309,3 @@ def count_corrupted(*, code: DetoxCode) -> dict[str, Any]:
         "counted": fmean(found),
         "at_most": code.max_corrupted_groups,
     }
-
-
-def _votes(rules: Mapping[str, Record], setting: str) -> Claim:
-    reached = {
-        name: [rules[title]["test_accuracy"] for title in (f"DETOX {name}", f"{name} alone")]
-        for name in _PAPER
-    }
-    gains = [voted - alone for voted, alone in reached.values()]
-    logged = "; ".join(
-        f"{name} {one['DETOX']} % against {one['alone']} %" for name, one in _PAPER.items()
-    )
-    ours = "; ".join(
-        f"{name} {percent(a)} against {percent(b)}" for name, (a, b) in reached.items()
-    )
-    return Claim(
-        "Votes remove most of what “a little is enough” sends, and rules reach a higher test "
-        "accuracy with them than without.",
-        f"{logged} (ResNet-18, CIFAR-10)",
-        f"{ours} ({setting})",
-        [min(gains) >= 0.1, min(gains) >= 0],
-    )
-
-
-def _unmoved(runs: Mapping[str, Record]) -> Claim:
-    same = runs["DETOX, one Byzantine"]["weights"] == runs["DETOX, none"]["weights"]
-    return Claim(
-        "As long as the honest are a majority in every group, lies change nothing.",
-        "identical",
-        f"with one Byzantine worker, {'' if same else 'not '}bit for bit the run without",
-        [same],
-    )
-
-
-def _faster(rules: Mapping[str, Record]) -> Claim:
-    slow, fast = (
-        [rules[title.format(name)]["decode_seconds"] for name in _PAPER]
-        for title in ("{} alone", "DETOX {}")
-    )
-    ratios = [f"{name} {a / b:.2g}" for name, a, b in zip(_PAPER, slow, fast, strict=True)]
-    return Claim(
-        "Rules are cheaper on winners than on all messages: r squared times for those whose cost "
-        "is quadratic in the number of messages.",
-        NOT_QUOTED,
-        f"decoding, votes included, is so many times as fast with DETOX: {', '.join(ratios)}; this "
-        "package's rules make two passes, whatever the number of messages",
-    )

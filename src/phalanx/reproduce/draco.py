@@ -38,23 +38,9 @@ from phalanx.reproduce.round_times import (
 Timed = Literal["LeNet", "ResNet-18"]
 _ATTACKS = {"reversed gradient": ReverseGradient(100.0), "constant": Constant(-100.0)}
 _REFERENCE, _QUIET = "mean, no attack", "DRACO repetition, no attack"
-_PAPER = published("draco")
+_TOLD = published("draco")
+_PAPER = _TOLD["figures"]
 _SMALL = 2**21  # numbers per message, up to which iterating over the messages takes no minutes
-_NOTES = (
-    "The mean over the partitions without Byzantine workers is the reference; all runs see the "
-    "same samples in the same partitions.",
-    "The cyclic code uses the centred band with real weights and circles of at most 21 workers; "
-    "the published band loses precision with 45 workers.",
-    "Rounds are timed as if each worker had a machine like this one: (2 s + 1) x the gradient of "
-    "one partition for DRACO, one gradient for the rules, then decoding. Moving messages takes "
-    "equally long for all, and is left out.",
-    "Geometric median and Krum are this package's, which make few passes over the messages however "
-    "many steps they iterate; “by passes” is Weiszfeld's iteration on the messages themselves, "
-    "from the mean until it moves by less than 1e-6; for large models in full runs only.",
-    "DRACO decodes the gradient exactly, up to the rounding of sums. Where rounding flips a ReLU "
-    "or a pooled maximum that stands at a tie, the few weights behind it drift apart by more.",
-    "The attack of the rounds that are timed is the reversed gradient.",
-)
 
 
 @dataclass(frozen=True)
@@ -170,7 +156,7 @@ class Draco(Recipe):
                 *(_accuracy_plot(attack, runs) for attack in _ATTACKS),
                 *(self._time_plot(model, times) for model in self.timed_models),
             ],
-            notes=(f"Data: {_data(scope)[1]}.", *_NOTES),
+            notes=(f"Data: {_data(scope)[1]}.", *_TOLD["notes"]),
         )
 
     def _training_claims(self, runs: Mapping[str, Record]) -> list[Claim]:

@@ -31,7 +31,7 @@ from phalanx.reproduce.base import (
     published,
     to_points,
 )
-from phalanx.reproduce.robust_training import momentum, robust_rules, side_by_side
+from phalanx.reproduce.robust_training import momentum, notes, robust_rules, side_by_side
 
 _RULES = ("mean", "Krum", "median", "RFA", "trimmed mean", "centred clipping")
 _MEMORYLESS, _CLIPPING = _RULES[1:-1], _RULES[-1]
@@ -43,28 +43,10 @@ _ATTACKS: dict[str, Attack] = {
 }
 _IPM, _ALIE, _SIGNS, _LABELS = _ATTACKS
 _NONE, _BETAS = "no attack", (0.0, 0.9)
-_PAPER = published("learning-from-history")
+_TOLD = published("learning-from-history")
+_PAPER = _TOLD["figures"]
 _IMAGES = ("cifar10.npz", "cifar10_full_jpeg.npz"), "CIFAR-10"
 _FALL = 10.0  # points of accuracy that are called a fall
-_NOTES = (
-    "The paper's figures are recomputed from the logs that its authors published (last five "
-    "evaluations, mean of two or three seeds, some runs cut short): differences below 3 points are "
-    "noise. It prints none for the mean under attack.",
-    "The shape is compared, not the figure: the paper trains ResNet-20 on CIFAR-10.",
-    "RFA takes three Weiszfeld steps, as in the paper; they start from the mean of the more than "
-    "half of the messages that lie closest together.",
-    "With so small an epsilon, inner product manipulation hardly harms the mean, which no rule "
-    "should be praised for beating elsewhere: compare every row with the first.",
-)
-_QUICK_NOTE = (
-    "Here: one hidden layer of 64, 8 samples per worker and round, learning rate 0.1, momentum as "
-    "an average (it keeps the length of a gradient), radius 1, a little is enough with z = 1.5."
-)
-_FULL_NOTE = (
-    "Unlike in the paper: ResNet-18 of a quarter of the width with group normalisation instead of "
-    "ResNet-20, no augmentation, one seed. As there: momentum as a sum, radius 100 / (1 - beta), "
-    "learning rate 0.1, a tenth of it from epoch 75 on."
-)
 
 
 @dataclass(frozen=True)
@@ -144,11 +126,7 @@ class LearningFromHistory(Recipe):
             answer=_answer(found),
             claims=_claims(found),
             tables=[_table(name, found) for name in (_NONE, *_ATTACKS)],
-            notes=(
-                f"Data: {images.origin}.",
-                *_NOTES,
-                _FULL_NOTE if images.published else _QUICK_NOTE,
-            ),
+            notes=notes(images, _TOLD),
         )
 
 

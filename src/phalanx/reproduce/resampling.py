@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from typing import Any, ClassVar
 
 from torch.optim import SGD
@@ -27,7 +26,6 @@ from phalanx.reproduce.base import (
     NOT_QUOTED,
     Claim,
     Findings,
-    Images,
     Recipe,
     Scope,
     above,
@@ -36,7 +34,7 @@ from phalanx.reproduce.base import (
     published,
     to_points,
 )
-from phalanx.reproduce.robust_training import OtherTest, momentum, robust_rules, side_by_side
+from phalanx.reproduce.robust_training import OtherTest, momentum, notes, robust_rules, side_by_side
 
 _MIXED: dict[str, PreAggregation] = {"bucketing": Bucketing(2), "resampling": Resampling(2)}
 _PLAIN, _BUCKETS, _SAMPLES = "alone", *_MIXED
@@ -50,36 +48,16 @@ _ATTACKS: dict[str, Attack] = {
 _RULES = ("mean", "Krum", "median", "RFA", "centred clipping")
 _PICKING, _CLIPPING = _RULES[1:4], _RULES[4]
 _PICKED = ", ".join(_PICKING)
+_IMAGES = ("mnist.npz",), "MNIST"
 _BETAS = {"no momentum": 0.0, "momentum 0.9": 0.9}
 _FALL = 5.0  # points of accuracy that are called a fall
+_TOLD = published("resampling")
 _PAPER = {
     (table, rule, *column.split(", ")): accuracy
-    for table, logged in published("resampling").items()
+    for table, logged in _TOLD["figures"].items()
     for rule, row in logged["rules"].items()
     for column, accuracy in zip(logged["columns"], row, strict=True)
 }
-_NOTES = (
-    "The papers' figures are recomputed from the logs that their authors published (MNIST, a "
-    "network of two convolutions, three seeds). The shape is compared, not the figure.",
-    "Non-iid: the honest workers share the data sorted by class, the Byzantine ones hold random "
-    "samples. Long tail: every class keeps a fixed share of what the class before keeps, in the "
-    "test set too; there nobody is Byzantine.",
-    "The published figures are those of buckets of two (2022); resampling every message twice "
-    "(2020), where twice as many mixtures may be Byzantine, stands beside them.",
-    "RFA takes three Weiszfeld steps, as in the papers; they start from the mean of the more than "
-    "half of the messages that lie closest together.",
-    "Mixing does not help always: where a rule's bound is close, twice as many Byzantine mixtures "
-    "may cost more than smaller differences win.",
-)
-_QUICK_NOTE = (
-    "Here: one hidden layer of 64 on digits, learning rate 0.1, momentum as an average, centred "
-    "clipping with radius 1 and three iterations, a long tail of 0.6 instead of 0.5."
-)
-_FULL_NOTE = (
-    "Unlike in the papers: LeNet instead of their network, one seed, and 600 rounds under every "
-    "attack. As there: learning rate 0.01, 32 samples per worker, momentum as a sum, centred "
-    "clipping with radius 10 / (1 - beta) and three iterations, a long tail of 0.5."
-)
 
 
 @dataclass(frozen=True)
@@ -115,56 +93,38 @@ class ResamplingAndBucketing(Recipe):
 
     def cells(self, scope: Scope) -> list[Cell]:
         """A long tail without attack, mimic, and other attacks on the rules that the paper has."""
-        data, steps = self._images(scope), self._steps(scope)
+        data = scope.images(*_IMAGES)
+        given, byzantine = data.published, FixedWorkers(list(range(self.num_byzantine)))
+        steps = self.steps or (600 if scope.full else 200)
+        keep = 0.5 if given else 0.6
+        attacked = self._sized(scope, self.num_workers, 32 if given else 16, steps)
+        attacked |= {"byzantine": byzantine, "order": PerClient(ShardPartitioner())}
+        honest, samples = 24 if given else self.num_honest, 32 if given else 8
+        quiet = self._sized(scope, honest, samples, self.steps or (4500 if given else steps))
+        quiet["data"] = OtherTest(data.source, tail=keep)
         splits = {_IID: IidPartitioner(), _DIFFERENT: ShardPartitioner()}
-        keep = 0.5 if data.published else 0.6
-        tails = {
-            name: {"order": PerClient(LongTailedPartitioner(keep, split))}
-            for name, split in splits.items()
-        }
-        long = 4500 if data.published and self.steps is None else steps
-        test, honest = OtherTest(data.source, tail=keep), self._honest(scope)
-        thinned = self._fixed(scope, long, honest, 32 if data.published else 8) | {"data": test}
-        cells = self._grid(scope, _TAIL, tails, (_PLAIN, _BUCKETS), thinned, num_byzantine=0)
-
-        fixed = self._fixed(scope, steps, self.num_workers, 32 if data.published else 16)
-        fixed["byzantine"] = FixedWorkers(list(range(self.num_byzantine)))
-        ways = (_PLAIN, *_MIXED)
-        mimic = {
-            name: {"order": PerClient(split), "attack": Mimic()} for name, split in splits.items()
-        }
-        found = self._grid(scope, _MIMIC, mimic, ways, fixed, self.num_byzantine)
-        doubled = {"column": _IID, "before": _SAMPLES}  # of no interest
-        cells += [one for one in found if not doubled.items() <= one.labels.items()]
-
-        fixed["order"] = PerClient(ShardPartitioner())
+        tails, mimic = dict[str, Any](), dict[str, Any]()
+        for name, split in splits.items():
+            tails[name] = {"order": PerClient(LongTailedPartitioner(keep, split))}
+            mimic[name] = {"order": PerClient(split), "attack": Mimic()}
+        cells = self._grid(scope, _TAIL, tails, quiet) + self._grid(scope, _MIMIC, mimic, attacked)
         for name, attack in _ATTACKS.items():
             for column, beta in list(_BETAS.items())[: None if scope.full else 1]:
-                staged = {column: {"attack": attack, **momentum(beta, published=data.published)}}
-                found = self._grid(scope, name, staged, ways, fixed, self.num_byzantine, beta)
-                cells += [one for one in found if one.labels["rule"] in ("mean", *_staged(name))]
-        return cells
+                staged = {column: {"attack": attack, **momentum(beta, published=given)}}
+                cells += self._grid(scope, name, staged, attacked, beta)
+        return [cell for cell in cells if _wanted(**cell.labels)]
 
-    def _images(self, scope: Scope) -> Images:
-        return scope.images(("mnist.npz",), "MNIST")
-
-    def _honest(self, scope: Scope) -> int:
-        return 24 if self._images(scope).published else self.num_honest
-
-    def _steps(self, scope: Scope) -> int:
-        return self.steps or (600 if scope.full else 200)
-
-    def _fixed(self, scope: Scope, steps: int, num_workers: int, samples: int) -> dict[str, Any]:
-        data = self._images(scope)
+    def _sized(self, scope: Scope, num_workers: int, samples: int, steps: int) -> dict[str, Any]:
+        data = scope.images(*_IMAGES)
         return {
             "data": data.source,
             "model": LeNet if data.published else MLP,
+            "device": scope.device,
             "num_workers": num_workers,
             "batch_size": samples * num_workers,
             "steps": steps,
             "evaluate_every": max(1, steps // 20),
             "optimizer": partial(SGD, lr=0.01 if data.published else 0.1),
-            "device": scope.device,
         }
 
     def _grid(
@@ -172,34 +132,42 @@ class ResamplingAndBucketing(Recipe):
         scope: Scope,
         table: str,
         columns: Mapping[str, Mapping[str, Any]],
-        ways: Sequence[str],
         fixed: Mapping[str, Any],
-        num_byzantine: int,
         beta: float = 0.0,
     ) -> list[Cell]:
-        """All rules alone and after mixing; mixing leaves the mean as it is."""
-        given = self._images(scope).published
+        """All rules alone and after mixing."""
+        given = scope.images(*_IMAGES).published
         # The sum of messages is 1 / (1 - beta) times as long as one, and so is the radius.
-        rules = robust_rules(num_byzantine, 10 / (1 - beta) if given else 1.0, iterations=3)
+        radius = 10 / (1 - beta) if given else 1.0
+        rules = robust_rules(0 if table == _TAIL else self.num_byzantine, radius, iterations=3)
         cells = []
-        for rule, way in product(_RULES, ways):
-            if rule != "mean" or way == _PLAIN:
-                used = _MIXED[way] >> rules[rule] if way in _MIXED else rules[rule]
-                seeds = range(self.seeds or (3 if scope.full and not given else 1))
-                axes: dict[str, Any] = {"table": {table: {}}, "rule": {rule: used}}
-                axes |= {"before": {way: {}}, "column": columns, "seed": seeds}
-                cells += grid(train_run, axes, fixed)
+        for before in (_PLAIN, *_MIXED):
+            used = {
+                name: _MIXED[before] >> rules[name] if before in _MIXED else rules[name]
+                for name in _RULES
+            }
+            axes: dict[str, Any] = {"table": {table: {}}, "before": {before: {}}, "rule": used}
+            seeds = range(self.seeds or (3 if scope.full and not given else 1))
+            cells += grid(train_run, {**axes, "column": columns, "seed": seeds}, fixed)
         return cells
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Every rule with and without mixing, beside the authors' logs."""
-        data = self._images(scope)
         return Findings(
             answer=_answer(found),
             claims=_claims(found),
             tables=[_table(name, found) for name in (_TAIL, _MIMIC, *_ATTACKS)],
-            notes=(f"Data: {data.origin}.", *_NOTES, _FULL_NOTE if data.published else _QUICK_NOTE),
+            notes=notes(scope.images(*_IMAGES), _TOLD),
         )
+
+
+def _wanted(table: Any, rule: Any, before: Any, column: Any, **_: Any) -> bool:
+    """Mixing leaves the mean as it is; some cells are in nobody's table."""
+    if rule == "mean":
+        return bool(before == _PLAIN)
+    if before == _SAMPLES and (table == _TAIL or column == _IID):
+        return False
+    return table not in _ATTACKS or rule in _staged(table)
 
 
 def _staged(attack: str) -> list[str]:
@@ -218,38 +186,39 @@ def _paper(table: str, column: str, before: str, rules: Sequence[str] = _PICKING
 
 
 def _claims(found: Records) -> list[Claim]:
-    alone, mixed = (_DIFFERENT, _PLAIN), (_DIFFERENT, _BUCKETS)
+    alike, alone, mixed = (_IID, _PLAIN), (_DIFFERENT, _PLAIN), (_DIFFERENT, _BUCKETS)
     near = [(_PLAIN, _CLIPPING), (_BUCKETS, _CLIPPING), (_PLAIN, "mean")]
     clipped = [_ours(found, _MIMIC, _DIFFERENT, way, (rule,))[0] for way, rule in near]
-    return [
-        _change(
-            found,
+    changes = [
+        (
             _TAIL,
-            ((_IID, _PLAIN), alone),
-            f"Rules that pick lose the rare classes where data differ, though nobody attacks "
+            (alike, alone),
+            "Rules that pick lose the rare classes where data differ, though nobody attacks "
             f"({_PICKED}; iid, then non-iid).",
             -_FALL,
         ),
-        _change(
-            found,
+        (
             _TAIL,
             (alone, mixed),
             f"Buckets of two give part of it back ({_PICKED}; non-iid, alone, then in buckets).",
+            1.0,
         ),
-        _change(
-            found,
+        (
             _MIMIC,
-            ((_IID, _PLAIN), alone),
+            (alike, alone),
             f"Mimic does little where data are alike and much where they differ ({_PICKED}; iid, "
             "then non-iid).",
             -_FALL,
         ),
-        _change(
-            found,
+        (
             _MIMIC,
             (alone, mixed),
             f"Buckets of two help against mimic ({_PICKED}; non-iid, alone, then in buckets).",
+            1.0,
         ),
+    ]
+    return [
+        *(_change(found, *one) for one in changes),
         *(_attacked(found, name) for name in _ATTACKS),
         Claim(
             "Centred clipping in buckets of two is within 3 points of the plain mean under mimic "

@@ -20,6 +20,7 @@ from phalanx.experiments import Pivot, Record, line_plot
 from phalanx.randomness import generator
 from phalanx.reporting import Plot, Table
 from phalanx.reporting.format import difference, percent
+from phalanx.reproduce.base import Images
 from phalanx.transforms import WorkerMomentum
 
 REFERENCE = {"rule": Mean(), "code": None, "attack": None, "byzantine": None}
@@ -70,6 +71,15 @@ def momentum(beta: float, *, published: bool) -> dict[str, Any]:
     """Worker momentum as an argument: a sum as the papers have it, or an average; none if 0."""
     transform = WorkerMomentum(beta, "sum" if published else "average") if beta else None
     return {"transforms": [transform]} if transform else {}
+
+
+def notes(images: Images, told: Mapping[str, Any]) -> list[str]:
+    """What the data are, what is to be known in any case, and what of quick or of full runs."""
+    return [
+        f"Data: {images.origin}.",
+        *told["notes"],
+        told["full" if images.published else "quick"],
+    ]
 
 
 def side_by_side(

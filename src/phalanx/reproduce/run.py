@@ -93,6 +93,7 @@ def reproduce(
     settings = {"full": full, **_sizes(recipe, runner.cells), **findings.settings}
     done = Reproduction(recipe, replace(findings, settings=settings), folder)
     facts = environment(seed=0)
+    del facts["seed"]  # of the cells, if they have any
     (folder / "findings.html").write_text(_html(done, facts), encoding="utf-8")
     (folder / "findings.md").write_text(_markdown(done, facts), encoding="utf-8")
     (folder / "findings.json").write_text(_json(done, facts), encoding="utf-8")
