@@ -33,9 +33,10 @@ def tuned(
         All that was measured, in the order of the cells, with one label more: `"tuned"`, True for
         those with the chosen label.
 
+    >>> from functools import partial
     >>> from phalanx.experiments import grid, measure
     >>> cells = grid(dict, {"rate": {"low": {"loss": 2}, "high": {"loss": 1}}, "seed": [0, 1]})
-    >>> found = tuned(cells, "rate", "loss", measure)
+    >>> found = tuned(cells, "rate", "loss", partial(measure, jobs=1))
     >>> len(found), found.where(tuned=True).labels("rate")
     (3, ['high'])
     """

@@ -244,7 +244,7 @@ class ActivationCompression(Recipe):
             claim(
                 _CLAIMS["differences"],
                 f"{figures(ours)} %; without compression {figures([exact])} %",
-                [above(one, exact, -1) for one in ours],
+                [above(one, exact, -1.0) for one in ours],
                 stages=number,
             ),
             claim(
