@@ -1,6 +1,7 @@
 """What every engine promises: the same task has the same replies."""
 
 import pickle
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -80,7 +81,8 @@ def engines():
 @pytest.mark.parametrize("kind", list(engines()))
 def test_workers_keep_what_they_hold_and_reply_alike(kind, request, subtests):
     if kind is not Local:
-        request.getfixturevalue("cluster")
+        ray = request.getfixturevalue("cluster")
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know no tests
     with kind().start(Adders()) as session:
         for step, (totals, reasons) in enumerate(EXPECTED):
             with subtests.test(step=step):
