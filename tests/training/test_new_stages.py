@@ -85,6 +85,7 @@ def test_replicas_that_tell_the_truth_agree(stages):
 
 @pytest.mark.slow
 @each
+@pytest.mark.timeout(400)
 def test_processes_give_the_bits_of_one_process(stages, cluster, subtests):
     for name, options in settings(stages).items():
         with subtests.test(name):
