@@ -12,7 +12,7 @@ from phalanx.errors import PhalanxError
 
 def reproduce(
     recipe: str | None = None,
-    all: bool = False,  # noqa: A002 - the option's name
+    all: bool = False,
     size: Literal["quick", "default", "full"] = "default",
     data: Path | None = None,
     jobs: int | None = None,

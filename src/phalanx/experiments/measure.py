@@ -60,8 +60,8 @@ def measure(
         cells: see `grid`.
         out: a folder, which holds the records under `cells`; nothing is written if None.
         jobs: processes; as many as there are processors for this one if not given. With 1 the
-            cells run in this process, as do, one by one after all others, those that run alone. With
-            more, a script must call this under
+            cells run in this process, as do in the end those that run alone. With more, a script
+            must call this under
             `if __name__ == "__main__":`.
         watch: called with the progress.
         config: text that is kept in `out` as `config.yaml`: how to repeat the experiment.

@@ -107,9 +107,9 @@ class AccordionRecipe(Recipe):
                 holds = {"accurate": [ours >= low - 0.5], "bytes": [less >= 3, less >= 1.2]}
                 gains.append(words(self.told["gain"], values | {"more": ours - low}))
             parts += report(self.told, holds, values, {"levels": _rows(kind, found)})
-        low = {kind: found.mean("low_share", kind=kind, setting=_ACCORDION) for kind in kinds}
-        means = "; ".join(f"{kind} {100 * fmean(shares):.0f} %" for kind, shares in low.items())
-        lines = {"levels": {kind: (range(len(shares)), shares) for kind, shares in low.items()}}
+        times = {kind: found.mean("low_share", kind=kind, setting=_ACCORDION) for kind in kinds}
+        means = "; ".join(f"{kind} {100 * fmean(shares):.0f} %" for kind, shares in times.items())
+        lines = {"levels": {kind: (range(len(shares)), shares) for kind, shares in times.items()}}
         values = {"data": _images(scope).origin, "gains": ", ".join(gains), "means": means}
         return parts + report(self.told, {}, values, plots=lines, answer="answer")
 

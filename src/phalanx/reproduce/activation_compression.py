@@ -328,61 +328,60 @@ def staged_run(
         gradients: how the gradients of several replicas are compressed.
 
     Returns:
-        `test_accuracy`, a share, and `test_loss`; None and infinite if numbers were not finite.
-        `errors`: `||m - a|| / ||a||` by epoch, over boundaries and batches; `error`: the last one.
-        `boundary_bytes`: that crossed all boundaries, both ways.
-        `gradient_bytes`: of the gradients of all replicas, where they are compressed.
-        `full_samples`: that crossed a boundary in full, over all boundaries.
-        `agreed`: whether both sides of all boundaries remember the same.
-        `stopped`: why, if numbers were not finite any more.
+        `test_accuracy`, a share, and `test_loss`; `errors`: `||m - a|| / ||a||` by epoch, over
+        boundaries and batches; `error`: the last one; `stopped`: why, if numbers were not finite.
+        `boundary_bytes` crossed all boundaries, both ways; `gradient_bytes` are those of all
+        replicas; `full_samples` crossed a boundary in full; `agreed`: whether both sides of all
+        boundaries remember the same.
     """
     splits = load(data)
     inputs, targets = splits.train[:]
     network = build(model, splits, seed)
-    pipelines = [
-        SimulatedPipeline(
-            list(network.children()),
-            inputs[:1],
-            cross_entropy,
-            num_samples=len(inputs),
-            forward=forward,
-            backward=backward,
-            # Both sides, where they have something to agree on; the rest is the same, sooner.
-            wire=bool(inspect) and isinstance(forward, ActivationDifference),
-            measure=inspect is not False,
-            seed=seed,
-        )
-        for _ in range(replicas)
-    ]
-    made, errors, stopped = optimizer(network.parameters()), list[float](), None
+    make = partial(
+        SimulatedPipeline,
+        list(network.children()),
+        inputs[:1],
+        cross_entropy,
+        num_samples=len(inputs),
+        forward=forward,
+        backward=backward,
+        # Both sides, where they have something to agree on; the rest is the same, sooner.
+        wire=bool(inspect) and isinstance(forward, ActivationDifference),
+        measure=inspect is not False,
+        seed=seed,
+    )
+    pipelines, errors = [make() for _ in range(replicas)], list[float]()
+    sides = [pair for one in pipelines for pair in zip(one.senders, one.receivers, strict=True)]
+    values: dict[str, Any] = {"errors": errors, "gradient_bytes": None}
+    if gradients is not None:
+        sizes = [
+            gradients.num_bytes(tuple(one.shape), torch.float32) for one in network.parameters()
+        ]
+        steps = epochs * math.ceil(len(inputs) // replicas / (batch_size // replicas))
+        values["gradient_bytes"] = sum(sizes) * replicas * steps
+    ended: dict[str, Any] = {"test_accuracy": None, "test_loss": math.inf, "error": math.inf}
     try:
+        made = optimizer(network.parameters())
         errors.extend(  # keeps those before a failure
             descend(pipelines, made, inputs, targets, epochs, batch_size, seed, gradients)
         )
         accuracy, loss = evaluate(network, cross_entropy, splits.test, splits.train)
-        stopped = None if math.isfinite(loss) else "the test loss is not finite"
+        if math.isfinite(loss):
+            ended = {"test_accuracy": accuracy, "test_loss": loss, "error": errors[-1]}
+        else:
+            ended["stopped"] = "the test loss is not finite"
     except NotFiniteError as error:
-        accuracy, loss, stopped = None, math.inf, str(error)
-    sides = [pair for one in pipelines for pair in zip(one.senders, one.receivers, strict=True)]
-    exchanged = None
-    if gradients is not None:
-        shapes = [tuple(one.shape) for one in network.parameters()]
-        message = sum(gradients.num_bytes(shape, torch.float32) for shape in shapes)
-        steps = epochs * sum(1 for _ in _batches(len(inputs), replicas, batch_size, seed, 0))
-        exchanged = message * replicas * steps
-    values = {
-        "test_accuracy": accuracy if stopped is None else None,
-        "test_loss": loss,
-        "errors": errors,
-        "error": errors[-1] if stopped is None else math.inf,
-        "boundary_bytes": sum(
-            one.traffic.activation_bytes + one.traffic.gradient_bytes for one, _ in sides
-        ),
-        "gradient_bytes": exchanged,
-        "full_samples": sum(one.traffic.full_samples for one, _ in sides),
-        "agreed": all(_same(one.state_dict(), other.state_dict()) for one, other in sides),
-    }
-    return values if stopped is None else values | {"stopped": stopped}
+        ended["stopped"] = str(error)
+    traffic = [one.traffic for one, _ in sides]
+    return (
+        values
+        | ended
+        | {
+            "boundary_bytes": sum(one.activation_bytes + one.gradient_bytes for one in traffic),
+            "full_samples": sum(one.full_samples for one in traffic),
+            "agreed": all(_same(one.state_dict(), other.state_dict()) for one, other in sides),
+        }
+    )
 
 
 def descend(

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 from string import Formatter
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 
@@ -153,6 +153,7 @@ def sized(quick: Any, default: Any, full: Any) -> Any:
     return field(default=None, metadata=dict(zip(SIZES, (quick, default, full), strict=True)))
 
 
+_Recipe = TypeVar("_Recipe", bound="Recipe")
 Measure = Callable[[Sequence[Cell]], Records]
 """Measures a list of cells, or finds their records in the folder of the reproduction. None of the
 records is a failed one."""
@@ -182,7 +183,7 @@ class Recipe(ABC):
             cls.told = published(cls.name)
             cls.paper = cls.told["paper"]
 
-    def at(self, size: Size) -> Self:
+    def at(self: _Recipe, size: Size) -> _Recipe:
         """The recipe with the sizes that it does not say itself; see `sized`."""
         left = [one for one in fields(self) if getattr(self, one.name) is None and one.metadata]
         return replace(self, **{one.name: one.metadata[size] for one in left})
@@ -209,8 +210,8 @@ def report(
     told: Mapping[str, Any],
     holds: Mapping[str, Sequence[bool] | None],
     values: Mapping[str, Any],
-    tables: Mapping[str, Records | Pivot | Sequence[Sequence[Any]]] | None = None,
-    plots: Mapping[str, Mapping[str, Any]] | None = None,
+    tables: Mapping[str, Any] | None = None,
+    plots: Mapping[str, Any] | None = None,
     answer: str | None = None,
     notes: Sequence[str] = ("notes",),
 ) -> Findings:
@@ -231,10 +232,10 @@ def report(
         answer: the key of the sentence; None in a part that has none, and no notes.
         notes: the keys of sentences, or of lists of them.
     """
-    claims = [
-        Claim(*(words(one or NOT_QUOTED, values) for one in told["claims"][key]), shown)
-        for key, shown in holds.items()
-    ]
+    claims = []
+    for key, held in holds.items():
+        text, paper, ours = (words(one or NOT_QUOTED, values) for one in told["claims"][key])
+        claims.append(Claim(text, paper, ours, held))
     shown = []
     for key, content in (tables or {}).items():
         *said, columns = told["tables"][key]
@@ -244,10 +245,10 @@ def report(
         else:
             headers = tuple(words(one, values) for one in columns)
             shown.append(Table(title, caption, headers, tuple(map(tuple, content))))
-    drawn = [
-        line_plot(lines=lines, **{k: words(text, values) for k, text in told["plots"][key].items()})
-        for key, lines in (plots or {}).items()
-    ]
+    drawn = []
+    for key, lines in (plots or {}).items():
+        arguments: Any = {name: words(one, values) for name, one in told["plots"][key].items()}
+        drawn.append(line_plot(lines=lines, **arguments))
     if answer is None:
         return Findings("", claims, shown, drawn)
     lists = [told[key] if isinstance(told[key], list) else [told[key]] for key in notes]

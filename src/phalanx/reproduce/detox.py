@@ -58,7 +58,7 @@ class Detox(Recipe):
     """Channels of the first stage of ResNet-18."""
 
     def cells(self, scope: Scope) -> list[Cell]:
-        """Runs on digits, groups that are counted, and the paper's rules, whose decoding is timed."""
+        """Runs on digits, groups that are counted, and the paper's rules, which are timed."""
         groups = {
             f"{number} Byzantine, groups of {self.group_sizes[size]}": {
                 "code": self._code(number, size)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from phalanx.compression import Compressor
 from phalanx.data import Digits
 from phalanx.experiments import Cell, Pivot, Records, compressed_run, grid, pivot, tuned
+from phalanx.experiments.records import Value
 from phalanx.models import MLP
 from phalanx.reproduce.base import Measure, Scope, sized, to_points
 
@@ -52,7 +53,7 @@ def percents(found: Records) -> dict[str, float]:
 
 def training(found: Records) -> Pivot:
     """How training ended with every method, beside the bytes of its messages: a table."""
-    columns = {
+    columns: dict[str, Value] = {
         "test accuracy": lambda one: 100 * one["test_accuracy"],
         "training loss": "train_loss",
         "learning rate": "rate",

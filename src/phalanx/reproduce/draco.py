@@ -180,8 +180,8 @@ class Draco(Recipe):
         parts += report(self.told, {}, {}, {"times": times, "winners": _winners(times)})
         for attack in _ATTACKS:
             caption = "Over rounds, on the test set. DRACO's lines lie on that of the reference."
-            shown = [one for title, one in runs.items() if title.endswith(f", {attack}")]
-            parts += accuracy_plot(attack, caption, [clean, *shown])
+            under = [one for title, one in runs.items() if title.endswith(f", {attack}")]
+            parts += accuracy_plot(attack, caption, [clean, *under])
         for model in self.timed_models:
             lines = {
                 name: (self.timed_byzantine, [one["total_s"] for one in each])
@@ -196,7 +196,7 @@ class Draco(Recipe):
         return scope.images(["mnist.npz"], "MNIST", sizes=("default", "full"))
 
     def _identical(self, code: str, attacked: Sequence[Record], clean: float) -> Findings:
-        """Whether a code's runs under attack ended with the model of the run without adversaries."""
+        """Whether a code's runs under attack ended with the model of the reference."""
         apart, moved = max(map(gap, attacked)), max(one["share_moved"] for one in attacked)
         accuracies = [one["test_accuracy"] for one in attacked]
         close = max(abs(one - clean) for one in accuracies) <= 0.002

@@ -84,6 +84,7 @@ class ErasureHeads(Recipe):
         whole = uncoded["s per iteration"] - self.gradient_s
         share = (near["s per iteration"] - self.copies * self.gradient_s) / whole
         law = delays.expected_arrival(self.collected, size) / delays.expected_arrival(size, size)
+        other = f" and {_FILE}, categories hashed" if name == "access" else ""
         values = {
             "name": name,
             "target": target,
@@ -92,7 +93,7 @@ class ErasureHeads(Recipe):
             "steps": len(losses),
             "times": ", ".join("never" if time is None else f"{time:.3g} s" for time in times),
             "gain": _ratio(times[-1], times[0]),
-            "data": f"scikit-learn's digits{f' and {_FILE}, categories hashed' if name == 'access' else ''}",
+            "data": f"scikit-learn's digits{other}",
             "share": share,
             "law": law,
             "floor": 100 * (near["last loss"] / uncoded["last loss"] - 1),

@@ -136,39 +136,51 @@ class PowerGossipRecipe(Recipe):
         """What is left of the distance to the mean, and how training ended."""
         kept = found.where(tuned=True)
         splits = {split: kept.where(split=split, steps=self.steps) for split in _SPLITS}
-        tried = found.where(seed=0, steps=self.steps, method=list(_TUNED))
-        lengths = kept.where(split="different", method=[_PLAIN, _OURS])
-        lengths = Records(sorted(lengths, key=lambda one: (one["steps"], one["method"] == _PLAIN)))
         shown = {split: self._split(split, some) for split, some in splits.items()}
-        spans = [
-            [
-                round(100 * one["test_accuracy"], 1)
-                for one in tried.where(method=m, split="different")
-            ]
-            for m in _CHOCO
-        ]
+        tried = found.where(seed=0, steps=self.steps, method=list(_TUNED))
+        spans = {
+            name.removesuffix(", tuned"): [100 * one["test_accuracy"] for one in each]
+            for name in _CHOCO
+            for each in [tried.where(method=name, split="different")]
+        }
+        values = shown["alike"][0] | {
+            "data": scope.images(_FILES, _FAMILY).origin,
+            "rate": _best_rate(found),
+            "spans": "; ".join(
+                f"{name} {min(one):.1f} to {max(one):.1f} %" for name, one in spans.items()
+            ),
+        }
+        holds = {"tuning": [max(one) - min(one) > 1 for one in spans.values()]}
+        rates = {"rates": pivot(tried, ("method", "split", "consensus_rate"), None, _ENDED)}
+        answer = report(self.told, holds, values, rates, answer="answer")
+        lengths = self._lengths(kept.where(split="different", method=[_PLAIN, _OURS]))
+        training = shown["alike"][1] + shown["different"][1] + answer + lengths
+        return training + self._consensus(found.where(topology=found.labels("topology")))
+
+    def _lengths(self, found: Records) -> Findings:
+        """What shorter and longer runs come to."""
+        found = Records(sorted(found, key=lambda one: (one["steps"], one["method"] == _PLAIN)))
         behind, apart = list[float](), list[float]()
-        for length in lengths.labels("steps"):
-            some = lengths.where(steps=length)
+        for length in found.labels("steps"):
+            some = found.where(steps=length)
             plain, ours = (_mean("test_accuracy", some, method=one) for one in (_PLAIN, _OURS))
             behind.append(plain - ours)
             apart.append(_mean("distance", some, method=_OURS))
-        values, answered = shown["alike"]
-        graphs = found.where(algorithm=_WARM)
-        ring, left = found.where(topology="ring"), [one["distances"][-1] for one in graphs]
+        steps = ", ".join(map(str, found.labels("steps")))
+        table = {"lengths": pivot(found, ("steps", "method"), None, _ENDED)}
+        values = {"steps": steps, "gaps": behind, "apart": apart}
+        return report(self.told, {"short": None}, values, table)
+
+    def _consensus(self, found: Records) -> Findings:
+        """What gossip of several kinds leaves of the distance to the mean of white noise."""
+        graphs, ring = found.where(algorithm=_WARM), found.where(topology="ring")
+        left = [one["distances"][-1] for one in graphs]
         at = [max(1, self.rounds // 10), max(1, 3 * self.rounds // 10), self.rounds]
         warm, cold = (ring.where(algorithm=one)[0]["distances"][-1] for one in (_WARM, _COLD))
         sent = {str(one["algorithm"]): _kilobytes_to_1_percent(one) for one in ring}
         signs = [size for name, size in sent.items() if size is not None and "Choco, signs" in name]
-        values |= {
-            "data": scope.images(_FILES, _FAMILY).origin,
-            "spans": "; ".join(
-                f"{name.removesuffix(', tuned')} {min(one):.1f} to {max(one):.1f} %"
-                for name, one in zip(_CHOCO, spans, strict=True)
-            ),
-            "steps": ", ".join(map(str, lengths.labels("steps"))),
-            "gaps": behind,
-            "apart": apart,
+        values = {
+            "recipe": self,
             "graphs": ", ".join(map(str, graphs.labels("topology"))),
             "left": left,
             "warm": warm,
@@ -177,14 +189,9 @@ class PowerGossipRecipe(Recipe):
             "rank": _number(sent[_WARM]),
             "at": at,
         }
-        holds = {
-            "tuning": [max(one) - min(one) > 1 for one in spans],
-            "short": None,
-            "graphs": [one < 0.05 for one in left],
-            "warm start": [warm < cold],
-            "signs": None,
-        }
-        tables: dict[str, Any] = {
+        near = [one < 0.05 for one in left]
+        holds = {"graphs": near, "warm start": [warm < cold], "signs": None}
+        tables = {
             "consensus": [
                 (
                     one["algorithm"],
@@ -197,12 +204,9 @@ class PowerGossipRecipe(Recipe):
             "graphs": [
                 (one["topology"], one["spectral_gap"], one["distances"][-1]) for one in graphs
             ],
-            "rates": pivot(tried, ("method", "split", "consensus_rate"), None, _ENDED),
-            "lengths": pivot(lengths, ("steps", "method"), None, _ENDED),
         }
         lines = {str(one["algorithm"]): (_kilobytes(one)[1:], one["distances"][1:]) for one in ring}
-        whole = report(self.told, holds, values, tables, {"bytes": lines}, answer="answer")
-        return answered + shown["different"][1] + whole
+        return report(self.told, holds, values, tables, {"bytes": lines})
 
     def _split(self, split: str, found: Records) -> tuple[dict[str, Any], Findings]:
         """How PowerGossip compares on one kind of data, and with what figures."""

@@ -38,16 +38,16 @@ class PowerSGDRecipe(DigitsTraining, Recipe):
         score, rows, sizes = percents(found), list[tuple[Any, ...]](), Findings("", [])
         for name, network in (("ResNet-18", resnet18()), ("LSTM", lstm())):
             logged, whole = self.told[name], network.num_values
-            values = [
+            numbers = [
                 whole if rank == "SGD" else network.message_values(_rank(int(rank[-1])))
                 for rank in logged
             ]
             sent, published = (
-                [*map(network.megabytes, values)],
+                [*map(network.megabytes, numbers)],
                 [size for size, _ in logged.values()],
             )
             sizes += megabytes_claim(self.told, self.told["what"][name], published, sent)
-            for rank, one, epoch in zip(logged, values, sent, strict=True):
+            for rank, one, epoch in zip(logged, numbers, sent, strict=True):
                 fewer = round(whole / one, 1)
                 rows.append((f"{name}, {rank}", one, fewer, round(epoch, 1), *logged[rank]))
         plain, cold = score["SGD"], score["rank 2, cold start"]

@@ -36,7 +36,6 @@ from phalanx.reproduce.robust_training import OtherTest, momentum, robust_rules,
 
 _MIXED: dict[str, PreAggregation] = {"bucketing": Bucketing(2), "resampling": Resampling(2)}
 _PLAIN, _BUCKETS, _SAMPLES = "alone", *_MIXED
-_WAYS = (_PLAIN, _BUCKETS)
 _IID, _DIFFERENT = "iid", "non-iid"
 _TAIL, _MIMIC = "long tail, no attack", "mimic"
 _ATTACKS: dict[str, Attack] = {
@@ -49,6 +48,7 @@ _PICKING, _CLIPPING = _RULES[1:4], _RULES[4]
 _BETAS = {"no momentum": 0.0, "momentum 0.9": 0.9}
 _FALL = 5.0  # points of accuracy that are called a fall
 _ALIKE, _ALONE, _BUCKETED = (_IID, _PLAIN), (_DIFFERENT, _PLAIN), (_DIFFERENT, _BUCKETS)
+_NO_MOMENTUM = [("no momentum", way) for way in (_PLAIN, _BUCKETS)]
 _CHANGES = {
     "tail lost": (_TAIL, _ALIKE, _ALONE, -_FALL),
     "tail regained": (_TAIL, _ALONE, _BUCKETED, 1.0),
@@ -197,7 +197,7 @@ class ResamplingAndBucketing(Recipe):
         found: Records,
         key: str,
         table: str,
-        columns: Sequence[tuple[str, str]] = tuple((next(iter(_BETAS)), w) for w in _WAYS),
+        columns: Sequence[tuple[str, str]] = _NO_MOMENTUM,
         by: float = 1.0,
     ) -> Findings:
         """That rules go up, or down, from one column to another."""
@@ -206,7 +206,7 @@ class ResamplingAndBucketing(Recipe):
         pairs = zip(before, after, strict=True)
         shown = [above(b, a, by) if by > 0 else above(a, b, -by) for a, b in pairs]
         paper = [self._paper(table, column, rules) for column in columns]
-        values = {"attack": table, "rules": ", ".join(rules), "paper": paper}
+        values: dict[str, Any] = {"attack": table, "rules": ", ".join(rules), "paper": paper}
         values |= {"ours": [before, after], "mean": _ours(found, table, columns[0], ("mean",))}
         return report(self.told, {key: shown}, values)
 

@@ -85,43 +85,37 @@ def reproduce(
         FileNotFoundError: if `data` is not there.
         PhalanxError: if a cell failed; the others are kept, and it is tried again next time.
     """
-    if isinstance(recipe, str):
-        known = recipes()
-        if recipe not in known:
-            raise ValueError(f"recipe must be one of {', '.join(known)}, got {recipe!r}")
-        recipe = known[recipe]()
     if size not in SIZES:
         raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
-    recipe, folder = recipe.at(size), Path(out) / recipe.name
+    recipe = (_known(recipe) if isinstance(recipe, str) else recipe).at(size)
+    folder = Path(out) / recipe.name
     if (folder / "findings.json").exists():
         raise ValueError(f"out must be a new folder, got {out}, where {folder.name} holds findings")
+    scope, runner = Scope(size, _place(data)), _Runner(folder, jobs, progress)
+    recipe.cells(scope)  # what is missing is said before anything is written
+    folder.mkdir(parents=True, exist_ok=True)
+    findings = recipe.findings(recipe.measure(scope, runner), scope)
+    done = Reproduction(recipe, findings, folder, _about(recipe, scope, runner))
+    _write(done, folder, "findings")
+    if publish is not None:
+        _write(done, Path(publish), recipe.name)
+        write_overview(sorted(Path(publish).glob("*.json")), Path(publish) / "overview.md")
+    return done
+
+
+def _known(name: str) -> Recipe:
+    known = recipes()
+    if name not in known:
+        raise ValueError(f"recipe must be one of {', '.join(known)}, got {name!r}")
+    return known[name]()
+
+
+def _place(data: Path | str | None) -> Path | None:
     given = data if data is not None else os.environ.get(_DATA)
     place = Path(given) if given else None
     if place is not None and not place.exists():
         raise FileNotFoundError(f"data must be a file or folder that is there, got {place}")
-    scope, runner = Scope(size, place), _Runner(folder, jobs, progress)
-    recipe.cells(scope)  # what is missing is said before anything is written
-    folder.mkdir(parents=True, exist_ok=True)
-    findings = recipe.findings(recipe.measure(scope, runner), scope)
-    facts = environment(seed=0)
-    del facts["seed"]  # of the cells, if they have any
-    about = {
-        "settings": {"size": size, **_settings(recipe, runner.cells)},
-        "grid": grid_digest(recipe, scope),
-        "minutes": round(sum(runner.seconds.values()) / 60, 1),
-        "environment": facts,
-    }
-    done = Reproduction(recipe, findings, folder, about)
-    places = [folder / "findings"] + ([] if publish is None else [Path(publish) / recipe.name])
-    places[-1].parent.mkdir(parents=True, exist_ok=True)
-    (folder / "findings.html").write_text(_html(done), encoding="utf-8")
-    for one in places:
-        one.with_suffix(".md").write_text(_markdown(done), encoding="utf-8")
-        with whole(one.with_suffix(".json")) as beside:
-            beside.write_text(_json(done), encoding="utf-8")
-    if publish is not None:
-        write_overview(sorted(Path(publish).glob("*.json")), Path(publish) / "overview.md")
-    return done
+    return place
 
 
 def reproduce_all(out: Path | str, *, progress: Told | None = None, **options: Any) -> list[str]:
@@ -189,7 +183,28 @@ class _Runner:
             self.progress(f"{now.done} of {now.total} done; measuring: {now.running[-1]}")
 
 
-def _settings(recipe: Recipe, cells: Sequence[Cell]) -> dict[str, Any]:
+def _about(recipe: Recipe, scope: Scope, runner: _Runner) -> dict[str, Any]:
+    facts = environment(seed=0)
+    del facts["seed"]  # of the cells, if they have any
+    return {
+        "size": scope.size,
+        "settings": settings(recipe, runner.cells),
+        "grid": grid_digest(recipe, scope),
+        "minutes": round(sum(runner.seconds.values()) / 60, 1),
+        "environment": facts,
+    }
+
+
+def _write(done: Reproduction, folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder == done.folder:
+        (folder / f"{name}.html").write_text(_html(done), encoding="utf-8")
+    (folder / f"{name}.md").write_text(_markdown(done), encoding="utf-8")
+    with whole(folder / f"{name}.json") as beside:
+        beside.write_text(_json(done), encoding="utf-8")
+
+
+def settings(recipe: Recipe, cells: Sequence[Cell]) -> dict[str, Any]:
     """The recipe's fields, and the numbers and names that its cells are called with."""
     found: dict[str, list[Any]] = {}
     own = ((one.name, getattr(recipe, one.name)) for one in fields(recipe))
@@ -214,8 +229,9 @@ def _json(done: Reproduction) -> str:
     return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
 
-def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {**facts["settings"], "minutes": facts["minutes"], **facts["environment"]}
+def _flat(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    told = {"reproduction": facts["size"], "minutes": facts["minutes"]}
+    return {**told, **facts["settings"], **facts["environment"]}
 
 
 def _markdown(done: Reproduction) -> str:
@@ -259,7 +275,7 @@ def write_overview(found: Iterable[Path], page: Path, failed: Sequence[str] = ()
         lines += [f"## {one['recipe']}: {counted}", "", one["paper"], "", one["answer"], ""]
         lines += markdown_table(_COLUMNS, [[row[key] for key in _KEYS] for row in one["findings"]])
         lines += [
-            f"Size {one['settings']['size']}, {one['minutes']} minutes on {about['num_cpus']} "
+            f"Size {one['size']}, {one['minutes']} minutes on {about['num_cpus']} "
             f"processors, {about['started'][:10]}, commit {str(about['commit'])[:12]}.",
             "",
         ]
