@@ -14,7 +14,7 @@ from phalanx.coding import Detox as DetoxCode
 from phalanx.data import Digits
 from phalanx.experiments import Cell, Records, grid, train_run
 from phalanx.models import ResNet18
-from phalanx.reporting.format import listed, percent
+from phalanx.reporting.format import percent
 from phalanx.reproduce.base import Findings, Images, Recipe, Scope, report, sized
 from phalanx.reproduce.robust_training import REFERENCE, accuracy_plot, by_run, training_table
 
@@ -156,45 +156,28 @@ class Detox(Recipe):
             [one for title, one in runs.items() if title.endswith(f", {end}")]
             for end in ("constant", "limit")
         )
-        logged, clean = self.told["figures"].items(), runs[_REFERENCE]
-        names = [name for name, _ in logged]
-        voted, alone = (
-            [rules[title.format(name)] for name in names] for title in ("DETOX {}", "{} alone")
-        )
-        trios = list(zip(names, voted, alone, strict=True))
-        gain = min(a["test_accuracy"] - b["test_accuracy"] for _, a, b in trios)
-        titles = ("DETOX, constant", "median, constant", "mean, constant")
-        held, middle, lost = (runs[title]["test_accuracy"] for title in titles)
-        untouched = clean["test_accuracy"]
+        clean, named = runs[_REFERENCE], ("Multi-Krum", "Bulyan", "median")
+        pairs = {name: (rules[f"DETOX {name}"], rules[f"{name} alone"]) for name in named}
+        gain = min(a["test_accuracy"] - b["test_accuracy"] for a, b in pairs.values())
         same = runs["DETOX, one Byzantine"]["weights"] == runs["DETOX, none"]["weights"]
-        ends = {one["run"].removesuffix(", limit"): percent(one["test_accuracy"]) for one in limits}
+        untouched = clean["test_accuracy"]
+        held, lost = (runs[f"{name}, constant"]["test_accuracy"] for name in ("DETOX", "mean"))
+        ends = {one["run"].removesuffix(", limit"): one["test_accuracy"] for one in limits}
         values = {
             "recipe": self,
             "data": images.origin,
             "setting": "images, ResNet-18" if images.published else "digits, MLP",
-            "names": listed(names),
-            "voted": listed([percent(one["test_accuracy"]) for one in voted]),
-            "alone": listed([percent(one["test_accuracy"]) for one in alone]),
-            "worst": min(one["test_accuracy"] for one in limits),
-            "logged": "; ".join(
-                f"{name} {a['DETOX']} % against {a['alone']} %" for name, a in logged
-            ),
-            "ours": "; ".join(
-                f"{name} {percent(a['test_accuracy'])} against {percent(b['test_accuracy'])}"
-                for name, a, b in trios
-            ),
+            "runs": runs,
+            "rules": rules,
+            "groups": groups,
+            "worst": min(ends.values()),
             "bits": "" if same else "not ",
-            "held": held,
-            "middle": middle,
-            "lost": lost,
             "clean": untouched,
-            "counted": "; ".join(
-                f"{one['expected']:.3f} of {one['number']} by the formula, {one['counted']:.3f} "
-                f"counted (groups of {one['size']})"
-                for one in groups[:2]
-            ),
-            "times": {name: b["decode_seconds"] / a["decode_seconds"] for name, a, b in trios},
-            "ends": "; ".join(f"{name} {share}" for name, share in ends.items()),
+            "times": {
+                name: alone["decode_seconds"] / voted["decode_seconds"]
+                for name, (voted, alone) in pairs.items()
+            },
+            "ends": "; ".join(f"{name} {percent(share)}" for name, share in ends.items()),
         }
         holds = {
             "rules": [gain >= 0.1, gain >= 0],

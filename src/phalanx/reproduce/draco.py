@@ -1,6 +1,6 @@
 """DRACO: the same model whatever Byzantine workers send, and what that costs per round."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -170,6 +170,15 @@ class Draco(Recipe):
         }
         answer = "same" if values["apart"] <= SAME_WEIGHTS else "apart"
         parts += report(self.told, holds, values, answer=answer) + training_table(runs.values())
+        for attack in _ATTACKS:
+            caption = "Over rounds, on the test set. DRACO's lines lie on that of the reference."
+            under = [one for title, one in runs.items() if title.endswith(f", {attack}")]
+            parts += accuracy_plot(attack, caption, [clean, *under])
+        return parts + self._timing(times, spans)
+
+    def _timing(self, times: Records, spans: Mapping[str, Sequence[float]]) -> Findings:
+        """Who is faster when; `spans` by rule are its seconds over DRACO's."""
+        parts = report(self.told, {}, {}, {"times": times, "winners": _winners(times)})
         for code in _decoders(times, coded=True):
             span = _span([one["decode_ratio"] for one in times.where(decoder=code)])
             parts += report(self.told, {"linear": None}, {"code": code, "span": span})
@@ -177,11 +186,6 @@ class Draco(Recipe):
             decoding = _span(_ratios(times, rule, "decode_s"))
             shown = {"rule": rule, "total": _span(ratios), "decoding": decoding}
             parts += report(self.told, {"speed": [min(ratios) >= 2, max(ratios) >= 2]}, shown)
-        parts += report(self.told, {}, {}, {"times": times, "winners": _winners(times)})
-        for attack in _ATTACKS:
-            caption = "Over rounds, on the test set. DRACO's lines lie on that of the reference."
-            under = [one for title, one in runs.items() if title.endswith(f", {attack}")]
-            parts += accuracy_plot(attack, caption, [clean, *under])
         for model in self.timed_models:
             lines = {
                 name: (self.timed_byzantine, [one["total_s"] for one in each])
@@ -210,24 +214,16 @@ def _decoders(times: Records, *, coded: bool) -> list[str]:
     return list(dict.fromkeys(one["decoder"] for one in times if one["coded"] == coded))
 
 
-def _best(times: Records, like: Record) -> Record:
+def _best(times: Records, like: Record, seconds: str = "total_s") -> Record:
     """DRACO's faster round with this one's model and Byzantine workers."""
     alike = times.where(model=like["model"], byzantine=like["byzantine"])
-    return min((one for one in alike if one["coded"]), key=lambda one: one["total_s"])
+    return min((one for one in alike if one["coded"]), key=lambda one: one[seconds])
 
 
 def _ratios(times: Records, rule: str, seconds: str = "total_s") -> list[float]:
     """Seconds of a rule's round over those of the faster DRACO, wherever somebody attacks."""
-    return [
-        one[seconds]
-        / min(
-            draco[seconds]
-            for draco in times.where(model=one["model"], byzantine=one["byzantine"])
-            if draco["coded"]
-        )
-        for one in times.where(decoder=rule)
-        if one["byzantine"] > 0
-    ]
+    attacked = (one for one in times.where(decoder=rule) if one["byzantine"] > 0)
+    return [one[seconds] / _best(times, one, seconds)[seconds] for one in attacked]
 
 
 def _span(ratios: Sequence[float]) -> str:
