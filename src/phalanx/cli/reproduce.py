@@ -1,7 +1,7 @@
 """`phalanx reproduce`: a paper's claims beside what is measured here."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -11,8 +11,7 @@ from phalanx.errors import PhalanxError
 
 
 def reproduce(
-    recipe: str | None = None,
-    all: bool = False,
+    recipe: str,
     size: Literal["quick", "default", "full"] = "default",
     data: Path | None = None,
     jobs: int | None = None,
@@ -28,7 +27,7 @@ def reproduce(
 
     Args:
         recipe: The paper's method, such as `draco`; a wrong name is answered by all that there are.
-        all: Whether to run every recipe, one after the other; ends with one page.
+            `--all` runs every one of them, one after the other, and ends with one page.
         size: Quick takes about a minute a recipe, on data that need no download; default is what is
             published; full has the papers' sizes, and is meant for a GPU.
         data: Folder of data; if not given, what the environment variable PHALANX_DATA names. What
@@ -42,21 +41,19 @@ def reproduce(
     from phalanx.reproduce import reproduce as run
     from phalanx.reproduce import reproduce_all
 
-    if all == (recipe is not None):
-        raise ValueError(f"recipe must be named, or --all be given, got {recipe} and all={all}")
     folder = out or default_out().with_name("reproduce-" + default_out().name)
     failed = list[str]()
     try:
         with console.status("starting") as status:
-            options = {"size": size, "data": data, "jobs": jobs, "publish": publish}
-            if recipe is None:
+            options: dict[str, Any] = {"size": size, "data": data, "jobs": jobs, "publish": publish}
+            if recipe == "all":
                 failed = reproduce_all(folder, progress=status.update, **options)
             else:
-                done = run(recipe, folder, progress=status.update, **options)  # type: ignore[arg-type]
+                done = run(recipe, folder, progress=status.update, **options)
     except (KeyboardInterrupt, PhalanxError):
         complaints.print(f"Go on with the same command and --out {folder}", soft_wrap=True)
         raise
-    if recipe is None:
+    if recipe == "all":
         console.print(f"Overview: {folder / 'overview.md'}", soft_wrap=True)
         if failed:
             raise PhalanxError(f"{len(failed)} could not be run: {'; '.join(failed)}")
