@@ -188,6 +188,7 @@ def _about(recipe: Recipe, scope: Scope, runner: _Runner) -> dict[str, Any]:
     del facts["seed"]  # of the cells, if they have any
     return {
         "size": scope.size,
+        "fields": settings(recipe, []),
         "settings": settings(recipe, runner.cells),
         "grid": grid_digest(recipe, scope),
         "minutes": round(sum(runner.seconds.values()) / 60, 1),
