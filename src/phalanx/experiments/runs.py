@@ -102,7 +102,7 @@ def train_run(
     return values if stopped is None else values | {"stopped": stopped}
 
 
-def _summary(rounds: Sequence[Mapping[str, Any]], curves: Sequence[str]) -> dict[str, Any]:
+def _summary(rounds: Sequence[dict[str, Any]], curves: Sequence[str]) -> dict[str, Any]:
     """What `train_run` says of rounds."""
     evaluated = [one for one in rounds if one.get("test_accuracy") is not None]
     accuracies, found = [one["test_accuracy"] for one in evaluated], detection(rounds)
