@@ -149,6 +149,9 @@ def test_data_is_taken_from_a_file_or_a_folder_and_never_silently_replaced(tmp_p
     for scope in (Scope("full"), Scope("full", tmp_path)):
         with pytest.raises(ValueError, match=r"folder with mnist\.npz or m\.npz at size full, got"):
             scope.images(("mnist.npz", "m.npz"), "MNIST")
+    (tmp_path / "other.csv").touch()
+    with pytest.raises(ValueError, match=r"mnist\.npz at size full, got .*other\.csv"):
+        Scope("full", tmp_path / "other.csv").file("mnist.npz")
     np.savez(tmp_path / "b.npz", x_train=np.zeros((20, 4, 4)), y_train=np.arange(20) % 2)
     for place in (tmp_path, tmp_path / "b.npz"):
         source, origin, published = Scope("full", place).images(("a.npz", "b.npz"), "MNIST")

@@ -132,16 +132,17 @@ class Scope:
         return Images(source, f"{found.name}, {number} training images", published=True)
 
     def file(self, *names: str) -> Path:
-        """The file that was given, or the first of `names` in the folder that was given.
+        """The file that was given, if of their kind, or the first of `names` in the given folder.
 
         Raises:
             ValueError: if there is none.
         """
-        if self.data is not None and self.data.is_file():
-            return self.data
-        for name in names:
-            if self.data is not None and (self.data / name).is_file():
-                return self.data / name
+        if (given := self.data) is not None:
+            for name in names:
+                if given.is_file() and given.suffixes == Path(name).suffixes:
+                    return given
+                if (given / name).is_file():
+                    return given / name
         raise ValueError(
             f"data must be a folder with {' or '.join(names)} at size {self.size}, got {self.data}"
             "; name it with --data or PHALANX_DATA, or take --size quick"
