@@ -273,7 +273,7 @@ def write_overview(found: Iterable[Path], page: Path, failed: Sequence[str] = ()
     for one in (json.loads(path.read_text(encoding="utf-8")) for path in found):
         about, verdicts = one["environment"], [row["same"] for row in one["findings"]]
         counted = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts) if v != "—")
-        lines += [f"## {one['recipe']}: {counted}", "", one["paper"], "", one["answer"], ""]
+        lines += [f"### {one['recipe']}: {counted}", "", one["paper"], "", one["answer"], ""]
         lines += markdown_table(_COLUMNS, [[row[key] for key in _KEYS] for row in one["findings"]])
         lines += [
             f"Size {one['size']}, {one['minutes']} minutes on {about['num_cpus']} "
