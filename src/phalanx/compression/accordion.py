@@ -29,7 +29,7 @@ from phalanx.compression.power_sgd import PowerSGD
 from phalanx.compression.uncompressed import Uncompressed
 from phalanx.compression.wrapper import Wrapper
 from phalanx.errors import require
-from phalanx.floats import working
+from phalanx.floats import euclidean_norm, working
 
 Level = Literal["low", "high", "dense"]
 LEVELS: tuple[Level, ...] = ("low", "high", "dense")
@@ -379,7 +379,7 @@ def _no_sum(like: Tensor) -> Tensor:
 
 
 def _norm(total: Tensor) -> float:
-    return float(torch.linalg.vector_norm(total, dtype=torch.float64))
+    return float(euclidean_norm(total))
 
 
 def _verify(records: list[_Record], tensors: list[Tensor]) -> Generator[Request, Answer, None]:
