@@ -163,9 +163,10 @@ def orthonormal(factors: Factor) -> Factor:
 
 
 def _basis_of(factor: Float[Tensor, "size rank"]) -> Float[Tensor, "size rank"]:
-    if factor.shape[1] == 1:
-        return factor / torch.linalg.vector_norm(factor)
-    basis: Tensor = torch.linalg.qr(factor).Q
+    alone = factor.shape[1] == 1
+    basis: Tensor = (
+        factor / torch.linalg.vector_norm(factor) if alone else torch.linalg.qr(factor).Q
+    )
     return basis
 
 

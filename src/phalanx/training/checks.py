@@ -39,10 +39,8 @@ def check_job(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[s
         )
     if unfit := sample_problems(job.dataset, "dataset"):
         problems += unfit
-    elif round_.order.shared and len(job.dataset) < batch_size:
-        problems.append(
-            f"dataset must fill one batch of {batch_size} samples, got {len(job.dataset)}"
-        )
+    elif round_.order.shared and (size := _length(job.dataset)) < batch_size:
+        problems.append(f"dataset must fill one batch of {batch_size} samples, got {size}")
     alone = isinstance(code, Uncoded)
     if not round_.order.shared and not alone:
         problems.append(
@@ -59,7 +57,7 @@ def check_job(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[s
         problems += job.chain.problems(code)
     if test is not None:
         unfit = sample_problems(test, "test")
-        if not unfit and len(test) == 0:  # type: ignore[arg-type]
+        if not unfit and _length(test) == 0:
             unfit = ["test must have at least 1 sample, got 0"]
         problems += unfit
     if round_.byzantine is not None and round_.attack is None:
@@ -85,7 +83,7 @@ def check_job(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[s
 def _trial_problems(job: Job, test: Dataset[tuple[Tensor, ...]] | None) -> list[str]:
     """What goes wrong when a partition's gradient is computed, and which targets are no classes."""
     parameters = job.layout.read(job.model)
-    size = min(job.batch_size // job.round.code.num_partitions, len(job.dataset))  # type: ignore[arg-type]
+    size = min(job.batch_size // job.round.code.num_partitions, _length(job.dataset))
     with seeded(job.seed, "trial"):
         samples = [part.to(parameters.device) for part in fetch(job.dataset, torch.arange(size))]
         objective = Objective(job.model, job.loss)
@@ -120,6 +118,10 @@ def _class_problems(
         ):
             problems.append(f"{name}: {found}")
     return problems
+
+
+def _length(dataset: Dataset[tuple[Tensor, ...]]) -> int:
+    return len(dataset)  # type: ignore[arg-type]
 
 
 def _told(values: Tensor, name: str) -> str:
