@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
+from phalanx.randomness import seeded
+
 
 def fetch(dataset: Dataset[tuple[Tensor, ...]], samples: Tensor) -> tuple[Tensor, Tensor]:
     """Inputs and targets, stacked; tensors are indexed, other data sets asked in turn.
@@ -40,8 +42,11 @@ def sample_problems(
             f"{name} must have a length and items by number, which {type(dataset).__name__} has "
             "not" + (": collect the stream in a list" if streams else "")
         ]
+    size = len(dataset)
     try:
-        fetch(dataset, torch.arange(min(num_samples, len(dataset))))
+        with seeded("samples"):  # it may crop or flip at random
+            if size:
+                fetch(dataset, torch.arange(min(num_samples, size)))
     except ValueError as error:
         return [f"{name}: {error}"]
     except Exception as error:  # the data set is the user's

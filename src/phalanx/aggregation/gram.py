@@ -83,14 +83,19 @@ class Geometry(NamedTuple):
         reached = self.reached()
         return self.gram.where(reached[:, None] & reached, 0.0)
 
-    def in_its_own_unit(self) -> "Geometry":
+    def in_its_own_unit(self, counted: Bool[Tensor, " messages"] | None = None) -> "Geometry":
         """The same in a unit in which the typical squared distance lies between 1/4 and 1.
 
         So rules never meet numbers whose squares over- or underflow, and give the same weights, to
         the bit, whatever power of two multiplies all messages.
+
+        Args:
+            counted: the messages that say what is typical; all of them by default.
         """
-        norms = self.gram.diagonal()
-        typical = _typical(norms[: self.num_messages], norms[self.num_messages :])
+        norms, messages = self.gram.diagonal(), self.gram.diagonal()[: self.num_messages]
+        if counted is not None:
+            messages = messages[counted]
+        typical = _typical(messages, norms[self.num_messages :])
         if typical == 0:  # most messages coincide: the others say what is near
             apart = norms[(norms > 0) & torch.isfinite(norms)].sort().values
             typical = apart[len(apart) // 2].item() if len(apart) else 1.0
@@ -194,8 +199,11 @@ def measure(
     rows: Float[Tensor, "workers dim"],
     points: Float[Tensor, "points dim"] | None = None,
     shard: Shard | None = None,
+    counted: Bool[Tensor, " workers"] | None = None,
 ) -> tuple[Geometry, Bool[Tensor, " workers"]]:
     """The geometry of the finite rows and of points, if given, and which rows are finite.
+
+    The rows that are `counted`, by default all, say what length is typical.
 
     The reference that is subtracted must lie among the messages, or else their distances drown in
     the rounding of their norms. A sample of the columns proposes it; the Gram matrix itself shows
@@ -207,12 +215,13 @@ def measure(
     Of a shard of the columns it gives the geometry of the whole messages: Gram matrices add up, and
     all that is decided here is decided on their sums.
 
-    Cost: one pass, as a rule; at most five, under attack.
+    Cost: one pass, as a rule; at most eight, under attack.
 
     Float32 products rely on torch's default, `torch.set_float32_matmul_precision("highest")`: the
     lower settings (TF32, bfloat16) leave too few digits.
     """
     reference, finite = None, torch.ones(len(rows), dtype=torch.bool)
+    counted = finite.clone() if counted is None else counted
     if shard is None:  # else a look at a sample would cost as much as it may save: a meeting of all
         shard = whole(rows)
         sampled = partial_gram(_sample(rows), dtype=torch.float64).cpu()
@@ -234,7 +243,7 @@ def measure(
             or not torch.isfinite(norms[len(rows) :]).all()
         ):
             dtype = torch.float64
-        elif shift := _shift(rows, finite, reference, norms, exponent, shard):
+        elif shift := _shift(rows, finite & counted, reference, norms, exponent, shard):
             exponent += shift
         elif (better := _reference(messages, finite, reference)) != reference:
             reference = better
@@ -243,7 +252,7 @@ def measure(
     num_points = len(gram) - len(rows)
     kept = torch.cat([finite, torch.ones(num_points, dtype=torch.bool)])
     geometry = Geometry(gram[kept][:, kept], num_points, unit=2.0**exponent)
-    return geometry.in_its_own_unit(), finite
+    return geometry.in_its_own_unit(counted[finite]), finite
 
 
 def _fill(block: Tensor, parts: list[Tensor]) -> None:
@@ -301,7 +310,8 @@ def _shift(
     """What is to be added to the exponent by which messages are divided; 0 if squares are fit."""
     typical = _typical(norms[: len(rows)][finite], norms[len(rows) :])
     if typical == 0:  # they coincide, or their squares have vanished
-        origin = rows[0] * 0 if reference is None else rows[reference]
+        zeros = rows.new_zeros(1).expand(rows.shape[1])
+        origin = zeros if reference is None else rows[reference]
         reach = shard.add_up(_reach(rows, origin)).cpu()[finite]
         vanished = len(reach) > 0 and reach.sort().values[len(reach) // 2] > 0
         return -_SHIFT if vanished and exponent > -_SHIFT else 0

@@ -19,8 +19,8 @@ from phalanx.communication.point_to_point import Peers
 from phalanx.communication.wire import from_buffer, integers_from_bytes, integers_to_bytes
 from phalanx.errors import DisagreementError
 
-_MOST_BYTES = 1 << 20  # of what a rank may say about itself
-_SHOWN = 160  # characters of a value in an error
+_MOST_BYTES = 1 << 16  # of what a rank may say about itself
+_SHOWN = 300  # characters of a value that are sent and shown
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of a function, say: another one in every process
 
 
@@ -43,7 +43,7 @@ def require_agreement(
     Cost: 16 bytes from every rank to every other one.
     """
     versions = {"torch": torch.__version__, "phalanx": phalanx.__version__}
-    told = {name: _ADDRESS.sub("", repr(value)) for name, value in {**facts, **versions}.items()}
+    told = {name: _told(value) for name, value in {**facts, **versions}.items()}
     text = json.dumps(told).encode()
     digest = hashlib.blake2b(text, digest_size=16).digest()
     digests = [bytes(row.tolist()) for row in peers.gather(from_buffer(digest).to(device)).cpu()]
@@ -51,7 +51,7 @@ def require_agreement(
         return
     usual = Counter(digests).most_common(1)[0][0]  # of several, that of the lowest rank
     odd = [rank for rank, one in enumerate(digests) if one != usual]
-    said = _texts(peers, text[:_MOST_BYTES], device)
+    said = _texts(peers, text, device)
     raise DisagreementError(
         f"ranks must agree, which {odd} do not: {'; '.join(_differences(said))}", ranks=odd
     )
@@ -109,6 +109,14 @@ class StepCheck:
             )
 
 
+def _told(value: object) -> str:
+    """What a rank says about a value: all of it, or its beginning and a hash."""
+    text = _ADDRESS.sub("", repr(value))
+    if len(text) <= _SHOWN:
+        return text
+    return f"{text[:_SHOWN]}... ({hashlib.blake2b(text.encode(), digest_size=16).hexdigest()})"
+
+
 def _texts(peers: Peers, own: bytes, device: torch.device | str) -> list[dict[str, str]]:
     """What all ranks say about themselves."""
     lengths = peers.gather(integers_to_bytes([len(own)], "<i8").to(device))
@@ -123,7 +131,7 @@ def _texts(peers: Peers, own: bytes, device: torch.device | str) -> list[dict[st
 def _parsed(row: Tensor) -> dict[str, str]:
     try:
         found = json.loads(bytes(row.tolist()))
-    except ValueError:  # cut off, or no text at all
+    except ValueError:  # no text at all
         found = None
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
@@ -136,10 +144,6 @@ def _differences(said: list[dict[str, str]]) -> list[str]:
         for rank, facts in enumerate(said):
             values.setdefault(facts.get(name, "nothing"), []).append(rank)
         if len(values) > 1:
-            shown = (f"{_shortened(value)} on {ranks}" for value, ranks in values.items())
+            shown = (f"{value} on {ranks}" for value, ranks in values.items())
             found.append(f"{name} is {', '.join(shown)}")
-    return found or ["they say too much to be compared"]
-
-
-def _shortened(value: str) -> str:
-    return value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
+    return found or ["they do not say in what"]
