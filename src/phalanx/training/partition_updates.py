@@ -98,8 +98,8 @@ class PartitionUpdates:
                 draws = generator(self.job.seed, "computation", step, partition)
                 with seeded(self.job.seed, "layers", step, partition):
                     done = compute.compute(objective, broadcast, Samples(*own), state, draws)
-                self._tell_unfit()
                 yield Block(done.update.unsqueeze(0), done.loss.reshape(1), (done.state,))
+            self._tell_unfit()
 
     def received(self, broadcast: Broadcast) -> Broadcast:
         """A broadcast where this process computes: a copy, if it was lent by another process."""
@@ -125,7 +125,7 @@ class PartitionUpdates:
         return Block(*found)
 
     def _tell_unfit(self) -> None:
-        """Once the model has worked one by one: what fails there, too, is not vmap's fault."""
+        """Once all has been done one by one: what fails there, too, is not vmap's fault."""
         if self._unfit:
             reason, self._unfit = self._unfit, ""
             warnings.warn(
