@@ -414,7 +414,9 @@ def test_a_power_of_two_changes_nothing_but_the_scale(compressors, subtests):
 
             def rounded(scale, compressor=compressor, rows=rows):
                 given = [{"w": row * scale} for row in rows]
-                means, _ = simulate(compressor, given, [TensorStates(), TensorStates()])
+                memories = [TensorStates(), TensorStates()]
+                for _ in range(3):
+                    means, memories = simulate(compressor, given, memories)
                 message, _ = compressor.update(
                     rows[0] * scale, compressor.init(rows[0]), generator(4)
                 )

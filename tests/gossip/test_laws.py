@@ -18,6 +18,7 @@ from phalanx.gossip import (
     ChocoSGD,
     DeepSqueeze,
     Gossip,
+    Moniqua,
     PowerGossip,
     SimulatedNetwork,
     Topology,
@@ -252,3 +253,24 @@ def test_a_factor_has_one_basis_whatever_stands_beside_it(subtests):
             )
             for exponent in (-100, 100):
                 assert orthonormal(factors * 2.0**exponent).equal(together)
+
+
+def test_a_power_of_two_changes_nothing_but_the_scale(subtests):
+    absolute = (Moniqua, DeepSqueeze)  # a bound, and a half of float16, are lengths
+    for algorithm in ALGORITHMS:
+        start = tensors(4)
+        if isinstance(algorithm, absolute):
+            continue
+
+        def mixed(scale, algorithm=algorithm, start=start):
+            network = SimulatedNetwork(Topology.ring(4))
+            scaled = {name: x * scale for name, x in start.items()}
+            return rounds(network, algorithm, scaled, 3)[0]
+
+        wanted = mixed(1.0)
+        for exponent in (-90, -60, 60, 100):
+            with subtests.test(f"{algorithm}, {exponent}"):
+                for name, x in mixed(2.0**exponent).items():
+                    torch.testing.assert_close(
+                        x * 2.0**-exponent, wanted[name], rtol=1e-4, atol=1e-4
+                    )

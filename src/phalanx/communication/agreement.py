@@ -9,12 +9,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import phalanx
 from phalanx.communication.point_to_point import Peers
 from phalanx.communication.wire import from_buffer, integers_from_bytes, integers_to_bytes
 from phalanx.errors import DisagreementError
@@ -42,7 +42,7 @@ def require_agreement(
 
     Cost: 16 bytes from every rank to every other one.
     """
-    versions = {"torch": torch.__version__, "phalanx": phalanx.__version__}
+    versions = {"torch": torch.__version__, "phalanx": version("phalanx")}
     told = {name: _told(value) for name, value in {**facts, **versions}.items()}
     text = json.dumps(told).encode()
     digest = hashlib.blake2b(text, digest_size=16).digest()
