@@ -141,6 +141,9 @@ def test_a_power_of_two_changes_nothing_but_the_scale(rule, subtests):
                 assert torch.equal(other.suspects, one.suspects)
                 if one.weights is not None:
                     assert torch.equal(other.weights, one.weights)
+                told = one.scores.isfinite() & other.scores.isfinite()
+                lengths, squares = one.scores[told] * scale, one.scores[told] * scale**2
+                assert other.scores[told].tolist() in (lengths.tolist(), squares.tolist())
 
 
 @robust_rules

@@ -69,6 +69,15 @@ def test_a_rank_by_itself(alone, rule):
     assert len(state) == len(rule.init(3))
 
 
+@pytest.mark.parametrize("exponent", [-700, -300, 300, 700])
+def test_clipping_by_all_reduce_knows_numbers_of_any_size(alone, exponent):
+    tensor = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64) * 2.0**exponent
+    rule = CenteredClipping(radius=2.0**exponent)
+    answer, _ = robust_all_reduce(tensor, rule)
+    torch.testing.assert_close(answer.value * 2.0**-exponent, rule(tensor[None]) * 2.0**-exponent)
+    assert (answer.value * 2.0**-exponent).norm().item() == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("rule", [Mean(), CenteredClipping(radius=0.5, iterations=2)])
 def test_a_model_by_itself(alone, rule):
     model = DistributedDataParallel(nn.Linear(3, 2))

@@ -87,8 +87,9 @@ def test_test_data_are_looked_at_too():
 
 def test_all_that_does_not_fit_is_said_at_once():
     net = nn.ParameterDict({"wave": torch.ones(2, dtype=torch.complex64), "plain": torch.ones(2)})
-    with pytest.raises(ValueError, match=r"\['wave'\] are torch.complex64.*items must be pairs"):
-        run(net, TensorDataset(X, X, Y))
+    rule = r"\['wave'\] are torch.complex64.*multiple of the 3 partitions, got 10.*items must be pa"
+    with pytest.raises(ValueError, match=rule):
+        run(net, TensorDataset(X, X, Y), batch_size=10)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class ClippedGradient(Computation):
                 norms = euclidean_norm(gradients, dim=1)[:, None]
             # A gradient that is not finite stays so: the message says what happened.
             scale = (self.max_norm / norms).clamp(max=1.0).where(norms.isfinite(), 1.0)
-            total += (gradients * scale.to(gradients.dtype)).sum(dim=0)
+            total += (gradients * scale).sum(dim=0)
             losses = losses + loss.sum()
         return Computed(total / number, losses / number)
 

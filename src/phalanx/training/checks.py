@@ -22,8 +22,7 @@ def check_job(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[s
     """
     round_, trained = job.round, trained_parameters(job.model)
     problems = [f"model: {one}" for one in unfit_parameters(dict(job.model.named_parameters()))]
-    if problems:
-        raise ValueError("; ".join(problems + sample_problems(job.dataset, "dataset")))
+    has_layout = bool(trained) and not problems
     kinds = {f"{value.dtype} on {value.device}" for value in trained}
     if not trained:
         problems.append("model must have parameters that require gradients, got none")
@@ -48,12 +47,12 @@ def check_job(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[s
             "several workers compute the same samples, which a worker with data of its own does "
             f"not have, got {code}"
         )
-    if not alone and round_.compute.init(job.layout):
+    if has_layout and not alone and round_.compute.init(job.layout):
         problems.append(
             f"compute {round_.compute} remembers rounds, which replicas may have missed: it needs "
             f"a rule instead of a code, got {code}"
         )
-    if trained:
+    if has_layout:
         problems += job.chain.problems(code)
     if test is not None:
         unfit = sample_problems(test, "test")
