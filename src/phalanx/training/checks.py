@@ -83,6 +83,8 @@ def _trial_problems(job: Job, test: Dataset[tuple[Tensor, ...]] | None) -> list[
     """What goes wrong when a partition's gradient is computed, and which targets are no classes."""
     parameters = job.layout.read(job.model)
     size = min(job.batch_size // job.round.code.num_partitions, _length(job.dataset))
+    if not size:  # clients share out what there is, and say that it is nothing
+        return []
     with seeded(job.seed, "trial"):
         samples = [part.to(parameters.device) for part in fetch(job.dataset, torch.arange(size))]
         objective = Objective(job.model, job.loss)
