@@ -120,7 +120,7 @@ def test_all_three_kinds_in_few_bits_train_as_without_compression(four):
 
 
 def test_stages_that_are_told_other_samples_say_so(four):
-    found = four(cases.with_other_ids)
+    found = four.outcomes(cases.with_other_ids)
     assert [type(one) for one in found] == [DisagreementError] * 4
     assert [one.ranks for one in found] == [[3], [3], [3], [0, 1, 2]]
 
