@@ -66,8 +66,13 @@ def byzantine(entry: dict[str, Any]) -> set[int]:
 
 
 def suspects(entry: dict[str, Any]) -> set[int]:
-    """The workers that the decoder named in a round."""
+    """The workers that the decoder named in a round: Byzantine for certain, within the bound."""
     return set(entry.get("suspects") or ())
+
+
+def suspected(entry: dict[str, Any]) -> set[int]:
+    """The workers that the decoder named in a round, or suspected without proof (outliers)."""
+    return suspects(entry) | set(entry.get("outliers") or ())
 
 
 def missing(entry: dict[str, Any]) -> dict[int, str]:
@@ -86,7 +91,7 @@ def excluded(record: RunRecord) -> dict[int, int]:
 
 def worker_ids(entry: dict[str, Any]) -> set[int]:
     """All workers that a round mentions."""
-    return byzantine(entry) | suspects(entry) | set(missing(entry))
+    return byzantine(entry) | suspected(entry) | set(missing(entry))
 
 
 def load_run(folder: Path) -> RunRecord:

@@ -16,8 +16,9 @@ MEANINGS = {
     "round": "Median seconds per round, everything included.",
     "sent": "Median bytes of messages per round, of all workers together.",
     "decode": "Median seconds per round spent on decoding the messages.",
-    "precision": "Share of the named workers that were Byzantine, over all rounds.",
-    "recall": "Share of Byzantine messages that entered decoding whose sender was named.",
+    "precision": "Share of the suspected workers that were Byzantine, over all rounds.",
+    "recall": "Share of Byzantine messages that entered decoding whose sender was suspected.",
+    "proof": "The same of senders that were named for certain, which no rule can do.",
 }
 """What each column says."""
 
@@ -36,6 +37,7 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             "sent": size(row.round_bytes),
             "precision": score(row.detection.precision),
             "recall": score(row.detection.recall),
+            "proof": score(row.detection.proof),
         }
         for row in rows
     ]
@@ -44,6 +46,8 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         unused |= {"largest |Δw|", "relative"}
     if len({row.round_bytes for row in rows}) == 1:
         unused.add("sent")  # nobody sends less than others
+    if all(row.detection.verb == "named" for row in rows):
+        unused.add("proof")  # nobody was suspected without
     headers = [name for name in table[0] if name not in unused] if table else []
     return headers, [[line[name] for name in headers] for line in table]
 
