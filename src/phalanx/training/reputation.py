@@ -114,7 +114,8 @@ class OutlierTest:
             return evidence
         # With p1 = (1 + p0) / 2 the second ratio is one half whatever p0 is.
         up = math.log((1 + chance) / (2 * chance)) if chance else 0.0
-        moved = (evidence + torch.where(outliers, up, -math.log(2))).clamp(min=0)
+        steps = torch.full_like(evidence, -math.log(2)).masked_fill(outliers, up)
+        moved = (evidence + steps).clamp(min=0)
         return moved.where(heard, evidence)
 
 
