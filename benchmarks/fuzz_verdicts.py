@@ -110,7 +110,9 @@ def replicas(
     longest = offsets.norm(dim=1).max().clamp_min(1e-300)
     width = 0.45 * tolerance * float(torch.rand((), generator=source)) ** 0.25
     rows = (center + offsets / longest * width * center.norm()).to(dtype)
-    distances = torch.cdist(rows.double(), rows.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    distances = torch.cdist(
+        rows.double(), rows.double(), compute_mode="donot_use_mm_for_euclid_dist"
+    )
     norms = rows.double().norm(dim=1)
     near = distances <= 0.999 * tolerance * torch.maximum(norms[:, None], norms)
     return rows if near.all() else center.to(dtype).expand(number, dim)  # rounding took them apart
@@ -130,7 +132,9 @@ def corrupted(
         return chosen
     number = code.num_tolerated - (draw(2, source) if draw(3, source) == 0 else 0)
     if draw(2, source):  # win as many groups as they can
-        order = [worker for index in shuffled(list(range(len(here))), source) for worker in here[index]]
+        order = [
+            worker for index in shuffled(list(range(len(here))), source) for worker in here[index]
+        ]
     else:
         order = shuffled([worker for voters in here for worker in voters], source)
     return order[:number]

@@ -38,6 +38,16 @@ def test_one_run_that_named_some_and_an_honest_one(make_run):
     )
 
 
+def test_suspicion_without_proof_is_not_called_naming(make_run):
+    assert say(make_run("a", byzantine=(1, 4), suspects=(1,), outliers=(5,))).endswith(
+        "2 of 9 workers were Byzantine in every round and were suspected for 4 of 8 Byzantine"
+        " messages, along with honest ones 4 times (precision 0.50, recall 0.50)."
+    )
+    assert say(make_run("b", outliers=(8,))).endswith(
+        "no Byzantine worker was simulated, yet the decoder suspected 1 worker."
+    )
+
+
 def test_one_run_without_attack(make_run):
     assert say(make_run("a")) == (
         "The run ended after 4 rounds at 96.4 % test accuracy;"

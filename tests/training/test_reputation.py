@@ -161,7 +161,9 @@ def test_a_rule_is_told_that_there_are_fewer_liars_left(trained):
     assert all(entry["suspects"] == entry["outliers"] == [] for entry in run.rounds[2:])
 
 
-RULES = [one for one in (rule() for rule in concrete(aggregation, Aggregator)) if one.num_tolerated(9)]
+RULES = [
+    one for one in (rule() for rule in concrete(aggregation, Aggregator)) if one.num_tolerated(9)
+]
 
 
 def test_nobody_is_excluded_where_all_send_the_same(trained, subtests):

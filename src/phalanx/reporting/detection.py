@@ -1,7 +1,7 @@
 """Detection of Byzantine workers by the decoder: precision and recall."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from phalanx.reporting.record import byzantine, missing, suspected, suspects
@@ -82,5 +82,5 @@ def detection(rounds: Sequence[dict[str, Any]]) -> Detection:
 
 def total(detections: Iterable[Detection]) -> Detection:
     """The counts of several runs together."""
-    counts = [(one.lies, one.caught, one.false_alarms, one.unheard) for one in detections]
+    counts = [astuple(one) for one in detections]
     return Detection(*(sum(column) for column in zip(*counts, strict=True)))

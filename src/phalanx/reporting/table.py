@@ -55,7 +55,8 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def terminal_table(rows: Sequence[Row]) -> Table:
     """The comparison for a terminal of 80 columns or more; markup in titles is shown, not obeyed.
 
-    How many rounds there were stands behind the titles of those runs that did not finish.
+    How many rounds there were stands behind the titles of those runs that did not finish. The share
+    that was proven is left to the report.
 
     >>> from rich.console import Console
     >>> from phalanx.reporting import Detection, Row
@@ -69,7 +70,7 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     <BLANKLINE>
     """
     headers, lines = cells(rows)
-    shown = [i for i, name in enumerate(headers) if name not in ("status", "rounds")]
+    shown = [i for i, name in enumerate(headers) if name not in ("status", "rounds", "proof")]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("run", overflow="fold", min_width=10)
     for i in shown:

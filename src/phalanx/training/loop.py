@@ -106,9 +106,7 @@ class Loop:
         suspects = sorted({*decoded.suspects.nonzero().flatten().tolist(), *malformed})
         doubted = decoded.outliers
         outliers = [] if doubted is None else doubted.nonzero().flatten().tolist()
-        self.standing = self.reputation.update(
-            self.standing, suspects, collected.arrived, outliers
-        )
+        self.standing = self.reputation.update(self.standing, suspects, collected.arrived, outliers)
         session.dismiss([worker for worker in self.standing.out if worker not in out])
         trusted = [
             value
