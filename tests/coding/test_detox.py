@@ -321,7 +321,7 @@ def test_named_is_who_is_byzantine_in_every_explanation(subtests):
 
 
 def test_an_honest_minority_is_never_named():
-    """Two Byzantine workers own a group of three; the bound lets them, so nobody is proven wrong."""
+    """Two Byzantine workers own a group of three; the bound lets them, so nothing is proven."""
     code = Detox(15, num_byzantine=3)
     messages = messages_of(code)
     *liars, honest = code.groups[0]

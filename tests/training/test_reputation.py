@@ -15,7 +15,6 @@ from phalanx.attacks import (
     Mixed,
     NotFinite,
     RandomWorkers,
-    ReverseGradient,
     Silence,
     SleeperWorkers,
     WrongShape,

@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-
 _TIE = 1e-6  # relative difference of scores that rounding may make
 
 

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from phalanx.aggregation.aggregate import left_out
-from phalanx.aggregation.aggregate import Aggregate
+from phalanx.aggregation.aggregate import Aggregate, left_out
 from phalanx.aggregation.base import ByzantineBound, State
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry

@@ -64,7 +64,8 @@ class Detox(Code):
     Rules with a `num_byzantine` are told theirs: of the corrupted groups, for `inner`; of the
     corrupted buckets, for `outer`. `outer` may have memory.
 
-    The honest must agree to the bit, as with `DracoRepetition`; `tolerance` allows for less.
+    The honest must agree to the bit, as with `DracoRepetition`; `tolerance` allows for less, and
+    lets a Byzantine message be the winner that lies within about twice of it of the honest ones.
 
     Cost: encoding none; decoding one pass over the messages for the votes (two under attack),
     a copy of the winners, and the rules on `num_workers / group_size` rows.

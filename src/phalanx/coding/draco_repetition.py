@@ -33,11 +33,11 @@ class DracoRepetition(Code):
     The groups are consecutive; where num_workers is no multiple of 2 s + 1, the last group is
     larger.
 
-    Guarantee: bit for bit the gradient of a run without attack, and every Byzantine worker named,
-    as long as in each group more than half of the messages that arrived are honest: s Byzantine
-    workers in any group of 2 s + 1, or s - 1 after one or two messages were lost, and so on. No
-    strict majority in some group: a `DecodeError`. If most of a group send *the same* wrong
-    message, no code of this redundancy can tell.
+    Guarantee: bit for bit the gradient of a run without attack, and named every Byzantine worker
+    that did not send the honest message, as long as in each group more than half of the messages
+    that arrived are honest: s Byzantine workers in any group of 2 s + 1, or s - 1 after one or two
+    messages were lost, and so on. No strict majority in some group: a `DecodeError`. If most of a
+    group send *the same* wrong message, no code of this redundancy can tell.
 
     The honest must agree to the bit, which they do on equal hardware and software with equal
     numbers of threads. `tolerance` allows for last bits that differ: any two honest messages of a
@@ -169,8 +169,8 @@ class DracoRepetition(Code):
         suspects[[member for party in parties for member in party.members]] = False
         residual = max(party.spread for party in parties)
         # A group's message is no longer than the norms of its partitions' gradients add up to.
-        radius, norms = (sum(one) for one in zip(*(party[2:4] for party in parties), strict=True))
-        error = radius / norms if radius else 0.0
+        radius = sum(party.radius for party in parties)
+        error = radius / sum(party.shortest for party in parties) if radius else 0.0
         return Decoded(gradient, suspects.to(messages.device), residual, error)
 
     def _mean(self, messages: Tensor, winners: list[int]) -> Tensor:

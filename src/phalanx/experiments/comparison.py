@@ -32,8 +32,8 @@ _READING = (
 )
 _DETECTION = (
     "Precision: share of the workers suspected that had sent a Byzantine message; recall: share of "
-    "the Byzantine messages whose sender was suspected; proof: share of them whose sender was named "
-    "for certain, which only codes can do; all over all attacks. Seconds per round in all, "
+    "the Byzantine messages whose sender was suspected; proof: share of those whose sender was "
+    "named for certain, which only codes can do; all over all attacks. Seconds per round in all, "
     "and for decoding, as measured while other runs went on beside it."
 )
 

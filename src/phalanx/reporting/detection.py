@@ -65,7 +65,7 @@ def byzantine_senders(entry: dict[str, Any]) -> set[int]:
 
 
 def detection(rounds: Sequence[dict[str, Any]]) -> Detection:
-    """Counts who was Byzantine, who was suspected and who was named over the rounds of `metrics.jsonl`.
+    """Counts who was Byzantine, suspected and named over the rounds of `metrics.jsonl`.
 
     >>> detection([{"step": 0, "byzantine": [1, 4], "suspects": [1], "missing": {"4": "silent"}}])
     Detection(lies=1, caught=1, false_alarms=0, unheard=1, proven=1, framed=0)

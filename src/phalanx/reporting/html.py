@@ -121,8 +121,8 @@ def _suspicion_plot(record: RunRecord) -> Plot:
         f"{', '.join(map(str, out)) or 'nobody'}."
     )
     caption = (
-        "The share of the last rounds, about ten, in which a worker was named, or suspected without "
-        "proof; a cross marks its exclusion."
+        "The share of the last rounds, about ten, in which a worker was named, or suspected "
+        "without proof; a cross marks its exclusion."
     )
     draw = partial(plot_suspicion, record)
     return Plot(f"Suspicion: {record.title}", caption, alt, draw, _worker_size(record))

@@ -105,10 +105,10 @@ def train(
             `OutlierTest` for how likely it is that an honest worker is excluded, and what that
             assumes. By default no outlier is excluded.
         measure_diversity: writes the gradient diversity of every round into its metrics, as
-            estimated from messages of neither suspects nor outliers, see `DiversityMonitor`; for workers that
-            draw their samples alike and send their gradients: under a rule, without transforms.
-            Where a rule suspects honest messages, those left are alike, and the estimate is too
-            low.
+            estimated from messages of neither suspects nor outliers, see `DiversityMonitor`; for
+            workers that draw their samples alike and send their gradients: under a rule, without
+            transforms. Where a rule suspects honest messages, those left are alike, and the
+            estimate is too low.
         test: data to evaluate on.
         out: a folder for metrics, checkpoints and weights; nothing is written if None. It is made
             once the first round has been decoded: arguments that do not fit leave nothing behind.
