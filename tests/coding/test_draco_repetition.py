@@ -308,3 +308,15 @@ def test_messages_of_any_size_agree_within_a_tolerance(subtests):
             decoded = DracoRepetition(5, 2, tolerance=1e-5).decode(messages)
             assert decoded.suspects.tolist() == [False, False, False, True, True]
             assert 1e-7 < decoded.error < 2e-6
+
+
+def test_honest_messages_exactly_at_the_tolerance_agree(subtests):
+    for tolerance, dtype in [(1e-12, torch.float64), (3e-7, torch.float32), (1e-2, torch.float64)]:
+        with subtests.test(tolerance=tolerance):
+            messages = rows(3, 999, dtype=dtype)[:1].repeat(3, 1)
+            messages[1] *= 1 + tolerance
+            a, b = messages[0].double(), messages[1].double()
+            exact = float((a - b).norm() / torch.maximum(a.norm(), b.norm()))
+            messages[2] = -9.0
+            decoded = DracoRepetition(3, 1, tolerance=exact).decode(messages)
+            assert decoded.suspects.tolist() == [False, False, True]

@@ -187,5 +187,9 @@ def test_rows_and_runs_must_match(make_run):
 def test_who_was_excluded_is_said_with_when(make_run):
     one = say(make_run("a", excluded={3: 2}, **NAMED))
     assert one.endswith("; worker 3 (after 2 rounds) was excluded.")
+    doubted = say(make_run("c", excluded={3: 2, 1: 2}, outliers=(3,), **NAMED))
+    assert doubted.endswith(
+        "workers 1 (after 2 rounds) and 3 (after 2, without proof) were excluded."
+    )
     two = say(make_run("b", excluded={7: 3, 3: 1}, **NAMED))
     assert two.endswith("; workers 3 (after 1 round) and 7 (after 3) were excluded.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import isfinite
+from math import frexp, isfinite, ldexp
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from phalanx.vertex_cover import bit_sets, coverable
 
 _COMPARED = 65_536  # words at a time: the leader's block is read from the cache, not again
 _COLUMNS = 32_768  # columns of a group whose distances are added up at a time
+_SLACK = 1e-9  # relative, of distances that are added up: honest pairs at the tolerance are near
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -129,11 +130,12 @@ def _vote_by_distance(
     if not finite:
         return Party([], company=company)
     # In units of a message that no minority can move: no square overflows or vanishes that matters.
-    unit = sorted(largest[voter] for voter in finite)[len(finite) // 2] or 1.0
+    # A power of two, so that nothing is rounded.
+    unit = ldexp(0.5, frexp(sorted(largest[voter] for voter in finite)[len(finite) // 2])[1])
     distances, norms = _distances(messages, finite, unit)
     longer = torch.maximum(norms[:, None], norms[None, :])
     relative = distances / longer.clamp_min(torch.finfo(torch.float64).tiny)
-    near = relative <= tolerance  # what overflowed is near to nobody
+    near = relative <= tolerance * (1 + _SLACK)  # what overflowed is near to nobody
     far, _ = bit_sets(~near.fill_diagonal_(True))
     around, _ = bit_sets(near)
     for row, voter in enumerate(finite):

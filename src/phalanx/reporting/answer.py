@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from phalanx.reporting.compare_runs import SAME_WEIGHTS, Row, is_honest
 from phalanx.reporting.detection import Detection, byzantine_senders, detection, total
 from phalanx.reporting.format import count, difference, excerpt, listed, percent, score
-from phalanx.reporting.record import RunRecord, byzantine, excluded, suspected
+from phalanx.reporting.record import (
+    RunRecord,
+    byzantine,
+    excluded,
+    excluded_by_suspicion,
+    suspected,
+)
 
 NOTABLE_FALL = 0.01
 """Test accuracy lost against the reference, as a share, that is called a fall."""
@@ -68,9 +74,13 @@ def _excluded(record: RunRecord) -> str:
     since = sorted(excluded(record).items(), key=lambda pair: (pair[1], pair[0]))
     if not since:
         return ""
+    doubted = excluded_by_suspicion(record)
     (first, rounds), *others = since
-    parts = [f"{first} (after {count(rounds, 'round')})"]
-    parts += [f"{worker} (after {later})" for worker, later in others]
+    whens = [(first, count(rounds, "round")), *((worker, str(later)) for worker, later in others)]
+    parts = [
+        f"{worker} (after {when}{', without proof' if worker in doubted else ''})"
+        for worker, when in whens
+    ]
     noun, verb = ("workers", "were") if others else ("worker", "was")
     return f"{noun} {listed(parts)} {verb} excluded"
 

@@ -21,7 +21,13 @@ from phalanx.reporting.plots import (
     plot_suspicion,
     plot_workers,
 )
-from phalanx.reporting.record import RunRecord, excluded, missing, worker_ids
+from phalanx.reporting.record import (
+    RunRecord,
+    excluded,
+    excluded_by_suspicion,
+    missing,
+    worker_ids,
+)
 from phalanx.reporting.table import MEANINGS, cells
 
 _SIZE = (5.6, 3.0)  # inches
@@ -201,8 +207,10 @@ def _missing(record: RunRecord) -> str | None:
 
 
 def _excluded(record: RunRecord) -> str | None:
+    doubted = excluded_by_suspicion(record)
     parts = [
-        f"worker {worker} (after {count(rounds, 'round')})"
+        f"worker {worker} (after {count(rounds, 'round')}"
+        f"{', without proof' if worker in doubted else ''})"
         for worker, rounds in sorted(excluded(record).items())
     ]
     return "; ".join(parts) or None

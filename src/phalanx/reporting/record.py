@@ -89,6 +89,17 @@ def excluded(record: RunRecord) -> dict[int, int]:
     return since
 
 
+def excluded_by_suspicion(record: RunRecord) -> set[int]:
+    """The workers excluded without proof: outliers in the round that excluded them."""
+    since = excluded(record)
+    return {
+        worker
+        for entry in record.rounds
+        for worker in suspected(entry) - suspects(entry)
+        if since.get(worker) == entry["step"] + 1
+    }
+
+
 def worker_ids(entry: dict[str, Any]) -> set[int]:
     """All workers that a round mentions."""
     return byzantine(entry) | suspected(entry) | set(missing(entry))
