@@ -106,7 +106,8 @@ def training_table(found: Iterable[Record], title: str = "Training") -> Table:
     return Table(
         title,
         "Final test accuracy, largest weight difference relative to the largest weight of the run "
-        "without Byzantine workers, their messages (lies), and how many of those were named.",
+        "without Byzantine workers, their messages (lies), and how many of those were named, or "
+        "suspected without proof.",
         ("run", "status", "test accuracy", "relative difference", "lies", "named", "false alarms"),
         tuple(
             (
