@@ -64,10 +64,10 @@ def project(
     """Secret random projections of every message, modulo p.
 
     A message is cut into runs of 256 numbers, each of which is folded into one by coefficients
-    drawn uniformly from the field, the same for all runs; so again with fresh coefficients, until
-    one number is left. A level leaves nothing of a message that is not zero with probability
-    `1 / p`, and all of `number` independent projections of up to `256^4` coordinates are zero with
-    probability at most `(4 / p)^number`.
+    drawn from the field, the same for all runs; so again with fresh coefficients, until
+    one number is left. A level leaves nothing of a message that is not zero with probability at
+    most `1.5 / p` (torch draws 32 bits and divides), so that all of `number` independent
+    projections of up to `256^4` coordinates are zero with probability at most `2^(-28 number)`.
 
     Args:
         messages: representatives.
