@@ -13,7 +13,7 @@ from torch import Tensor
 from phalanx.checks import require_at_least, require_between, require_minority, require_one_of
 from phalanx.coding.base import Code, Decoded, State
 from phalanx.coding.field_code import FieldCode, forged
-from phalanx.coding.fixed_point import HEADER
+from phalanx.coding.fixed_point import HEADER, MOST_BITS
 from phalanx.coding.frequency_band import Band, CyclicAlgebra, cyclic_algebra
 from phalanx.coding.groups import (
     check_messages,
@@ -124,7 +124,7 @@ class DracoCyclic(Code):
         require_at_least(0, tolerance=self.tolerance)
         require_at_least(1, num_projections=self.num_projections)
         require_one_of(("float", "field"), arithmetic=self.arithmetic)
-        require_between(-200, 200, fraction_bits=self.fraction_bits)
+        require_between(-MOST_BITS, MOST_BITS, fraction_bits=self.fraction_bits)
         if self.arithmetic == "field" and (self.band != "centered" or self.tolerance is not None):
             raise ValueError(
                 "arithmetic='field' is exact: it goes without band and tolerance, got band="

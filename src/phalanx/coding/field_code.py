@@ -135,7 +135,7 @@ class FieldCode:
                 total = reduced(total.add_(room.index_select(0, senders)))
                 room.index_copy_(0, senders, total.int())
 
-        for columns in column_blocks(dim, max(1, BLOCK // len(messages))):
+        for columns in column_blocks(dim, max(1, BLOCK // max(map(len, (messages, gradients))))):
             numbers = whole(gradients[:, columns], self.bits, self.limit)
             numbers[~finite] = 0
             add(columns, numbers)

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from phalanx.floats import working
+
 LOWEST, _HIGHEST = -14, 16
 """Powers of two, relative to the limit, that are told apart."""
 
@@ -23,7 +25,8 @@ HEADER = _POWERS + _HIGHEST - LOWEST + 1
 
 _HEADROOM = 2  # powers of two that gradients may grow by from one round to the next
 _FIRST_RANGE = 6  # before the first round nothing is known: numbers up to 2^6 fit
-_MOST_BITS = 200  # a whole number in bfloat16, and 2^200 in float64
+MOST_BITS = 120
+"""Most bits after, or before, the binary point: 2^120 is a number in float32."""
 
 
 class Magnitudes(NamedTuple):
@@ -55,15 +58,15 @@ def next_bits(bits: int, seen: Magnitudes, *, first: bool) -> int:
     if seen.highest is None:
         return bits
     wanted = bits - seen.highest - _HEADROOM
-    return max(-_MOST_BITS, min(wanted if first else min(wanted, bits + 1), _MOST_BITS))
+    return max(-MOST_BITS, min(wanted if first else min(wanted, bits + 1), MOST_BITS))
 
 
 def whole(
     gradients: Float[Tensor, "rows columns"], bits: int, limit: int
 ) -> Float[Tensor, "rows columns"]:
     """`round(g 2^bits)`, half to even, in float64, those beyond the limit cut down to it."""
-    values = gradients.to(torch.float64, copy=True).mul_(2.0**bits)
-    return values.round_().clamp_(-limit, limit)
+    values = gradients.to(working(gradients.dtype), copy=True)
+    return values.mul_(2.0**bits).round_().double().clamp_(-limit, limit)
 
 
 def headers(
