@@ -137,7 +137,8 @@ class FieldCode:
 
         for columns in column_blocks(dim, max(1, BLOCK // max(map(len, (messages, gradients))))):
             numbers = whole(gradients[:, columns], self.bits, self.limit)
-            numbers[~finite] = 0
+            if not finite.all():
+                numbers[~finite] = 0
             add(columns, numbers)
         add(slice(dim, dim + HEADER), header.double().to(messages.device))
         return shares[:, ~finite].any(dim=1)
@@ -329,5 +330,5 @@ def _sums(
         part = messages[:, columns]
         total = messages.new_zeros(part.shape[1], dtype=torch.float64)
         for mine, coefficients in zip(rows, split, strict=True):
-            total += product(coefficients, part.index_select(0, mine).double())[0]
+            total += reduced(product(coefficients, part.index_select(0, mine).double())[0])
         yield columns, total

@@ -46,16 +46,17 @@ def halves(coefficients: Int64[Tensor, "rows terms"]) -> Float[Tensor, "two_rows
 def product(
     split: Float[Tensor, "two_rows terms"], values: Float[Tensor, "terms columns"]
 ) -> Float[Tensor, "rows columns"]:
-    """Product of coefficients, as `halves` cut them, and of representatives; of least size.
+    """Product of coefficients, as `halves` cut them, and of representatives, at least one.
 
-    Cost: two float64 products, and three passes over the result for each remainder.
+    Right modulo p, and below 2^31 in size for each `TERMS` terms: to be `reduced`.
+
+    Cost: two float64 products, and two remainders of three passes over the result.
     """
-    total = values.new_zeros(len(split) // 2, values.shape[1])
-    for start in range(0, len(values), TERMS):
-        part = split[:, start : start + TERMS] @ values[start : start + TERMS]
-        high, low = part.chunk(2)
-        total += reduced(reduced(high).mul_(_HALF).add_(low))
-    return reduced(total)
+    high, low = (split[:, :TERMS] @ values[:TERMS]).chunk(2)
+    total = reduced(reduced(high).mul_(_HALF).add_(low))
+    if len(values) > TERMS:
+        total += product(split[:, TERMS:], values[TERMS:])
+    return total
 
 
 def project(
