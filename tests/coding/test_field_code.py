@@ -379,7 +379,7 @@ def test_the_mean_is_off_by_no_more_than_the_error(subtests):
                 off = (decoded.gradient - gradients.mean(0)).norm()
                 assert off <= decoded.error * gradients.norm(dim=1).square().mean().sqrt()
             assert decoded.saturated == 0
-            assert 0 < decoded.error < 1e-6  # the point has moved to where it belongs
+            assert 0 < decoded.error < 1e-5  # the point has moved to where it belongs
 
 
 def test_saturation_is_counted_and_the_next_round_fits():
@@ -395,10 +395,10 @@ def test_saturation_is_counted_and_the_next_round_fits():
         sent = code.informed(code.broadcast(state)).encode_all([gradients])
         decoded, state = code.update(sent, None, state)
     assert decoded.saturated == 0
-    assert (decoded.gradient.double() - gradients.double().mean(0)).abs().max() <= 1e9 * 2**-23
+    assert (decoded.gradient.double() - gradients.double().mean(0)).abs().max() <= 1e9 * 2**-21
     bits = []
     for _ in range(3):  # the point moves back by one place a round
-        sent = code.informed(code.broadcast(state)).encode_all([rows(15)])
+        sent = code.informed(code.broadcast(state)).encode_all([1e6 * rows(15)])
         bits.append(int(state[0]))
         decoded, state = code.update(sent, None, state)
     assert bits == [bits[0], bits[0] + 1, bits[0] + 2]

@@ -59,8 +59,8 @@ class DracoCyclic(Code):
     named who sent anything else, with probability above `1 - b 2^-56` in a round, over projections
     that nobody knows before he has sent. It needs replicas that agree to the bit, as repetition
     does. Against the mean in floating point it is off by the fixed point's rounding, which
-    `Decoded.error` bounds: half a unit a coordinate, of about 2^-23 of the largest coordinate of
-    the rounds before. What is larger than 4 times that is cut down, and counted in
+    `Decoded.error` bounds: half a unit a coordinate, of about 2^-21 of the largest coordinate of
+    the rounds before. What is larger than 16 times that is cut down, and counted in
     `Decoded.saturated`.
 
     Cost: encoding 2 s + 1 vector additions; decoding two passes over the messages and algebra on

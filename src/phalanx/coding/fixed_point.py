@@ -23,7 +23,7 @@ _SATURATED, _ZERO, _POWERS = 0, 1, 2  # places in a header: a number, a counter,
 HEADER = _POWERS + _HIGHEST - LOWEST + 1
 """Numbers in a header."""
 
-_HEADROOM = 2  # powers of two that gradients may grow by from one round to the next
+_HEADROOM = 4  # powers of two that gradients may grow by from one round to the next
 _FIRST_RANGE = 6  # before the first round nothing is known: numbers up to 2^6 fit
 MOST_BITS = 120
 """Most bits after, or before, the binary point: 2^120 is a number in float32."""
@@ -52,13 +52,15 @@ def first_bits(limit: int) -> int:
 def next_bits(bits: int, seen: Magnitudes, *, first: bool) -> int:
     """Bits after the binary point in the next round.
 
-    Numbers may be four times as large as the largest of this round. The point moves to the right
-    at once, and by one place a round to the left, unless this is the first round.
+    Numbers may be 16 times as large as the largest of this round. Room for larger ones is made at
+    once, and given up by one place a round, unless this is the first round, or all are so small
+    that it is not known how small.
     """
     if seen.highest is None:
         return bits
     wanted = bits - seen.highest - _HEADROOM
-    return max(-MOST_BITS, min(wanted if first else min(wanted, bits + 1), MOST_BITS))
+    at_once = first or seen.highest == LOWEST
+    return max(-MOST_BITS, min(wanted if at_once else min(wanted, bits + 1), MOST_BITS))
 
 
 def whole(
