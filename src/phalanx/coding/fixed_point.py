@@ -77,7 +77,9 @@ def headers(
     """Headers of gradients, on the CPU, and which gradients are finite. One pass over them."""
     found = torch.zeros(len(gradients), HEADER, dtype=torch.int64)
     finite = torch.ones(len(gradients), dtype=torch.bool)
-    for row, gradient in enumerate(gradients) if gradients.shape[1] else ():
+    if gradients.shape[1] == 0:
+        return found, finite
+    for row, gradient in enumerate(gradients):
         low, high = gradient.aminmax()
         largest = max(-low.item(), high.item())
         if not math.isfinite(largest):
