@@ -220,7 +220,9 @@ class FieldCode:
         ((_, header),) = _sums(messages[:, dim:], self.groups, readers)
         seen = magnitudes(header.long().cpu())
         error = self._error_bound(gradient, seen)
-        return Decoded(gradient, suspects.to(messages.device), 0.0, error, seen.saturated), seen
+        return Decoded(
+            gradient, suspects.to(messages.device), 0.0, error, saturated=seen.saturated
+        ), seen
 
     def _locate(
         self, projections: Int64[Tensor, "length projections"], erased: list[int]

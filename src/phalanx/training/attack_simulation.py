@@ -109,6 +109,7 @@ def stage_attacks(
         len(byzantine_roles),
         rule or column_mean,
         source,
+        job.round.code.at(step).encoding,
     )
     assert job.round.attack is not None
     planned, plans = job.round.attack.plans(known, [ranks[one] for one in readers], plans)
