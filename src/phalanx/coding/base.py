@@ -28,8 +28,8 @@ class Decoded(NamedTuple):
         error: what messages that are missing, or lies too small to be told from rounding or from
             what honest replicas differ by, may have cost: the distance between `gradient` and the
             mean is at most `error` times the root mean square of the norms of the partitions'
-            gradients. 0 from codes that compare bits; rules that are no codes estimate none. Codes of
-            fixed-point messages count in what rounding to these costs.
+            gradients. 0 from codes that compare bits; rules that are no codes estimate none. With
+            fixed-point messages, what rounding to these costs is in it.
         outliers: `(workers,)` bool, the workers that a rule left out or a vote went against, and
             that may be honest for all that: suspicion without proof, none of them a suspect. None
             from codes that have no such opinion.
