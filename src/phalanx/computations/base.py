@@ -23,7 +23,7 @@ class Broadcast:
     parameters: Float[Tensor, " dim"]
     """The model's, flat."""
     extra: Mapping[str, Tensor] = field(default_factory=dict)
-    """What else the server's step has workers know, by name: `ServerStep.extra`."""
+    """What else workers are to know, by name: `ServerStep.extra` and `Code.broadcast`."""
 
 
 class Samples(NamedTuple):

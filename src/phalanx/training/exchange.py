@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from phalanx.attacks import Rule
@@ -45,7 +45,7 @@ class Collected(NamedTuple):
         message_bytes: bytes of the messages that arrived, without what a transport adds.
     """
 
-    messages: Float[Tensor, "workers width"]
+    messages: Num[Tensor, "workers width"]
     arrived: Bool[Tensor, " workers"]
     losses: Float[Tensor, " workers"]
     missing: dict[int, str]

@@ -76,7 +76,10 @@ class Loop:
     ) -> None:
         self.job, self.test = job, test
         self.folder, self.title, self.config = folder, title, config
-        self.decoder_state = job.round.code.init(job.layout.dim)
+        device = next(job.model.parameters()).device
+        self.decoder_state = job.round.code.init(
+            job.layout.dim, dtype=job.layout.dtype, device=device
+        )
         self.step_state = job.round.step.init(job.model)
         self.memory = ExchangeMemory()
         self.worker_states: dict[int, WorkerState] = {}  # as they were at the last checkpoint
@@ -89,7 +92,11 @@ class Loop:
     def round(self, session: Session, step: int, *, evaluate: bool) -> dict[str, Any]:
         """One round, from the broadcast of the weights to the server's step."""
         began, stages, out = time.perf_counter(), self.job.round, self.standing.out
-        broadcast = Broadcast(self._flat(), stages.step.extra(self.step_state))
+        extra = {
+            **stages.step.extra(self.step_state),
+            **stages.code.broadcast(self.decoder_state),
+        }
+        broadcast = Broadcast(self._flat(), extra)
         rule = self._rule(stages.code.excluding(len(out)), step)
         collected = exchange(session, self.job, step, broadcast, self.memory, rule, out)
         messages_in = time.perf_counter()
@@ -129,6 +136,7 @@ class Loop:
             "suspicion": [round(value, 4) for value in self.standing.suspicion.tolist()],
             "excluded": self.standing.out,
             "error": decoded.error,
+            "saturated": decoded.saturated,
         }
         if self.monitor is not None:
             honest = collected.arrived.clone()
