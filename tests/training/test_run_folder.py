@@ -67,8 +67,8 @@ def steps(run):
 def test_the_folder_holds_what_the_readers_need(trained, make_model):
     run = trained("a", title="nine workers", config="steps: 15\n", evaluate_every=5)
     names = {path.name for path in run.folder.iterdir()}
-    files = {"config.yaml", "env.json", "metrics.jsonl", "result.json", "model.safetensors"}
-    assert names == {*files, "checkpoints"}
+    files = {"config.yaml", "env.json", "run.json", "metrics.jsonl", "result.json"}
+    assert names == {*files, "model.safetensors", "checkpoints"}
     assert (run.folder / "config.yaml").read_text() == "steps: 15\n"
     record = load_run(run.folder)
     assert record.rounds == run.rounds

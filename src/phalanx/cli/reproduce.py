@@ -6,7 +6,7 @@ from rich.table import Table
 
 from phalanx.cli.console import complaints, console
 from phalanx.cli.train import default_out
-from phalanx.errors import PhalanxError
+from phalanx.errors import FolderInUseError, PhalanxError
 
 
 def reproduce(
@@ -39,6 +39,8 @@ def reproduce(
     try:
         with console.status("starting") as status:
             done = run(recipe, folder, full=full, data=data, progress=status.update, jobs=jobs)
+    except FolderInUseError:
+        raise
     except (KeyboardInterrupt, PhalanxError):
         complaints.print(f"Go on with the same command and --out {folder}", soft_wrap=True)
         raise

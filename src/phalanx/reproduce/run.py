@@ -11,6 +11,7 @@ from typing import Any
 from phalanx.errors import PhalanxError
 from phalanx.experiments import Cell, Records, measure
 from phalanx.experiments import Progress as Watched
+from phalanx.files import owned, whole
 from phalanx.reporting import drawn, markdown_table, render_page
 from phalanx.reproduce.base import Findings, Progress, Recipe, Scope
 from phalanx.training.environment import environment
@@ -72,6 +73,7 @@ def reproduce(
 
     Raises:
         ValueError: if there is no such recipe, or the folder holds findings.
+        FolderInUseError: if another process reproduces the recipe there.
         FileNotFoundError: if `data` is not there.
         PhalanxError: if a cell failed; the others are kept, and it is tried again next time.
     """
@@ -87,16 +89,16 @@ def reproduce(
     place = Path(given) if given else None
     if place is not None and not place.exists():
         raise FileNotFoundError(f"data must be a file or folder that is there, got {place}")
-    folder.mkdir(parents=True, exist_ok=True)
-    scope, runner = Scope(full, place), _Runner(folder, jobs, progress)
-    findings = recipe.findings(recipe.measure(scope, runner), scope)
-    settings = {"full": full, **_sizes(recipe, runner.cells), **findings.settings}
-    done = Reproduction(recipe, replace(findings, settings=settings), folder)
-    facts = environment(seed=0)
-    del facts["seed"]  # of the cells, if they have any
-    (folder / "findings.html").write_text(_html(done, facts), encoding="utf-8")
-    (folder / "findings.md").write_text(_markdown(done, facts), encoding="utf-8")
-    (folder / "findings.json").write_text(_json(done, facts), encoding="utf-8")
+    with owned(folder):
+        scope, runner = Scope(full, place), _Runner(folder, jobs, progress)
+        findings = recipe.findings(recipe.measure(scope, runner), scope)
+        settings = {"full": full, **_sizes(recipe, runner.cells), **findings.settings}
+        done = Reproduction(recipe, replace(findings, settings=settings), folder)
+        facts = environment(seed=0)
+        del facts["seed"]  # of the cells, if they have any
+        for kind, write in (("html", _html), ("md", _markdown), ("json", _json)):
+            with whole(folder / f"findings.{kind}") as beside:
+                beside.write_text(write(done, facts), encoding="utf-8")
     return done
 
 
@@ -115,7 +117,9 @@ class _Runner:
         failed = [one for one in found if one.status == "failed"]
         if failed:
             first = f"{', '.join(map(str, failed[0].labels.values()))}: {failed[0].reason}"
-            raise PhalanxError(f"{len(failed)} of {len(found)} cells failed, first {first}")
+            error = PhalanxError(f"{len(failed)} of {len(found)} cells failed, first {first}")
+            error.add_note(failed[0].traceback or "")
+            raise error
         return found
 
     def _watch(self, now: Watched) -> None:
