@@ -36,6 +36,8 @@ def description(thing: Any, unnamed: Callable[[Any], Any] | None = None) -> Any:
         return thing
     if isinstance(thing, float):
         return float(thing) if thing == thing and abs(thing) != float("inf") else str(thing)
+    if isinstance(thing, np.generic):
+        return description(thing.item(), unnamed)
     if isinstance(thing, PurePath):
         return str(thing)
     if isinstance(thing, Tensor | np.ndarray):
@@ -48,11 +50,13 @@ def description(thing: Any, unnamed: Callable[[Any], Any] | None = None) -> Any:
         return called | description(thing.keywords, unnamed)
     if is_dataclass(thing) and not isinstance(thing, type):
         held = {one.name: getattr(thing, one.name) for one in fields(thing) if one.init}
-        return {"class": _name(type(thing))} | description(held, unnamed)
+        return {"class": description(type(thing), unnamed)} | description(held, unnamed)
     if isinstance(thing, Mapping):
         return {str(key): description(value, unnamed) for key, value in thing.items()}
     if isinstance(thing, Sequence):
         return [description(one, unnamed) for one in thing]
+    if unnamed is not None and isinstance(thing, MethodType):
+        return unnamed(thing)  # its object counts, too
     if (name := _name(thing)) is not None:
         return name
     if unnamed is not None:
@@ -75,7 +79,7 @@ def by_content(thing: Any, depth: int = 0) -> Any:
     """
     kind = type(thing)
     if depth >= _DEEP:
-        return {"object": kind.__qualname__}
+        return kind.__qualname__
     within = partial(by_content, depth=depth + 1)
     if isinstance(thing, MethodType):
         return {"method": thing.__name__, "of": description(thing.__self__, within)}
@@ -91,7 +95,9 @@ def by_content(thing: Any, depth: int = 0) -> Any:
     if isinstance(thing, nn.Module):
         tensors = description(thing.state_dict(), within)
         return {"object": kind.__qualname__, "modules": _ADDRESS.sub("", str(thing)), **tensors}
-    return {"object": kind.__qualname__, **description(getattr(thing, "__dict__", {}), within)}
+    if isinstance(thing, type) or not hasattr(thing, "__dict__"):
+        return _ADDRESS.sub("", repr(thing))
+    return {"object": kind.__qualname__, **description(thing.__dict__, within)}
 
 
 def digest(described: Any) -> str:

@@ -255,7 +255,7 @@ def test_the_users_own_exception_is_told_when_everybody_meets_it(cluster, tmp_pa
     assert "met in round 0, with the samples of partition 0" in notes
     assert sorted(caught.value.reasons) == [0, 1, 2]
     with pytest.raises(IndexError, match="Target 3 is out of bounds") as caught:
-        train(job.model, job.dataset, job.round.code, engine=Local(), steps=2)
+        train(job.model, job.dataset, job.round.code, engine=Local(chunk_size=1), steps=2)
     assert "met in round 0" in caught.value.__notes__[-1]
 
 

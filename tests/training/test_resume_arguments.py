@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import phalanx
 from phalanx.aggregation import CoordinateMedian, Krum, Mean
-from phalanx.attacks import FixedWorkers, RandomWorkers, ReverseGradient, SignFlip
+from phalanx.attacks import FixedWorkers, ReverseGradient, SignFlip
 from phalanx.coding import DracoRepetition
 from phalanx.compression import TopK
 from phalanx.computations import LocalSteps
@@ -24,7 +24,7 @@ from phalanx.transforms import Compressed, WorkerMomentum
 ADAM = partial(torch.optim.Adam, lr=0.01)
 
 
-def some_data(seed=0, size=200, width=6):
+def some_data(seed=0, size=210, width=6):
     source = torch.Generator().manual_seed(seed)
     return TensorDataset(
         torch.randn(size, width, generator=source), torch.randint(3, (size,), generator=source)
@@ -43,7 +43,7 @@ class Cropped(Dataset):
         self.scale = scale
 
     def __len__(self):
-        return 200
+        return 210
 
     def __getitem__(self, index):
         return torch.rand(6) + self.scale * index, index % 3
@@ -51,11 +51,11 @@ class Cropped(Dataset):
 
 USUAL = {
     "rule": Krum(1),
-    "num_workers": 5,
+    "num_workers": 7,
     "optimizer": lambda some: torch.optim.SGD(some, lr=0.1, momentum=0.9),
     "attack": SignFlip(),
     "seed": 3,
-    "batch_size": 20,
+    "batch_size": 21,
     "steps": 4,
     "checkpoint_every": 2,
 }
@@ -73,15 +73,15 @@ OTHERS = {
     "rule": ({"rule": CoordinateMedian()}, ["rule was Krum(num_byzantine=1", "CoordinateMedian("]),
     "rule's bound": ({"rule": Krum(2)}, ["rule.num_byzantine was 1 and is now 2"]),
     "number of workers": (
-        {"num_workers": 10, "byzantine": RandomWorkers(1)},
-        ["num_workers was 5 and is now 10"],
+        {"num_workers": 21},
+        ["num_workers was 7 and is now 21"],
     ),
     "code": (
-        {"code": DracoRepetition(5, 1)},
+        {"code": DracoRepetition(9, 1)},
         ["code was null", "DracoRepetition(", "rule was Krum"],
     ),
     "seed": ({"seed": 4}, ["seed was 3 and is now 4"]),
-    "batch size": ({"batch_size": 40}, ["batch_size was 20 and is now 40"]),
+    "batch size": ({"batch_size": 42}, ["batch_size was 21 and is now 42"]),
     "optimizer": ({"optimizer": ADAM}, ["step.optimizer.0 was SGD(", "is now Adam("]),
     "optimizer's momentum": (
         {"optimizer": partial(torch.optim.SGD, lr=0.1, momentum=0.5)},
@@ -99,7 +99,7 @@ OTHERS = {
     "transforms": ({"transforms": [WorkerMomentum()]}, ["transforms was [] and is now"]),
     "loss": ({"loss": partial(cross_entropy, label_smoothing=0.1)}, ["loss was"]),
     "exclusion": ({"exclude_after": 9}, ["exclude_after was null and is now 9"]),
-    "data's length": ({"dataset": some_data(size=220)}, ["dataset.length was 200 and is now 220"]),
+    "data's length": ({"dataset": some_data(size=231)}, ["dataset.length was 210 and is now 231"]),
     "data's values": ({"dataset": some_data(5)}, ["dataset.checksum was"]),
     "data's kind": ({"dataset": Cropped()}, ['dataset.kind was "TensorDataset"']),
     "activation": ({"model": a_model(activation=nn.Tanh)}, ['model.modules.1 was "ReLU()"']),
@@ -208,7 +208,7 @@ class Unsteady(Dataset):
     count = 0
 
     def __len__(self):
-        return 200
+        return 210
 
     def __getitem__(self, index):
         Unsteady.count += 1

@@ -99,6 +99,13 @@ class RunFolder:
         text = json.dumps({key: _finite(value) for key, value in content.items()}, indent=2)
         self.write_text(name, text + "\n")
 
+    def holds_json(self, name: str) -> bool:
+        """Whether a JSON file is there, and whole."""
+        try:
+            return isinstance(json.loads((self.path / name).read_bytes()), dict)
+        except (OSError, ValueError, RecursionError):
+            return False
+
     def checkpoints(self) -> list[Path]:
         """Paths of the checkpoints, oldest first."""
         return sorted((self.path / "checkpoints").glob("step-*.pt"))
