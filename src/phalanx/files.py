@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from phalanx.errors import FolderInUseError, StorageError
 
@@ -20,6 +20,7 @@ _LOCK, _OWNER = ".lock", ".owner"
 _FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _MARK = b"phalanx blake2b:"  # between what was written and its digest
 _SIZE = 32  # bytes of the digest
+_TRIES = 100  # to make a folder that others remove
 
 
 @contextmanager
@@ -144,9 +145,8 @@ def owned(folder: Path) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     lock, owner = FileLock(folder / _LOCK), folder / _OWNER
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            _claim(folder, lock)
         except Timeout:
             raise FolderInUseError(_in_use(folder, owner)) from None
         left = _owner(owner)
@@ -169,6 +169,19 @@ def owned(folder: Path) -> Iterator[None]:
         for path in made:
             with suppress(OSError):
                 path.rmdir()
+
+
+def _claim(folder: Path, lock: BaseFileLock) -> None:
+    """Makes the folder and locks it, while others may be removing what they made of it."""
+    for left in reversed(range(_TRIES)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except (FileExistsError, FileNotFoundError):
+            if not left:
+                raise
+        else:
+            return
 
 
 def _owner(path: Path) -> dict[str, Any] | None:

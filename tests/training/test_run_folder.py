@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import threading
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ import phalanx
 from phalanx.aggregation import CenteredClipping
 from phalanx.attacks import Mixed
 from phalanx.coding import Detox, DracoCyclic, DracoRepetition
+from phalanx.errors import FolderInUseError
 from phalanx.reporting import load_run
+from phalanx.training import Local
 
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
@@ -237,3 +240,50 @@ def test_an_interrupt_waits_for_the_round_and_leaves_a_checkpoint(trained, tmp_p
     assert (tmp_path / "a" / "checkpoints" / "step-000000006.pt").is_file()
     assert json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 5
     assert bits(trained("a", resume=True)) == bits(trained("whole"))
+
+
+@dataclass(frozen=True)
+class Terminated(Local):
+    """Workers whose start is interrupted by SIGTERM."""
+
+    def start(self, factory):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().start(factory)
+
+
+def test_sigterm_before_the_first_round_leaves_nothing_behind(trained, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        trained("a", engine=Terminated())
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not (tmp_path / "a").exists()
+    trained("a", steps=4)
+    kept = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    with pytest.raises(KeyboardInterrupt):
+        trained("a", engine=Terminated(), resume=True)
+    now = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert now == kept
+
+
+def test_a_run_that_still_goes_on_is_not_resumed_beside_it(trained):
+    refused = []
+
+    def meanwhile(entry):
+        if entry["step"] == 9:
+            with pytest.raises(FolderInUseError, match=f"belongs to process {os.getpid()} on "):
+                trained("a", resume=True)
+            refused.append(entry)
+
+    run = trained("a", on_round=meanwhile)
+    assert len(refused) == 1
+    assert steps(run) == list(range(15))
+    assert bits(run) == bits(trained("whole"))
+
+
+def test_what_is_left_of_a_run_can_be_resumed_though_its_environment_is_damaged(trained, tmp_path):
+    trained("a", steps=4)
+    for name in ("env.json", "run.json", "result.json"):
+        (tmp_path / "a" / name).write_text("[")
+    run = trained("a", resume=True)
+    assert load_run(run.folder).environment["torch"] == torch.__version__
+    assert bits(run) == bits(trained("whole"))
