@@ -70,14 +70,14 @@ def go(out, model=None, dataset=None, **options):
 
 
 OTHERS = {
-    "rule": ({"rule": CoordinateMedian()}, ["rule was Krum(num_byzantine=1", "CoordinateMedian("]),
+    "rule": ({"rule": CoordinateMedian(1)}, ["rule was Krum(num_byzantine=1", "CoordinateMedian("]),
     "rule's bound": ({"rule": Krum(2)}, ["rule.num_byzantine was 1 and is now 2"]),
     "number of workers": (
         {"num_workers": 21},
         ["num_workers was 7 and is now 21"],
     ),
     "code": (
-        {"code": DracoRepetition(9, 1)},
+        {"code": DracoRepetition(3, 1)},
         ["code was null", "DracoRepetition(", "rule was Krum"],
     ),
     "seed": ({"seed": 4}, ["seed was 3 and is now 4"]),
