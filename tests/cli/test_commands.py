@@ -118,7 +118,8 @@ def test_a_run_beyond_its_bound_says_how_to_go_on(phalanx, tmp_path):
     assert "Traceback" not in err
     assert (tmp_path / "a" / "report.html").exists()
     assert json.loads((tmp_path / "a" / "result.json").read_text())["stopped"]
-    assert phalanx("train", "--resume", "a", "--byzantine", "null")[0] == 0
+    ended = ("--byzantine", "null", "--changes", "[byzantine]")
+    assert phalanx("train", "--resume", "a", *ended)[0] == 0
     assert phalanx("train", *EXAMPLE, "--out", "b")[0] == 0
     ended, whole = (json.loads((tmp_path / name / "result.json").read_text()) for name in "ab")
     assert ended["stopped"] is None

@@ -291,7 +291,7 @@ def test_more_than_the_bound_stops_and_goes_on_once_the_cause_is_gone(
     assert result["stopped"] == str(caught.value)
     assert result["rounds"] == 7
     assert (tmp_path / "run" / "checkpoints" / "step-000000007.pt").is_file()
-    run = trained(resume=True, **options)
+    run = trained(resume=True, changes=["attack", "byzantine"], **options)
     assert run.result["stopped"] is None
     assert [entry["step"] for entry in run.rounds] == list(range(12))
     assert weights(run).equal(weights(trained(**{**options, "out": None})))

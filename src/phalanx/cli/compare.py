@@ -95,7 +95,9 @@ def compare(
     console.print(f"Report: {out / 'comparison.html'}", soft_wrap=True)
     if failed := [one for one in found.records if one.status == "failed"]:
         first = failed[0]
-        raise PhalanxError(f"{len(failed)} runs failed, first {first}: {first.reason}")
+        error = PhalanxError(f"{len(failed)} runs failed, first {first}: {first.reason}")
+        error.add_note(first.traceback or "")
+        raise error
 
 
 # All else of a run: nobody lists it a second time. What differs from run to run is left out, and
@@ -103,7 +105,7 @@ def compare(
 compare.options_of = phalanx.train  # type: ignore[attr-defined]
 compare.given = (  # type: ignore[attr-defined]
     *("dataset", "code", "rule", "attack", "transforms", "seed", "loss", "test", "engine"),
-    *("resume", "checkpoint_every", "title", "config", "on_round"),
+    *("resume", "changes", "checkpoint_every", "title", "config", "on_round"),
 )
 
 

@@ -20,6 +20,7 @@ from phalanx.cli.reproduce import reproduce
 from phalanx.cli.serve import serve
 from phalanx.cli.train import default_out, train
 from phalanx.errors import PhalanxError
+from phalanx.training.interruption import terminable
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
@@ -34,7 +35,20 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command. Exit codes: 0 done, 1 stopped by faults, 2 bad input, 130 interrupted."""
+    """Runs one command.
+
+    Exit codes: 0 done; 1 stopped by faults, of workers, of the engine or of the disk; 2 bad input,
+    a folder that another process writes to and a run without a whole checkpoint among it; 130
+    interrupted by Ctrl-C or SIGTERM.
+    """
+    with terminable():
+        try:
+            _main(argv)
+        except KeyboardInterrupt:
+            _leave("interrupted", 130, {})
+
+
+def _main(argv: Sequence[str] | None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[RichHandler()])
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build(COMMANDS)
@@ -55,10 +69,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         chosen["_config"] = _resolved(parser, config)
     try:
         COMMANDS[command](**chosen)
-    except PhalanxError as error:
-        _leave(f"stopped: {error}", 1, chosen)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError) as error:  # some of which are `PhalanxError`s, too
         parser.error(str(error))
+    except PhalanxError as error:
+        told = "\n".join([f"stopped: {error}", *getattr(error, "__notes__", ())])
+        _leave(told, 1, chosen)
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt as error:
@@ -87,9 +102,9 @@ def _resumed(arguments: list[str]) -> list[str]:
 def _resolved(parser: Parser, config: Any) -> str:
     """The resolved options as YAML: the file that repeats the run."""
     saved = config[config.command].clone()
-    for name in ("out", "resume"):
+    for name, default in (("out", None), ("resume", None), ("changes", [])):
         if name in saved:
-            saved[name] = None
+            saved[name] = default
     saved.pop("config", None)
     text: str = parser.subcommands[config.command].dump(saved, skip_unset=False)
     return text

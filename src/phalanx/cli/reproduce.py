@@ -7,7 +7,7 @@ from rich.table import Table
 
 from phalanx.cli.console import complaints, console
 from phalanx.cli.train import default_out
-from phalanx.errors import PhalanxError
+from phalanx.errors import FolderInUseError, PhalanxError
 
 
 def reproduce(
@@ -50,6 +50,8 @@ def reproduce(
                 failed = reproduce_all(folder, progress=status.update, **options)
             else:
                 done = run(recipe, folder, progress=status.update, **options)
+    except FolderInUseError:
+        raise
     except (KeyboardInterrupt, PhalanxError):
         complaints.print(f"Go on with the same command and --out {folder}", soft_wrap=True)
         raise

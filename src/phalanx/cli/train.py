@@ -1,6 +1,7 @@
 """`phalanx train`: the stages of the round are its options."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 import phalanx
 from phalanx.cli.console import console, round_progress
 from phalanx.data import DataSource, Digits
+from phalanx.errors import PhalanxError
 from phalanx.losses import cross_entropy
 from phalanx.models import MLP
 from phalanx.randomness import seeded
@@ -46,7 +48,8 @@ def train(
         device: Where the server keeps the model: cpu, cuda, cuda:1, ...
         title: What reports call the run.
         out: The run folder; a new one under runs/ if not given.
-        resume: Go on with the run in this folder; other options change it.
+        resume: Go on with the run in this folder; its options are kept, and the others may be
+            given anew: how many steps, the engine, how often to evaluate and to write.
         options: Those of `phalanx.train`.
     """
     # Imported where it is used: matplotlib would make every command wait, `--help` too.
@@ -71,9 +74,14 @@ def train(
                 on_round=advance,
                 **options,
             )
-        finally:
+        except ValueError:  # nothing was begun
+            raise
+        except BaseException:
             if (folder / "metrics.jsonl").exists():
-                write_report([load_run(folder)], folder / "report.html")
+                with suppress(ValueError, OSError, PhalanxError):  # what ended the run is told
+                    write_report([load_run(folder)], folder / "report.html")
+            raise
+    write_report([load_run(folder)], folder / "report.html")
     records = [load_run(folder)]
     rows = compare_runs(records)
     console.print(terminal_table(rows))

@@ -14,9 +14,9 @@ from phalanx.compression import Compressor, TensorStates, simulate
 from phalanx.data import DataSource, Splits
 from phalanx.errors import NotFiniteError, TooManyByzantineError
 from phalanx.evaluation import evaluate
-from phalanx.experiments.identity import description, digest
 from phalanx.experiments.records import mean
 from phalanx.fetch import fetch
+from phalanx.identity import description, digest
 from phalanx.losses import cross_entropy
 from phalanx.models import MLP
 from phalanx.randomness import generator, seeded

@@ -134,6 +134,9 @@ def load_run(folder: Path) -> RunRecord:
     )
 
 
+_KINDS: dict[str, type] = {"byzantine": list, "suspects": list, "excluded": list, "missing": dict}
+
+
 def _read_rounds(folder: Path) -> list[dict[str, Any]]:
     text = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
     lines = [line for line in text.split("\n") if line.strip("\0 \t\r")]
@@ -141,12 +144,15 @@ def _read_rounds(folder: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             entry = _parse(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise ValueError(f"{folder}: metrics.jsonl is broken in line {number}") from error
         if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
             raise ValueError(f"{folder}: metrics.jsonl has no step in line {number}")
+        for name, kind in _KINDS.items():
+            if not isinstance(entry.get(name), kind | None):
+                raise ValueError(f"{folder}: metrics.jsonl has no list {name} in line {number}")
         by_step[entry["step"]] = entry
     return [by_step[step] for step in sorted(by_step)]
 
@@ -157,7 +163,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any] | None:
         return None
     try:
         content = _parse(path.read_text(encoding="utf-8", errors="replace"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder}: {name} is no JSON") from error
     if not isinstance(content, dict):
         raise ValueError(f"{folder}: {name} holds no JSON object")

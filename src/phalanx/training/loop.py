@@ -1,6 +1,7 @@
 """Training loop: the state of a run between rounds, and one round after another."""
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from phalanx.computations import Broadcast
 from phalanx.docstrings import source
 from phalanx.evaluation import Evaluation, evaluate, with_statistics
 from phalanx.training.attack_simulation import AttackMemory
-from phalanx.training.engines.base import Session
+from phalanx.training.checkpoint import Checkpoint, reading
+from phalanx.training.composition import Composition, require_same, with_rates
+from phalanx.training.engines.base import Session, telling
 from phalanx.training.environment import environment
 from phalanx.training.exchange import ExchangeMemory, exchange, read_states
 from phalanx.training.job import Job
@@ -86,6 +89,8 @@ class Loop:
         self.reputation, self.standing = reputation, reputation.init(job.round.code.num_workers)
         self.monitor, self.spread = monitor, Spread()
         self.rounds: list[dict[str, Any]] = []
+        self.composition: Composition = {}
+        self.policy = ""  # when rounds are over, in words: whose memory the checkpoint holds
         self._first = 0  # the round that begins this part of the run
         self._open = False
 
@@ -104,7 +109,8 @@ class Loop:
         # Who sends what is no message is one Byzantine worker fewer among the others, as who sends
         # NaN is.
         code = stages.code.excluding(len(out) + len(malformed))
-        decoded, state = code.update(collected.messages, collected.arrived, self.decoder_state)
+        with telling(collected.failures):
+            decoded, state = code.update(collected.messages, collected.arrived, self.decoder_state)
         decoded_in = time.perf_counter()
         self._open_folder()
         # From here on the round is done: what it leaves is remembered together, or not at all.
@@ -157,9 +163,11 @@ class Loop:
         self.folder.open()
         if self.config is not None:
             self.folder.write_text("config.yaml", self.config)
-        if not self.folder.checkpoints():
+        if not self.folder.holds_json("env.json"):
             self.folder.write_json("env.json", environment(self.job.seed))
+        if not self.folder.checkpoints():
             self._save(0)
+        self.folder.write_json("run.json", dict(self.composition))
         self.rounds = self.folder.truncate(self._first)
 
     def checkpoint(self, session: Session, step: int) -> None:
@@ -172,53 +180,71 @@ class Loop:
     def _save(self, step: int) -> None:
         if self.folder is not None:
             attack = self.memory.attack
-            content = {
-                "parameters": self._flat(),
-                "server_step": self.job.round.step.dump(self.step_state),
-                "decoder": list(self.decoder_state),
-                "attack": {
+            checkpoint = Checkpoint(
+                step=step,
+                composition=dict(self.composition),
+                parameters=self._flat(),
+                server_step=self.job.round.step.dump(self.step_state),
+                decoder=list(self.decoder_state),
+                attack={
                     "past": [[one.parameters, dict(one.extra)] for one in attack.past],
                     "plans": dict(attack.plans),
                 },
-                "waiting": list(self.memory.waiting),
-                "workers": {
+                waiting=list(self.memory.waiting),
+                policy=self.policy,
+                workers={
                     worker: {name: list(parts) for name, parts in state.items()}
                     for worker, state in self.worker_states.items()
                 },
-                "standing": list(self.standing),
-                "spread": list(self.spread),
-            }
-            self.folder.save_checkpoint(step, content)
-
-    def restore(self) -> int:
-        """Goes back to the last checkpoint; returns the round to go on with. Writes nothing."""
-        assert self.folder is not None
-        saved, layout, model = self.folder.load_checkpoint(), self.job.layout, self.job.model
-        if (found := saved["parameters"].numel()) != layout.dim:
-            raise ValueError(
-                f"the checkpoint in {self.folder.path} has {found} parameters, the model "
-                f"{layout.dim}"
+                standing=list(self.standing),
+                spread=list(self.spread),
             )
-        layout.write(model, saved["parameters"])
+            self.folder.save_checkpoint(checkpoint)
+
+    def restore(self, changes: Collection[str] = ()) -> int:
+        """Goes back to the last checkpoint; returns the round to go on with. Writes nothing.
+
+        Args:
+            changes: names of what is meant to differ from the run, see `BY_INTENT`.
+
+        Raises:
+            CheckpointError: if no checkpoint is whole.
+            ValueError: if the run is made of something else.
+        """
+        assert self.folder is not None
+        saved = self.folder.load_checkpoint()
+        require_same(saved.composition, self.composition, changes)
+        with reading(self.folder.path):
+            self._restore(saved, changes)
+        return self._first
+
+    def _restore(self, saved: Checkpoint, changes: Collection[str]) -> None:
+        layout, model, step = self.job.layout, self.job.model, self.job.round.step
+        layout.write(model, saved.parameters)
         device = next(model.parameters()).device
-        self.step_state = self.job.round.step.load(model, saved["server_step"])
-        self.decoder_state = tuple(saved["decoder"])
+        dumped = saved.server_step
+        if "lr" in changes:
+            dumped = with_rates(dumped, step.dump(self.step_state))
+        self.step_state = step.load(model, dumped)
+        self.decoder_state = tuple(saved.decoder)
         past = tuple(
             Broadcast(parameters.to(device), {name: one.to(device) for name, one in extra.items()})
-            for parameters, extra in saved["attack"]["past"]
+            for parameters, extra in saved.attack["past"]
         )
-        attack = AttackMemory(past, saved["attack"]["plans"])
-        self.memory = ExchangeMemory(attack, tuple(saved["waiting"]))
+        attack = AttackMemory(past, saved.attack["plans"])
+        if {"attack", "byzantine"} & set(changes):
+            attack = AttackMemory()
+        waiting = tuple(saved.waiting) if saved.policy == self.policy else ()
+        self.memory = ExchangeMemory(attack, waiting)
         self.worker_states.update(
             {
                 worker: {name: tuple(parts) for name, parts in state.items()}
-                for worker, state in saved["workers"].items()
+                for worker, state in saved.workers.items()
             }
         )
-        self.standing = Standing(*saved["standing"])
-        self.spread = Spread(*saved["spread"])
-        self._first = saved["step"]
-        return self._first
+        self.standing = Standing(*saved.standing)
+        self.spread = Spread(*saved.spread)
+        self._first = saved.step
 
     def finish(self, rounds: int, stopped: str | None = None) -> Run:
         """Writes the result down and hands the run over."""
@@ -226,7 +252,7 @@ class Loop:
         model = self.job.model
         ready = with_statistics(model, self.job.dataset)
         model.load_state_dict(ready.state_dict())
-        measured = self.rounds[-1] if self.rounds else {}
+        measured = self.rounds[-1] if self.rounds and self.rounds[-1]["step"] + 1 == rounds else {}
         if "test_accuracy" not in measured:
             measured = self._evaluation()
         code = self.job.round.code
@@ -309,4 +335,5 @@ def _shown(part: object | None) -> str | None:
 def _total(rounds: list[dict[str, Any]], name: str) -> float | int | None:
     """The sum of a figure of all rounds; None if a round has none."""
     found: list[float | int] = [entry[name] for entry in rounds if entry.get(name) is not None]
-    return sum(found) if found and len(found) == len(rounds) else None
+    known = found and len(found) == len(rounds) == rounds[-1]["step"] + 1  # none is lost
+    return sum(found) if known else None

@@ -1,6 +1,7 @@
 """Training runs: `train` runs rounds, records them, and resumes them bit for bit."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from phalanx.attacks import Attack, Schedule
 from phalanx.batch_size import DiversityMonitor
 from phalanx.coding import Code, Uncoded
 from phalanx.computations import Computation, Gradient
-from phalanx.errors import TooManyByzantineError
+from phalanx.errors import TooManyByzantineError, WorkerError
+from phalanx.files import owned
 from phalanx.losses import Loss, cross_entropy
 from phalanx.ordering import Order, RandomReshuffling
 from phalanx.training.checks import check_job
+from phalanx.training.composition import BY_INTENT, composition
 from phalanx.training.engines.base import Engine
 from phalanx.training.engines.local import Local
-from phalanx.training.interruption import graceful
+from phalanx.training.interruption import graceful, terminable
 from phalanx.training.job import Job
 from phalanx.training.loop import Loop, Run
 from phalanx.training.reputation import OutlierTest, Reputation
@@ -58,6 +61,7 @@ def train(
     test: Dataset[tuple[Tensor, ...]] | None = None,
     out: Path | str | None = None,
     resume: bool = False,
+    changes: Sequence[str] = (),
     evaluate_every: int = 20,
     checkpoint_every: int = 20,
     title: str | None = None,
@@ -110,10 +114,14 @@ def train(
             transforms. Where a rule suspects honest messages, those left are alike, and the
             estimate is too low.
         test: data to evaluate on.
-        out: a folder for metrics, checkpoints and weights; nothing is written if None. It is made
-            once the first round has been decoded: arguments that do not fit leave nothing behind.
-        resume: go on with the run in `out`, from its last checkpoint; give the model as it was when
-            the run began, since parameters that are not trained are not saved.
+        out: a folder for metrics, checkpoints and weights, kept for this run alone while it goes;
+            nothing is written if None. Arguments that do not fit leave nothing behind.
+        resume: go on with the run in `out`, from its newest whole checkpoint. Give what it was
+            begun with, the model as it was then, too, since parameters that are not trained are
+            not saved: what differs is refused by name, but for `steps`, `engine`, `test`, `title`,
+            `config`, `on_round`, and how often to evaluate and to write.
+        changes: with `resume`, what is meant to differ from the run so far: `lr`, the learning rate
+            of `optimizer` or `step`; `attack` and `byzantine`, when a simulated attack ends.
         evaluate_every: rounds between evaluations.
         checkpoint_every: rounds between checkpoints.
         title: what reports call the run.
@@ -126,6 +134,12 @@ def train(
 
     Raises:
         ValueError: if arguments do not fit, alone or together.
+        FolderInUseError: if another process, or another call of this one, writes to `out`.
+        CheckpointError: if there is nothing whole to resume from.
+        StorageError: if the disk is full; `resume` goes on from the last checkpoint.
+        WorkerError: if every worker raises an exception; its cause is one of them. `Local` raises
+            the exception itself.
+        EngineLostError: if what runs the workers is gone.
         TooManyByzantineError: if more workers fail in a round than the code or rule survives (its
             subclass `DecodeError` for codes). What was trained until then is in the last
             checkpoint.
@@ -155,32 +169,45 @@ def train(
     job = replace(job, round=replace(stages, order=bound))
     if out is None and resume:
         raise ValueError("resume needs out, the folder of the run, got None")
-    folder = RunFolder(Path(out), resume=resume) if out is not None else None
-    loop = Loop(job, reputation, test, folder, title, config, monitor)
-    first = loop.restore() if resume else 0
-    if first > steps:
-        raise ValueError(f"steps must be at least the {first} rounds that are done, got {steps}")
-    workers = TrainingWorkers(job, loop.worker_states)
-    with engine.start(workers) as session, graceful() as interrupted:
-        session.dismiss(loop.standing.out)
-        for number in range(first, steps):
-            last = number + 1 == steps
-            due = last or (number + 1) % evaluate_every == 0
-            try:
-                entry = loop.round(session, number, evaluate=due)
-            except TooManyByzantineError as error:
-                loop.checkpoint(session, number)
-                loop.finish(number, stopped=str(error))
-                error.add_note(f"stopped in round {number}; the weights before it are kept")
-                raise
-            if on_round is not None:
-                on_round(entry)
-            if last or interrupted() or (number + 1) % checkpoint_every == 0:
-                loop.checkpoint(session, number + 1)
-            if interrupted() and not last:
-                kept = "; a checkpoint is written" if folder is not None else ""
-                raise KeyboardInterrupt(f"stopped after {number + 1} of {steps} rounds{kept}")
-    return loop.finish(steps)
+    if unknown := [name for name in changes if name not in BY_INTENT]:
+        raise ValueError(f"changes must be among {', '.join(BY_INTENT)}, got {unknown}")
+    with terminable(), owned(Path(out)) if out is not None else nullcontext():
+        folder = RunFolder(Path(out), resume=resume) if out is not None else None
+        loop = Loop(job, reputation, test, folder, title, config, monitor)
+        if folder is not None:
+            loop.policy = repr(getattr(engine, "policy", None))
+            loop.composition = composition(
+                replace(job, round=stages),
+                loop.step_state,
+                exclude_after=exclude_after,
+                measure_diversity=measure_diversity,
+            )
+        first = loop.restore(changes) if resume else 0
+        if first > steps:
+            raise ValueError(
+                f"steps must be at least the {first} rounds that are done, got {steps}"
+            )
+        workers = TrainingWorkers(job, loop.worker_states)
+        with engine.start(workers) as session, graceful() as interrupted:
+            session.dismiss(loop.standing.out)
+            for number in range(first, steps):
+                last = number + 1 == steps
+                due = last or (number + 1) % evaluate_every == 0
+                try:
+                    entry = loop.round(session, number, evaluate=due)
+                except (TooManyByzantineError, WorkerError) as error:
+                    loop.checkpoint(session, number)
+                    loop.finish(number, stopped=str(error))
+                    error.add_note(f"stopped in round {number}; the weights before it are kept")
+                    raise
+                if on_round is not None:
+                    on_round(entry)
+                if last or interrupted() or (number + 1) % checkpoint_every == 0:
+                    loop.checkpoint(session, number + 1)
+                if interrupted() and not last:
+                    kept = "; a checkpoint is written" if folder is not None else ""
+                    raise KeyboardInterrupt(f"stopped after {number + 1} of {steps} rounds{kept}")
+        return loop.finish(steps)
 
 
 def _monitor(job: Job) -> DiversityMonitor:
