@@ -157,6 +157,17 @@ def test_a_single_array_is_no_archive(tmp_path):
         NpzFile(tmp_path / "one.npy").load()
 
 
+def test_labels_are_checked_before_rows_are_held_out(tmp_path, subtests):
+    for labels, rule in (
+        (np.ones((12, 3)), "labels must be one whole number or text each"),
+        (np.full(12, np.nan), "labels must be whole numbers, got nan in row 0"),
+    ):
+        with subtests.test(rule), pytest.raises(ValueError, match=rf"data\.npz: {rule}"):
+            load(tmp_path, x_train=images(12, 5), y_train=labels)
+    with pytest.raises(ValueError, match=r"data\.npz: test_fraction must leave rows on both sides"):
+        load(tmp_path, x_train=images(2, 5), y_train=np.arange(2))
+
+
 def npy(header, numbers=b"", magic=b"\x93NUMPY\x01\x00"):
     header = header.encode().ljust(118)
     return magic + len(header).to_bytes(2, "little") + header + numbers

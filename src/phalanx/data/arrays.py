@@ -78,6 +78,22 @@ def standardise(train: Array, test: Array) -> tuple[Array, Array]:
     return scaled
 
 
+def require_labels(labels: Array, name: str) -> None:
+    """Refuses what is not one whole number or text for each row."""
+    text = labels.dtype == object and all(isinstance(label, str) for label in labels.flat)
+    if labels.ndim != 1 or not (text or labels.dtype.kind in "buifU"):
+        raise ValueError(
+            f"{name}: labels must be one whole number or text each, "
+            f"got shape {labels.shape} of {labels.dtype}"
+        )
+    if labels.dtype.kind == "f":
+        wrong = np.flatnonzero(~np.isfinite(labels) | (labels != np.round(labels)))
+        if len(wrong):
+            raise ValueError(
+                f"{name}: labels must be whole numbers, got {labels[wrong[0]]} in row {wrong[0]}"
+            )
+
+
 def number_labels(train: Array, test: Array, name: str) -> tuple[Array, Array, int]:
     """Classes as int64 numbers `0 .. num_classes - 1`, in sorted order of the training labels.
 
@@ -93,19 +109,7 @@ def number_labels(train: Array, test: Array, name: str) -> tuple[Array, Array, i
             training labels.
     """
     for labels in (train, test):
-        text = labels.dtype == object and all(isinstance(label, str) for label in labels.flat)
-        if labels.ndim != 1 or not (text or labels.dtype.kind in "buifU"):
-            raise ValueError(
-                f"{name}: labels must be one whole number or text each, "
-                f"got shape {labels.shape} of {labels.dtype}"
-            )
-        if labels.dtype.kind == "f":
-            wrong = np.flatnonzero(~np.isfinite(labels) | (labels != np.round(labels)))
-            if len(wrong):
-                raise ValueError(
-                    f"{name}: labels must be whole numbers, got {labels[wrong[0]]} "
-                    f"in row {wrong[0]}"
-                )
+        require_labels(labels, name)
     classes, numbered = np.unique(train, return_inverse=True)
     number = {label: place for place, label in enumerate(classes.tolist())}
     found, places = np.unique(test, return_inverse=True)
@@ -118,21 +122,24 @@ def number_labels(train: Array, test: Array, name: str) -> tuple[Array, Array, i
     return numbered.astype(np.int64), tested[places], len(classes)
 
 
-def hold_out(labels: Array, fraction: float) -> tuple[Array, Array]:
+def hold_out(labels: Array, fraction: float, name: str) -> tuple[Array, Array]:
     """Row numbers of a training and a test set: the same ones always, each class in proportion.
 
     Args:
         labels: `(n,)`, the classes.
         fraction: share of the rows that goes to the test set, in (0, 1).
+        name: the file, for messages.
 
     Raises:
-        ValueError: if either set would be empty.
+        ValueError: if they are no labels, or either set would be empty.
     """
+    require_labels(labels, name)
     num_rows = len(labels)
     num_test = round(fraction * num_rows)
     if not 0 < num_test < num_rows:
         raise ValueError(
-            f"test_fraction must leave rows on both sides, got {fraction} of {num_rows} rows"
+            f"{name}: test_fraction must leave rows on both sides, "
+            f"got {fraction} of {num_rows} rows"
         )
     shuffled = torch.randperm(num_rows, generator=generator("hold-out")).numpy()
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]

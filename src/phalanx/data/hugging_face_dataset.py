@@ -82,7 +82,7 @@ class HuggingFaceDataset(DataSource):
         """
         x_train, y_train = self._part(self.train_split)
         if self.test_split is None:
-            train, test = hold_out(y_train, self.test_fraction)
+            train, test = hold_out(y_train, self.test_fraction, self.name)
             x_train, y_train, x_test, y_test = (
                 x_train[train],
                 y_train[train],

@@ -86,7 +86,7 @@ class NpzFile(DataSource):
                 arrays["y_test"],
             )
         else:
-            train, test = hold_out(y_train, self.test_fraction)
+            train, test = hold_out(y_train, self.test_fraction, str(self.path))
             x_test, y_test = x_train[test], y_train[test]
             x_train, y_train = x_train[train], y_train[train]
         # Classes are numbered before rows are left out, so that a part agrees with the whole.

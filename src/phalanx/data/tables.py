@@ -97,7 +97,7 @@ def train_and_test(
     """
     part = table.columns.get(split or "split")
     if part is None:
-        return hold_out(labels, fraction)
+        return hold_out(labels, fraction, str(table.path))
     return np.flatnonzero(part == "train"), np.flatnonzero(part == "test")
 
 
