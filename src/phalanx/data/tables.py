@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +32,10 @@ class Table:
     lines: Array
     """The line of the file on which each row ends."""
 
-    def refuse(self, name: str, wrong: Collection[int], rule: str) -> None:
+    def refuse(self, name: str, wrong: Sequence[int], rule: str) -> None:
         """Raises a `ValueError` about the rows of a column that break a rule, if there are any."""
-        if len(wrong):
-            first = next(iter(wrong))
+        if wrong:
+            first = wrong[0]
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             raise ValueError(
                 f"{self.path}: column {name} must {rule}, "
@@ -115,7 +115,7 @@ def read_numbers(table: Table, name: str, missing: Collection[str]) -> Array | N
         if value is None:
             return None
         numbers[row] = value
-    wrong = np.flatnonzero(known & ~np.isfinite(numbers))
+    wrong = np.flatnonzero(known & ~np.isfinite(numbers)).tolist()
     table.refuse(name, wrong, "hold finite numbers, or be named in ignore, categorical or text")
     return numbers
 
