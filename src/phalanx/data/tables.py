@@ -107,15 +107,14 @@ def read_numbers(table: Table, name: str, missing: Collection[str]) -> Array | N
     Raises:
         ValueError: if all of its cells are numbers, but some are infinite or NaN.
     """
-    cells = table.columns[name]
-    known = np.array([cell.strip() not in missing for cell in cells])
-    numbers = np.full(len(cells), np.nan)
-    for row in np.flatnonzero(known):
-        value = _number(cells[row])
-        if value is None:
-            return None
-        numbers[row] = value
-    wrong = np.flatnonzero(known & ~np.isfinite(numbers)).tolist()
+    none = frozenset(missing)
+    try:
+        numbers = np.array(
+            [math.nan if cell.strip() in none else _number(cell) for cell in table.columns[name]]
+        )
+    except ValueError:
+        return None
+    wrong = np.flatnonzero(np.isinf(numbers)).tolist()
     table.refuse(name, wrong, "hold finite numbers, or be named in ignore, categorical or text")
     return numbers
 
@@ -134,14 +133,9 @@ def read_labels(table: Table, name: str, missing: Collection[str]) -> Array:
     wrong = [row for row, cell in enumerate(cells) if cell.strip() in missing]
     table.refuse(name, wrong, f"have a label in every row (missing={list(missing)} are none)")
     labels = sorted(set(cells))
-    numbers = {label: _number(label) for label in labels}
-    if any(number is not None and math.isfinite(number) for number in numbers.values()):
-        not_finite = {
-            label
-            for label, number in numbers.items()
-            if number in (math.inf, -math.inf) or number != number
-        }
-        wrong = [row for row, cell in enumerate(cells) if cell in not_finite]
+    finite = {label: math.isfinite(_number(label)) for label in labels if _is_number(label)}
+    if any(finite.values()):
+        wrong = [row for row, cell in enumerate(cells) if not finite.get(cell, True)]
         table.refuse(name, wrong, "hold finite numbers where some are numbers")
     plain = {label: unicodedata.normalize("NFC", label.strip()) for label in labels}
     twice = {one for one, count in Counter(plain.values()).items() if count > 1}
@@ -152,12 +146,24 @@ def read_labels(table: Table, name: str, missing: Collection[str]) -> Array:
     return cells
 
 
-def _number(cell: str) -> float | None:
-    """The number that a cell shows; Python's own underscores between digits are none."""
+def _number(cell: str) -> float:
+    """The number that a cell shows, infinity for NaN.
+
+    Raises:
+        ValueError: if it shows none; Python's own underscores between digits are none.
+    """
+    if "_" in cell:
+        raise ValueError(f"{cell!r} is no number")
+    value = float(cell)
+    return math.inf if math.isnan(value) else value
+
+
+def _is_number(cell: str) -> bool:
     try:
-        return None if "_" in cell else float(cell)
+        _number(cell)
     except ValueError:
-        return None
+        return False
+    return True
 
 
 def _check_header(path: str | Path, header: list[str], named: list[str]) -> None:
