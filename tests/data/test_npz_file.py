@@ -277,13 +277,15 @@ def test_a_bomb_is_refused_before_it_is_decompressed(tmp_path):
 
 
 def test_a_damaged_archive_is_refused_by_name(tmp_path):
-    """Every bit of the directory and of the headers, and every length."""
+    """A bit of every third byte, and every ninth length; more in `benchmarks/fuzz_data.py`."""
     path = tmp_path / "data.npz"
     np.savez_compressed(path, x_train=images(12, 2), y_train=LABELS["y_train"])
     whole, expected = path.read_bytes(), NpzFile(path).load()
-    damaged = [whole[:length] for length in range(len(whole))]
-    for place, bit in itertools.product(range(len(whole)), range(0, 8, 3)):
-        damaged.append(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+    damaged = [whole[:length] for length in range(0, len(whole), 9)]
+    damaged += [
+        whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]
+        for place in range(0, len(whole), 3)
+    ]
     refused = 0
     for content in damaged:
         path.write_bytes(content)
