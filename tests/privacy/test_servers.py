@@ -443,6 +443,12 @@ def test_others_may_not_listen_by_accident(subtests):
                 transport.Connection(SMALL, Peer(address, "key"))
 
 
+def test_an_address_that_is_taken_is_named(stack):
+    lab = Lab(stack)
+    with pytest.raises(ValueError, match=f"must be free to listen at, got {lab.dealer.address}"):
+        Dealer(SMALL, lab.keys["dealer"], lab.dealer.address)
+
+
 def test_encrypted(stack, tmp_path):
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
     names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", "key", "-out", "cert"]

@@ -171,10 +171,13 @@ class Server(ABC):
             transport.SERVICE, {transport.METHOD: handler}
         )
         self._server.add_generic_rpc_handlers((service,))
-        if credentials is None:
-            port = self._server.add_insecure_port(address)
-        else:
-            port = self._server.add_secure_port(address, credentials)
+        try:
+            if credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise ValueError(f"address must be free to listen at, got {address}") from error
         self.address = f"{address.rpartition(':')[0]}:{port}"
         """Where it listens."""
         self._server.start()
