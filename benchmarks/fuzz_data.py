@@ -177,7 +177,7 @@ def other(chance: random.Random, array: np.ndarray) -> np.ndarray:
         lambda: np.array(array.flat[0]),
         lambda: np.zeros(array.shape, "i4,f4"),
         lambda: np.full(array.shape, chance.choice([np.inf, np.nan, 1e308, -1e-320, 2**53 + 1.0])),
-        lambda: array * chance.choice([1e300, 1e-300, 1e-5, -1]),
+        lambda: array * chance.choice([1e300, 1e-300, 1e-5, -1.0]),
     ]
     with np.errstate(all="ignore"):
         return np.asarray(chance.choice(changes)())
@@ -362,7 +362,7 @@ def unpacked(reference: Reference) -> Reference:
 
 
 def csv_source(path: Path) -> DataSource:
-    return CsvFile(path, num_features=16, max_bytes=LIMIT)
+    return CsvFile(path, split="split", num_features=16, max_bytes=LIMIT)
 
 
 def text_source(path: Path) -> DataSource:

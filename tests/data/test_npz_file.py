@@ -260,6 +260,25 @@ def test_an_array_that_is_there_twice_is_refused(tmp_path):
         NpzFile(path).load()
 
 
+def test_a_directory_that_lost_members_is_not_one_without_test_arrays(tmp_path, subtests):
+    path = tmp_path / "data.npz"
+    np.savez(path, x_train=images(12, 5), x_test=images(6, 5), **LABELS)
+    whole = path.read_bytes()
+    start = whole.index(b"PK\x01\x02")
+    renamed = whole[:start] + whole[start:].replace(b"_test", b"_tent")
+    place = whole.index(b"x_test", start)  # its entry swallows the next, whose name is as long
+    gap = whole.index(b"PK\x01\x02", place) - place + 46
+    swallowed = bytearray(whole)
+    swallowed[place - 18 : place - 16] = (len("x_test.npy") + gap - 10 + 11).to_bytes(2, "little")
+    for name, content, rule in (
+        ("renamed", renamed, "must be an .npz archive: File name in directory"),
+        ("swallowed", bytes(swallowed), "must be an .npz archive: 4 members are stated, 3 found"),
+    ):
+        path.write_bytes(content)
+        with subtests.test(name), pytest.raises(ValueError, match=rule):
+            NpzFile(path).load()
+
+
 def test_what_is_not_asked_for_is_not_read(tmp_path):
     extra = np.array([None])
     splits = load(tmp_path, x_train=images(12, 5), y_train=LABELS["y_train"], extra=extra)

@@ -2,6 +2,7 @@
 
 import ast
 import math
+import os
 import re
 import struct
 import sys
@@ -9,7 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
@@ -47,6 +48,7 @@ def read_npz(
     with open(path, "rb") as file:
         try:
             archive = ZipFile(file)
+            _check_directory(archive, file)
             members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         except (*_DAMAGE, ValueError) as error:
             raise ValueError(f"{path} must be an .npz archive: {error}") from error
@@ -79,6 +81,19 @@ def read_npz(
             except (*_DAMAGE, ValueError) as error:
                 raise ValueError(f"{path}: {key} must be a plain array: {error}") from error
     return arrays
+
+
+def _check_directory(archive: ZipFile, file: BinaryIO) -> None:
+    """Refuses a directory that lost a member, or a member's name, which zipfile would not notice.
+
+    Without it a damaged archive might look like one that has no test arrays.
+    """
+    file.seek(-22 - len(archive.comment), os.SEEK_END)
+    (stated,) = struct.unpack_from("<H", file.read(22), 10)
+    if stated not in (len(archive.infolist()), 0xFFFF):
+        raise BadZipFile(f"{stated} members are stated, {len(archive.infolist())} found")
+    for info in archive.infolist():
+        archive.open(info).close()  # compares the name with that before the content
 
 
 def parse_npy(content: bytes) -> NDArray[Any]:
