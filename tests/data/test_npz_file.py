@@ -102,8 +102,9 @@ def test_errors_name_file_key_and_rule(tmp_path, subtests):
         ({"x_train": None}, {}, "must hold x_train, got only"),
         ({"y_test": None}, {}, "must hold both x_test and y_test, or neither"),
         ({"y_train": np.arange(5)}, {}, "x_train and y_train must be equally long, got 12 and 5"),
-        ({"y_test": np.arange(5)}, {}, "test labels must occur in the training set"),
-        ({"y_test": np.zeros(5, int)}, {}, "test must have as many inputs as labels"),
+        ({"y_test": np.arange(6)}, {}, "test labels must occur in the training set"),
+        ({"y_test": np.zeros(5, int)}, {}, "x_test and y_test must be equally long, got 6 and 5"),
+        ({"x_test": images(4, 5, 4)}, {}, "x_test and y_test must be equally long, got 4 and 6"),
         ({"y_test": np.full(6, 9)}, {}, r"test labels must occur in the training set, got \[9\]"),
         (
             {"y_train": np.linspace(0, 1, 12)},

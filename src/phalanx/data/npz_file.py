@@ -71,20 +71,19 @@ class NpzFile(DataSource):
         arrays = read_npz(
             self.path, ["x_train", "y_train"], ["x_test", "y_test"], max_bytes=self.max_bytes
         )
-        x_train, y_train = arrays["x_train"], arrays["y_train"]
-        if len(x_train) != len(y_train):
-            raise ValueError(
-                f"{self.path}: x_train and y_train must be equally long, "
-                f"got {len(x_train)} and {len(y_train)}"
-            )
         if ("x_test" in arrays) != ("y_test" in arrays):
             raise ValueError(f"{self.path} must hold both x_test and y_test, or neither")
+        for x, y in (("x_train", "y_train"), ("x_test", "y_test")):
+            if x in arrays and len(arrays[x]) != len(arrays[y]):
+                raise ValueError(
+                    f"{self.path}: {x} and {y} must be equally long, "
+                    f"got {len(arrays[x])} and {len(arrays[y])}"
+                )
+        x_train, y_train = arrays["x_train"], arrays["y_train"]
         x_train = channels_first(x_train, f"{self.path}: x_train")
         if "x_test" in arrays:
-            x_test, y_test = (
-                channels_first(arrays["x_test"], f"{self.path}: x_test"),
-                arrays["y_test"],
-            )
+            x_test = channels_first(arrays["x_test"], f"{self.path}: x_test")
+            y_test = arrays["y_test"]
         else:
             train, test = hold_out(y_train, self.test_fraction, str(self.path))
             x_test, y_test = x_train[test], y_train[test]

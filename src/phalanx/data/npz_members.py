@@ -137,7 +137,7 @@ def parse_npy(content: bytes) -> NDArray[Any]:
 def _described(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:
     """Kind of numbers, shape and memory order that a header states."""
     try:
-        stated = ast.literal_eval(header.decode("ascii").strip())
+        stated = ast.literal_eval(header.decode("ascii").strip(" \n"))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise ValueError(f"its header is no dictionary: {error}") from error
     if not isinstance(stated, dict) or set(stated) != {"descr", "fortran_order", "shape"}:
