@@ -25,7 +25,7 @@ def test_workers_that_drop_out_change_nothing_for_the_others(secure):
     table = next(one for one in secure.findings.tables if one.title == "Drop-outs")
     assert [row[:4] for row in table.rows] == [
         *((lost, 2, 2, 0) for lost in range(4)),
-        (4, 2, 0, 2),
+        (6, 2, 0, 2),
     ]
     verdicts = {one.text: one.same for one in secure.findings.claims}
     assert [same for text, same in verdicts.items() if "fault-tolerant" in text] == ["yes"]

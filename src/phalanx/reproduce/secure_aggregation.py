@@ -76,7 +76,7 @@ class SecureAggregationRecipe(Recipe):
 
     @property
     def fewest(self) -> int:
-        """Messages that Krum needs."""
+        """Messages for which Krum's guarantee holds; with 2 f or fewer there is no aggregate."""
         return 2 * self.num_byzantine + 3
 
     def cells(self, scope: Scope) -> list[Cell]:
@@ -113,7 +113,8 @@ class SecureAggregationRecipe(Recipe):
             "attack": ReverseGradient(10.0),
             "compute": ClippedGradient(_CLIP_NORM),
         }
-        lost = range(self.num_workers - self.fewest + 2)
+        spare = self.num_workers - self.fewest
+        lost = [*range(spare + 1), self.num_workers - 2 * self.num_byzantine]
         return [
             *grid(_drop, {"part": {"drop-outs": {}}, "lost": lost}, draws),
             *grid(train_run, {"part": {"noise": {}}, "noise / clip norm": noises}, noisy),
