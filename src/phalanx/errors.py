@@ -53,6 +53,22 @@ class RankLostError(PhalanxError):
         return partial(type(self), str(self), ranks=self.ranks), ()
 
 
+class DisagreementError(PhalanxError, ValueError):
+    """Ranks of a process group were told different things, or are at different steps.
+
+    Attributes:
+        ranks: those that differ from most, or from this one.
+    """
+
+    def __init__(self, message: str, *, ranks: Sequence[int]) -> None:
+        super().__init__(message)
+        self.ranks = list(ranks)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles with its keyword argument, so that it crosses process borders whole."""
+        return partial(type(self), str(self), ranks=self.ranks), ()
+
+
 @contextmanager
 def naming(peer: int | None = None, what: str | None = None) -> Iterator[None]:
     """Turns a failure of torch.distributed into one that callers can act on.

@@ -36,7 +36,7 @@ def evaluate(
 
     The running statistics of batch normalisation are estimated first, from the server's own
     training data: workers are not asked, so that they cannot falsify them, and the statistics are
-    a function of the weights alone.
+    a function of the weights alone. Those of layers in evaluation mode are frozen, and stay.
     """
     model = with_statistics(model, train)
     right, answers, total, classes = 0, 0, 0.0, True
@@ -54,10 +54,13 @@ def evaluate(
 
 
 def with_statistics(model: nn.Module, train: Dataset[tuple[Tensor, ...]]) -> nn.Module:
-    """A copy of the model, ready for evaluation, its batch normalisation estimated from `train`."""
+    """A copy of the model, ready for evaluation, its batch normalisation estimated from `train`.
+
+    Unless it is in evaluation mode already: then its statistics are frozen.
+    """
     model = copy.deepcopy(model)
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    tracked = [norm for norm in norms if norm.running_mean is not None]
+    tracked = [norm for norm in norms if norm.training and norm.running_mean is not None]
     if tracked:
         model.eval()
         for norm in tracked:

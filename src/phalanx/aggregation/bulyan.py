@@ -72,7 +72,8 @@ class Bulyan(ByzantineBound, MixtureRule):
             if weights is None
             else mean_around_weighted_median(weights, float(num_kept))
         )
-        scores = krum_scores(squared, num_byzantine, "paper")
+        unit = mixtures.geometry.unit
+        scores = krum_scores(squared, num_byzantine, "paper") * unit * unit
         return Aggregate(value, None, *mixtures.per_worker(scores, suspects)), state
 
 

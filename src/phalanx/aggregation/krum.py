@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -39,6 +39,8 @@ class Krum(ByzantineBound, GeometryRule):
     >>> Krum(num_byzantine=1).explain(gradients).suspects
     tensor([False, False, False, False,  True])
     """
+
+    squares_scores: ClassVar[bool] = True
 
     neighbours: Neighbours = "paper"
     """Others that a message is compared to: n - f - 2 as published, or n - f - 1 as in ByzFL."""

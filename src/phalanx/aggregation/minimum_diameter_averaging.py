@@ -1,6 +1,7 @@
 """Minimum-diameter averaging (MDA)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -35,6 +36,8 @@ class MinimumDiameterAveraging(ByzantineBound, GeometryRule):
     >>> MinimumDiameterAveraging(num_byzantine=1)(torch.tensor([[1.0], [2.0], [3.0], [900.0]]))
     tensor([2.])
     """
+
+    squares_scores: ClassVar[bool] = True
 
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """Equal weights on the subset of smallest diameter."""

@@ -1,6 +1,7 @@
 """The Multi-Krum rule."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -30,6 +31,8 @@ class MultiKrum(ByzantineBound, GeometryRule):
     >>> MultiKrum(num_byzantine=1)(gradients)
     tensor([2., 5.])
     """
+
+    squares_scores: ClassVar[bool] = True
 
     num_selected: int | None = None
     """Messages averaged (m), at most num_workers - num_byzantine; None: exactly as many."""

@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ class SmallestMaximumEigenvalueAveraging(ByzantineBound, GeometryRule):
     >>> rule(torch.tensor([[1.0], [2.0], [3.0], [900.0]]))
     tensor([2.])
     """
+
+    squares_scores: ClassVar[bool] = True
 
     max_subsets: int = 250_000
     """More subsets than this are refused."""

@@ -5,23 +5,26 @@ import copy
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, replace_all_batch_norm_modules_, vmap
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
 from phalanx.losses import Loss
-from phalanx.parameters import ParameterLayout
+from phalanx.parameters import ParameterLayout, make_dense
 
 
 class Objective:
     """Mean loss of a batch, and its gradients, as functions of the flat parameters.
 
     What a model writes to its buffers is thrown away after each call: gradients are a function of
-    the parameters and the batch. Batch normalisation uses the statistics of the batch. Random
-    layers draw from torch's global generator, which whoever calls seeds.
+    the parameters and the batch. Every layer stays in the mode in which it is: batch normalisation
+    uses the statistics of the batch in training mode, and its running ones in evaluation mode, in
+    which dropout does nothing. Embeddings have dense gradients. Random layers draw from torch's
+    global generator, which whoever calls seeds.
 
     Args:
-        model: architecture, frozen parameters and buffers; copied, and put into training mode.
+        model: architecture, frozen parameters and buffers; copied.
         loss: mean loss of a batch, from the model's output and the targets.
         device: where to compute; the model's own by default.
     """
@@ -29,7 +32,12 @@ class Objective:
     def __init__(
         self, model: nn.Module, loss: Loss, device: torch.device | str | None = None
     ) -> None:
-        self._model = replace_all_batch_norm_modules_(copy.deepcopy(model)).train().to(device)
+        self._model = copy.deepcopy(model).to(device)
+        make_dense(self._model)
+        for module in self._model.modules():
+            if isinstance(module, _BatchNorm) and module.training:  # else vmap would refuse it
+                module.running_mean = module.running_var = module.num_batches_tracked = None
+                module.track_running_stats = False
         self.loss = loss
         self.layout = ParameterLayout.of(self._model)
         named = dict(self._model.named_parameters())
@@ -50,7 +58,7 @@ class Objective:
         Vmap turns convolutions into grouped ones, takes attention apart, and fills in embeddings.
         """
         on_cpu = all(value.device.type == "cpu" for value in self._model.parameters())
-        slow = (_ConvNd, nn.Embedding)
+        slow = (_ConvNd, nn.Embedding, nn.EmbeddingBag)
         return on_cpu and any(isinstance(module, slow) for module in self._model.modules())
 
     def gradient(
@@ -68,7 +76,15 @@ class Objective:
         with torch.enable_grad():
             loss = self._loss(leaves, inputs, targets, copy.deepcopy(self._buffers))
             gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-        return torch.cat([one.reshape(-1) for one in gradients]), loss.detach()
+        dense = [one if one.layout == torch.strided else one.to_dense() for one in gradients]
+        return torch.cat([one.reshape(-1) for one in dense]), loss.detach()
+
+    def outputs(self, parameters: Float[Tensor, " dim"], inputs: Tensor) -> object:
+        """What the model answers to a batch."""
+        values = self.layout.unflatten(parameters)
+        buffers = copy.deepcopy(self._buffers)
+        with torch.no_grad():
+            return functional_call(self._model, {**values, **self._frozen, **buffers}, (inputs,))
 
     def gradients(
         self, parameters: Float[Tensor, " dim"], inputs: Tensor, targets: Tensor
@@ -125,7 +141,9 @@ class Objective:
 
 
 def _is_random(module: nn.Module) -> bool:
-    """Whether a layer draws random numbers in training: dropout, of its own or inside."""
+    """Whether a layer draws random numbers in its mode: dropout, of its own or inside."""
+    if not module.training:
+        return False
     chance = getattr(module, "p", None) if isinstance(module, _DropoutNd) else None
     inner = getattr(module, "dropout", 0.0)
     return isinstance(module, nn.RReLU) or any(

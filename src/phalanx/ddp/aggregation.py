@@ -11,6 +11,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from phalanx.aggregation import Aggregator
+from phalanx.communication.agreement import StepCheck
 from phalanx.communication.point_to_point import Peers
 from phalanx.ddp.collective import choose
 from phalanx.ddp.memory import ParameterMemory
@@ -57,7 +58,9 @@ class GradientAggregation:
         rule: Aggregator,
         num_byzantine_aggregators: int = 0,
     ) -> None:
-        names = trained(model)
+        names = trained(
+            model, hook="aggregate", rule=rule, num_byzantine_aggregators=num_byzantine_aggregators
+        )
         peers = Peers(model.process_group)
         self.rule = rule
         self.num_steps = 0
@@ -67,6 +70,8 @@ class GradientAggregation:
         self._pipeline = as_pipeline(rule)
         self._memory = ParameterMemory() if remembers(self._pipeline) else None
         self._under_way: list[_Bucket] = []
+        self._peers = peers
+        self._step_check: StepCheck | None = None
         self._collective = choose(
             rule,
             peers,
@@ -122,6 +127,8 @@ class GradientAggregation:
             flat.dtype,
         )
         future: Future[Tensor] = Future(devices=[flat.device] if flat.is_cuda else None)
+        if not self._under_way:
+            self._step_check = StepCheck(self._peers, self.num_steps, flat.device)
         self._under_way.append(_Bucket(layout, flat, future))
         memory = None
         if self._memory is not None:
@@ -134,6 +141,8 @@ class GradientAggregation:
 
     def _complete(self) -> None:
         buckets, self._under_way = self._under_way, []
+        if self._step_check is not None:
+            self._step_check.finish()
         answer, outvoted = self._collective.finish(self.num_steps)
         if self._memory is not None:
             self._memory.replace({one.layout: one.flat for one in buckets})
@@ -174,7 +183,10 @@ def aggregate(
         What tells afterwards who was suspected and dropped, and is saved with a checkpoint.
 
     Raises:
-        ValueError: if there are too few ranks for the rule, or the model lies on several devices.
+        ValueError: if there are too few ranks for the rule, the model lies on several devices, or
+            gradients are not dense and real; all that does not fit is named.
+        DisagreementError: on all ranks, if ranks differ in rule, parameters or versions; in
+            `backward`, if they are at different steps, which checkpoints may bring about.
 
     Cost: see `robust_all_reduce`; a copy of the gradient besides, and two where the rule remembers.
 

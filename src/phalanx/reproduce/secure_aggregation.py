@@ -38,7 +38,7 @@ from phalanx.privacy import (
 )
 from phalanx.randomness import generator
 from phalanx.reporting.format import difference, percent
-from phalanx.reproduce.base import Findings, Measure, Recipe, Scope, published, report
+from phalanx.reproduce.base import Findings, Recipe, Scope, published, report
 from phalanx.stragglers import ShiftedExponential, WaitFor
 from phalanx.training.engines.local import Local
 from phalanx.transforms import GaussianNoise
@@ -115,7 +115,11 @@ class SecureAggregationRecipe(Recipe):
         }
         spare = self.num_workers - self.fewest
         lost = [*range(spare + 1), self.num_workers - 2 * self.num_byzantine]
+        quick = ((10, 10_000), (10, 100_000), (20, 100_000))
+        sizes = self.sizes or ((*quick, (10, 1_000_000), (50, 100_000)) if scope.full else quick)
+        axis = {f"{n} x {dim}": {"num_workers": n, "dim": dim} for n, dim in sizes}
         return [
+            *grid(_time, {"part": {"time": {}}, "size": axis}, alone=True),
             *grid(_drop, {"part": {"drop-outs": {}}, "lost": lost}, draws),
             *grid(train_run, {"part": {"noise": {}}, "noise / clip norm": noises}, noisy),
             *grid(_compare, {"part": {"aggregates": {}}, "rule": rules}, draws),
@@ -123,14 +127,6 @@ class SecureAggregationRecipe(Recipe):
             *grid(_lie, {"part": {"lie": {}}}, {"recipe": self}),
             *grid(train_run, {"part": {"training": {}}, "run": runs}, training),
         ]
-
-    def measure(self, scope: Scope, run: Measure) -> Records:
-        """Compares and trains, then times."""
-        quick = ((10, 10_000), (10, 100_000), (20, 100_000))
-        sizes = self.sizes or ((*quick, (10, 1_000_000), (50, 100_000)) if scope.full else quick)
-        axis = {f"{n} x {dim}": {"num_workers": n, "dim": dim} for n, dim in sizes}
-        timed = grid(_time, {"part": {"time": {}}, "size": axis})
-        return Records([*run(self.cells(scope)), *run(timed, jobs=1)])
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Whether rules choose alike, what servers learn, what it costs, and how training ends."""

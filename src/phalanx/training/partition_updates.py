@@ -62,6 +62,7 @@ class PartitionUpdates:
             chunk_size = max(1, _BLOCK_BYTES // max(row_bytes, 1))
         self.chunk_size = chunk_size
         self._vectorises = False  # not known before it has been tried
+        self._unfit = ""  # why not, until it has been told
 
     def blocks(
         self,
@@ -98,6 +99,7 @@ class PartitionUpdates:
                 with seeded(self.job.seed, "layers", step, partition):
                     done = compute.compute(objective, broadcast, Samples(*own), state, draws)
                 yield Block(done.update.unsqueeze(0), done.loss.reshape(1), (done.state,))
+            self._tell_unfit()
 
     def received(self, broadcast: Broadcast) -> Broadcast:
         """A broadcast where this process computes: a copy, if it was lent by another process."""
@@ -117,15 +119,20 @@ class PartitionUpdates:
             if self._vectorises or isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
             self.chunk_size = 1
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            warnings.warn(
-                "the model's gradients are computed one by one, which is slower, because vmap "
-                f"cannot take it: {reason} (chunk_size=1 asks for it, without this warning)",
-                stacklevel=2,
-            )
+            self._unfit = next(iter(str(error).splitlines()), type(error).__name__)
             return None
         self._vectorises = True
         return Block(*found)
+
+    def _tell_unfit(self) -> None:
+        """Once all has been done one by one: what fails there, too, is not vmap's fault."""
+        if self._unfit:
+            reason, self._unfit = self._unfit, ""
+            warnings.warn(
+                "the model's gradients are computed one by one, which is slower, because vmap "
+                f"cannot take it: {reason} (chunk_size=1 asks for it, without this warning)",
+                stacklevel=3,
+            )
 
     def _batch(
         self, step: int, partitions: Sequence[int], device: torch.device
