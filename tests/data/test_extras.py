@@ -122,10 +122,12 @@ def test_images_from_a_folder(tmp_path, monkeypatch):
 @with_("datasets")
 def test_damaged_and_huge_images_of_a_folder_are_refused(tmp_path, monkeypatch, subtests):
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-    folder = tmp_path / "train" / "a"
+    folder, other = tmp_path / "train" / "a", tmp_path / "train" / "b"
     folder.mkdir(parents=True)
+    other.mkdir()
     whole = io.BytesIO()
     Image.fromarray(np.full((4, 6), 9, np.uint8)).save(whole, "PNG")
+    (other / "1.png").write_bytes(whole.getvalue())
     header = b"IHDR" + struct.pack(">II", 65_000, 65_000) + whole.getvalue()[24:29]
     huge = whole.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header))
     for name, content, rule in (
