@@ -154,9 +154,9 @@ HELPERS = """
     Dealer Decoded Delivery DiversityMonitor Edges Estimate Evaluation ExchangeContext
     ExchangeMemory Geometry GossipOptimizer GossipRound GradientDiversity Inbox Job LargestBatch
     Link MalformedMessageError MatmulSession Message MessageContext MicrobatchPlan Mixed
-    Mixtures ModelServer ModelServerView NeighborBroadcast Objective OneBitAdam ParameterGossip
-    Part Party Peer ProcessGroupCollectives Product Regime Replies Reply Reputation Round
-    RoundLedger RoundOverError Rounds RowCache Run Samples SecureClient SecureSetup Shard
+    Mixtures ModelServer ModelServerView NeighborBroadcast Objective OneBitAdam OutlierTest
+    ParameterGossip Part Party Peer ProcessGroupCollectives Product Regime Replies Reply Reputation
+    Round RoundLedger RoundOverError Rounds RowCache Run Samples SecureClient SecureSetup Shard
     SharedTensor Shares ShufflePlan ShuffleSession SimulatedPipeline Site Splits Spread Standing
     TensorStates TimedProduct Topology TrainingWorkers Transcript UnexpectedMessageError
     Uploader Verdict Waiting WorkerServer WorkerServerView

@@ -313,6 +313,26 @@ def test_messages_that_are_not_finite_are_named(kind, subtests):
 
 
 @every_kind
+def test_no_honest_worker_is_named_within_the_bound(kind, subtests):
+    for code, seed in itertools.product(of(kind), range(8)):
+        with subtests.test(code=code, seed=seed):
+            source = torch.Generator().manual_seed(seed)
+            messages = code.encode_all([gradients_for(code, seed=seed)])
+            bad = torch.randperm(code.num_workers, generator=source)[: code.num_tolerated]
+            forged = torch.randn(messages.shape, generator=source)
+            forged[::2] = forged[0]  # some collude
+            messages[bad] = forged[bad] * 10.0 ** (seed % 4 - 1)
+            try:
+                decoded = code.decode(messages, generator=source)
+            except DecodeError:
+                assert not code.exact
+                continue
+            assert set(decoded.suspects.nonzero().flatten().tolist()) <= set(bad.tolist())
+            if decoded.outliers is not None:
+                assert not (decoded.outliers & decoded.suspects).any()
+
+
+@every_kind
 def test_honest_workers_whose_gradients_all_diverged_are_an_error(kind, subtests):
     for code in of(kind):
         with subtests.test(code=code):

@@ -38,6 +38,16 @@ def test_one_run_that_named_some_and_an_honest_one(make_run):
     )
 
 
+def test_suspicion_without_proof_is_not_called_naming(make_run):
+    assert say(make_run("a", byzantine=(1, 4), suspects=(1,), outliers=(5,))).endswith(
+        "2 of 9 workers were Byzantine in every round and were suspected for 4 of 8 Byzantine"
+        " messages, along with honest ones 4 times (precision 0.50, recall 0.50)."
+    )
+    assert say(make_run("b", outliers=(8,))).endswith(
+        "no Byzantine worker was simulated, yet the decoder suspected 1 worker."
+    )
+
+
 def test_one_run_without_attack(make_run):
     assert say(make_run("a")) == (
         "The run ended after 4 rounds at 96.4 % test accuracy;"
@@ -177,5 +187,9 @@ def test_rows_and_runs_must_match(make_run):
 def test_who_was_excluded_is_said_with_when(make_run):
     one = say(make_run("a", excluded={3: 2}, **NAMED))
     assert one.endswith("; worker 3 (after 2 rounds) was excluded.")
+    doubted = say(make_run("c", excluded={3: 2, 1: 2}, outliers=(3,), **NAMED))
+    assert doubted.endswith(
+        "workers 1 (after 2 rounds) and 3 (after 2, without proof) were excluded."
+    )
     two = say(make_run("b", excluded={7: 3, 3: 1}, **NAMED))
     assert two.endswith("; workers 3 (after 1 round) and 7 (after 3) were excluded.")

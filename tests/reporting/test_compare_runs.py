@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from phalanx.reporting import compare_runs, load_run, terminal_table
+from phalanx.reporting.table import cells
 
 W = torch.tensor([1.0, -4.0, 2.0])
 
@@ -122,8 +123,11 @@ def test_no_rows_make_an_empty_table():
 
 def test_a_comparison_fits_a_terminal_of_80_columns(make_run):
     runs = [make_run("a", title="Mean, no attack"), make_run("b", title="DRACO cyclic", rounds=4)]
+    runs.append(make_run("c", title="Krum", byzantine=(1, 2), suspects=(1,), outliers=(2,)))
     text = shown(compare_runs([load_run(run) for run in runs]), width=80)
     assert "…" not in text
     assert "status" not in text
     assert "96.4 %" in text
     assert "20.0 ms" in text
+    headers, lines = cells(compare_runs([load_run(run) for run in runs]))
+    assert [line[headers.index("proof")] for line in lines] == ["—", "—", "0.50"]

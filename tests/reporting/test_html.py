@@ -152,13 +152,14 @@ def test_a_failed_write_leaves_the_old_report(runs, make_run, tmp_path):
 def test_the_worker_strip_shows_what_happened(make_run):
     folder = make_run("a")
     (folder / "metrics.jsonl").write_text(
-        '{"step": 2, "byzantine": [1, 4, 5], "suspects": [1, 2], "missing": {"5": "dead"}}\n'
+        '{"step": 2, "byzantine": [1, 4, 5], "suspects": [1, 2], "outliers": [6, 4],'
+        ' "missing": {"5": "dead"}}\n'
         '{"step": 4, "byzantine": [], "suspects": [], "missing": {}}\n'
     )
     record = load_run(folder)
     grid = worker_states(record)
     assert grid.shape == (9, 3)
-    np.testing.assert_array_equal(grid[:, 0], [0, 2, 4, 0, 3, 1, 0, 0, 0])
+    np.testing.assert_array_equal(grid[:, 0], [0, 2, 4, 0, 5, 1, 6, 0, 0])
     assert not grid[:, 1:].any()
     axes = Figure().add_subplot()
     plot_workers(record, axes)

@@ -81,8 +81,8 @@ def test_the_folder_holds_what_the_readers_need(trained, make_model):
     assert measured == [4, 9, 14]
     assert set(run.rounds[0]) == {
         *("step", "loss", "seconds", "compute_seconds", "virtual_seconds", "decode_seconds"),
-        *("byzantine", "suspects", "missing", "residual", "error", "suspicion", "excluded"),
-        "message_bytes",
+        *("byzantine", "suspects", "outliers", "missing", "residual", "error", "suspicion"),
+        *("excluded", "message_bytes"),
     }
     assert run.result["num_workers"] == 9
     assert run.result["redundancy"] == 3.0

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 
+from phalanx.aggregation.aggregate import left_out
 from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
@@ -54,4 +55,4 @@ class CAF(ByzantineBound, GeometryRule):
             credit = credit * (1 - (offsets / offsets.max()).square())
         pulls = gram @ weights
         scores = (norms - 2 * pulls + weights @ pulls).clamp(min=0)
-        return Verdict(weights, scores, weights == 0)
+        return Verdict(weights, scores, left_out(weights > 0, scores))

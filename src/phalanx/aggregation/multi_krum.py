@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch
 
+from phalanx.aggregation.aggregate import left_out
 from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
@@ -66,4 +67,4 @@ class MultiKrum(ByzantineBound, GeometryRule):
         selected = scores.argsort(stable=True)[: self.num_selected or len(scores) - num_byzantine]
         weights = torch.zeros_like(scores)
         weights[selected] = 1 / len(selected)
-        return Verdict(weights, scores, weights == 0)
+        return Verdict(weights, scores, left_out(weights > 0, scores))

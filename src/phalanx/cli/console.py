@@ -37,7 +37,9 @@ def round_progress(steps: int, title: str = "") -> Iterator[Callable[[Any], None
 
         def advance(entry: dict[str, Any]) -> None:
             loss = "" if entry["loss"] is None else f"loss {entry['loss']:.3g}"
-            named = f"  suspects {entry['suspects']}" if entry["suspects"] else ""
+            named = "".join(
+                f"  {kind} {entry[kind]}" for kind in ("suspects", "outliers") if entry.get(kind)
+            )
             missing = f"  missing {list(entry['missing'])}" if entry["missing"] else ""
             bar.update(task, completed=entry["step"] + 1, note=loss + named + missing)
 

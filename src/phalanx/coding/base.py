@@ -20,19 +20,25 @@ class Decoded(NamedTuple):
 
     Attributes:
         gradient: `(dim,)`, the mean of the gradients of all partitions.
-        suspects: `(workers,)` bool, the workers whose messages arrived and are wrong.
+        suspects: `(workers,)` bool, the workers whose messages arrived and are wrong for certain:
+            in every explanation of the messages with no more Byzantine workers than the bound. An
+            honest worker is never among them, whatever Byzantine workers within the bound send.
         residual: the largest relative disagreement among the messages that were trusted: 0 where
             they agree to the bit; what remains below the decoder's tolerance otherwise.
-        error: what messages that are missing, or lies too small to be told from rounding, may have
-            cost: the distance between `gradient` and the mean is at most `error` times the root
-            mean square of the norms of the partitions' gradients. 0 from codes that compare bits;
-            rules that are no codes estimate none.
+        error: what messages that are missing, or lies too small to be told from rounding or from
+            what honest replicas differ by, may have cost: the distance between `gradient` and the
+            mean is at most `error` times the root mean square of the norms of the partitions'
+            gradients. 0 from codes that compare bits; rules that are no codes estimate none.
+        outliers: `(workers,)` bool, the workers that a rule left out or a vote went against, and
+            that may be honest for all that: suspicion without proof, none of them a suspect. None
+            from codes that have no such opinion.
     """
 
     gradient: Float[Tensor, " dim"]
     suspects: Bool[Tensor, " workers"]
     residual: float
     error: float = 0.0
+    outliers: Bool[Tensor, " workers"] | None = None
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,10 @@ class AggregatedStep(NamedTuple):
             coordinate-wise.
         scores: `(ranks,)` float64; higher is more suspicious; infinite for dropped ranks.
         dropped: `(ranks,)` bool; the ranks whose gradients were not finite.
-        suspects: `(ranks,)` bool; the ranks whose gradients the rule holds to be wrong.
-        outvoted: `(ranks,)` bool; the ranks that aggregated wrongly; nobody without votes.
+        suspects: `(ranks,)` bool; the dropped ranks, and those that the rule left out or found far
+            off: suspicion, no proof, see `Aggregate`.
+        outvoted: `(ranks,)` bool; the ranks that aggregated wrongly, for certain as long as no more
+            than `num_byzantine_aggregators` of a group do; nobody without votes.
     """
 
     step: int
@@ -49,7 +51,8 @@ class GradientAggregation:
         rule: how gradients are aggregated.
         num_steps: backward passes aggregated so far.
         last: what became of the last one; None before the first.
-        times_suspected: `(ranks,)` int64, in how many steps each rank was suspected.
+        times_suspected: `(ranks,)` int64, in how many steps each rank was a suspect. Under rules
+            that leave out f of n in every step, honest ranks are f times in n.
     """
 
     def __init__(

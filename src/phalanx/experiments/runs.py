@@ -75,7 +75,8 @@ def train_run(
         `last_accuracies`: mean test accuracy of the last five evaluations.
         `evaluated` and `accuracies`: rounds completed and test accuracy at each evaluation.
         `round_seconds`, `compute_seconds`, `decode_seconds` and `message_bytes`: medians per round.
-        `lies`, `caught`, `false_alarms`, `unheard`, `precision` and `recall`: see `Detection`.
+        `lies`, `caught`, `false_alarms`, `unheard`, `proven`, `framed`, `precision` and `recall`:
+        see `Detection`.
         `weights`: a hash of all final weights; those of equal runs are the same bit by bit.
         `weight_difference`, `relative_difference` and `share_moved`, with a reference: the largest
         difference of a weight, that relative to the reference's largest weight, and the share of
@@ -119,7 +120,10 @@ def _summary(rounds: Sequence[dict[str, Any]], curves: Sequence[str]) -> dict[st
 
 
 _MEDIANS = ("compute_seconds", "decode_seconds", "virtual_seconds", "message_bytes")
-_DETECTED = ("lies", "caught", "false_alarms", "unheard", "precision", "recall")
+_DETECTED = (
+    *("lies", "caught", "false_alarms", "unheard", "proven", "framed"),
+    *("precision", "recall"),
+)
 
 
 def _trained(

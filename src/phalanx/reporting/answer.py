@@ -4,9 +4,15 @@ import math
 from collections.abc import Sequence
 
 from phalanx.reporting.compare_runs import SAME_WEIGHTS, Row, is_honest
-from phalanx.reporting.detection import byzantine_senders, detection, total
+from phalanx.reporting.detection import Detection, byzantine_senders, detection, total
 from phalanx.reporting.format import count, difference, excerpt, listed, percent, score
-from phalanx.reporting.record import RunRecord, byzantine, excluded, suspects
+from phalanx.reporting.record import (
+    RunRecord,
+    byzantine,
+    excluded,
+    excluded_by_suspicion,
+    suspected,
+)
 
 NOTABLE_FALL = 0.01
 """Test accuracy lost against the reference, as a share, that is called a fall."""
@@ -47,15 +53,16 @@ def _byzantine(record: RunRecord) -> str:
     if not record.rounds:
         return ""
     attacked = [byzantine(entry) for entry in record.rounds if byzantine(entry)]
-    named = set().union(*(suspects(entry) for entry in record.rounds))
-    if not attacked:
-        verdict = f", yet the decoder named {count(len(named), 'worker')}" if named else None
-        return "no Byzantine worker was simulated" + (verdict or " and nobody was named")
+    named = set().union(*(suspected(entry) for entry in record.rounds))
     found = detection(record.rounds)
+    if not attacked:
+        who = count(len(named), "worker")
+        verdict = f", yet the decoder {found.verb} {who}" if named else None
+        return "no Byzantine worker was simulated" + (verdict or " and nobody was named")
     if not found.lies:
         return f"{_who(record, attacked)}, and none of their messages entered decoding"
     heard = [byzantine_senders(entry) for entry in record.rounds if byzantine_senders(entry)]
-    verdict = _verdict(found.caught, found.lies, found.false_alarms)
+    verdict = _verdict(found)
     scores = [f"recall {score(found.recall)}"]
     if found.precision is not None:
         scores.insert(0, f"precision {score(found.precision)}")
@@ -67,9 +74,13 @@ def _excluded(record: RunRecord) -> str:
     since = sorted(excluded(record).items(), key=lambda pair: (pair[1], pair[0]))
     if not since:
         return ""
+    doubted = excluded_by_suspicion(record)
     (first, rounds), *others = since
-    parts = [f"{first} (after {count(rounds, 'round')})"]
-    parts += [f"{worker} (after {later})" for worker, later in others]
+    whens = [(first, count(rounds, "round")), *((worker, str(later)) for worker, later in others)]
+    parts = [
+        f"{worker} (after {when}{', without proof' if worker in doubted else ''})"
+        for worker, when in whens
+    ]
     noun, verb = ("workers", "were") if others else ("worker", "was")
     return f"{noun} {listed(parts)} {verb} excluded"
 
@@ -88,13 +99,14 @@ def _who(record: RunRecord, groups: list[set[int]]) -> str:
     return f"{who} {was} Byzantine in {when}"
 
 
-def _verdict(caught: int, lies: int, false_alarms: int) -> str:
-    alarms = f", along with honest ones {count(false_alarms, 'time')}" if false_alarms else ""
-    if caught == lies:
-        return "all were named" + alarms
-    if caught:
-        return f"were named for {caught} of {lies} Byzantine messages" + alarms
-    return "none was named" + (f", but honest ones {count(false_alarms, 'time')}" if alarms else "")
+def _verdict(found: Detection) -> str:
+    wrong = count(found.false_alarms, "time")
+    alarms = f", along with honest ones {wrong}" if found.false_alarms else ""
+    if found.caught == found.lies:
+        return f"all were {found.verb}" + alarms
+    if found.caught:
+        return f"were {found.verb} for {found.caught} of {found.lies} Byzantine messages" + alarms
+    return f"none was {found.verb}" + (f", but honest ones {wrong}" if alarms else "")
 
 
 def _several(records: Sequence[RunRecord], rows: Sequence[Row]) -> str:
@@ -147,7 +159,7 @@ def _naming(rows: list[Row]) -> str:
     )
     part = f"{found.caught} of {found.lies} Byzantine messages"
     named = "every Byzantine worker" if found.caught == found.lies else part
-    return f" and named {named}{alarms}"
+    return f" and {found.verb} {named}{alarms}"
 
 
 def _outcomes(rows: list[Row], reference: Row | None) -> str:

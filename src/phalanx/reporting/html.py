@@ -21,7 +21,13 @@ from phalanx.reporting.plots import (
     plot_suspicion,
     plot_workers,
 )
-from phalanx.reporting.record import RunRecord, excluded, missing, worker_ids
+from phalanx.reporting.record import (
+    RunRecord,
+    excluded,
+    excluded_by_suspicion,
+    missing,
+    worker_ids,
+)
 from phalanx.reporting.table import MEANINGS, cells
 
 _SIZE = (5.6, 3.0)  # inches
@@ -121,8 +127,8 @@ def _suspicion_plot(record: RunRecord) -> Plot:
         f"{', '.join(map(str, out)) or 'nobody'}."
     )
     caption = (
-        "The share of the last rounds, about ten, in which a worker was suspected; a cross marks "
-        "its exclusion."
+        "The share of the last rounds, about ten, in which a worker was named, or suspected "
+        "without proof; a cross marks its exclusion."
     )
     draw = partial(plot_suspicion, record)
     return Plot(f"Suspicion: {record.title}", caption, alt, draw, _worker_size(record))
@@ -132,15 +138,22 @@ def _worker_size(record: RunRecord) -> tuple[float, float]:
     return _SIZE[0], 1.2 + 0.12 * min(max(record.num_workers, 6), 60)
 
 
+_READING = (
+    "One row per worker. Named: Byzantine for certain, within the bound. Suspected: left out by a "
+    "rule or outvoted, as honest workers are now and then."
+)
+
+
 def _worker_plot(record: RunRecord) -> Plot:
     found = detection(record.rounds)
     alt = (
         f"Workers by rounds of {record.title}: {count(found.lies, 'Byzantine message')},"
-        f" {found.caught} of them named; honest workers named {count(found.false_alarms, 'time')}."
+        f" {found.caught} of them {found.verb}; honest workers {found.verb}"
+        f" {count(found.false_alarms, 'time')}."
     )
     title = f"Who was Byzantine and who was named: {record.title}"
     draw = partial(plot_workers, record)
-    return Plot(title, "One row per worker.", alt, draw, _worker_size(record))
+    return Plot(title, _READING, alt, draw, _worker_size(record))
 
 
 def _last(records: Sequence[RunRecord], metric: str) -> str:
@@ -194,8 +207,10 @@ def _missing(record: RunRecord) -> str | None:
 
 
 def _excluded(record: RunRecord) -> str | None:
+    doubted = excluded_by_suspicion(record)
     parts = [
-        f"worker {worker} (after {count(rounds, 'round')})"
+        f"worker {worker} (after {count(rounds, 'round')}"
+        f"{', without proof' if worker in doubted else ''})"
         for worker, rounds in sorted(excluded(record).items())
     ]
     return "; ".join(parts) or None

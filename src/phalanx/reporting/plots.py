@@ -10,7 +10,15 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from phalanx.reporting.compare_runs import Row
-from phalanx.reporting.record import RunRecord, byzantine, excluded, missing, suspects, worker_ids
+from phalanx.reporting.record import (
+    RunRecord,
+    byzantine,
+    excluded,
+    missing,
+    suspected,
+    suspects,
+    worker_ids,
+)
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colour-blind safe (Okabe and Ito, 2008), and readable on white and on near-black."""
@@ -22,8 +30,11 @@ WORKER_STATES = (
     ("bad and named", "#0072B2"),
     ("bad, not named", "#D55E00"),
     ("honest, yet named", "#CC79A7"),
+    ("bad and suspected", "#56B4E9"),
+    ("honest, yet suspected", "#F0DCE8"),
 )
-"""What a worker can be in a round, with its colour; missing covers Byzantine and honest workers."""
+"""What a worker can be in a round, with its colour; missing covers Byzantine and honest workers.
+Named is who was Byzantine for certain, suspected who was an outlier only."""
 
 
 def plot_accuracy(records: Sequence[RunRecord], ax: Axes) -> None:
@@ -87,9 +98,12 @@ def worker_states(record: RunRecord) -> np.ndarray[Any, np.dtype[np.int8]]:
     for entry in record.rounds:
         column = grid[:, entry["step"] - first]
         named, bad = suspects(entry), byzantine(entry)
+        doubted = suspected(entry) - named
         column[list(bad & named)] = 2
         column[list(bad - named)] = 3
         column[list(named - bad)] = 4
+        column[list(bad & doubted)] = 5
+        column[list(doubted - bad)] = 6
         column[list(missing(entry))] = 1
     return grid
 

@@ -66,8 +66,13 @@ def byzantine(entry: dict[str, Any]) -> set[int]:
 
 
 def suspects(entry: dict[str, Any]) -> set[int]:
-    """The workers that the decoder named in a round."""
+    """The workers that the decoder named in a round: Byzantine for certain, within the bound."""
     return set(entry.get("suspects") or ())
+
+
+def suspected(entry: dict[str, Any]) -> set[int]:
+    """The workers that the decoder named in a round, or suspected without proof (outliers)."""
+    return suspects(entry) | set(entry.get("outliers") or ())
 
 
 def missing(entry: dict[str, Any]) -> dict[int, str]:
@@ -84,9 +89,20 @@ def excluded(record: RunRecord) -> dict[int, int]:
     return since
 
 
+def excluded_by_suspicion(record: RunRecord) -> set[int]:
+    """The workers excluded without proof: outliers in the round that excluded them."""
+    since = excluded(record)
+    return {
+        worker
+        for entry in record.rounds
+        for worker in suspected(entry) - suspects(entry)
+        if since.get(worker) == entry["step"] + 1
+    }
+
+
 def worker_ids(entry: dict[str, Any]) -> set[int]:
     """All workers that a round mentions."""
-    return byzantine(entry) | suspects(entry) | set(missing(entry))
+    return byzantine(entry) | suspected(entry) | set(missing(entry))
 
 
 def load_run(folder: Path) -> RunRecord:

@@ -16,8 +16,9 @@ MEANINGS = {
     "round": "Median seconds per round, everything included.",
     "sent": "Median bytes of messages per round, of all workers together.",
     "decode": "Median seconds per round spent on decoding the messages.",
-    "precision": "Share of the named workers that were Byzantine, over all rounds.",
-    "recall": "Share of Byzantine messages that entered decoding whose sender was named.",
+    "precision": "Share of the suspected workers that were Byzantine, over all rounds.",
+    "recall": "Share of Byzantine messages that entered decoding whose sender was suspected.",
+    "proof": "The same of senders that were named for certain, which no rule can do.",
 }
 """What each column says."""
 
@@ -36,6 +37,7 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             "sent": size(row.round_bytes),
             "precision": score(row.detection.precision),
             "recall": score(row.detection.recall),
+            "proof": score(row.detection.proof),
         }
         for row in rows
     ]
@@ -44,6 +46,8 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         unused |= {"largest |Δw|", "relative"}
     if len({row.round_bytes for row in rows}) == 1:
         unused.add("sent")  # nobody sends less than others
+    if all(row.detection.verb == "named" for row in rows):
+        unused.add("proof")  # nobody was suspected without
     headers = [name for name in table[0] if name not in unused] if table else []
     return headers, [[line[name] for name in headers] for line in table]
 
@@ -51,7 +55,8 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def terminal_table(rows: Sequence[Row]) -> Table:
     """The comparison for a terminal of 80 columns or more; markup in titles is shown, not obeyed.
 
-    How many rounds there were stands behind the titles of those runs that did not finish.
+    How many rounds there were stands behind the titles of those runs that did not finish. The share
+    that was proven is left to the report.
 
     >>> from rich.console import Console
     >>> from phalanx.reporting import Detection, Row
@@ -65,7 +70,7 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     <BLANKLINE>
     """
     headers, lines = cells(rows)
-    shown = [i for i, name in enumerate(headers) if name not in ("status", "rounds")]
+    shown = [i for i, name in enumerate(headers) if name not in ("status", "rounds", "proof")]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("run", overflow="fold", min_width=10)
     for i in shown:

@@ -17,7 +17,7 @@ from phalanx.training.engines.ray import Ray
 from phalanx.training.exchange import Collected, ExchangeMemory, exchange
 from phalanx.training.job import Job
 from phalanx.training.loop import Run
-from phalanx.training.reputation import Reputation, Standing, rounds_until_excluded
+from phalanx.training.reputation import OutlierTest, Reputation, Standing, rounds_until_excluded
 from phalanx.training.round import Round
 from phalanx.training.run import train
 from phalanx.training.server_step import OptimizerStep, ServerMomentum, ServerStep
@@ -32,6 +32,7 @@ __all__ = [
     "Job",
     "Local",
     "OptimizerStep",
+    "OutlierTest",
     "Ray",
     "Replies",
     "Reply",

@@ -104,12 +104,14 @@ class Loop:
         self.decoder_state, self.memory = state, collected.memory
         self.step_state = stages.step.apply(self.job.model, decoded.gradient, self.step_state)
         suspects = sorted({*decoded.suspects.nonzero().flatten().tolist(), *malformed})
-        self.standing = self.reputation.update(self.standing, suspects, collected.arrived)
+        doubted = decoded.outliers
+        outliers = [] if doubted is None else doubted.nonzero().flatten().tolist()
+        self.standing = self.reputation.update(self.standing, suspects, collected.arrived, outliers)
         session.dismiss([worker for worker in self.standing.out if worker not in out])
         trusted = [
             value
             for worker, value in enumerate(collected.losses.tolist())
-            if collected.arrived[worker] and worker not in suspects
+            if collected.arrived[worker] and worker not in {*suspects, *outliers}
         ]
         entry: dict[str, Any] = {
             "step": step,
@@ -121,6 +123,7 @@ class Loop:
             "message_bytes": collected.message_bytes,
             "byzantine": self._byzantine(step, collected.missing),
             "suspects": suspects,
+            "outliers": outliers,
             "missing": {str(worker): why for worker, why in collected.missing.items()},
             "residual": decoded.residual,
             "suspicion": [round(value, 4) for value in self.standing.suspicion.tolist()],
@@ -129,7 +132,7 @@ class Loop:
         }
         if self.monitor is not None:
             honest = collected.arrived.clone()
-            honest[suspects] = False
+            honest[suspects + outliers] = False
             entry["gradient_diversity"] = self._diversity(self.monitor, collected.messages[honest])
         if evaluate:
             entry |= self._evaluation()

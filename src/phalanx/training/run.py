@@ -23,7 +23,7 @@ from phalanx.training.engines.local import Local
 from phalanx.training.interruption import graceful
 from phalanx.training.job import Job
 from phalanx.training.loop import Loop, Run
-from phalanx.training.reputation import Reputation
+from phalanx.training.reputation import OutlierTest, Reputation
 from phalanx.training.round import Round
 from phalanx.training.run_folder import RunFolder
 from phalanx.training.server_step import MakeOptimizer, OptimizerStep, ServerStep
@@ -53,6 +53,7 @@ def train(
     batch_size: int | None = None,
     seed: int = 0,
     exclude_after: int | None = None,
+    exclude_outliers: OutlierTest | None = None,
     measure_diversity: bool = False,
     test: Dataset[tuple[Tensor, ...]] | None = None,
     out: Path | str | None = None,
@@ -95,14 +96,19 @@ def train(
         batch_size: samples per round over all partitions; a multiple of their number. 16 per
             partition by default.
         seed: of everything random.
-        exclude_after: excludes a worker for good once it was suspected in so many rounds more than
-            its messages were held good, see `Reputation`; no more workers than the code or rule
-            survives. By default nobody is excluded.
+        exclude_after: excludes a worker for good once it was named in so many rounds more than its
+            messages were held good, see `Reputation`; no more workers than the code or rule
+            survives. Named is who is Byzantine for certain: by proof of a code, or for a message
+            that is malformed or not finite. By default nobody is excluded.
+        exclude_outliers: also excludes workers for what is no proof, being left out by a rule or
+            outvoted in DETOX, once that happened so often that chance hardly explains it; see
+            `OutlierTest` for how likely it is that an honest worker is excluded, and what that
+            assumes. By default no outlier is excluded.
         measure_diversity: writes the gradient diversity of every round into its metrics, as
-            estimated from messages that are not suspected, see `DiversityMonitor`; for workers that
-            draw their samples alike and send their gradients: under a rule, without transforms.
-            Where a rule suspects honest messages, those left are alike, and the estimate is too
-            low.
+            estimated from messages of neither suspects nor outliers, see `DiversityMonitor`; for
+            workers that draw their samples alike and send their gradients: under a rule, without
+            transforms. Where a rule suspects honest messages, those left are alike, and the
+            estimate is too low.
         test: data to evaluate on.
         out: a folder for metrics, checkpoints and weights; nothing is written if None. It is made
             once the first round has been decoded: arguments that do not fit leave nothing behind.
@@ -143,7 +149,7 @@ def train(
     if exclude_after is not None:
         counts["exclude_after"] = exclude_after
     check_job(job, test, counts)
-    reputation = _reputation(code, exclude_after)
+    reputation = _reputation(code, exclude_after, exclude_outliers, steps)
     monitor = _monitor(job) if measure_diversity else None
     bound = order.bind(dataset, code.num_workers, stages.byzantine, seed)
     job = replace(job, round=replace(stages, order=bound))
@@ -188,12 +194,18 @@ def _monitor(job: Job) -> DiversityMonitor:
     return DiversityMonitor(code.num_workers, job.batches.size)
 
 
-def _reputation(code: Code, exclude_after: int | None) -> Reputation:
-    if exclude_after is None:
-        return Reputation()
-    if code.num_tolerated == 0:
+def _reputation(
+    code: Code, exclude_after: int | None, exclude_outliers: OutlierTest | None, steps: int
+) -> Reputation:
+    given = {"exclude_after": exclude_after, "exclude_outliers": exclude_outliers}
+    for name, value in given.items():
+        if value is not None and code.num_tolerated == 0:
+            raise ValueError(
+                f"{name} needs a code or rule that survives Byzantine workers, got {value} with "
+                "one that survives none"
+            )
+    if exclude_outliers is not None and code.exact:
         raise ValueError(
-            f"exclude_after needs a code or rule that survives Byzantine workers, got "
-            f"{exclude_after} with one that survives none"
+            f"exclude_outliers needs a rule, or a code with one, got {code}, which has no outliers"
         )
-    return Reputation(exclude_after, code.num_tolerated)
+    return Reputation(exclude_after, code.num_tolerated, exclude_outliers, steps)

@@ -64,7 +64,7 @@ class SecureAggregation(Aggregator):
     Guarantee: that of the rule, on messages rounded to multiples of 2^-`fraction_bits`. Where the
     rule's weights are equal (Krum, Multi-Krum, MDA, MoNNA, mixing before Krum) the aggregate is
     exactly that of the rounded messages; weights that differ add at most one more unit, unbiased.
-    Scores and suspects: those of the rule.
+    Scores and suspects: those of the rule, whose suspicion is no proof, see `Aggregate`.
     Cost: of all parties together, 48 n d pseudo-random bytes, which take most of the time, and
     3 n^2 d + 128 n d multiply-adds.
     Source: He, Karimireddy, Jaggi, "Secure Byzantine-Robust Machine Learning", arXiv 2006.04747,

@@ -63,7 +63,8 @@ class WorkerServerView(ServerView):
     sums: Int64[Tensor, "present sums"] | None = None
     """Random sums of their messages in noise, less those of the first, opened."""
     verdict: Aggregate | None = None
-    """The rule's weights, scores and suspects of all workers; no value."""
+    """The rule's weights, scores and suspects of all workers; no value. Suspects are who failed the
+    range check, and without proof whom the rule left out."""
 
     def receive(self, share: VectorShare) -> "WorkerServerView":
         """Takes a worker's share in; one that is malformed, or a second one, marks its sender."""
