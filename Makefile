@@ -8,7 +8,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-core lint format types bench docs clean
+.PHONY: help install demo test test-slow test-core lint format types fuzz bench docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ format: .venv/all.stamp ## Mend what `lint` can mend by itself
 
 types: .venv/all.stamp ## mypy --strict over the package
 	$(BIN)/mypy
+
+fuzz: .venv/all.stamp ## Damaged data files and a million forged messages; counts go to docs/measurements/
+	@for file in benchmarks/fuzz_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
 bench: .venv/bench.stamp ## Every benchmark; results go to docs/measurements/*.json
 	@for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done

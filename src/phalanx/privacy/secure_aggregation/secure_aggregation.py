@@ -50,6 +50,9 @@ class Transcript(NamedTuple):
 class SecureAggregation(Aggregator):
     """Secure aggregation: a rule computed by two servers neither of which sees a message.
 
+    Trusted: a third party, the dealer, which hands both servers correlated randomness for every
+    rule but `Mean`; and all three to follow the protocol, no two of them together.
+
     Every message is split into two shares. One server learns the aggregate and nothing else, the
     other the pairwise distances and the weights that follow. Here all parties live in one process,
     so nothing is hidden: for training as it would go, for comparisons and for tests. Real servers
