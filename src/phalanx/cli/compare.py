@@ -89,7 +89,7 @@ def compare(
         )
     for panel in found.panels:
         for table in panel.terminal_tables:
-            console.print(table)
+            console.show(table)
     for answer in found.answers:
         console.print(answer, markup=False)
     console.print(f"Report: {out / 'comparison.html'}", soft_wrap=True)

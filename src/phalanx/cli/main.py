@@ -13,7 +13,7 @@ from phalanx.cli.compare import compare
 from phalanx.cli.console import complaints
 from phalanx.cli.demo import demo
 from phalanx.cli.listing import list_algorithms
-from phalanx.cli.parser import Parser, build
+from phalanx.cli.parser import Parser, build, underscored
 from phalanx.cli.plan import plan
 from phalanx.cli.report import report
 from phalanx.cli.reproduce import reproduce
@@ -35,8 +35,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command. Exit codes: 0 done, 1 stopped by faults, 2 bad input, 130 interrupted."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[RichHandler()])
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(
+        format="%(message)s", level=logging.WARNING, handlers=[RichHandler(console=complaints)]
+    )
+    arguments = underscored(sys.argv[1:] if argv is None else argv)
     parser = build(COMMANDS)
     if not arguments:
         parser.error(f"command must be one of {', '.join(COMMANDS)}; see `phalanx --help`")

@@ -24,7 +24,7 @@ def reproduce(
     Example: phalanx reproduce draco --data mnist.npz
 
     Args:
-        recipe: The paper's method, such as `draco`; a wrong name is answered by all that there are.
+        recipe: The paper's method, such as `draco`; all are listed below.
         full: More rounds, data and repeats; minutes become up to an hour.
         data: The recipe's data; if not given, what the environment variable PHALANX_DATA names, or
             else data that needs no download.
@@ -50,3 +50,16 @@ def reproduce(
     console.print(table)
     console.print(done.findings.answer)
     console.print(f"Findings: {done.folder / 'findings.html'}", soft_wrap=True)
+
+
+def _recipes() -> str:
+    # Imported where it is used: see `reproduce`.
+    from phalanx.reproduce import recipes
+
+    width = max(map(len, recipes()))
+    lines = [f"  {name:<{width}}  {recipe.paper}" for name, recipe in recipes().items()]
+    return "\n".join(["recipes:", *(one if len(one) < 80 else f"{one[:76]}..." for one in lines)])
+
+
+# Listed by `--help`.
+reproduce.more_help = _recipes  # type: ignore[attr-defined]
