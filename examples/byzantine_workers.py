@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Training with Byzantine workers
 #
-# Nine workers compute gradients; two of them send the reversed gradient, ten times as long. The same model is trained
-# three ways: with the plain mean, with a robust rule, and with a code that undoes what the two send.
+# Nine workers compute gradients; two of them send the reversed gradient, ten times as long. The
+# same model is trained three ways: with the plain mean, with a robust rule, and with a code that
+# undoes what the two send.
 #
 # This notebook is built from `examples/byzantine_workers.py` by `make notebook`.
 
@@ -28,8 +29,8 @@ folder = Path(mkdtemp())
 # %% [markdown]
 # ## Four runs
 #
-# One seed, so all runs see the same samples in the same order and start from the same weights. The first has no attack:
-# it is what the others are held against.
+# One seed, so all runs see the same samples in the same order and start from the same weights.
+# The first has no attack: it is what the others are held against.
 
 # %%
 attack = {"attack": ReverseGradient(scale=10), "byzantine": FixedWorkers([2, 5])}
@@ -64,8 +65,9 @@ console.print(terminal_table(rows))
 console.print(answer(records, rows))
 
 # %% [markdown]
-# DRACO ends with the weights of the run without an attack, to rounding, and names both workers in every round. Krum keeps
-# one message a round, so it survives and learns from less. The mean is lost.
+# DRACO ends with the weights of the run without an attack, to rounding, and names both workers in
+# every round. Krum keeps one message a round, so it survives and learns from less. The mean is
+# lost.
 
 # %%
 figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
