@@ -61,7 +61,8 @@ MISTAKES = {
     "list foo": "names must be families or algorithms, got 'foo'; did you mean",
     "list Krumm": "names must be families or algorithms, got 'Krumm'; did you mean Krum",
     "frobnicate": "invalid choice: 'frobnicate'",
-    "": "command must be one of demo, train, compare, plan, report, reproduce, serve, list",
+    "": "command must be one of demo, train, compare, plan, report, reproduce, serve, list, "
+    "completion",
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from rich.logging import RichHandler
 
 from phalanx.cli.compare import compare
+from phalanx.cli.completion import completion
 from phalanx.cli.console import complaints
 from phalanx.cli.demo import demo
 from phalanx.cli.listing import list_algorithms
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reproduce": reproduce,
     "serve": serve,
     "list": list_algorithms,
+    "completion": completion,
 }
 
 
@@ -55,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen.pop("config", None)
     if "_config" in inspect.signature(COMMANDS[command]).parameters:
         chosen["_config"] = _resolved(parser, config)
+    if "_parser" in inspect.signature(COMMANDS[command]).parameters:
+        chosen["_parser"] = parser
     try:
         COMMANDS[command](**chosen)
     except PhalanxError as error:

@@ -90,18 +90,27 @@ def _classes(hint: Any) -> Iterator[type]:
             yield from _classes(one)
 
 
+def named(hint: Any) -> list[type]:
+    """Our classes that a type takes by name."""
+    found = dict.fromkeys(
+        one
+        for base in _classes(hint)
+        for room in ((models,) if base is torch.nn.Module else ROOMS)
+        for one in algorithms(room)
+        if issubclass(one, base) and base is not object
+    )
+    return list(found)
+
+
 def _choices(hint: Any) -> list[str]:
-    """Which classes can be named, in a sentence for each kind of them."""
-    sentences = []
-    for base in dict.fromkeys(_classes(hint)):
-        rooms = (models,) if base is torch.nn.Module else ROOMS
-        found = (one for room in rooms for one in algorithms(room) if issubclass(one, base))
-        ours = ", ".join(dict.fromkeys(one.__name__ for one in found))
-        home = _home(base) if base.__module__.startswith("torch.") else ""
-        if home in _OF_TORCH:
-            sentences.append(f"Any class of {home}, such as {_OF_TORCH[home]}.")
-        elif ours:
-            sentences.append(f"One of {ours}{', or any other by import path' if home else ''}.")
+    """Which classes can be named, in a sentence or two."""
+    homes = [_home(base) for base in _classes(hint) if base.__module__.startswith("torch.")]
+    ours = ", ".join(one.__name__ for one in named(hint))
+    sentences = [
+        f"Any class of {one}, such as {_OF_TORCH[one]}." for one in homes if one in _OF_TORCH
+    ]
+    if ours:
+        sentences.append(f"One of {ours}{', or any other by import path' if homes else ''}.")
     return sentences
 
 
@@ -170,9 +179,7 @@ def _underscored(argument: str) -> str:
 
 def build(commands: dict[str, Callable[..., Any]]) -> Parser:
     """A parser with one subcommand for each function; its help is the function's docstring."""
-    set_parsing_settings(
-        docstring_parse_attribute_docstrings=True, add_print_completion_argument=True
-    )
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = Parser(
         prog="phalanx",
         description="Train on machines, networks and peers that you cannot fully trust.",
