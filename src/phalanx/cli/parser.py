@@ -8,7 +8,7 @@ from argparse import SUPPRESS, Action, HelpFormatter
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import docstring_parser
 import torch
@@ -54,15 +54,18 @@ class _Help(DefaultHelpFormatter):
         default = None if action.default == SUPPRESS else _said(action.default)
         text = (action.help or "").strip()
         sentences = [text[:1].upper() + text[1:], *_choices(action._typehint)]
+        if words := _words(action._typehint):
+            sentences.append(f"One of {', '.join(words)}.")
         if default is not None:
             sentences.append(f"(default: {default})")
         return " ".join(one for one in sentences if one)
 
     def _get_default_metavar_for_optional(self, action: Action) -> str:
         found = list(_classes(getattr(action, "_typehint", None)))
-        if not found:
+        if not found or found == [bool]:
             return super()._get_default_metavar_for_optional(action)
-        return next((_METAVARS[one] for one in found if one in _METAVARS), "CLASS")
+        kinds = (_METAVARS.get(one, "CLASS") for one in found if one is not type(None))
+        return "|".join(dict.fromkeys(kinds))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(
@@ -85,9 +88,15 @@ def _classes(hint: Any) -> Iterator[type]:
         yield hint
     elif hint is not None:
         arguments = get_args(hint)
-        callable_ = get_origin(hint) is Callable or get_origin(hint) is type(lambda: 0)
-        for one in arguments[-1:] if callable_ else arguments:
+        for one in arguments[-1:] if get_origin(hint) is Callable else arguments:
             yield from _classes(one)
+
+
+def _words(hint: Any) -> list[str]:
+    """The words that a type takes."""
+    if get_origin(hint) is Literal:
+        return [str(one) for one in get_args(hint)]
+    return [word for one in get_args(hint) for word in _words(one)]
 
 
 def named(hint: Any) -> list[type]:
@@ -97,7 +106,7 @@ def named(hint: Any) -> list[type]:
         for base in _classes(hint)
         for room in ((models,) if base is torch.nn.Module else ROOMS)
         for one in algorithms(room)
-        if issubclass(one, base) and base is not object
+        if base in one.__mro__[:-1]
     )
     return list(found)
 
