@@ -71,7 +71,7 @@ class Lines(Status):
         """Tells what is being done, unless the last line is too young."""
         if status is not None and time.monotonic() >= self._last + _PAUSE_S:
             self._last = time.monotonic()
-            self.console.print(status, soft_wrap=True)
+            self.console.print(status, markup=False, soft_wrap=True)
 
 
 def _parts(table: Table, console: Console) -> list[Table]:
