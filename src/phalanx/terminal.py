@@ -76,7 +76,7 @@ class Lines(Status):
 
 def _parts(table: Table, console: Console) -> list[Table]:
     """The table, or several of as many columns as fit beside the first."""
-    rest, parts = list(range(1, len(table.columns))), []
+    rest, parts = list(range(1, len(table.columns))), list[Table]()
     while rest or not parts:
         taken = len(rest)
         while taken > 1 and not _fits(_columns(table, [0, *rest[:taken]]), console):

@@ -226,7 +226,8 @@ def build(commands: dict[str, Callable[..., Any]]) -> Parser:
 
 def _grouped(parser: Parser, usage: str) -> None:
     """Puts the options that name classes first, and leaves out what the titles say."""
-    words, plain = parser._action_groups[:2]
+    groups: list[Any] = parser._action_groups  # type: ignore[assignment]
+    words, plain = groups[:2]
     classes = []
     for action in plain._group_actions:
         if any(option.endswith(".help") for option in action.option_strings):
@@ -237,7 +238,7 @@ def _grouped(parser: Parser, usage: str) -> None:
             classes.append(action)
     if classes:
         group = parser.add_argument_group("stages and other classes", _CLASSES)
-        parser._action_groups.insert(1, parser._action_groups.pop())
+        groups.insert(1, groups.pop())
         group._group_actions.extend(classes)
         plain._group_actions[:] = [one for one in plain._group_actions if one not in classes]
     shapes = {"+": "{0} [{0} ...]", "*": "[{0} ...]", "?": "[{0}]"}

@@ -75,7 +75,8 @@ def _legend_above(figure: Figure, axes: Axes) -> None:
     if found is None:
         return
     labels = [textwrap.fill(text.get_text(), _LABEL) for text in found.get_texts()]
-    handles, title = found.legend_handles, found.get_title().get_text() or None
+    handles = [one for one in found.legend_handles if one is not None]
+    title = found.get_title().get_text() or None
     found.remove()
     for columns in range(len(labels), 0, -1):
         legend = figure.legend(
