@@ -15,7 +15,10 @@ def completion(shell: Literal["bash", "zsh", "tcsh"], _parser: Parser | None = N
     Args:
         shell: Whose script; it needs the package shtab.
     """
-    import shtab  # an extra, of use here only
+    try:
+        import shtab  # an extra, of use here only
+    except ImportError as error:
+        raise ImportError("completion needs the package shtab: pip install shtab") from error
 
     assert _parser is not None  # `main` gives it
     plain = argparse.ArgumentParser(prog="phalanx", description=_parser.description)
