@@ -139,7 +139,7 @@ def test_losses_that_are_not_finite_and_single_rounds_are_drawn(make_run, tmp_pa
 def test_a_reference_from_outside_is_part_of_the_report(runs, tmp_path):
     text = written(runs[1:], tmp_path / "r.html", reference=runs[0])
     assert "of the run without Byzantine workers" in text
-    assert "finished (reference)" in text
+    assert "honest <small>(reference)</small>" in text
 
 
 def test_a_failed_write_leaves_the_old_report(runs, make_run, tmp_path):

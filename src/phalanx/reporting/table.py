@@ -67,7 +67,7 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     <BLANKLINE>
                      test
      run         accuracy    round  decode  precision  recall
-     ────────────────────────────────────────────────────────
+     ─────────────────────────────────────────────────────────
      mean          96.4 %  10.0 ms  1.0 ms          —       —
     <BLANKLINE>
     """
