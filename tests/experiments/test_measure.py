@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from troublemakers import measured
+from troublemakers import measured, where
 
 from phalanx.experiments import Record, Records, grid, mean, measure, pivot, spread
 from phalanx.experiments.measure import load_records, run_cell
@@ -289,3 +289,23 @@ def test_what_is_done_is_kept_when_it_is_interrupted_or_killed(tmp_path, jobs):
         assert said in process.communicate(timeout=30)[0]
         assert len(load_records(tmp_path / "out")) == 2
     assert len(list((tmp_path / "marks").glob("a-*"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_is_timed_runs_alone_in_the_end_and_in_this_process(jobs):
+    timed = grid(where, {"number": [0, 1]}, alone=True)
+    found = measure(timed + grid(where, {"number": [2, 3]}), jobs=jobs)
+    alone, others = found[:2], found[2:]
+    assert {one["process"] for one in alone} == {os.getpid()}
+    assert (os.getpid() in {one["process"] for one in others}) == (jobs == 1)
+    assert min(one["at"] for one in alone) > max(one["at"] for one in others)
+
+
+def test_axes_of_a_pivot_table_may_have_a_column_each():
+    found = Records(Record({"rule": "a", "n": n}, values={"loss": n / 2}) for n in (1, 2))
+    table = pivot(found, ("rule", "n"), None, {"mean loss": "loss"})
+    shown = table.table("Losses", "Means.", ["rule", "workers"])
+    assert shown.headers == ("rule", "workers", "mean loss")
+    assert shown.rows == (("a", 1, 0.5), ("a", 2, 1.0))
+    assert table.table("Losses", "Means.").rows == (("a, 1", 0.5), ("a, 2", 1.0))

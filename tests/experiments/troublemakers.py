@@ -55,3 +55,8 @@ def measured(rule, seed=0, attack=None, folder=""):
     stopped = {"stopped": "half way"} if rule == "half" else {}
     figures = {"accuracy": 0.5 + seed, "loss": float("inf"), "curve": (1.0, float("nan"))}
     return figures | {"attack": attack} | stopped
+
+
+def where(number: int) -> dict[str, float]:
+    """The process that runs this, and when it does."""
+    return {"process": os.getpid(), "at": time.monotonic()}

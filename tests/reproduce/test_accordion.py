@@ -25,7 +25,7 @@ TINY = AccordionRecipe(
 def done(tmp_path_factory) -> Reproduction:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PHALANX_DATA", raising=False)
-        return reproduce(TINY, tmp_path_factory.mktemp("out"), jobs=1)
+        return reproduce(TINY, tmp_path_factory.mktemp("out"), size="quick", jobs=1)
 
 
 def rows(done, title):
@@ -106,5 +106,5 @@ def test_full_runs_train_on_images_where_they_are(tmp_path):
     pixels = rng.integers(0, 256, (450, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "cifar10_12k.npz", x_train=pixels, y_train=np.arange(450) % 10)
     small = AccordionRecipe(epochs=2, interval=1, samples=90, seeds=1, batch_sizes=(180, 360))
-    found = reproduce(small, tmp_path / "out", data=tmp_path, full=True, jobs=1).findings
+    found = reproduce(small, tmp_path / "out", data=tmp_path, size="full", jobs=1).findings
     assert "cifar10_12k.npz, 360 training images" in found.notes[0]

@@ -12,22 +12,19 @@ from phalanx.losses import cross_entropy
 from phalanx.pipeline import ActivationDifference, SimulatedPipeline
 from phalanx.reproduce import ActivationCompression, reproduce
 from phalanx.reproduce.activation_compression import (
-    PLAY,
-    QUESTIONS,
-    Texts,
-    _text_claims,
-    _text_table,
+    _FILES,
     chain,
     descend,
+    text_findings,
 )
 from phalanx.reproduce.base import Scope
 
 
 def test_the_recipe_measures_what_it_says(tmp_path):
     tiny = ActivationCompression(stages=(2,), width=16, epochs=2, seeds=1, batch_size=256)
-    (tmp_path / "empty").mkdir()
-    done = reproduce(tiny, tmp_path, data=tmp_path / "empty", jobs=1)
-    assert f"needs {PLAY} and {QUESTIONS}" in done.findings.notes[-1]
+    done = reproduce(tiny, tmp_path, size="quick", jobs=1)
+    assert "texts" in done.findings.notes[-1]
+    assert "is left out at this size" in done.findings.notes[-1]
     assert "In 2 stages" in done.findings.answer
     by_claim = {one.text.split(" ")[0]: one for one in done.findings.claims}
     assert by_claim["Both"].same == by_claim["Every"].same == "yes"
@@ -50,10 +47,12 @@ def test_stages_have_a_hidden_layer_each(subtests):
 
 @pytest.mark.slow
 def test_the_part_on_texts_measures_what_it_says(tmp_path):
-    (tmp_path / PLAY).write_bytes(gzip.compress(b"to be, or not to be: " * 60))
+    play, questions = _FILES.values()
+    (tmp_path / play).write_bytes(gzip.compress(b"to be, or not to be: " * 60))
     rows = "train,0,who was it\ntrain,1,where was it\ntest,1,where is it\n" * 8
-    (tmp_path / QUESTIONS).write_bytes(gzip.compress(f"split,label,text\n{rows}".encode()))
-    cells = Texts(samples=16, epochs=2, width=4).cells(Scope(data=tmp_path))
+    (tmp_path / questions).write_bytes(gzip.compress(f"split,label,text\n{rows}".encode()))
+    tiny = ActivationCompression(texts=(16, 16), text_epochs=(2, 2), text_width=4).at("default")
+    cells = [one for one in tiny.cells(Scope("default", tmp_path)) if "task" in one.labels]
     assert len(cells) == 16
     found = measure(cells, jobs=1)
     tasks = ["next characters", "types of questions"]
@@ -71,9 +70,11 @@ def test_the_part_on_texts_measures_what_it_says(tmp_path):
         assert dense["error"] == 0
         assert whole["boundary_bytes"] == coarse[-1]["boundary_bytes"]
         assert whole["gradient_bytes"] > 0
-        assert len(_text_table(task, some).rows) == 8
-    assert [one.ours.count("; without") for one in _text_claims(found)] == [2, 2, 2]
-    assert Texts().cells(Scope(data=tmp_path / "elsewhere")) == []
+    shown = text_findings(tiny.told, found)
+    assert [len(table.rows) for table in shown.tables] == [8, 8]
+    assert [one.ours.count("; without") for one in shown.claims] == [2, 2, 2]
+    with pytest.raises(ValueError, match="tinyshakespeare"):
+        tiny.cells(Scope("default", tmp_path / "elsewhere"))
 
 
 def test_replicas_with_exact_gradients_train_as_one_pipeline():

@@ -15,7 +15,7 @@ KINDS = (AtomoRecipe, PowerSGDRecipe, RandomBlocks)
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    found = [reproduce(kind(**TINY), out, jobs=1) for kind in KINDS]
+    found = [reproduce(kind(**TINY), out, size="quick", jobs=1) for kind in KINDS]
     return {one.recipe.name: one.findings for one in found}
 
 

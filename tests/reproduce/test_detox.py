@@ -23,7 +23,7 @@ TINY = Detox(
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    return reproduce(TINY, tmp_path_factory.mktemp("out"), jobs=1).findings
+    return reproduce(TINY, tmp_path_factory.mktemp("out"), size="quick", jobs=1).findings
 
 
 def table(found, title):
@@ -67,6 +67,6 @@ def test_images_are_for_full_runs(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "cifar10.npz", x_train=images, y_train=np.arange(40) % 10)
-    done = reproduce(replace(TINY, steps=1), tmp_path / "out", full=True, data=tmp_path, jobs=1)
+    done = reproduce(replace(TINY, steps=1), tmp_path / "out", size="full", data=tmp_path, jobs=1)
     assert "images, ResNet-18" in done.findings.answer
     assert len(table(done.findings, "Images")) == 7

@@ -18,7 +18,7 @@ def rows(done, name):
 def done(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PHALANX_DATA", raising=False)
-        return reproduce(TINY, tmp_path_factory.mktemp("out"), jobs=1)
+        return reproduce(TINY, tmp_path_factory.mktemp("out"), size="quick", jobs=1)
 
 
 @pytest.mark.parametrize("name", ["digits", "digits sorted by class"])
@@ -47,6 +47,6 @@ def test_access_data_are_used_where_they_lie(tmp_path):
     lines = ["ACTION,RESOURCE,MGR_ID", *(f"{i % 2},{i % 5},{i % 7}" for i in range(60))]
     with gzip.open(tmp_path / "amazon_access.csv.gz", "wt") as file:
         file.write("\n".join(lines) + "\n")
-    done = reproduce(TINY, tmp_path / "out", data=tmp_path, jobs=1)
+    done = reproduce(TINY, tmp_path / "out", data=tmp_path, size="default", jobs=1)
     assert "amazon_access.csv.gz" in done.findings.notes[0]
     assert len(done.findings.tables) == 3

@@ -28,7 +28,7 @@ TINY = LargeBatchWidth(
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> Reproduction:
-    return reproduce(TINY, tmp_path_factory.mktemp("out"), jobs=1)
+    return reproduce(TINY, tmp_path_factory.mktemp("out"), size="quick", jobs=1)
 
 
 def rows(done, title):
@@ -59,7 +59,7 @@ def test_the_diversity_of_linear_networks_is_that_of_the_formula():
         whole = residual @ inputs / 40
         below.append((second.square().sum() * whole.square().sum()).item())
         below[-1] += (first @ whole).square().sum().item()
-    found = linear_diversity(TINY, 3, 60)["diversity"]
+    found = linear_diversity(replace(TINY, draws=60), 3)["diversity"]
     assert found == pytest.approx(mean(above) / mean(below), rel=0.3)
 
 
@@ -86,7 +86,7 @@ def test_every_claim_has_a_verdict_or_says_that_there_is_nothing_to_compare(done
 def test_a_loss_that_is_not_reached_is_said_to_be_so(tmp_path):
     layers = ((1, 8), (2, 6))
     hopeless = replace(TINY, layers=layers, loss=1e-9, accuracy=1.0, most_epochs=1, draws=1)
-    found = reproduce(hopeless, tmp_path, jobs=1).findings
+    found = reproduce(hopeless, tmp_path, size="quick", jobs=1).findings
     assert all(math.isnan(row[3]) for row in found.tables[1].rows)
     assert all(row[2] is None for row in found.tables[2].rows)
     assert found.claims[1].same == "no"

@@ -22,7 +22,7 @@ TINY = PowerGossipRecipe(
 def findings(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PHALANX_DATA", raising=False)
-        return reproduce(TINY, tmp_path_factory.mktemp("out"), jobs=1).findings
+        return reproduce(TINY, tmp_path_factory.mktemp("out"), size="quick", jobs=1).findings
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 import json
+import os
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from laws import concrete
 from phalanx.errors import PhalanxError
 from phalanx.experiments import Records, grid
 from phalanx.reporting import Plot, Table
-from phalanx.reproduce import Claim, Draco, Findings, Recipe, recipes, reproduce
-from phalanx.reproduce.run import Reproduction
+from phalanx.reproduce import Claim, Draco, Findings, Recipe, recipes, reproduce, reproduce_all
+from phalanx.reproduce.base import SIZES, Scope
+from phalanx.reproduce.run import Reproduction, grid_digest, settings
 
 TINY = Draco(
     num_workers=5,
@@ -41,7 +44,7 @@ def told():
 def done(tmp_path_factory, told) -> Reproduction:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PHALANX_DATA", raising=False)
-        return reproduce(TINY, tmp_path_factory.mktemp("out"), progress=told, jobs=1)
+        return reproduce(TINY, tmp_path_factory.mktemp("out"), size="quick", progress=told, jobs=1)
 
 
 def test_every_recipe_is_found_by_its_name():
@@ -121,7 +124,7 @@ def test_progress_names_every_run_and_decoder(told, done):
     for run, *_ in table.rows:
         assert any(message.endswith(f"measuring: {run}") for message in told), run
     assert any(message.endswith("measuring: DRACO cyclic, LeNet, byzantine 1") for message in told)
-    assert any(message.startswith("11 of 12 done") for message in told)
+    assert any(message.startswith("11 of 13 done") for message in told)
 
 
 def test_results_are_written_for_programs_editors_and_readers(done):
@@ -145,12 +148,22 @@ def test_given_data_is_used(tmp_path):
     tiny = replace(TINY, steps=1, timed_byzantine=(1,))
     for number, data in enumerate([tmp_path, tmp_path / "mnist.npz"]):
         done = reproduce(tiny, tmp_path / str(number), data=data)
-        assert "mnist.npz, 48 training and 12 test images" in done.findings.notes[0]
+        assert "mnist.npz, 48 training images" in done.findings.notes[0]
+
+
+def test_missing_data_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.delenv("PHALANX_DATA", raising=False)
+    with pytest.raises(ValueError, match=r"folder with mnist\.npz at size default, got None; name"):
+        reproduce(TINY, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_page_escapes_what_recipes_say(tmp_path):
     class Tagged(Draco):
         name = "tagged"
+
+        def cells(self, scope):
+            return []
 
         def measure(self, scope, run):
             return Records()
@@ -161,7 +174,7 @@ def test_a_page_escapes_what_recipes_say(tmp_path):
             plot = Plot("p", "c", 'a "quoted" text', lambda ax: ax.plot([0, 1]))
             return Findings("<answer>", (claim,), (table,), (plot,), ("a & b",))
 
-    page = (reproduce(Tagged(), tmp_path).folder / "findings.html").read_text()
+    page = (reproduce(Tagged(), tmp_path, size="quick").folder / "findings.html").read_text()
     assert "&lt;b&gt;claim&lt;/b&gt;" in page
     assert "<b>" not in page
     assert "<i>" not in page
@@ -192,9 +205,60 @@ class Halves(Draco):  # not a direct subclass, so that it is not found by its na
 
 def test_a_reproduction_goes_on_where_it_stopped(tmp_path):
     with pytest.raises(PhalanxError, match=r"1 of 3 cells failed, first 2: ZeroDivisionError"):
-        reproduce(Halves(), tmp_path, jobs=1)
+        reproduce(Halves(), tmp_path, size="quick", jobs=1)
     assert not (tmp_path / "halves" / "findings.json").exists()
-    done = reproduce(Halves(), tmp_path, jobs=1)
+    done = reproduce(Halves(), tmp_path, size="quick", jobs=1)
     assert asked == [0, 2, 4, 2]
     assert done.findings.claims[0].same == "—"
-    assert done.findings.settings["number"] == "0, 2, 4"
+    assert done.facts["settings"]["number"] == "0, 2, 4"
+
+
+def test_recipes_have_three_sizes_and_keep_what_they_say_themselves(subtests):
+    for name, kind in recipes().items():
+        with subtests.test(name):
+            for size in SIZES:
+                whole = kind().at(size)
+                assert whole.at("quick") == whole or None in vars(whole).values()
+    assert [Draco().at(size).steps for size in SIZES] == [10, 30, 400]
+    assert Draco(steps=3).at("full").steps == 3
+
+
+class Pair(Halves):
+    name = "pair"
+
+
+def test_all_are_run_and_what_cannot_be_is_said(tmp_path, monkeypatch):
+    class Fails(Halves):
+        name = "fails"
+
+        def cells(self, scope):
+            raise ValueError("data must be there")
+
+    kinds = {"fails": Fails, "pair": Pair}
+    monkeypatch.setattr("phalanx.reproduce.run.recipes", lambda: kinds)
+    told = Told()
+    options = {"size": "quick", "jobs": 1, "publish": tmp_path / "docs", "progress": told}
+    for _ in range(2):  # the second time nothing is left to do but what failed
+        assert reproduce_all(tmp_path, **options) == ["fails: data must be there"]
+    assert sum("measuring" in message for message in told) == 3
+    overview = (tmp_path / "overview.md").read_text()
+    assert "## pair" in overview
+    assert "| Halves are less. | 1 | 1 | — |" in overview
+    assert "- Not run: fails: data must be there" in overview
+    published = json.loads((tmp_path / "docs" / "pair.json").read_text())
+    assert (published["recipe"], published["size"]) == ("pair", "quick")
+    assert "## pair" in (tmp_path / "docs" / "overview.md").read_text()
+
+
+FINDINGS = sorted((Path(__file__).parents[2] / "docs" / "reproductions").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", FINDINGS, ids=lambda path: path.stem)
+def test_published_findings_are_those_of_the_recipes_settings(path):
+    """Else the recipe has been changed since: `phalanx reproduce NAME --publish` runs it again."""
+    content = json.loads(path.read_text())
+    recipe = recipes()[content["recipe"]]().at(content["size"])
+    assert json.loads(json.dumps(settings(recipe, []))) == content["fields"]
+    assert [row["claim"] for row in content["findings"]]
+    if data := os.environ.get("PHALANX_DATA"):
+        assert grid_digest(recipe, Scope(content["size"], Path(data))) == content["grid"]

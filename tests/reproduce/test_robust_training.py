@@ -19,14 +19,16 @@ from phalanx.reproduce.robust_training import OtherTest, robust_rules
 DIGITS = Digits()
 
 HISTORY = LearningFromHistory(num_workers=7, num_byzantine=1, num_manipulating=2, steps=2)
-MIXING = ResamplingAndBucketing(num_workers=11, num_byzantine=1, num_honest=6, steps=2)
+MIXING = ResamplingAndBucketing(
+    num_workers=11, num_byzantine=1, num_honest=6, steps=2, tail_steps=2
+)
 
 
 @pytest.fixture(scope="module", params=[HISTORY, MIXING], ids=lambda one: one.name)
 def done(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PHALANX_DATA", raising=False)
-        return reproduce(request.param, tmp_path_factory.mktemp("out"), jobs=1)
+        return reproduce(request.param, tmp_path_factory.mktemp("out"), size="quick", jobs=1)
 
 
 def rows(table):
@@ -89,10 +91,11 @@ def test_full_runs_train_on_the_papers_data_where_it_is(tmp_path, recipe, name, 
     pixels = rng.integers(0, 256, (450, *shape), dtype=np.uint8)
     np.savez(tmp_path / name, x_train=pixels, y_train=np.arange(450) % 10)
     tiny, out = replace(recipe, steps=1), tmp_path / "out"
-    found = reproduce(tiny, out, data=tmp_path, full=True, jobs=1).findings
+    found = reproduce(tiny, out, data=tmp_path, size="full", jobs=1)
+    facts, found = found.facts["settings"], found.findings
     assert f"{name}, 360 training images" in found.notes[0]
     assert any("Unlike in the paper" in note for note in found.notes)
-    sizes = str(found.settings["batch_size"]).split(", ")
+    sizes = str(facts["batch_size"]).split(", ")
     assert str(32 * recipe.num_workers) in sizes
     assert any("0.9" in header for table in found.tables for header in table.headers)
 
@@ -139,16 +142,19 @@ def test_rules_are_told_what_to_survive():
     assert all("num_byzantine=3" in repr(rule) for name, rule in told.items() if name != "mean")
 
 
-def test_data_is_taken_from_a_file_or_a_folder_or_else_said_to_be_another(tmp_path):
-    for scope in (Scope(full=True), Scope(full=True, data=tmp_path)):
-        assert scope.images(("mnist.npz",), "MNIST") == (
-            DIGITS,
-            "scikit-learn's digits, 8 x 8 pixels; full runs take MNIST where it is given",
-            False,
-        )
+def test_data_is_taken_from_a_file_or_a_folder_and_never_silently_replaced(tmp_path):
+    told = "scikit-learn's digits, 8 x 8 pixels; at size full MNIST (mnist.npz)"
+    for scope in (Scope(), Scope("default", tmp_path)):
+        assert scope.images(["mnist.npz"], "MNIST") == (DIGITS, told, False)
+    for scope in (Scope("full"), Scope("full", tmp_path)):
+        with pytest.raises(ValueError, match=r"folder with mnist\.npz or m\.npz at size full, got"):
+            scope.images(("mnist.npz", "m.npz"), "MNIST")
+    (tmp_path / "other.csv").touch()
+    with pytest.raises(ValueError, match=r"mnist\.npz at size full, got .*other\.csv"):
+        Scope("full", tmp_path / "other.csv").file("mnist.npz")
     np.savez(tmp_path / "b.npz", x_train=np.zeros((20, 4, 4)), y_train=np.arange(20) % 2)
     for place in (tmp_path, tmp_path / "b.npz"):
-        source, origin, published = Scope(full=True, data=place).images(("a.npz", "b.npz"), "MNIST")
+        source, origin, published = Scope("full", place).images(("a.npz", "b.npz"), "MNIST")
         assert (origin, published) == ("b.npz, 16 training images", True)
         assert source.load().num_classes == 2
-        assert not Scope(full=False, data=place).images(("b.npz",), "MNIST").published
+        assert not Scope(data=place).images(("b.npz",), "MNIST").published

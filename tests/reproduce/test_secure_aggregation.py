@@ -8,7 +8,7 @@ from phalanx.reproduce import SecureAggregationRecipe, reproduce
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory):
     tiny = SecureAggregationRecipe(draws=2, steps=3, sizes=((10, 500),))
-    return reproduce(tiny, tmp_path_factory.mktemp("out"), jobs=1)
+    return reproduce(tiny, tmp_path_factory.mktemp("out"), size="quick", jobs=1)
 
 
 def test_secure_aggregation_chooses_as_in_the_clear(secure):

@@ -10,7 +10,7 @@ TINY = StochasticBlockCodes(num_workers=24, load=4, stragglers=(4, 8), draws=20)
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> Reproduction:
-    return reproduce(TINY, tmp_path_factory.mktemp("out"), jobs=1)
+    return reproduce(TINY, tmp_path_factory.mktemp("out"), size="quick", jobs=1)
 
 
 def rows(done, title):

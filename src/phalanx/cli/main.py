@@ -72,7 +72,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _resumed(arguments: list[str]) -> list[str]:
-    """Puts the saved configuration of a run to be resumed before the options given now."""
+    """Puts the saved configuration of a run to be resumed before the options given now.
+
+    `reproduce --all` stands for the recipe that is called all.
+    """
+    if arguments[:1] == ["reproduce"]:
+        return ["all" if one == "--all" else one for one in arguments]
     if arguments[:1] != ["train"]:
         return arguments
     for position, argument in enumerate(arguments):

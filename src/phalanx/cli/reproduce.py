@@ -1,6 +1,7 @@
 """`phalanx reproduce`: a paper's claims beside what is measured here."""
 
 from pathlib import Path
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -11,37 +12,52 @@ from phalanx.errors import PhalanxError
 
 def reproduce(
     recipe: str,
-    full: bool = False,
+    size: Literal["quick", "default", "full"] = "default",
     data: Path | None = None,
     jobs: int | None = None,
     out: Path | None = None,
+    publish: Path | None = None,
 ) -> None:
     """Runs a paper's experiment and lays its claims beside what is measured here.
 
     Every part is kept in the folder when it is done: the same command with the same `--out` goes on
     where a reproduction was stopped or killed.
 
-    Example: phalanx reproduce draco --data mnist.npz
+    Example: phalanx reproduce draco --size quick
 
     Args:
-        recipe: The paper's method, such as `draco`; all are listed below.
-        full: More rounds, data and repeats; minutes become up to an hour.
-        data: The recipe's data; if not given, what the environment variable PHALANX_DATA names, or
-            else data that needs no download.
+        recipe: The paper's method, such as `draco`; all are listed below. `--all`
+            runs every one of them, one after the other, and ends with one page.
+        size: Quick takes about a minute a recipe, on data that need no download; default is what is
+            published; full has the papers' sizes, and is meant for a GPU.
+        data: Folder of data; if not given, what the environment variable PHALANX_DATA names. What
+            is missing there is named before anything runs.
         jobs: Processes, of one thread each; as many as there are processors if not given. What is
             timed runs alone.
         out: Folder for the findings; a new one under runs/ if not given.
+        publish: Folder that gets a page and a JSON file for each recipe as well, and an overview.
     """
     # Imported where it is used: matplotlib would make every command wait, `--help` too.
     from phalanx.reproduce import reproduce as run
+    from phalanx.reproduce import reproduce_all
 
     folder = out or default_out().with_name("reproduce-" + default_out().name)
+    failed = list[str]()
     try:
         with console.status("starting") as status:
-            done = run(recipe, folder, full=full, data=data, progress=status.update, jobs=jobs)
+            options: dict[str, Any] = {"size": size, "data": data, "jobs": jobs, "publish": publish}
+            if recipe == "all":
+                failed = reproduce_all(folder, progress=status.update, **options)
+            else:
+                done = run(recipe, folder, progress=status.update, **options)
     except (KeyboardInterrupt, PhalanxError):
         complaints.print(f"Go on with the same command and --out {folder}", soft_wrap=True)
         raise
+    if recipe == "all":
+        console.print(f"Overview: {folder / 'overview.md'}", soft_wrap=True)
+        if failed:
+            raise PhalanxError(f"{len(failed)} could not be run: {'; '.join(failed)}")
+        return
     table = Table(title=done.recipe.paper, title_justify="left", show_lines=True)
     for header in ("claim", "the paper's figure", "ours", "same?"):
         table.add_column(header)

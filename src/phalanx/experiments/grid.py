@@ -28,6 +28,8 @@ class Cell:
     """What its axes call it."""
     skipped: str | None = None
     """Why it does not apply, so that it is not run; None if it does."""
+    alone: bool = False
+    """Whether it is timed: then nothing else runs beside it, and it runs in the calling process."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -52,6 +54,8 @@ def grid(
     axes: Mapping[str, Sequence[Any] | Mapping[Any, Any]],
     fixed: Mapping[str, Any] | None = None,
     skip: Callable[..., str | None] | None = None,
+    *,
+    alone: bool = False,
 ) -> list[Cell]:
     """A cell for every combination of the axes' values; the last axis runs fastest.
 
@@ -70,6 +74,7 @@ def grid(
             merged into the call, and the axis is a label only.
         fixed: arguments of all cells.
         skip: called with all arguments of a cell; says why the cell does not apply, or None.
+        alone: whether cells are timed, so that nothing else may run beside them.
 
     Raises:
         ValueError: if an axis has no value or the same one twice.
@@ -81,7 +86,8 @@ def grid(
         for axis, (_, value) in zip(named, chosen, strict=True):
             arguments |= value if isinstance(value, Mapping) else {axis: value}
         found = {axis: label for axis, (label, _) in zip(named, chosen, strict=True)}
-        cells.append(Cell(run, arguments, found, skip(**arguments) if skip else None))
+        reason = skip(**arguments) if skip else None
+        cells.append(Cell(run, arguments, found, reason, alone))
     return cells
 
 

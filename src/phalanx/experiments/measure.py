@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def measure(
         cells: see `grid`.
         out: a folder, which holds the records under `cells`; nothing is written if None.
         jobs: processes; as many as there are processors for this one if not given. With 1 the
-            cells run in this process. With more, a script must call this under
+            cells run in this process, as do in the end those that run alone. With more, a script
+            must call this under
             `if __name__ == "__main__":`.
         watch: called with the progress.
         config: text that is kept in `out` as `config.yaml`: how to repeat the experiment.
@@ -165,12 +167,13 @@ def _run(
     waiting = dict(missing)
     tell()
     try:
+        together, alone = ([c for c in missing.values() if c.alone == one] for one in (False, True))
         records = (
-            run_here(missing.values(), run_cell, started)
+            run_here(together, run_cell, started)
             if jobs == 1
-            else run_in_processes(missing.values(), run_cell, jobs, started)
+            else run_in_processes(together, run_cell, jobs, started)
         )
-        for cell, record in records:
+        for cell, record in chain(records, run_here(alone, run_cell, started)):
             running.remove(cell)
             del waiting[cell.identity]
             known[cell.identity] = record

@@ -183,21 +183,29 @@ class Pivot:
         return [self[row, column] for row in self.rows]
 
     def table(
-        self, title: str, caption: str, corner: str = "", show: Callable[[Any], Any] = lambda x: x
+        self,
+        title: str,
+        caption: str,
+        corner: str | Sequence[str] = "",
+        show: Callable[[Any], Any] = lambda x: x,
     ) -> Table:
         """The figures as a table of a report.
 
         Args:
             title: what it shows.
             caption: how to read it.
-            corner: what the rows are.
+            corner: what the rows are; a list gives each of their axes a column of its own.
             show: how a figure is written; numbers have four digits anyway.
         """
+        corners = (corner,) if isinstance(corner, str) else tuple(corner)
         rows = tuple(
-            (_text(row), *(None if one is None else show(one) for one in self.row(row)))
+            (
+                *(row if isinstance(row, tuple) and len(corners) > 1 else (_text(row),)),
+                *(None if one is None else show(one) for one in self.row(row)),
+            )
             for row in self.rows
         )
-        return Table(title, caption, (corner, *map(_text, self.columns)), rows)
+        return Table(title, caption, (*corners, *map(_text, self.columns)), rows)
 
 
 def pivot(

@@ -90,22 +90,9 @@ def train_run(
     else:
         measured = options.get("loss", cross_entropy)
         accuracy, loss = evaluate(network, measured, splits.test, splits.train)
-    evaluated = [one for one in rounds if one.get("test_accuracy") is not None]
-    accuracies = [one["test_accuracy"] for one in evaluated]
-    found, weights = detection(rounds), _flat(network)
-    values = {
-        "rounds": len(rounds),
-        "test_accuracy": accuracy,
-        "test_loss": loss,
-        "last_accuracies": mean(accuracies[-_AVERAGED:]) if accuracies else None,
-        "evaluated": [one["step"] + 1 for one in evaluated],
-        "accuracies": accuracies,
-        "round_seconds": _median(rounds, "seconds"),
-        **{name: _median(rounds, name) for name in _MEDIANS},
-        **{name: getattr(found, name) for name in _DETECTED},
-        "weights": hashlib.blake2b(weights.numpy().tobytes(), digest_size=8).hexdigest(),
-        **{name: [one.get(name) for one in rounds] for name in curves},
-    }
+    weights = _flat(network)
+    values = {"test_accuracy": accuracy, "test_loss": loss, **_summary(rounds, curves)}
+    values["weights"] = hashlib.blake2b(weights.numpy().tobytes(), digest_size=8).hexdigest()
     if reference is not None:
         other = {**call, **reference}
         theirs: Tensor = _once(
@@ -113,6 +100,22 @@ def train_run(
         )
         values |= _differences(weights, theirs)
     return values if stopped is None else values | {"stopped": stopped}
+
+
+def _summary(rounds: Sequence[dict[str, Any]], curves: Sequence[str]) -> dict[str, Any]:
+    """What `train_run` says of rounds."""
+    evaluated = [one for one in rounds if one.get("test_accuracy") is not None]
+    accuracies, found = [one["test_accuracy"] for one in evaluated], detection(rounds)
+    return {
+        "rounds": len(rounds),
+        "last_accuracies": mean(accuracies[-_AVERAGED:]) if accuracies else None,
+        "evaluated": [one["step"] + 1 for one in evaluated],
+        "accuracies": accuracies,
+        "round_seconds": _median(rounds, "seconds"),
+        **{name: _median(rounds, name) for name in _MEDIANS},
+        **{name: getattr(found, name) for name in _DETECTED},
+        **{name: [one.get(name) for one in rounds] for name in curves},
+    }
 
 
 _MEDIANS = ("compute_seconds", "decode_seconds", "virtual_seconds", "message_bytes")
@@ -194,32 +197,30 @@ def compressed_run(
     """
     splits = load(data)
     network = build(model, splits, seed)
-    named = dict(network.named_parameters())
-    sent = message_bytes(compressor, [tuple(value.shape) for value in named.values()])
+    shapes = [tuple(value.shape) for value in network.parameters()]
+    values: dict[str, Any] = {"message_bytes": message_bytes(compressor, shapes)}
     optimizer = SGD(network.parameters(), lr=rate, momentum=0.9)
     schedule = MultiStepLR(optimizer, list(milestones))
-    memories = [TensorStates()] * num_workers
-    size = len(splits.train)  # type: ignore[arg-type]
+    memories, size = [TensorStates()] * num_workers, len(splits.train)  # type: ignore[arg-type]
     try:
         for epoch in range(epochs):
             order = torch.randperm(size, generator=generator(seed, "order", epoch))
             for batch in order.split(num_workers * samples)[: size // (num_workers * samples)]:
                 watch(memories[0])
-                rows = [
-                    _gradients(network, *fetch(splits.train, one)) for one in batch.split(samples)
-                ]
+                parts = [fetch(splits.train, one) for one in batch.split(samples)]
+                rows = [_gradients(network, *part) for part in parts]
                 means, memories = simulate(compressor, rows, memories, seed=seed)
-                for name, value in named.items():
+                for name, value in network.named_parameters():
                     value.grad = means[0][name]
                 optimizer.step()
             schedule.step()
     except NotFiniteError as error:
-        lost = {"test_accuracy": 1 / splits.num_classes, "train_loss": _DIVERGED}
-        return lost | {"message_bytes": sent, "stopped": str(error)}
+        guess = {"test_accuracy": 1 / splits.num_classes, "train_loss": _DIVERGED}
+        return values | guess | {"stopped": str(error)}
     accuracy = evaluate(network, cross_entropy, splits.test, splits.train).accuracy
     loss = evaluate(network, cross_entropy, splits.train, splits.train).loss
     loss = loss if loss < _DIVERGED else _DIVERGED
-    return {"test_accuracy": accuracy, "train_loss": loss, "message_bytes": sent}
+    return values | {"test_accuracy": accuracy, "train_loss": loss}
 
 
 _DIVERGED = 1e4  # the loss of a run whose numbers left the range

@@ -15,7 +15,7 @@ from phalanx.reproduce.power_gossip import PowerGossipRecipe
 from phalanx.reproduce.power_sgd import PowerSGDRecipe
 from phalanx.reproduce.random_block import RandomBlocks
 from phalanx.reproduce.resampling import ResamplingAndBucketing
-from phalanx.reproduce.run import recipes, reproduce
+from phalanx.reproduce.run import recipes, reproduce, reproduce_all
 from phalanx.reproduce.secure_aggregation import SecureAggregationRecipe
 from phalanx.reproduce.stochastic_block_code import StochasticBlockCodes
 
@@ -42,4 +42,5 @@ __all__ = [
     "StochasticBlockCodes",
     "recipes",
     "reproduce",
+    "reproduce_all",
 ]

@@ -15,16 +15,13 @@ from phalanx.batch_size import AccordionBatch, AccordionBatchSampler, squared_no
 from phalanx.compression import Accordion, ErrorFeedback, PowerSGD, TensorStates, TopK, Uncompressed
 from phalanx.data import DataSource
 from phalanx.evaluation import evaluate
-from phalanx.experiments import Cell, Records, build, compressed_run, grid, line_plot, load
+from phalanx.experiments import Cell, Records, build, compressed_run, grid, load
 from phalanx.experiments.runs import MakeModel
 from phalanx.fetch import fetch
 from phalanx.losses import cross_entropy
 from phalanx.models import MLP, LeNet
-from phalanx.reporting import Table
-from phalanx.reproduce.base import Claim, Findings, Images, Recipe, Scope, published
+from phalanx.reproduce.base import Findings, Images, Recipe, Scope, report, sized, words
 
-_TOLD = published("accordion")
-_PAPER, _CLAIMS = _TOLD["figures"], _TOLD["claims"]
 _LOW, _HIGH, _ACCORDION = _LEVELS = ("low compression", "high compression", "Accordion")
 _BLIND = ("low first, high after", "high first, low after")
 _PLAIN, *_ = _KINDS = ("top-k", "top-k, error feedback", "PowerSGD")
@@ -36,18 +33,13 @@ _WORKERS = 4
 class AccordionRecipe(Recipe):
     """Static levels of compression, Accordion between them, and batches that grow.
 
-    Cost: in quick mode about two minutes on two cores.
     Source: Agarwal, Wang, Lee, Venkataraman and Papailiopoulos, "Adaptive Gradient Communication
     via Critical Learning Regime Identification", MLSys 2021, and the logs its authors published.
     """
 
     name: ClassVar[str] = "accordion"
-    paper: ClassVar[str] = (
-        "Agarwal, Wang, Lee, Venkataraman and Papailiopoulos, Adaptive Gradient Communication via "
-        "Critical Learning Regime Identification, MLSys 2021"
-    )
 
-    epochs: int = 60
+    epochs: int = sized(20, 60, 60)
     """Of every run; the learning rate falls to a tenth after a half, and again after 5/6."""
     interval: int = 2
     """Epochs from one look at the norms to the next: in proportion to the paper's 10 of 300."""
@@ -61,8 +53,8 @@ class AccordionRecipe(Recipe):
     """Per worker and round; there are four workers."""
     hidden: tuple[int, ...] = (128,)
     """Widths of the network, where images are too small for LeNet."""
-    seeds: int | None = None
-    """Runs of each kind; by default 3, or 5 in full."""
+    seeds: int = sized(1, 3, 5)
+    """Runs of each kind."""
 
     def cells(self, scope: Scope) -> list[Cell]:
         """The levels of every kind on digits, or in full on CIFAR-10 where it is given; batches."""
@@ -76,7 +68,7 @@ class AccordionRecipe(Recipe):
         plain = [TopK(ratio) for ratio in self.top_k]
         ranks = [ErrorFeedback(PowerSGD(rank)) for rank in self.ranks]
         pairs: list[Sequence[Any]] = [plain, [ErrorFeedback(one) for one in plain], ranks]
-        cells, seeds = list[Cell](), range(self._seeds(scope))
+        cells, seeds = list[Cell](), range(self.seeds)
         for kind, (low, high) in zip(_KINDS, pairs, strict=True):
             ours = Accordion(low, high, 0.5, steps, self.interval, milestones)
             compared = [replace(ours, high=low), replace(ours, low=high), ours]
@@ -97,34 +89,29 @@ class AccordionRecipe(Recipe):
         axes = {"kind": {_BATCHES: {}}, "setting": settings, "seed": seeds}
         return cells + grid(batch_run, axes, fixed)
 
-    def _seeds(self, scope: Scope) -> int:
-        return self.seeds or (5 if scope.full else 3)
-
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Accuracies, bytes and updates of every setting."""
-        told = []
-        for kind in _KINDS:
-            plain, ours = (_accuracy(found, kind, name) for name in (_LOW, _ACCORDION))
-            less = _times(found, kind, _ACCORDION, "megabytes")
-            told.append(f"{less:.1f} times fewer bytes and {ours - plain:+.1f} points with {kind}")
-        kinds = (*_KINDS, _BATCHES)
-        low = {kind: found.mean("low_share", kind=kind, setting=_ACCORDION) for kind in kinds}
-        means = "; ".join(f"{kind} {100 * fmean(shares):.0f} %" for kind, shares in low.items())
-        plot = line_plot(
-            "When compression is low",
-            f"{_TOLD['plot']} Over the run: {means}.",
-            {kind: (range(len(shares)), shares) for kind, shares in low.items()},
-            x="epoch",
-            y="share at the low level",
-        )
-        return Findings(
-            answer=f"Against low compression throughout, Accordion has {', '.join(told)}.",
-            claims=_claims(found),
-            tables=[_table(kind, found.where(kind=kind)) for kind in kinds],
-            plots=[plot],
-            notes=(f"Data: {_images(scope).origin}.", *_TOLD["notes"]),
-            settings={"seeds": self._seeds(scope)},
-        )
+        kinds, parts, gains = (*_KINDS, _BATCHES), Findings("", []), []
+        for kind in kinds:
+            low, high, ours = (_accuracy(found, kind, name) for name in _LEVELS)
+            sent = "updates" if kind == _BATCHES else "megabytes"
+            less = _times(found, kind, _ACCORDION, sent)
+            values: dict[str, Any] = {"kind": kind, "low": low, "high": high, "ours": ours}
+            values |= {"less": less, "logged": self.told["logged"].get(kind)}
+            if kind == _BATCHES:
+                blind = [_accuracy(found, _PLAIN, name) for name in _BLIND]
+                values["blind"] = blind
+                values["sent"] = [found.mean("megabytes", kind=_PLAIN, setting=n) for n in _BLIND]
+                holds = {"early": [blind[0] > blind[1]], kind: [ours >= low - 0.5, less >= 2]}
+            else:
+                holds = {"accurate": [ours >= low - 0.5], "bytes": [less >= 3, less >= 1.2]}
+                gains.append(words(self.told["gain"], values | {"more": ours - low}))
+            parts += report(self.told, holds, values, {"levels": _rows(kind, found)})
+        times = {kind: found.mean("low_share", kind=kind, setting=_ACCORDION) for kind in kinds}
+        means = "; ".join(f"{kind} {100 * fmean(shares):.0f} %" for kind, shares in times.items())
+        lines = {"levels": {kind: (range(len(shares)), shares) for kind, shares in times.items()}}
+        values = {"data": _images(scope).origin, "gains": ", ".join(gains), "means": means}
+        return parts + report(self.told, {}, values, plots=lines, answer="answer")
 
 
 def _images(scope: Scope) -> Images:
@@ -143,39 +130,17 @@ def _times(found: Records, kind: str, setting: str, value: str) -> float:
     return float(low / ours)
 
 
-def _claims(found: Records) -> list[Claim]:
-    claims = []
-    for kind in _KINDS:
-        low, high, ours = (_accuracy(found, kind, name) for name in _LEVELS)
-        less = _times(found, kind, _ACCORDION, "megabytes")
-        told = f"low {low:.1f}, high {high:.1f}, Accordion {ours:.1f} %"
-        accurate, fewer = (_CLAIMS[name].format(kind) for name in ("accurate", "bytes"))
-        claims.append(Claim(accurate, _PAPER[kind], told, [ours >= low - 0.5]))
-        held, told = [less >= 3, less >= 1.2], f"{less:.1f} times less"
-        claims.append(Claim(fewer, _PAPER["bytes"], told, held))
-    first, after = (_accuracy(found, _PLAIN, name) for name in _BLIND)
-    sent = [found.mean("megabytes", kind=_PLAIN, setting=name) for name in _BLIND]
-    told = f"low first {first:.1f} % at {sent[0]:.1f} MB, high first {after:.1f} % at "
-    told += f"{sent[1]:.1f} MB"
-    early = Claim(_CLAIMS["early"].format(_PLAIN), _PAPER["early"], told, [first > after])
-    small, large, growing = (_accuracy(found, _BATCHES, name) for name in _LEVELS)
-    less = _times(found, _BATCHES, _ACCORDION, "updates")
-    told = f"small {small:.1f}, large {large:.1f}, growing {growing:.1f} %; {less:.2f} times "
-    told += "fewer updates"
-    held = [growing >= small - 0.5, less >= 2]
-    return [*claims, early, Claim(_CLAIMS[_BATCHES], _PAPER[_BATCHES], told, held)]
-
-
-def _table(kind: str, found: Records) -> Table:
+def _rows(kind: str, found: Records) -> list[tuple[Any, ...]]:
     rows = []
-    for name in map(str, found.labels("setting")):
-        mean, less = partial(found.mean, setting=name), _times(found, kind, name, "megabytes")
-        apart = found.spread(lambda one: 100 * one["test_accuracy"], setting=name)
-        sent, updates = mean("megabytes"), mean("updates")
-        accuracy = _accuracy(found, kind, name)
-        rows.append((name, accuracy, apart, mean("train_loss"), sent, less, updates))
-    columns = ("setting", "accuracy", "deviation", "loss", "MB", "times less than low", "updates")
-    return Table(f"Levels: {kind}", _TOLD["table"], columns, tuple(rows))
+    for name in map(str, found.where(kind=kind).labels("setting")):
+        mean, less = (
+            partial(found.mean, setting=name, kind=kind),
+            _times(found, kind, name, "megabytes"),
+        )
+        apart = found.spread(lambda one: 100 * one["test_accuracy"], setting=name, kind=kind)
+        accuracy, loss, sent = _accuracy(found, kind, name), mean("train_loss"), mean("megabytes")
+        rows.append((name, accuracy, apart, loss, sent, less, mean("updates")))
+    return rows
 
 
 def level_run(

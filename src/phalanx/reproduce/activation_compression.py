@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 from typing import Any, ClassVar
@@ -24,111 +24,56 @@ from phalanx.compression import (
 from phalanx.data import DataSource, Digits, LabelledTexts, Splits, TextFile
 from phalanx.errors import NotFiniteError
 from phalanx.evaluation import evaluate
-from phalanx.experiments import (
-    Cell,
-    MakeModel,
-    Record,
-    Records,
-    build,
-    grid,
-    line_plot,
-    load,
-    pivot,
-)
+from phalanx.experiments import Cell, MakeModel, Record, Records, build, grid, load, pivot
 from phalanx.losses import cross_entropy
 from phalanx.models import GPT, TextClassifier
 from phalanx.pipeline import ActivationDifference, SimulatedPipeline, split
 from phalanx.randomness import generator
-from phalanx.reporting import Table
-from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, above, claim, figures, published
+from phalanx.reproduce.base import Findings, Recipe, Scope, above, report, sized, words
 
-_PAPER = published("activation-compression")
-_CLAIMS = _PAPER["claims"]
-PLAY, QUESTIONS = "tinyshakespeare.txt.gz", "trec.csv.gz"
 _CHARACTERS, _TYPES = "next characters", "types of questions"
+_FILES = {_CHARACTERS: "tinyshakespeare.txt.gz", _TYPES: "trec.csv.gz"}
 _DIRECT, _ZERO, _DIFFERENCES = "direct", "direct, zero a level", "differences"
 _NOTHING, _ALL = "nothing compressed", "all three"
 _BITS = ((2, 4), (3, 6), (4, 8))  # forward and backward
 _ROUNDINGS = ("nearest", "stochastic")
-_ABSENT = (
-    f"The part on texts needs {PLAY} and {QUESTIONS} in the folder of data (--data, or the "
-    "variable PHALANX_DATA); what was not there was left out."
-)
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Sizes of the part on texts."""
-
-    samples: int | None = None
-    """To train on; by default 512 sequences and 1024 questions, or 4000 of each in full."""
-    epochs: int | None = None
-    """By default 8 and 5, or 12 in full."""
-    width: int = 32
-    """Of both models, each of four blocks."""
-
-    def cells(self, scope: Scope) -> list[Cell]:
-        """All methods on the texts that are there; in full longer sequences and three seeds."""
-        full, width, tasks = scope.full, self.width, {}
-        classifier = partial(TextClassifier, vocabulary=2048, depth=4)
-        questions = partial(LabelledTexts, length=16, vocabulary=2048)
-        for name, file, source, model, samples, epochs in (
-            (_CHARACTERS, PLAY, partial(TextFile, length=64 if full else 32), GPT, 512, 8),
-            (_TYPES, QUESTIONS, questions, classifier, 1024, 5),
-        ):
-            if scope.data is not None and (scope.data / file).is_file():
-                samples = self.samples or (4000 if full else samples)
-                tasks[name] = {
-                    "data": First(source(scope.data / file), samples),
-                    "model": partial(in_stages, model=partial(model, width=width)),
-                    "epochs": self.epochs or (12 if full else epochs),
-                }
-        exact = {"forward": ActivationDifference(32), "backward": SampleQuantization(32)}
-        replicas = {"replicas": 2, "gradients": ErrorFeedback(UniformQuantization(bits=4))}
-        methods = {_NOTHING: exact} | {
-            _name(method, *bits): _codecs(method, *bits)
-            for bits in _BITS
-            for method in (_DIRECT, _DIFFERENCES)
-        }
-        methods[_ALL] = _codecs(_DIFFERENCES, 4, 8) | replicas
-        seeds = range(3 if full else 1)
-        fixed = {"optimizer": partial(Adam, lr=0.003), "batch_size": 32}
-        axes: dict[str, Any] = {"task": tasks, "method": methods, "seed": seeds}
-        return grid(staged_run, axes, fixed) if tasks else []
 
 
 @dataclass(frozen=True)
 class ActivationCompression(Recipe):
     """Networks in two and four stages, with activations in 2, 3 and 4 bits: digits, then texts.
 
-    Cost: in quick mode two to three minutes on one core.
     Source: Wang, Yuan, Rimanic, He, Dao, Chen, Re, Zhang, "Fine-tuning Language Models over Slow
     Networks using Activation Compression with Guarantees", NeurIPS 2022.
     """
 
     name: ClassVar[str] = "activation-compression"
-    paper: ClassVar[str] = (
-        "Wang, Yuan, Rimanic, He, Dao, Chen, Re and Zhang, Fine-tuning Language Models over Slow "
-        "Networks using Activation Compression with Guarantees, NeurIPS 2022"
-    )
 
     stages: tuple[int, ...] = (2, 4)
     """Numbers of stages; the last is where the figures of the answer come from."""
     width: int = 128
     """Of the hidden layers: two in two stages, else one fewer than stages."""
-    epochs: int | None = None
-    """By default 12, or 40 in full."""
-    seeds: int | None = None
-    """Runs of each method; by default 2, or 5 in full."""
+    epochs: int = sized(8, 12, 40)
+    """Visits of each sample."""
+    seeds: int = sized(1, 2, 5)
+    """Runs of each method."""
     batch_size: int = 32
     """Samples a step."""
     learning_rate: float = 0.02
     """Of SGD with momentum 0.9."""
-    texts: Texts = field(default_factory=Texts)
-    """Of the part on texts."""
+    texts: tuple[int, ...] = sized((), (512, 1024), (4000, 4000))
+    """Sequences and questions to train on; empty leaves texts out."""
+    text_epochs: tuple[int, int] = sized((8, 5), (8, 5), (12, 12))
+    """Visits of each sequence and question."""
+    text_length: int = sized(32, 32, 64)
+    """Characters of a sequence."""
+    text_seeds: int = sized(1, 1, 3)
+    """Runs of each method on texts."""
+    text_width: int = 32
+    """Of both models of texts, each of four blocks."""
 
     def cells(self, scope: Scope) -> list[Cell]:
-        """Every method on digits; without `data` the part on texts is left out."""
+        """Every method on digits and on texts."""
         exact = {"forward": SampleQuantization(32), "backward": SampleQuantization(32)}
         methods: dict[Any, Any] = {None: {_NOTHING: exact}}
         for rounding in _ROUNDINGS:
@@ -140,7 +85,7 @@ class ActivationCompression(Recipe):
             }
         fixed = {
             "data": Digits(),
-            "epochs": self._epochs(scope),
+            "epochs": self.epochs,
             "batch_size": self.batch_size,
             "optimizer": partial(SGD, lr=self.learning_rate, momentum=0.9),
         }
@@ -151,203 +96,148 @@ class ActivationCompression(Recipe):
                     "stages": {number: {"model": partial(chain, number=number, width=self.width)}},
                     "rounding": {rounding: {}},
                     "method": codecs,
-                    "seed": {one: {"seed": one, "inspect": one == 0} for one in self._seeds(scope)},
+                    "seed": {n: {"seed": n, "inspect": n == 0} for n in range(self.seeds)},
                 }
                 found += grid(staged_run, axes, fixed)
-        return found + self.texts.cells(scope)
+        return found + (self._on_texts(scope) if self.texts else [])
+
+    def _on_texts(self, scope: Scope) -> list[Cell]:
+        classifier = partial(TextClassifier, vocabulary=2048, depth=4)
+        sources: list[tuple[Any, Any]] = [
+            (partial(TextFile, length=self.text_length), GPT),
+            (partial(LabelledTexts, length=16, vocabulary=2048), classifier),
+        ]
+        tasks = {
+            name: {
+                "data": First(source(scope.file(_FILES[name])), samples),
+                "model": partial(in_stages, model=partial(model, width=self.text_width)),
+                "epochs": epochs,
+            }
+            for name, (source, model), samples, epochs in zip(
+                _FILES, sources, self.texts, self.text_epochs, strict=True
+            )
+        }
+        exact = {"forward": ActivationDifference(32), "backward": SampleQuantization(32)}
+        replicas = {"replicas": 2, "gradients": ErrorFeedback(UniformQuantization(bits=4))}
+        methods = {_NOTHING: exact} | {
+            _name(method, *bits): _codecs(method, *bits)
+            for bits in _BITS
+            for method in (_DIRECT, _DIFFERENCES)
+        }
+        methods[_ALL] = _codecs(_DIFFERENCES, 4, 8) | replicas
+        fixed = {"optimizer": partial(Adam, lr=0.003), "batch_size": 32}
+        axes: dict[str, Any] = {"task": tasks, "method": methods, "seed": range(self.text_seeds)}
+        return grid(staged_run, axes, fixed)
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """How training ended with every method."""
         deepest = found.where(stages=self.stages[-1])
-        digits = found.where(stages=list(self.stages))
-        tasks = [str(one) for one in found.labels("task")]
-        nearest = deepest.where(rounding="nearest")
-        ours, theirs, exact = (
-            figures([_accuracy(some, name)])
-            for some, name in (
-                (nearest, _name(_DIFFERENCES, 2, 4)),
-                (nearest, _name(_DIRECT, 2, 4)),
-                (deepest, _NOTHING),
-            )
-        )
-        return Findings(
-            answer=(
-                f"In {self.stages[-1]} stages with activations in 2 bits, rounded to the nearest, "
-                f"differences reached {ours} % where direct rounding reached {theirs} % and no "
-                f"compression {exact} %."
-            ),
-            claims=[
-                *self._claims(digits, deepest, self._epochs(scope)),
-                *(_text_claims(found.where(task=tasks)) if tasks else ()),
-            ],
-            tables=[
-                *(
-                    pivot(
-                        digits.where(rounding=[None, rounding]), "stages", "method", _percent
-                    ).table(
-                        f"Rounding: {rounding}",
-                        "Test accuracy in percent, mean over the seeds; bits forward and backward.",
-                        "stages",
-                    )
-                    for rounding in _ROUNDINGS
-                ),
-                *(_text_table(one, found.where(task=one)) for one in tasks),
-            ],
-            plots=[
-                line_plot(
-                    f"Error of the activations, {number} stages",
-                    "Relative error of what receivers go on from, by epoch; the first crosses in "
-                    "full.",
-                    {
-                        str(one["method"]): ([*range(2, len(one["errors"]) + 1)], one["errors"][1:])
-                        for one in digits.where(stages=number, rounding="nearest", seed=0)
-                        if not str(one["method"]).startswith(_ZERO)
-                    },
-                    x="epoch",
-                    y="relative error (log scale)",
-                    log="y",
-                )
-                for number in self.stages
-            ],
-            notes=(
-                *_PAPER["notes"],
-                *(_PAPER["notes on texts"] if tasks else ()),
-                *(() if len(tasks) == 2 else (_ABSENT,)),
-            ),
-            settings={"epochs": self._epochs(scope), "seeds": len(self._seeds(scope))},
-        )
-
-    def _epochs(self, scope: Scope) -> int:
-        return self.epochs or (40 if scope.full else 12)
-
-    def _seeds(self, scope: Scope) -> range:
-        return range(self.seeds or (5 if scope.full else 2))
-
-    def _claims(self, digits: Records, deepest: Records, epochs: int) -> list[Claim]:
-        number, exact = self.stages[-1], _accuracy(deepest, _NOTHING)
+        digits, coarse = found.where(stages=list(self.stages)), _name(_DIFFERENCES, 2, 4)
+        exact: float | None = deepest.mean(_percent, method=_NOTHING)
         ours, theirs, zeros = (
-            [_accuracy(deepest.where(rounding=one), _name(method, 2, 4)) for one in _ROUNDINGS]
-            for method in (_DIFFERENCES, _DIRECT, _ZERO)
+            [deepest.mean(_percent, rounding=r, method=_name(m, 2, 4)) for r in _ROUNDINGS]
+            for m in (_DIFFERENCES, _DIRECT, _ZERO)
         )
         first = deepest.where(seed=0)
-        curves = [one["errors"] for one in first.where(method=_name(_DIFFERENCES, 2, 4))]
-        finest, coarsest = (
-            first.where(method=one)[0]["boundary_bytes"]
-            for one in (_NOTHING, _name(_DIFFERENCES, 2, 4))
-        )
-        methods = [_name(_DIFFERENCES, *bits) for bits in _BITS]
-        remembered = digits.where(method=methods, seed=0)
+        curves = [one["errors"] for one in first.where(method=coarse)]
+        sent = [first.where(method=one)[0]["boundary_bytes"] for one in (_NOTHING, coarse)]
+        remembered = digits.where(method=[_name(_DIFFERENCES, *bits) for bits in _BITS], seed=0)
         agreed = [bool(one["agreed"]) for one in remembered]
         samples = len(load(Digits()).train)  # type: ignore[arg-type]
         once = [one["full_samples"] == samples * (one["stages"] - 1) for one in remembered]
-        return [
-            claim(
-                _CLAIMS["differences"],
-                f"{figures(ours)} %; without compression {figures([exact])} %",
-                [above(one, exact, -1.0) for one in ours],
-                stages=number,
-            ),
-            claim(
-                _CLAIMS["direct"],
-                f"{figures(theirs)} %; on a grid with a zero, {figures(zeros)} %",
-                [(one or 0) > (other or 0) for one, other in zip(ours, theirs, strict=True)],
-                stages=number,
-            ),
-            claim(
-                _CLAIMS["error"],
-                " / ".join(f"{one[1]:.2f} to {one[-1]:.2f}" if one[1:] else "—" for one in curves),
-                [len(one) > 2 and one[-1] < 0.5 * one[1] for one in curves],
-            ),
-            claim(_CLAIMS["both sides"], f"in {sum(agreed)} of {len(agreed)} runs", agreed),
-            claim(_CLAIMS["once"], f"in {sum(once)} of {len(once)} runs", once),
-            claim(
-                _CLAIMS["time"],
-                f"not timed here; {finest / coarsest:.1f} times fewer bytes with 2 and 4 bits, the "
-                f"first of {epochs} epochs included",
-            ),
-        ]
+        falls = (f"{one[1]:.2f} to {one[-1]:.2f}" if one[1:] else "—" for one in curves)
+        values = {
+            "recipe": self,
+            "stages": self.stages[-1],
+            "exact": exact,
+            "ours": ours,
+            "theirs": theirs,
+            "zeros": zeros,
+            "falls": " / ".join(falls),
+            "agreed": sum(agreed),
+            "once": sum(once),
+            "runs": len(once),
+            "fewer": sent[0] / sent[1],
+        }
+        holds = {
+            "differences": [above(one, exact, -1.0) for one in ours],
+            "direct": [(a or 0) > (b or 0) for a, b in zip(ours, theirs, strict=True)],
+            "error": [len(one) > 2 and one[-1] < 0.5 * one[1] for one in curves],
+            "both sides": agreed,
+            "once": once,
+            "time": None,
+        }
+        notes = ("notes", "notes on texts" if self.texts else "without texts")
+        parts = report(self.told, holds, values, answer="answer", notes=notes)
+        for rounding in _ROUNDINGS:
+            some = pivot(digits.where(rounding=[None, rounding]), "stages", "method", _percent)
+            parts += report(self.told, {}, {"rounding": rounding}, {"digits": some})
+        for number in self.stages:
+            lines = {
+                str(one["method"]): (range(2, len(one["errors"]) + 1), one["errors"][1:])
+                for one in digits.where(stages=number, rounding="nearest", seed=0)
+                if not str(one["method"]).startswith(_ZERO)
+            }
+            parts += report(self.told, {}, {"number": number}, plots={"errors": lines})
+        return parts + (text_findings(self.told, found) if self.texts else Findings("", []))
 
 
-def _text_claims(found: Records) -> list[Claim]:
+def text_findings(told: Mapping[str, Any], found: Records) -> Findings:
     """The paper's claims about language models, beside what was measured."""
-    kept, better, whole = [], [], []
-    shown: dict[str, list[str]] = {_DIFFERENCES: [], _DIRECT: [], _ALL: []}
+    by_bits = {m: [_name(m, *bits) for bits in _BITS] for m in (_DIFFERENCES, _DIRECT)}
+    groups = by_bits | {_ALL: [_ALL]}
+    holds: dict[str, list[bool]] = {name: [] for name in groups}
+    shown: dict[str, list[str]] = {name: [] for name in groups}
+    tables = Findings("", [])
     for task in map(str, found.labels("task")):
-        ended = _ended(found.where(task=task))
-        place, sign, slack = (1, -1, 3.0) if task == _TYPES else (0, 1, 0.05)
-
-        def loss(one: Sequence[Any], place: int = place, sign: int = sign) -> float:
-            return float(sign * one[place])
-
-        exact, last = ended[_NOTHING], ended[_ALL]
-        ours, theirs = (
-            [ended[_name(method, *bits)] for bits in _BITS] for method in (_DIFFERENCES, _DIRECT)
+        some = found.where(task=task)
+        ended = pivot(some, "method", None, _COLUMNS)
+        values = {"task": task.capitalize(), "epochs": len(some[0]["errors"])}
+        tables += report(told, {}, values, {"texts": ended})
+        losses, shares = (
+            {str(m): ended[m, header] for m in ended.rows} for header in list(_COLUMNS)[:2]
         )
-        kept += [loss(one) <= loss(exact) + slack for one in ours]
-        better += [loss(other) > loss(one) for one, other in zip(ours, theirs, strict=True)]
-        whole.append(loss(last) <= loss(exact) + slack)
-        for method, each in ((_DIFFERENCES, ours), (_DIRECT, theirs), (_ALL, [last])):
-            shown[method].append(f"{task}: {_figures(each)}; without {_figures([exact])}")
-        fewer = exact[2] / max(last[2], 1)
-        shown[_ALL][-1] += f"; {fewer:.1f} times fewer bytes across the boundaries"
-    return [
-        claim(_CLAIMS[f"texts, {method}"], ". ".join(shown[method]), holds)
-        for method, holds in ((_DIFFERENCES, kept), (_DIRECT, better), (_ALL, whole))
-    ]
-
-
-def _ended(found: Records) -> dict[str, Sequence[Any]]:
-    """By method: loss, accuracy, bytes of activations and of replicas' gradients, and error.
-
-    The bytes are those of the first seed, the rest means; what diverged has infinite losses.
-    """
-    first = found.where(seed=found.labels("seed")[0])
-    return {
-        str(one["method"]): (
-            found.mean(lambda run: _infinite(run["test_loss"]), method=one["method"]),
-            found.mean(lambda run: 100 * (run["test_accuracy"] or 0.0), method=one["method"]),
-            one["boundary_bytes"],
-            one["gradient_bytes"],
-            found.mean(lambda run: _infinite(run["error"]), method=one["method"]),
-        )
-        for one in first
-    }
-
-
-def _text_table(task: str, found: Records) -> Table:
-    epochs, sizes = len(found[0]["errors"]), ("MB of activations", "MB of gradients of replicas")
-    rows = []
-    for name, (loss, accuracy, crossed, exchanged, error) in _ended(found).items():
-        known = [one if math.isfinite(one) else None for one in (loss, error)]
-        sent = None if exchanged is None else exchanged / 1e6
-        rows.append((name, known[0], accuracy, crossed / 1e6, sent, known[1]))
-    return Table(
-        f"Texts: {task}",
-        f"{task.capitalize()}, in four stages, rounded to the nearest; the first of {epochs} "
-        "epochs crosses in full. Bits are those forward and backward.",
-        ("method", "test loss", "test accuracy, %", *sizes, "error of activations"),
-        tuple(rows),
-    )
-
-
-def _figures(ended: Iterable[Sequence[Any]]) -> str:
-    losses, accuracies = zip(*(one[:2] for one in ended), strict=True)
-    return f"{' / '.join(f'{one:.2f}' for one in losses)} ({figures(accuracies)} %)"
+        slack = 3.0 if task == _TYPES else 0.05
+        costs = {
+            method: -(shares[method] or 0.0)
+            if task == _TYPES
+            else math.inf
+            if loss is None
+            else loss
+            for method, loss in losses.items()
+        }
+        for name, methods in groups.items():
+            if name == _DIRECT:
+                pairs = zip(by_bits[_DIFFERENCES], methods, strict=True)
+                holds[name] += [costs[theirs] > costs[ours] for ours, theirs in pairs]
+            else:
+                holds[name] += [costs[one] <= costs[_NOTHING] + slack for one in methods]
+            values = {"task": task, "losses": [losses[one] for one in methods]}
+            values |= {"shares": [shares[one] for one in methods]}
+            values |= {"exact": losses[_NOTHING], "share": shares[_NOTHING]}
+            shown[name].append(words(told["text"], values))
+        crossed = [some.mean("boundary_bytes", method=one) for one in (_NOTHING, _ALL)]
+        shown[_ALL][-1] += words(told["fewer"], {"fewer": crossed[0] / max(crossed[1], 1)})
+    claims = {f"texts, {name}": one for name, one in holds.items()}
+    values = {"shown": {name: ". ".join(one) for name, one in shown.items()}}
+    return report(told, claims, values) + tables
 
 
 def _percent(one: Record) -> float | None:
+    """Test accuracy; None if numbers of a run were not finite."""
     share: float | None = one["test_accuracy"]
     return None if share is None else 100 * share
 
 
-def _accuracy(found: Records, method: str) -> float | None:
-    """In percent, the mean over the seeds; None if numbers of a run were not finite."""
-    average: float | None = found.mean(_percent, method=method)
-    return average
-
-
-def _infinite(value: float | None) -> float:
-    return math.inf if value is None else value
+_COLUMNS: dict[str, Any] = {
+    "test loss": "test_loss",
+    "test accuracy, %": _percent,
+    "MB of activations": lambda one: one["boundary_bytes"] / 1e6,
+    "MB of gradients of replicas": lambda one: (
+        one["gradient_bytes"] and one["gradient_bytes"] / 1e6
+    ),
+    "error of activations": "error",
+}
 
 
 def _name(method: str, bits: int, back: int) -> str:
@@ -438,61 +328,60 @@ def staged_run(
         gradients: how the gradients of several replicas are compressed.
 
     Returns:
-        `test_accuracy`, a share, and `test_loss`; None and infinite if numbers were not finite.
-        `errors`: `||m - a|| / ||a||` by epoch, over boundaries and batches; `error`: the last one.
-        `boundary_bytes`: that crossed all boundaries, both ways.
-        `gradient_bytes`: of the gradients of all replicas, where they are compressed.
-        `full_samples`: that crossed a boundary in full, over all boundaries.
-        `agreed`: whether both sides of all boundaries remember the same.
-        `stopped`: why, if numbers were not finite any more.
+        `test_accuracy`, a share, and `test_loss`; `errors`: `||m - a|| / ||a||` by epoch, over
+        boundaries and batches; `error`: the last one; `stopped`: why, if numbers were not finite.
+        `boundary_bytes` crossed all boundaries, both ways; `gradient_bytes` are those of all
+        replicas; `full_samples` crossed a boundary in full; `agreed`: whether both sides of all
+        boundaries remember the same.
     """
     splits = load(data)
     inputs, targets = splits.train[:]
     network = build(model, splits, seed)
-    pipelines = [
-        SimulatedPipeline(
-            list(network.children()),
-            inputs[:1],
-            cross_entropy,
-            num_samples=len(inputs),
-            forward=forward,
-            backward=backward,
-            # Both sides, where they have something to agree on; the rest is the same, sooner.
-            wire=bool(inspect) and isinstance(forward, ActivationDifference),
-            measure=inspect is not False,
-            seed=seed,
-        )
-        for _ in range(replicas)
-    ]
-    made, errors, stopped = optimizer(network.parameters()), list[float](), None
+    make = partial(
+        SimulatedPipeline,
+        list(network.children()),
+        inputs[:1],
+        cross_entropy,
+        num_samples=len(inputs),
+        forward=forward,
+        backward=backward,
+        # Both sides, where they have something to agree on; the rest is the same, sooner.
+        wire=bool(inspect) and isinstance(forward, ActivationDifference),
+        measure=inspect is not False,
+        seed=seed,
+    )
+    pipelines, errors = [make() for _ in range(replicas)], list[float]()
+    sides = [pair for one in pipelines for pair in zip(one.senders, one.receivers, strict=True)]
+    values: dict[str, Any] = {"errors": errors, "gradient_bytes": None}
+    if gradients is not None:
+        sizes = [
+            gradients.num_bytes(tuple(one.shape), torch.float32) for one in network.parameters()
+        ]
+        steps = epochs * math.ceil(len(inputs) // replicas / (batch_size // replicas))
+        values["gradient_bytes"] = sum(sizes) * replicas * steps
+    ended: dict[str, Any] = {"test_accuracy": None, "test_loss": math.inf, "error": math.inf}
     try:
+        made = optimizer(network.parameters())
         errors.extend(  # keeps those before a failure
             descend(pipelines, made, inputs, targets, epochs, batch_size, seed, gradients)
         )
         accuracy, loss = evaluate(network, cross_entropy, splits.test, splits.train)
-        stopped = None if math.isfinite(loss) else "the test loss is not finite"
+        if math.isfinite(loss):
+            ended = {"test_accuracy": accuracy, "test_loss": loss, "error": errors[-1]}
+        else:
+            ended["stopped"] = "the test loss is not finite"
     except NotFiniteError as error:
-        accuracy, loss, stopped = None, math.inf, str(error)
-    sides = [pair for one in pipelines for pair in zip(one.senders, one.receivers, strict=True)]
-    exchanged = None
-    if gradients is not None:
-        shapes = [tuple(one.shape) for one in network.parameters()]
-        message = sum(gradients.num_bytes(shape, torch.float32) for shape in shapes)
-        steps = epochs * sum(1 for _ in _batches(len(inputs), replicas, batch_size, seed, 0))
-        exchanged = message * replicas * steps
-    values = {
-        "test_accuracy": accuracy if stopped is None else None,
-        "test_loss": loss,
-        "errors": errors,
-        "error": errors[-1] if stopped is None else math.inf,
-        "boundary_bytes": sum(
-            one.traffic.activation_bytes + one.traffic.gradient_bytes for one, _ in sides
-        ),
-        "gradient_bytes": exchanged,
-        "full_samples": sum(one.traffic.full_samples for one, _ in sides),
-        "agreed": all(_same(one.state_dict(), other.state_dict()) for one, other in sides),
-    }
-    return values if stopped is None else values | {"stopped": stopped}
+        ended["stopped"] = str(error)
+    traffic = [one.traffic for one, _ in sides]
+    return (
+        values
+        | ended
+        | {
+            "boundary_bytes": sum(one.activation_bytes + one.gradient_bytes for one in traffic),
+            "full_samples": sum(one.full_samples for one in traffic),
+            "agreed": all(_same(one.state_dict(), other.state_dict()) for one, other in sides),
+        }
+    )
 
 
 def descend(

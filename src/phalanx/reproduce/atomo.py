@@ -1,8 +1,10 @@
 """ATOMO: which atoms are worth their bytes, and what the shape of a matrix costs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
+from statistics import fmean
 from typing import ClassVar, Literal
 
 import torch
@@ -24,15 +26,13 @@ from phalanx.compression import (
     Waves,
 )
 from phalanx.data import Digits
-from phalanx.experiments import Cell, Pivot, Records, build, grid, line_plot, load, pivot
+from phalanx.experiments import Cell, Records, build, grid, load, pivot
 from phalanx.models import MLP
 from phalanx.randomness import generator
-from phalanx.reporting import Table
-from phalanx.reproduce.base import Claim, Findings, Recipe, Scope, above, claim, figures, published
-from phalanx.reproduce.digits_training import DigitsTraining, percents, training_table
+from phalanx.reproduce.base import Findings, Recipe, Scope, above, report
+from phalanx.reproduce.digits_training import DigitsTraining, percents, training
 from phalanx.reproduce.network_bytes import megabytes_claim, resnet18
 
-_PAPER = published("atomo")
 _ATOMS: dict[str, Atoms] = {
     "singular vectors": SingularVectors(),
     "vectors and entries": RandomizedSingularVectors(),
@@ -42,32 +42,25 @@ _ATOMS: dict[str, Atoms] = {
 _SHARES = {f"{share:.0%}": share for share in (0.02, 0.05, 0.1, 0.2)}
 _MOMENTS = {"before training": {"passes": 0}, "after an epoch": {"passes": 1}}
 _SPECTRAL = {f"singular vectors, s = {s}": Atomo(budget=float(s)) for s in (1, 2, 3)}
-_METHODS: dict[str, Compressor] = {
-    "SGD": Uncompressed(),
-    **_SPECTRAL,
-    "vectors and entries, s = 1": Atomo(RandomizedSingularVectors(), budget=1.0),
-    "QSGD, 1 level": QSGD(levels=1),
-    "TernGrad": TernGrad(),
-}
 
 
 @dataclass(frozen=True)
 class AtomoRecipe(DigitsTraining, Recipe):
     """Bytes of ResNet-18 exactly, variance against bytes, and training on digits.
 
-    Cost: in quick mode about two minutes on one core.
     Source: Wang, Sievert, Charles, Liu, Wright and Papailiopoulos, "ATOMO: Communication-efficient
     Learning via Atomic Sparsification", NeurIPS 2018; its traffic and accuracy on ResNet-18 as
     measured by Vogels, Karimireddy and Jaggi, "PowerSGD", NeurIPS 2019, table 6.
     """
 
     name: ClassVar[str] = "atomo"
-    paper: ClassVar[str] = (
-        "Wang, Sievert, Charles, Liu, Wright and Papailiopoulos, ATOMO: Communication-efficient "
-        "Learning via Atomic Sparsification, NeurIPS 2018"
-    )
-
-    methods: ClassVar[Mapping[str, Compressor]] = _METHODS
+    methods: ClassVar[Mapping[str, Compressor]] = {
+        "SGD": Uncompressed(),
+        **_SPECTRAL,
+        "vectors and entries, s = 1": Atomo(RandomizedSingularVectors(), budget=1.0),
+        "QSGD, 1 level": QSGD(levels=1),
+        "TernGrad": TernGrad(),
+    }
 
     def cells(self, scope: Scope) -> list[Cell]:
         """Variances, and training with every method."""
@@ -76,117 +69,57 @@ class AtomoRecipe(DigitsTraining, Recipe):
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Counts of bytes, variances, and how training ended."""
-        variances = pivot(found, ("moment", "atoms"), "share", "variance")
-        score, factors = percents(found), _factors()
-        spectral = [score[name] for name in _SPECTRAL]
-        return Findings(
-            answer=(
-                f"With 1, 2 and 3 atoms a matrix ATOMO reaches {figures(spectral)} % on digits, "
-                f"SGD {score['SGD']} %; as the authors reshape ResNet-18, an atom of each tensor "
-                f"is {factors['paper', 1][1]:.1f} times smaller than the gradient, first axis "
-                f"against all others {factors['out-first', 1][1]:.0f} times."
-            ),
-            claims=[
-                megabytes_claim(
-                    "Megabytes an epoch that a worker sends for ResNet-18, two atoms a tensor.",
-                    [_PAPER["megabytes with two atoms"]],
-                    [resnet18().megabytes(factors["paper", 2][0])],
-                ),
-                *_claims(score["SGD"], spectral, factors, variances),
-            ],
-            tables=(
-                _size_table(factors),
-                variances.table(
-                    "Variance in as many bytes",
-                    "Squared error relative to the squared norm, for atoms that take this share of "
-                    "the bytes.",
-                    "gradient and atoms",
-                    lambda value: float(f"{value:.3g}"),
-                ),
-                training_table(found),
-            ),
-            plots=tuple(
-                line_plot(
-                    f"Variance against bytes: {moment}",
-                    "Squared error relative to the squared norm of the layer's gradient.",
-                    {
-                        name: (list(_SHARES.values()), variances.row((moment, name)))
-                        for name in _ATOMS
-                    },
-                    x="share of the gradient's bytes (log scale)",
-                    y="relative variance (log scale)",
-                    log="xy",
-                )
-                for moment in _MOMENTS
-            ),
-            notes=_PAPER["notes"],
-            settings={"num_seeds": self.seeds(scope)},
+        variances = pivot(found, ("moment", "atoms"), "share", "variance", _three_digits)
+        score, traffic = percents(found), _traffic()
+        plain, spectral = score["SGD"], [score[name] for name in _SPECTRAL]
+        entries, both = (
+            [
+                found.mean("variance", **place, atoms="singular vectors")
+                < found.mean("variance", **place, atoms=other)
+                for place in ({"moment": m, "share": s} for m in _MOMENTS for s in _SHARES)
+            ]
+            for other in ("entries", "vectors and entries")
         )
+        values = {"plain": plain, "spectral": spectral, "fewer": [row[2] for row in traffic]}
+        values |= {"entries": sum(entries), "both": sum(both), "cases": len(entries)}
+        holds = {
+            "smaller": None,
+            "training": [above(one, plain, -1.0) for one in spectral],
+            "variance": entries,
+        }
+        rows = [(name, size, round(x, 1), round(sent, 1)) for name, size, x, sent in traffic]
+        tables = {"traffic": rows, "variance": variances, "training": training(found)}
+        sizes = [self.told["megabytes with two atoms"]], [traffic[1][3]]
+        parts = megabytes_claim(self.told, "ResNet-18, two atoms a tensor", *sizes)
+        parts += report(self.told, holds, values, tables, answer="answer")
+        for moment in _MOMENTS:
+            lines = {
+                name: (list(_SHARES.values()), variances.row((moment, name))) for name in _ATOMS
+            }
+            parts += report(self.told, {}, {"moment": moment}, plots={"variance": lines})
+        return parts
 
 
-Factors = Mapping[tuple[Literal["paper", "out-first"], int], tuple[int, float]]
-
-
-def _factors() -> Factors:
-    """Values of so many atoms of every tensor of ResNet-18, and how many times fewer that is."""
-    network, found = resnet18(), {}
+def _traffic() -> list[tuple[str, int, float, float]]:
+    """Values of so many atoms of every tensor of ResNet-18, times fewer, megabytes an epoch."""
+    network, found = resnet18(), list[tuple[str, int, float, float]]()
     reshapes: tuple[Literal["paper", "out-first"], ...] = ("paper", "out-first")
-    for reshape in reshapes:
+    for reshape, number in product(reshapes, (1, 2, 3)):
         atoms = SingularVectors(reshape)
-        for number in (1, 2, 3):
-            values = sum(
-                shape[0]
-                if len(shape) < 2 and reshape == "out-first"
-                else number * (sum(atoms.sides(shape)) + 1)
-                for shape in network.shapes
-            )
-            found[reshape, number] = values, network.num_values / values
+        size = sum(
+            shape[0]
+            if len(shape) < 2 and reshape == "out-first"
+            else number * (sum(atoms.sides(shape)) + 1)
+            for shape in network.shapes
+        )
+        name = "as the authors reshape" if reshape == "paper" else "first axis"
+        fewer = network.num_values / size
+        found.append((f"{name}, {number}", size, fewer, network.megabytes(size)))
     return found
 
 
-def _size_table(factors: Factors) -> Table:
-    titles = {"paper": "as the authors reshape", "out-first": "first axis"}
-    rows = [
-        (f"{titles[reshape]}, {number}", values, round(factor, 1))
-        for (reshape, number), (values, factor) in factors.items()
-    ]
-    return Table(
-        "Traffic of ResNet-18",
-        "Values of so many atoms of every tensor, how many times fewer than the gradient's, and "
-        "megabytes an epoch of 24 steps. First axis against all others: vectors as they are.",
-        ("matrices, atoms", "values", "fewer", "MB an epoch"),
-        tuple((*row, round(resnet18().megabytes(row[1]), 1)) for row in rows),
-    )
-
-
-def _claims(plain: float, spectral: list[float], factors: Factors, variances: Pivot) -> list[Claim]:
-    told, fewer = _PAPER["claims"], [factor for _, factor in factors.values()]
-    entries, both = (
-        [
-            variances[(moment, "singular vectors"), share] < variances[(moment, other), share]
-            for moment in _MOMENTS
-            for share in _SHARES
-        ]
-        for other in ("entries", "vectors and entries")
-    )
-    return [
-        claim(
-            told["smaller"],
-            f"as the authors reshape {figures(fewer[:3])}; first axis against all others "
-            f"{figures(fewer[3:])}",
-        ),
-        claim(
-            told["training"],
-            f"{figures(spectral)} with 1, 2, 3; SGD {plain}",
-            [above(one, plain, -1.0) for one in spectral],
-        ),
-        claim(
-            told["variance"],
-            f"in {sum(entries)} of {len(entries)} cases; and less than vectors with entries of "
-            f"what they leave in {sum(both)}",
-            entries,
-        ),
-    ]
+def _three_digits(values: Sequence[float]) -> float:
+    return float(f"{fmean(values):.3g}")
 
 
 def variance_run(*, passes: int, atoms: Atoms, share: float) -> dict[str, float]:

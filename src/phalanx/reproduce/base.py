@@ -3,24 +3,27 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, Literal, NamedTuple
+from string import Formatter
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 
 from phalanx.data import DataSource, Digits, JpegArchive, NpzFile
-from phalanx.experiments import Cell, Records, line_plot, load
+from phalanx.experiments import Cell, Pivot, Records, line_plot, load
 from phalanx.experiments.records import Value
 from phalanx.reporting import Plot, Table
+from phalanx.reporting.format import difference, percent
 
-Progress = Callable[[str], None]
-"""Is told in a few words what is being measured now."""
+Verdict = Literal["yes", "no", "partly", "—"]
+Size = Literal["quick", "default", "full"]
+SIZES: tuple[Size, ...] = ("quick", "default", "full")
+"""About a minute, to see the shape; what is published; the paper's sizes, on a GPU."""
 
-Verdict = Literal["yes", "no", "partly"]
-
+_FIGURES = files("phalanx.reproduce") / "figures"
 NOT_QUOTED = "not quoted: not certain"
 """Stands where we are not certain of the paper's figure: then it is not printed."""
 
@@ -39,9 +42,15 @@ class Claim:
     """Whether our figures show it, one by one; None where there is nothing to compare with."""
 
     @property
-    def same(self) -> Verdict | Literal["—"]:
-        """Whether ours bear the claim out; a dash where there is nothing to compare with."""
-        return "—" if self.holds is None else verdict(self.holds)
+    def same(self) -> Verdict:
+        """Whether ours bear the claim out: all of them, some of them, none; or a dash.
+
+        >>> [Claim("", "", "", one).same for one in ([True, True], [True, False], [False], None)]
+        ['yes', 'partly', 'no', '—']
+        """
+        if self.holds is None:
+            return "—"
+        return "yes" if all(self.holds) else "partly" if any(self.holds) else "no"
 
 
 @dataclass(frozen=True)
@@ -58,17 +67,15 @@ class Findings:
     """Pictures of them."""
     notes: Sequence[str] = ()
     """What one must know to judge them: data, sizes, what differs from the paper."""
-    settings: dict[str, str | int | float | bool] = field(default_factory=dict)
-    """What was run, beside the fields of the recipe."""
 
     def __add__(self, other: "Findings") -> "Findings":
-        """The claims, tables and plots of both; the first answer, and the notes of the first."""
-        return replace(
-            self,
-            answer=self.answer or other.answer,
-            claims=[*self.claims, *other.claims],
-            tables=[*self.tables, *other.tables],
-            plots=[*self.plots, *other.plots],
+        """The claims, tables and plots of both; the answer and the notes of the first that has."""
+        return Findings(
+            self.answer or other.answer,
+            [*self.claims, *other.claims],
+            [*self.tables, *other.tables],
+            [*self.plots, *other.plots],
+            self.notes or other.notes,
         )
 
 
@@ -87,50 +94,80 @@ class Images(NamedTuple):
 class Scope:
     """How large a reproduction is, and on what."""
 
-    full: bool = False
-    """More rounds, more data and more repeats; minutes otherwise, on two cores."""
+    size: Size = "quick"
+    """One of `SIZES`."""
     data: Path | None = None
-    """The file or folder that was given."""
+    """The folder or file that was given."""
+
+    @property
+    def full(self) -> bool:
+        """Whether this is the largest size."""
+        return self.size == "full"
 
     @property
     def device(self) -> str:
         """Where training runs: full ones on a GPU, if there is one."""
         return "cuda" if self.full and torch.cuda.is_available() else "cpu"
 
-    def images(self, names: Sequence[str], family: str) -> Images:
-        """The paper's images in a full run where they are given; scikit-learn's digits otherwise.
+    def images(
+        self, names: Sequence[str], family: str, sizes: Sequence[Size] = ("full",)
+    ) -> Images:
+        """The paper's images, or scikit-learn's digits at the sizes that do without.
 
         Args:
-            names: files, of which the first that lies in a given folder is taken.
+            names: files, of which the first that lies in the given folder is taken.
             family: what the data are called, for the note.
+            sizes: those that take the paper's images.
+
+        Raises:
+            ValueError: if this size takes them, and they are not there.
         """
-        found = self.file(names) if self.full else None
-        if found is None:
-            what = "scikit-learn's digits, 8 x 8 pixels; full runs take"
-            return Images(Digits(), f"{what} {family} where it is given", published=False)
+        if self.size not in sizes:
+            origin = "scikit-learn's digits, 8 x 8 pixels; at size {} {} ({})"
+            told = origin.format(" and ".join(sizes), family, " or ".join(names))
+            return Images(Digits(), told, published=False)
+        found = self.file(*names)
         source = (JpegArchive if "jpeg" in found.name else NpzFile)(found)
         number = len(load(source).train)  # type: ignore[arg-type]
         return Images(source, f"{found.name}, {number} training images", published=True)
 
-    def file(self, names: Sequence[str]) -> Path | None:
-        """The file that was given, or the first of `names` in the folder that was given."""
-        if self.data is None or self.data.is_file():
-            return self.data
-        return next((self.data / name for name in names if (self.data / name).is_file()), None)
+    def file(self, *names: str) -> Path:
+        """The file that was given, if of their kind, or the first of `names` in the given folder.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if (given := self.data) is not None:
+            for name in names:
+                if given.is_file() and given.suffixes == Path(name).suffixes:
+                    return given
+                if (given / name).is_file():
+                    return given / name
+        raise ValueError(
+            f"data must be a folder with {' or '.join(names)} at size {self.size}, got {self.data}"
+            "; name it with --data or PHALANX_DATA, or take --size quick"
+        )
 
 
-Measure = Callable[..., Records]
-"""Measures a list of cells, or finds their records in the folder of the reproduction; with `jobs=1`
-one after the other in this process: for what is timed. None of the records is a failed one."""
+def sized(quick: Any, default: Any, full: Any) -> Any:
+    """A field of a recipe that differs from size to size, unless it is given."""
+    return field(default=None, metadata=dict(zip(SIZES, (quick, default, full), strict=True)))
+
+
+_Recipe = TypeVar("_Recipe", bound="Recipe")
+Measure = Callable[[Sequence[Cell]], Records]
+"""Measures a list of cells, or finds their records in the folder of the reproduction. None of the
+records is a failed one."""
 
 
 @dataclass(frozen=True)
 class Recipe(ABC):
     """How a paper's claims are measured: one short file per paper.
 
-    A recipe sets `name` and `paper` and declares `cells` and `findings`; it is found by its name
-    once the room imports it. Its fields are the sizes of its experiment, so that a test can make
-    them tiny. The paper's figures lie in `figures/<name>.json`, see `published`.
+    A recipe sets `name` and declares `cells` and `findings`; it is found by its name once the room
+    imports it. Its fields are the sizes of its experiment, see `sized`, so that a test can make
+    them tiny. The paper, its claims and figures, and all words lie in `figures/<name>.json`, see
+    `report`.
     """
 
     name: ClassVar[str]
@@ -139,101 +176,113 @@ class Recipe(ABC):
     paper: ClassVar[str]
     """Authors, title, venue, year."""
 
+    told: ClassVar[Mapping[str, Any]]
+    """The content of `figures/<name>.json`."""
+
+    def __init_subclass__(cls) -> None:
+        if (_FIGURES / f"{cls.name}.json").is_file():
+            cls.told = published(cls.name)
+            cls.paper = cls.told["paper"]
+
+    def at(self: _Recipe, size: Size) -> _Recipe:
+        """The recipe with the sizes that it does not say itself; see `sized`."""
+        left = [one for one in fields(self) if getattr(self, one.name) is None and one.metadata]
+        return replace(self, **{one.name: one.metadata[size] for one in left})
+
     @abstractmethod
     def cells(self, scope: Scope) -> list[Cell]:
-        """The experiment; see `phalanx.experiments.grid`."""
+        """The experiment; see `phalanx.experiments.grid`. What is timed is `alone`."""
 
     def measure(self, scope: Scope, run: Measure) -> Records:
-        """Runs it; overridden where records decide what else is run, or where cells are timed."""
+        """Runs it; overridden where records decide what else is run."""
         return run(self.cells(scope))
 
     @abstractmethod
     def findings(self, found: Records, scope: Scope) -> Findings:
-        """What the records say of the claims."""
+        """What the records say of the claims; see `report`."""
 
 
 def published(name: str) -> Any:
-    """A paper's figures: the content of `figures/<name>.json`."""
-    path = files("phalanx.reproduce") / "figures" / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def claim(
-    told: Sequence[str | None], ours: str, holds: Sequence[bool] | None = None, **said: Any
-) -> Claim:
-    """A claim of a data file: `told` is the sentence and the figure, None if that is not quoted.
-
-    >>> claim(["Rank {rank} is as good.", None], "it is", [True], rank=2).text
-    'Rank 2 is as good.'
-    """
-    text, paper = (NOT_QUOTED if one is None else one.format(**said) for one in told)
-    return Claim(text, paper, ours, holds)
-
-
-def claims(
-    told: Mapping[str, Any], holds: Mapping[str, Sequence[bool] | None], values: Mapping[str, Any]
-) -> list[Claim]:
-    """Claims that lie with a paper's figures, in the file that `published` reads.
-
-    Args:
-        told: the file's content. Its `"claims"` have by key a text, the paper's figure, which is
-            not quoted if it is null, and how ours is told.
-        holds: which claims, in order, and whether they hold, see `Claim`.
-        values: what stands in braces in all these.
-    """
-    found = []
-    for key, shown in holds.items():
-        text, paper, ours = ((one or NOT_QUOTED).format(**values) for one in told["claims"][key])
-        found.append(Claim(text, paper, ours, shown))
-    return found
+    """A paper's claims and figures: the content of `figures/<name>.json`."""
+    return json.loads((_FIGURES / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def report(
     told: Mapping[str, Any],
     holds: Mapping[str, Sequence[bool] | None],
     values: Mapping[str, Any],
-    tables: Mapping[str, Records] | None = None,
-    plots: Mapping[str, Mapping[str, Any]] | None = None,
+    tables: Mapping[str, Any] | None = None,
+    plots: Mapping[str, Any] | None = None,
     answer: str | None = None,
+    notes: Sequence[str] = ("notes",),
 ) -> Findings:
     """Findings in the words that lie with a paper's figures.
 
+    What stands in braces in the words is looked up in the values and written as `words` says.
+    Where a claim or a table stands for several, reports are added.
+
     Args:
-        told: see `claims`. Its `"tables"` have by key a title, a caption and the columns, see
-            `Records.table`; its `"plots"` the arguments of `line_plot` but its lines.
-        holds: see `claims`.
-        values: see `claims`; they stand in the answer, in titles and in captions, too.
-        tables: their records by key.
+        told: `Recipe.told`. Its `"claims"` have by key a text, the paper's figure, which is not
+            quoted if it is null, and how ours is told; its `"tables"` a title, a caption and the
+            columns (see `Records.table`; of a pivot table the corner, see `Pivot.table`); its
+            `"plots"` the arguments of `line_plot` but its lines.
+        holds: which claims, in order, and whether they hold, see `Claim`.
+        values: what stands in braces.
+        tables: their records, pivot tables or rows, by key.
         plots: their lines by key.
-        answer: the key of the sentence; None in a part that has none.
+        answer: the key of the sentence; None in a part that has none, and no notes.
+        notes: the keys of sentences, or of lists of them.
     """
-    shown, drawn = [], []
-    for key, records in (tables or {}).items():
-        title, caption, columns = told["tables"][key]
-        shown.append(records.table(title.format(**values), caption.format(**values), columns))
+    claims = []
+    for key, held in holds.items():
+        text, paper, ours = (words(one or NOT_QUOTED, values) for one in told["claims"][key])
+        claims.append(Claim(text, paper, ours, held))
+    shown = []
+    for key, content in (tables or {}).items():
+        *said, columns = told["tables"][key]
+        title, caption = (words(one, values) for one in said)
+        if isinstance(content, Records | Pivot):
+            shown.append(content.table(title, caption, columns))
+        else:
+            headers = tuple(words(one, values) for one in columns)
+            shown.append(Table(title, caption, headers, tuple(map(tuple, content))))
+    drawn = []
     for key, lines in (plots or {}).items():
-        words = {name: text.format(**values) for name, text in told["plots"][key].items()}
-        drawn.append(line_plot(lines=lines, **words))
-    sentence = told[answer].format(**values) if answer else ""
-    return Findings(sentence, claims(told, holds, values), shown, drawn, told["notes"])
+        arguments: Any = {name: words(one, values) for name, one in told["plots"][key].items()}
+        drawn.append(line_plot(lines=lines, **arguments))
+    if answer is None:
+        return Findings("", claims, shown, drawn)
+    lists = [told[key] if isinstance(told[key], list) else [told[key]] for key in notes]
+    said = [words(one, values) for each in lists for one in each]
+    return Findings(words(told[answer], values), claims, shown, drawn, said)
 
 
-def verdict(shown: Sequence[bool]) -> Verdict:
-    """Whether the figures show what is claimed: all of them, some of them, none.
+def words(text: str, values: Mapping[str, Any]) -> str:
+    """A text with values in it: `str.format` that knows lists, mappings and None.
 
-    >>> verdict([True, True]), verdict([True, False]), verdict([False])
-    ('yes', 'partly', 'no')
+    >>> words("{rule}: {runs:.1f}; {each:percent}", {"rule": "Krum", "runs": [1, None], "each":
+    ...     {"mean": 0.5}})
+    'Krum: 1.0 / —; mean 50.0 %'
     """
-    return "yes" if all(shown) else "partly" if any(shown) else "no"
+    return _Words().vformat(text, (), values)
 
 
-def figures(values: Sequence[float | None]) -> str:
-    """Accuracies in percent, one after the other.
+class _Words(Formatter):
+    _KNOWN: ClassVar[Mapping[str, Callable[[Any], str]]] = {
+        "percent": percent,
+        "difference": difference,
+    }
 
-    >>> figures([12.34, None])
-    '12.3 / —'
-    """
-    return " / ".join("—" if value is None else f"{value:.1f}" for value in values)
+    def format_field(self, value: Any, spec: str) -> str:
+        if isinstance(value, Mapping):
+            told = [f"{key} {self.format_field(one, spec)}" for key, one in value.items()]
+            return ", ".join(told)
+        if isinstance(value, list | tuple) and not isinstance(value, Records):
+            nested = any(isinstance(one, list | tuple) for one in value)
+            return ("; " if nested else " / ").join(self.format_field(one, spec) for one in value)
+        if value is None:
+            return "—"
+        return self._KNOWN[spec](value) if spec in self._KNOWN else format(value, spec)
 
 
 def above(one: float | None, other: float | None, by: float = 0.0) -> bool:
@@ -253,10 +302,6 @@ def to_points(shares: Sequence[float]) -> float:
 def unless_stopped(value: str) -> Value:
     """What a record has under a name; None if the run stopped."""
     return lambda one: one[value] if one.status == "finished" else None
-
-
-ACCURACY = unless_stopped("last_accuracies")
-"""Mean test accuracy of the last evaluations, a share; None if the run stopped."""
 
 
 def points(found: Records, value: str = "last_accuracies", **labels: Any) -> float | None:

@@ -1,8 +1,7 @@
 """Coded matrix products: what any k of n workers save, by the law, by the clock and with Ray."""
 
 import math
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from phalanx.data import Digits
 from phalanx.experiments import Cell, Records, grid, load
 from phalanx.randomness import generator
 from phalanx.reporting.format import count, percent
-from phalanx.reproduce.base import Findings, Measure, Recipe, Scope, published, report
+from phalanx.reproduce.base import Findings, Recipe, Scope, report, sized
 from phalanx.stragglers import (
     ShiftedExponential,
     WaitFor,
@@ -31,7 +30,6 @@ from phalanx.training import Ray
 
 _TOLERANCE = 0.02  # a simulated mean may be so far off the law
 _SIZES = (10, 20, 30, 50)  # workers, where conditioning is measured
-_TOLD = published("coded-computation")
 
 
 @dataclass(frozen=True)
@@ -39,44 +37,35 @@ class CodedComputation(Recipe):
     """Coded products against uncoded and repeated ones: mean times, and a regression with them.
 
     First the mean times of the law are laid beside those of a virtual clock. Then products are
-    computed by real workers on Ray that sleep, and least squares are descended on the clock. Cost:
-    about a minute on two cores, most of it sleep.
+    computed by real workers on Ray that sleep, and least squares are descended on the clock.
     """
 
     name: ClassVar[str] = "coded-computation"
-    paper: ClassVar[str] = _TOLD["paper"]
 
     clocked_workers: tuple[int, ...] = (10, 30, 100, 300, 1000)
     """Numbers of workers on the virtual clock; even ones."""
-    rounds: int | None = None
-    """Rounds on the virtual clock; by default 4,000, or 20,000 in full."""
+    rounds: int = sized(2_000, 4_000, 20_000)
+    """Rounds on the virtual clock."""
     num_workers: int = 10
     """Real workers, and those of the regression."""
     unit_s: float = 2.0
     """Seconds that stand for the unit of time where real workers sleep."""
-    products: int | None = None
-    """Products of the real workers; by default 12, or 60 in full; 0 starts none."""
+    products: int = sized(0, 12, 60)
+    """Products of the real workers, on Ray; 0 starts none."""
     steps: int = 200
     """Steps of the regression."""
 
     def cells(self, scope: Scope) -> list[Cell]:
-        """What is simulated."""
-        rounds = {"rounds": self.rounds or (20_000 if scope.full else 4_000)}
-        sizes = {"num_workers": self.num_workers, "steps": self.steps}
+        """What is simulated, then real workers that sleep."""
+        sizes, rounds = {"num_workers": self.num_workers}, {"rounds": self.rounds}
+        real = sizes | {"unit_s": self.unit_s, "products": self.products}
+        asleep = grid(_sleep, {"part": {"real": {}}}, real, alone=True) if self.products else []
         return [
             *grid(_clock, {"part": {"clock": {}}, "workers": self.clocked_workers}, rounds),
             *grid(_condition, {"part": {"condition": {}}, "workers": _SIZES}),
-            *grid(_regress, {"part": {"regression": {}}}, sizes),
+            *grid(_regress, {"part": {"regression": {}}}, sizes | {"steps": self.steps}),
+            *asleep,
         ]
-
-    def measure(self, scope: Scope, run: Measure) -> Records:
-        """Simulates, then lets real workers sleep."""
-        simulated = run(self.cells(scope))
-        products = (60 if scope.full else 12) if self.products is None else self.products
-        if not products or find_spec("ray") is None:
-            return simulated
-        sizes = {"num_workers": self.num_workers, "unit_s": self.unit_s, "products": products}
-        return Records([*simulated, *run(grid(_sleep, {"part": {"real": {}}}, sizes), jobs=1)])
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """The laws, the growth of the gain, real products, and the regression."""
@@ -104,7 +93,7 @@ class CodedComputation(Recipe):
             "slope": slope,
             "times": ", ".join(faster),
             "slept": f"; with real workers that sleep {slept:.2f} times" if real else "",
-            "real": _TOLD["real" if real else "no real"].format(
+            "real": self.told["real" if real else "no real"].format(
                 n=self.num_workers, real=real, less=less
             ),
             "descent": descent,
@@ -124,9 +113,7 @@ class CodedComputation(Recipe):
         }
         tables = {"times": clocked, "conditions": found.where(part="condition")}
         plots = {"gain": {name: (workers, gain) for name, gain in lines.items()}}
-        told = report(_TOLD, holds, values, tables, plots, answer="answer")
-        note = [] if real else ["No worker slept: Ray is not there."]
-        return replace(told, notes=[*told.notes, *note])
+        return report(self.told, holds, values, tables, plots, answer="answer")
 
 
 def _clock(workers: int, rounds: int) -> dict[str, Any]:

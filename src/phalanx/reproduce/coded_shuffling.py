@@ -1,7 +1,6 @@
 """Coded shuffling: bytes that caches and packets save, by the law and on real bytes."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import torch
@@ -12,12 +11,11 @@ from phalanx.coded_computation import CodedShuffle, ShuffleSession
 from phalanx.data import Digits
 from phalanx.experiments import Cell, Records, grid, load
 from phalanx.reporting.format import listed, percent
-from phalanx.reproduce.base import Findings, Measure, Recipe, Scope, published, report
+from phalanx.reproduce.base import Findings, Recipe, Scope, report, sized
 from phalanx.training import Ray
 
 _TOLERANCE = 0.1  # packets may be so many more than the law's, which holds for many rows
 _SIZES = (300, 1_000, 3_000, 10_000, 30_000, 100_000)  # rows, of which those up to `num_rows`
-_TOLD = published("coded-shuffling")
 
 
 @dataclass(frozen=True)
@@ -25,26 +23,25 @@ class CodedShuffling(Recipe):
     """Coded shuffling against sending rows one by one: packets by workers, cache and rows.
 
     Rows of random bytes are shuffled for some epochs and decoded by every worker. Then the images
-    of digits are shuffled among real workers on Ray. Cost: half a minute on two cores.
+    of digits are shuffled among real workers on Ray.
     """
 
     name: ClassVar[str] = "coded-shuffling"
-    paper: ClassVar[str] = _TOLD["paper"]
 
-    num_rows: int | None = None
-    """Rows of the shuffles that are counted; by default 12,000, or 60,000 in full."""
+    num_rows: int = sized(6_000, 12_000, 60_000)
+    """Rows of the shuffles that are counted."""
     workers: tuple[int, ...] = (2, 5, 10, 20)
     """Numbers of workers."""
     excess: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5)
     """Shares of the rows that are cached beyond a worker's own (alpha in the paper)."""
     epochs: int = 2
     """Epochs of each shuffle."""
-    real_workers: int = 4
+    real_workers: int = sized(0, 4, 4)
     """Workers on Ray; 0 starts none."""
 
     def cells(self, scope: Scope) -> list[Cell]:
         """Shuffles by workers and cache, by rows, and on Ray."""
-        rows = self.num_rows or (60_000 if scope.full else 12_000)
+        rows = self.num_rows
         by_cache = [
             CodedShuffle(n, rows, alpha + 1 / n)
             for n in self.workers
@@ -52,19 +49,16 @@ class CodedShuffling(Recipe):
             if alpha + 1 / n < 1
         ]
         by_rows = [CodedShuffle(10, number, 0.3) for number in _SIZES if number <= rows]
-        fixed = {"epochs": self.epochs}
+        fixed, sizes = {"epochs": self.epochs}, {"num_workers": self.real_workers}
         return [
             *grid(_count, {"part": {"cache": {}}, "shuffle": by_cache}, fixed),
             *grid(_count, {"part": {"rows": {}}, "shuffle": by_rows}, fixed),
+            *(
+                grid(_deliver, {"part": {"real": {}}}, sizes, alone=True)
+                if sizes["num_workers"]
+                else []
+            ),
         ]
-
-    def measure(self, scope: Scope, run: Measure) -> Records:
-        """Counts packets, then sends real ones."""
-        counted = run(self.cells(scope))
-        if not self.real_workers or find_spec("ray") is None:
-            return counted
-        real = grid(_deliver, {"part": {"real": {}}}, {"num_workers": self.real_workers})
-        return Records([*counted, *run(real, jobs=1)])
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Whether all was decoded, the law, the gain, and what few rows lose."""
@@ -82,7 +76,7 @@ class CodedShuffling(Recipe):
             "worst": percent(worst),
             "ideal": by_rows[-1]["law's gain"],
             "trend": listed([f"{one['gain']:.2f} with {one['rows']:,} rows" for one in by_rows]),
-            "real": _TOLD["real" if real else "no real"].format(n=self.real_workers, real=real),
+            "real": self.told["real" if real else "no real"].format(n=self.real_workers, real=real),
         }
         holds = {
             "exact": [exact],
@@ -93,7 +87,7 @@ class CodedShuffling(Recipe):
         }
         tables = {"cache": by_cache, "rows": by_rows}
         return report(
-            _TOLD, holds, values, tables, {"gain": self._lines(by_cache)}, answer="answer"
+            self.told, holds, values, tables, {"gain": self._lines(by_cache)}, answer="answer"
         )
 
     def _lines(self, found: Records) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from phalanx.coding import ErasureHead, FractionalRepetition, LinearCode
 from phalanx.data import CsvFile, DataSource, Digits
 from phalanx.experiments import Cell, Record, Records, grid, load
 from phalanx.randomness import generator
-from phalanx.reproduce.base import Findings, Recipe, Scope, published, report
+from phalanx.reproduce.base import Findings, Recipe, Scope, report, sized
 from phalanx.stragglers import Rounds, ShiftedExponential, UntilDecodable, virtual_clock
 
 _UNCODED, _EXACT = "uncoded", "exact gradient coding"
@@ -25,18 +25,16 @@ _APPROXIMATE, _IGNORED = "ErasureHead", "uncoded, stragglers ignored"
 _SORTED = "digits sorted by class"
 _FILE = "amazon_access.csv.gz"
 _LABEL = "ACTION"
-_TOLD = published("erasurehead")
 
 
 @dataclass(frozen=True)
 class ErasureHeads(Recipe):
     """Gradient descent with ErasureHead, with exact gradient coding, and without a code.
 
-    Delays are exponential, 0.5 s on average, as in the paper. Cost: in quick mode a few seconds.
+    Delays are exponential, 0.5 s on average, as in the paper.
     """
 
     name: ClassVar[str] = "erasurehead"
-    paper: ClassVar[str] = _TOLD["paper"]
 
     num_workers: int = 30
     """Workers, and partitions of the samples."""
@@ -44,8 +42,8 @@ class ErasureHeads(Recipe):
     """Partitions that a worker computes under a code (s)."""
     collected: int = 15
     """Messages that the server waits for under ErasureHead; fewer if they cover all groups."""
-    iterations: int | None = None
-    """Steps of gradient descent; by default 100, or 500 in full."""
+    iterations: int = sized(40, 100, 500)
+    """Steps of gradient descent."""
     learning_rate: float = 1.0
     """Of gradient descent, relative to the inverse of the loss's smoothness."""
     delay_s: float = 0.5
@@ -60,9 +58,8 @@ class ErasureHeads(Recipe):
             "digits": {"data": Digits(), "by_class": False},
             _SORTED: {"data": Digits(), "by_class": True},
         }
-        path = scope.file([_FILE])
-        if path is not None and path.name == _FILE:
-            sets["access"] = {"data": _access(path), "by_class": False}
+        if scope.size != "quick":
+            sets["access"] = {"data": _access(scope.file(_FILE)), "by_class": False}
         codes = {
             _UNCODED: (FractionalRepetition(size, 0), size),
             _EXACT: (FractionalRepetition(size, copies - 1), size),
@@ -70,20 +67,12 @@ class ErasureHeads(Recipe):
             _IGNORED: (ErasureHead(size, copies=1), self.collected),
         }
         methods = {name: {"code": code, "enough": least} for name, (code, least) in codes.items()}
-        fixed = {"recipe": self, "steps": self.iterations or (500 if scope.full else 100)}
-        return grid(_descend, {"data": sets, "method": methods}, fixed)
+        return grid(_descend, {"data": sets, "method": methods}, {"recipe": self})
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Times to a loss, waits, and what is left of the loss, for each data set."""
-        names = [str(name) for name in found.labels("data")]
-        parts = {name: self._part(name, found.where(data=name)) for name in names}
-        given = "access" in parts
-        more = (f" (name a folder that holds {_FILE} for more)", f" and {_FILE}, categories hashed")
-        return replace(
-            reduce(add, parts.values()),
-            answer=parts["access" if given else "digits"].answer,
-            notes=[f"Data: scikit-learn's digits{more[given]}.", *_TOLD["notes"]],
-        )
+        names = sorted(map(str, found.labels("data")), key="access".__ne__)  # it answers first
+        return reduce(add, (self._part(name, found.where(data=name)) for name in names))
 
     def _part(self, name: str, runs: Records) -> Findings:
         """What is found on one data set."""
@@ -95,6 +84,7 @@ class ErasureHeads(Recipe):
         whole = uncoded["s per iteration"] - self.gradient_s
         share = (near["s per iteration"] - self.copies * self.gradient_s) / whole
         law = delays.expected_arrival(self.collected, size) / delays.expected_arrival(size, size)
+        other = f" and {_FILE}, categories hashed" if name == "access" else ""
         values = {
             "name": name,
             "target": target,
@@ -103,6 +93,7 @@ class ErasureHeads(Recipe):
             "steps": len(losses),
             "times": ", ".join("never" if time is None else f"{time:.3g} s" for time in times),
             "gain": _ratio(times[-1], times[0]),
+            "data": f"scikit-learn's digits{other}",
             "share": share,
             "law": law,
             "floor": 100 * (near["last loss"] / uncoded["last loss"] - 1),
@@ -118,7 +109,7 @@ class ErasureHeads(Recipe):
         lines = {run["method"]: (run["times"], run["losses"]) for run in runs}
         answer = "answer" if times[0] else "never"
         return report(
-            _TOLD, holds, values, {"time": Records(timed)}, {"loss": lines}, answer=answer
+            self.told, holds, values, {"time": Records(timed)}, {"loss": lines}, answer=answer
         )
 
 
@@ -138,7 +129,6 @@ def _descend(
     by_class: bool,
     code: LinearCode,
     enough: int,
-    steps: int,
 ) -> dict[str, Any]:
     """Logistic regression by gradient descent, on a simulated clock.
 
@@ -150,7 +140,7 @@ def _descend(
     # Softmax is 1/2-smooth in its scores, so the loss is so in the weights:
     smoothness = 0.5 * torch.linalg.matrix_norm(inputs, ord=2).item() ** 2 / size
     rate, scale = recipe.learning_rate / (smoothness + shrink), code.num_workers / size
-    clock, losses, errors = _clock(recipe, code, enough, steps), list[float](), list[float]()
+    clock, losses, errors = _clock(recipe, code, enough), list[float](), list[float]()
     for arrived in clock.arrived:
         residual = (inputs @ weights).softmax(dim=1) - targets
         parts = (whole.tensor_split(code.num_workers) for whole in (inputs, residual))
@@ -160,11 +150,11 @@ def _descend(
         losses.append(cross_entropy(inputs @ weights, labels).item())
         errors.append(decoded.error)
     times = clock.duration_s.cumsum(0).tolist()
-    found = {"times": times, "losses": losses, "s per iteration": times[-1] / steps}
+    found = {"times": times, "losses": losses, "s per iteration": times[-1] / recipe.iterations}
     return found | {"last loss": losses[-1], "mean error": fmean(errors)}
 
 
-def _clock(recipe: ErasureHeads, code: LinearCode, enough: int, steps: int) -> Rounds:
+def _clock(recipe: ErasureHeads, code: LinearCode, enough: int) -> Rounds:
     """Who arrives in which step, and how long each takes."""
     complete = replace(code, max_error=0.0) if isinstance(code, ErasureHead) else code
     busy_s = int(code.assignment.sum(dim=1).max()) * recipe.gradient_s
@@ -173,7 +163,7 @@ def _clock(recipe: ErasureHeads, code: LinearCode, enough: int, steps: int) -> R
     def ready(arrived: Tensor) -> bool:
         return int(arrived.sum()) >= enough or complete.can_decode(arrived)
 
-    drawn = delays.draw(steps, code.num_workers, generator("delays"))
+    drawn = delays.draw(recipe.iterations, code.num_workers, generator("delays"))
     return virtual_clock(drawn, UntilDecodable(ready))
 
 

@@ -22,22 +22,17 @@ from phalanx.experiments import Cell, Record, Records, grid, load
 from phalanx.fetch import fetch
 from phalanx.models import MLP
 from phalanx.randomness import generator, seeded
-from phalanx.reproduce.base import Findings, Recipe, Scope, published, report
+from phalanx.reproduce.base import Findings, Recipe, Scope, report, sized
 
 _SHAPE = "depth x width"
 _SMALL_RATE, _POINTS = 0.01, 5
-_TOLD = published("large-batch-width")
 
 
 @dataclass(frozen=True)
 class LargeBatchWidth(Recipe):
-    """Diversity of linear networks and of networks of digits; and batch sizes that they stand.
-
-    Cost: in quick mode about a minute on two cores.
-    """
+    """Diversity of linear networks and of networks of digits; and batch sizes that they stand."""
 
     name: ClassVar[str] = "large-batch-width"
-    paper: ClassVar[str] = _TOLD["paper"]
 
     linear_widths: tuple[int, ...] = (2, 5, 10, 20, 50, 100, 200)
     """Hidden units of the linear networks (K), growing."""
@@ -45,8 +40,8 @@ class LargeBatchWidth(Recipe):
     """Inputs of the linear networks (d)."""
     num_samples: int = 200
     """Samples that they see (n)."""
-    draws: int | None = None
-    """Draws of inputs, labels and weights; by default 20, or 200 in full."""
+    draws: int = sized(20, 20, 200)
+    """Draws of inputs, labels and weights."""
     layers: tuple[tuple[int, int], ...] = ((1, 267), (2, 108), (4, 70), (8, 48))
     """Depth and width of the networks of digits, from shallow to deep, of about equal size."""
     loss: float = 0.3
@@ -59,17 +54,15 @@ class LargeBatchWidth(Recipe):
     """On the training data: the target of these epochs."""
     most_epochs: int = 40
     """Epochs after which it is given up."""
-    seeds: int | None = None
-    """Initial weights to average diversity over; by default 3, or 10 in full."""
+    seeds: int = sized(1, 3, 10)
+    """Initial weights to average diversity over."""
 
     def cells(self, scope: Scope) -> list[Cell]:
         """Diversity by width, by network and seed, and epochs by network and batch size."""
-        seeds = range(self.seeds or (10 if scope.full else 3))
-        draws = {"recipe": self, "draws": self.draws or (200 if scope.full else 20)}
         shapes = {f"{depth} x {n}": {"hidden": (n,) * depth} for depth, n in self.layers}
         return [
-            *grid(linear_diversity, {"width": self.linear_widths}, draws),
-            *grid(_diversities, {_SHAPE: shapes, "seed": seeds}, {"recipe": self}),
+            *grid(linear_diversity, {"width": self.linear_widths}, {"recipe": self}),
+            *grid(_diversities, {_SHAPE: shapes, "seed": range(self.seeds)}, {"recipe": self}),
             *grid(_epochs, {_SHAPE: shapes, "batch": self.batch_sizes}, {"recipe": self}),
         ]
 
@@ -123,7 +116,7 @@ class LargeBatchWidth(Recipe):
         lines = {"networks": (widths, diversity), "limit": (widths, [self.limit] * len(widths))}
         by_batch = {name: (self.batch_sizes, one) for name, one in zip(names, epochs, strict=True)}
         return report(
-            _TOLD,
+            self.told,
             holds,
             values,
             {"linear": linear, "diversity": Records(rows), "epochs": swept},
@@ -136,10 +129,10 @@ class LargeBatchWidth(Recipe):
         return largest_batch(lambda size, _: known[size], self.batch_sizes, (0.0,)).batch_size
 
 
-def linear_diversity(recipe: LargeBatchWidth, width: int, draws: int) -> dict[str, float]:
+def linear_diversity(recipe: LargeBatchWidth, width: int) -> dict[str, float]:
     """Expected mean squared norm over expected squared norm of the mean: untrained weights."""
     found = []
-    for draw in range(draws):
+    for draw in range(recipe.draws):
         source = generator("linear networks", width, draw)
         model = nn.Sequential(
             nn.Linear(recipe.num_inputs, width, bias=False), nn.Linear(width, 1, bias=False)

@@ -1,14 +1,15 @@
 """The networks whose traffic papers count, by the shapes of their tensors."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from phalanx.compression import Compressor
 from phalanx.models import ResNet18
-from phalanx.reproduce.base import Claim
+from phalanx.reproduce.base import Findings, report
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,10 @@ def lstm() -> Network:
     return Network(((28869, 650), *(3 * layers), (28869,)), steps=70)
 
 
-def megabytes_claim(text: str, published: Iterable[int], ours: Iterable[int | float]) -> Claim:
+def megabytes_claim(
+    told: Mapping[str, Any], what: str, published: Iterable[int], ours: Iterable[int | float]
+) -> Findings:
     """That published megabytes are, rounded, those that follow from the shapes."""
     theirs, own = list(published), [round(one) for one in ours]
     holds = [one == other for one, other in zip(own, theirs, strict=True)]
-    return Claim(text, " / ".join(map(str, theirs)), " / ".join(map(str, own)), holds)
+    return report(told, {"megabytes": holds}, {"what": what, "published": theirs, "ours": own})

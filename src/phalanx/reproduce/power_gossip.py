@@ -16,15 +16,13 @@ from phalanx.compression import TopK
 from phalanx.data import DataSource, DirichletPartitioner, IidPartitioner, Partitioner
 from phalanx.errors import NotFiniteError
 from phalanx.evaluation import evaluate
-from phalanx.experiments import Cell, Record, Records, build, grid, line_plot, load, tuned
+from phalanx.experiments import Cell, Record, Records, build, grid, load, pivot, tuned
+from phalanx.experiments.records import Value
 from phalanx.gossip import DPSGD, ChocoSGD, Gossip, PowerGossip, Topology
 from phalanx.models import MLP
 from phalanx.randomness import generator
-from phalanx.reporting import Table
-from phalanx.reproduce.base import Claim, Findings, Measure, Recipe, Scope, claim, published
+from phalanx.reproduce.base import Findings, Measure, Recipe, Scope, report, sized
 
-_PAPER = published("powergossip")
-_CLAIMS = _PAPER["claims"]
 _FILES, _FAMILY = ("fashion_mnist.npz", "mnist.npz"), "images of the MNIST family"
 _WARM, _COLD = "PowerGossip, rank 1", "PowerGossip, rank 1, factors drawn anew"
 _OURS = "PowerGossip, rank 1, optimal diffusion"
@@ -64,6 +62,11 @@ _TUNED: dict[str, dict[Any, Gossip]] = {  # by consensus rate
     },
 }
 _METHODS = {name: {None: one} for name, one in _UNTUNED.items()} | _TUNED
+_ENDED: dict[str, Value] = {
+    "test accuracy (%)": lambda one: 100 * one["test_accuracy"],
+    "training loss": "train_loss",
+    "distance (%)": lambda one: None if one["distance"] is None else 100 * one["distance"],
+}
 _LENGTHS = (1 / 4, 1 / 2, 2)  # of other runs, relative to that of the comparison
 
 
@@ -71,16 +74,11 @@ _LENGTHS = (1 / 4, 1 / 2, 2)  # of other runs, relative to that of the compariso
 class PowerGossipRecipe(Recipe):
     """Consensus of random matrices, and training on a ring, by gossip of several kinds.
 
-    Cost: in quick mode under three minutes on one core.
     Source: Vogels, Karimireddy, Jaggi, "Practical Low-Rank Communication Compression in
     Decentralized Deep Learning", NeurIPS 2020.
     """
 
     name: ClassVar[str] = "powergossip"
-    paper: ClassVar[str] = (
-        "Vogels, Karimireddy and Jaggi, Practical Low-Rank Communication Compression in "
-        "Decentralized Deep Learning, NeurIPS 2020"
-    )
 
     num_nodes: int = 8
     """Nodes on the ring; at least 4, even."""
@@ -92,8 +90,10 @@ class PowerGossipRecipe(Recipe):
     """Widths of the hidden layers of the network that is trained."""
     samples: int = 32
     """Samples per node and step."""
-    steps: int | None = None
-    """Of training; by default 240, or 2000 in full."""
+    steps: int = sized(60, 240, 2000)
+    """Of training."""
+    seeds: int = sized(1, 2, 3)
+    """Runs of each method that are averaged."""
     learning_rates: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
     """Those that are tried with the all-reduce."""
 
@@ -107,7 +107,7 @@ class PowerGossipRecipe(Recipe):
         }
         ring, reduced = {"ring": Topology.ring(nodes)}, gossip.AllReduceAveraging()
         choice = {"algorithm": reduced, "partitioner": IidPartitioner(), "seed": 0}
-        steps = {"steps": self._steps(scope)}
+        steps = {"steps": self.steps}
         return [
             *grid(consensus_run, {"topology": ring, "algorithm": _CONSENSUS}, fixed),
             *grid(consensus_run, {"topology": graphs, "algorithm": {_WARM: PowerGossip()}}, fixed),
@@ -117,7 +117,7 @@ class PowerGossipRecipe(Recipe):
     def measure(self, scope: Scope, run: Measure) -> Records:
         """The all-reduce chooses the learning rate, the first seed the consensus rates."""
         first = run(self.cells(scope))
-        fixed, steps = self._fixed(scope) | {"rate": _best_rate(first)}, self._steps(scope)
+        fixed, steps = self._fixed(scope) | {"rate": _best_rate(first)}, self.steps
         others = sorted({max(1, round(share * steps)) for share in _LENGTHS} - {steps})
         cells = []
         for split, (method, candidates) in product(_SPLITS, _METHODS.items()):
@@ -127,135 +127,110 @@ class PowerGossipRecipe(Recipe):
                 "method": {method: {}},
                 "consensus_rate": {rate: {"algorithm": one} for rate, one in candidates.items()},
                 "steps": [steps, *lengths],
-                "seed": range(3 if scope.full else 2),
+                "seed": range(self.seeds),
             }
             cells += grid(ring_run, axes, fixed)
         return Records([*first, *tuned(cells, "consensus_rate", "train_loss", run)])
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """What is left of the distance to the mean, and how training ended."""
-        steps, kept = self._steps(scope), found.where(tuned=True)
-        splits = {split: kept.where(split=split, steps=steps) for split in _SPLITS}
-        tried = found.where(seed=0, steps=steps, method=list(_TUNED))
-        compared = kept.where(split="different", method=[_PLAIN, _OURS])
-        lengths = Records(sorted(compared, key=lambda one: (one["steps"], one["method"] == _PLAIN)))
-        ours, plain = (_mean("test_accuracy", splits["alike"], method=m) for m in (_OURS, _PLAIN))
-        fewer = _fewer(splits["alike"], _OURS)
-        on_par, near = zip(*(_compared(*one) for one in splits.items()), strict=True)
-        return Findings(
-            answer=(
-                f"On a ring of {self.num_nodes}, untuned PowerGossip of rank 1 came to {ours:.1f} "
-                f"%, uncompressed gossip to {plain:.1f} %, with {fewer:.0f} times fewer bytes."
+        kept = found.where(tuned=True)
+        splits = {split: kept.where(split=split, steps=self.steps) for split in _SPLITS}
+        shown = {split: self._split(split, some) for split, some in splits.items()}
+        tried = found.where(seed=0, steps=self.steps, method=list(_TUNED))
+        spans = {
+            name.removesuffix(", tuned"): [100 * one["test_accuracy"] for one in each]
+            for name in _CHOCO
+            for each in [tried.where(method=name, split="different")]
+        }
+        values = shown["alike"][0] | {
+            "data": scope.images(_FILES, _FAMILY).origin,
+            "rate": _best_rate(found),
+            "spans": "; ".join(
+                f"{name} {min(one):.1f} to {max(one):.1f} %" for name, one in spans.items()
             ),
-            claims=[
-                *on_par,
-                *near,
-                _sensitive(tried.where(split="different")),
-                _patient(lengths),
-                *self._consensus_claims(found),
-            ],
-            tables=[
-                *self._consensus_tables(found),
-                *(
-                    _table(
-                        f"Training, data {split}",
-                        "Test accuracy and training loss of the mean model; how far nodes are from "
-                        "it in the end, relative to its length; what a node sends in a step, all "
-                        "its neighbours together.",
-                        {"method": "method"},
-                        one,
-                        bytes_too=True,
-                    )
-                    for split, one in splits.items()
-                ),
-                _table(
-                    "Consensus rates that were tried",
-                    "The first seed. Of each method and data the rate with the lowest training "
-                    "loss is taken.",
-                    {"method": "method", "data": "split", "rate": "consensus_rate"},
-                    tried,
-                ),
-                _table(
-                    "Shorter and longer runs, data different",
-                    "The whole schedule of learning rates in so many steps.",
-                    {"method": "method", "steps": "steps"},
-                    lengths,
-                ),
-            ],
-            plots=[
-                line_plot(
-                    "Distance to the mean against bytes sent",
-                    "White noise on a ring; both axes are logarithmic.",
-                    {
-                        str(one["algorithm"]): (_kilobytes(one)[1:], one["distances"][1:])
-                        for one in found.where(topology="ring")
-                    },
-                    x="kB that a node sent",
-                    y="relative squared distance",
-                    log="xy",
-                )
-            ],
-            notes=(f"Data: {scope.images(_FILES, _FAMILY).origin}.", *_PAPER["notes"]),
-            settings={
-                "matrices": f"{self.size} x {self.size}",
-                "steps": steps,
-                "learning_rate": _best_rate(found),
-                "seeds": len(kept.labels("seed")),
-            },
-        )
+        }
+        holds = {"tuning": [max(one) - min(one) > 1 for one in spans.values()]}
+        rates = {"rates": pivot(tried, ("method", "split", "consensus_rate"), None, _ENDED)}
+        answer = report(self.told, holds, values, rates, answer="answer")
+        lengths = self._lengths(kept.where(split="different", method=[_PLAIN, _OURS]))
+        training = shown["alike"][1] + shown["different"][1] + answer + lengths
+        return training + self._consensus(found.where(topology=found.labels("topology")))
 
-    def _steps(self, scope: Scope) -> int:
-        return self.steps or (2000 if scope.full else 240)
+    def _lengths(self, found: Records) -> Findings:
+        """What shorter and longer runs come to."""
+        found = Records(sorted(found, key=lambda one: (one["steps"], one["method"] == _PLAIN)))
+        behind, apart = list[float](), list[float]()
+        for length in found.labels("steps"):
+            some = found.where(steps=length)
+            plain, ours = (_mean("test_accuracy", some, method=one) for one in (_PLAIN, _OURS))
+            behind.append(plain - ours)
+            apart.append(_mean("distance", some, method=_OURS))
+        steps = ", ".join(map(str, found.labels("steps")))
+        table = {"lengths": pivot(found, ("steps", "method"), None, _ENDED)}
+        values = {"steps": steps, "gaps": behind, "apart": apart}
+        return report(self.told, {"short": None}, values, table)
+
+    def _consensus(self, found: Records) -> Findings:
+        """What gossip of several kinds leaves of the distance to the mean of white noise."""
+        graphs, ring = found.where(algorithm=_WARM), found.where(topology="ring")
+        left = [one["distances"][-1] for one in graphs]
+        at = [max(1, self.rounds // 10), max(1, 3 * self.rounds // 10), self.rounds]
+        warm, cold = (ring.where(algorithm=one)[0]["distances"][-1] for one in (_WARM, _COLD))
+        sent = {str(one["algorithm"]): _kilobytes_to_1_percent(one) for one in ring}
+        signs = [size for name, size in sent.items() if size is not None and "Choco, signs" in name]
+        values = {
+            "recipe": self,
+            "graphs": ", ".join(map(str, graphs.labels("topology"))),
+            "left": left,
+            "warm": warm,
+            "cold": cold,
+            "signs": _number(min(signs, default=None)),
+            "rank": _number(sent[_WARM]),
+            "at": at,
+        }
+        near = [one < 0.05 for one in left]
+        holds = {"graphs": near, "warm start": [warm < cold], "signs": None}
+        tables = {
+            "consensus": [
+                (
+                    one["algorithm"],
+                    *(one["distances"][step] for step in at),
+                    one["node_bytes"] / self.rounds,
+                    sent[one["algorithm"]],
+                )
+                for one in ring
+            ],
+            "graphs": [
+                (one["topology"], one["spectral_gap"], one["distances"][-1]) for one in graphs
+            ],
+        }
+        lines = {str(one["algorithm"]): (_kilobytes(one)[1:], one["distances"][1:]) for one in ring}
+        return report(self.told, holds, values, tables, {"bytes": lines})
+
+    def _split(self, split: str, found: Records) -> tuple[dict[str, Any], Findings]:
+        """How PowerGossip compares on one kind of data, and with what figures."""
+        methods = (_OURS, _PLAIN, _REDUCED, *_CHOCO)
+        ours, plain, reduced, *choco = (_mean("test_accuracy", found, method=m) for m in methods)
+        most = _mean("message_bytes", found, method=_PLAIN)
+        fewer = most / _mean("message_bytes", found, method=_OURS)
+        values: dict[str, Any] = {"recipe": self, "split": split, "ours": ours, "plain": plain}
+        values |= {"reduced": reduced, "choco": max(choco), "fewer": fewer}
+        holds = {
+            f"on par, data {split}": [ours >= max(choco) - 1],
+            "near": [ours >= max(plain, reduced) - 1, fewer >= 20],
+        }
+        columns: dict[str, Value] = _ENDED | {
+            "bytes a step": lambda one: round(one["message_bytes"]),
+            "times fewer": lambda one: most / one["message_bytes"],
+        }
+        table = {"training": pivot(found, "method", None, columns)}
+        return values, report(self.told, holds, values, table)
 
     def _fixed(self, scope: Scope) -> dict[str, Any]:
         """Arguments that all training runs share."""
         sizes = {"num_nodes": self.num_nodes, "hidden": self.hidden, "samples": self.samples}
         return {"data": scope.images(_FILES, _FAMILY).source, **sizes}
-
-    def _consensus_claims(self, found: Records) -> list[Claim]:
-        ring, graphs = found.where(topology="ring"), found.where(algorithm=_WARM)
-        left = [one["distances"][-1] for one in graphs]
-        near = [one < 0.05 for one in left]
-        warm, cold = (ring.where(algorithm=one)[0]["distances"][-1] for one in (_WARM, _COLD))
-        sent = {str(one["algorithm"]): _kilobytes_to_1_percent(one) for one in ring}
-        signs = [size for name, size in sent.items() if size is not None and "Choco, signs" in name]
-        fewest = _number(min(signs, default=None))
-        said: dict[str, Any] = {
-            "graphs": ", ".join(map(str, graphs.labels("topology"))),
-            **{"rounds": self.rounds, "size": self.size},
-        }
-        return [
-            claim(_CLAIMS["graphs"], ", ".join(f"{one:.2g}" for one in left), near, **said),
-            claim(_CLAIMS["warm start"], f"{warm:.2g} against {cold:.2g}", [warm < cold], **said),
-            claim(_CLAIMS["signs"], f"{fewest} against {_number(sent[_WARM])}"),
-        ]
-
-    def _consensus_tables(self, found: Records) -> list[Table]:
-        at = [max(1, self.rounds // 10), max(1, 3 * self.rounds // 10), self.rounds]
-        rows: list[tuple[Any, ...]] = []
-        for one in found.where(topology="ring"):
-            left = [f"{one['distances'][step]:.2g}" for step in at]
-            sent = one["node_bytes"] / (len(one["distances"]) - 1)
-            rows.append((one["algorithm"], *left, sent, _number(_kilobytes_to_1_percent(one))))
-        gaps = [
-            (one["topology"], f"{one['spectral_gap']:.3g}", f"{one['distances'][-1]:.2g}")
-            for one in found.where(algorithm=_WARM)
-        ]
-        return [
-            Table(
-                "Consensus of white noise",
-                f"Relative squared distance to the mean of {self.size} x {self.size} Gaussian "
-                f"matrices on a ring of {self.num_nodes}, and what a node sends.",
-                ("algorithm", *(f"{one} rounds" for one in at), "bytes a round", "kB to 1 %"),
-                tuple(rows),
-            ),
-            Table(
-                "PowerGossip without tuning",
-                f"Rank 1, diffusion 1, after {self.rounds} rounds on the same matrices.",
-                ("graph", "spectral gap", "relative squared distance"),
-                tuple(gaps),
-            ),
-        ]
 
 
 def consensus_run(
@@ -355,83 +330,6 @@ def _value(name: str, one: Record) -> float:
 def _mean(name: str, found: Records, **labels: Any) -> float:
     average: float = found.mean(partial(_value, name), **labels)
     return average
-
-
-def _fewer(found: Records, method: str) -> float:
-    """How many times fewer bytes a method sends than uncompressed gossip."""
-    plain, ours = (_mean("message_bytes", found, method=one) for one in (_PLAIN, method))
-    return plain / ours
-
-
-def _compared(split: str, found: Records) -> list[Claim]:
-    methods = (_OURS, _PLAIN, _REDUCED, *_CHOCO)
-    ours, plain, reduced, *choco = (_mean("test_accuracy", found, method=one) for one in methods)
-    fewer = _fewer(found, _OURS)
-    return [
-        claim(
-            _CLAIMS[f"on par, data {split}"],
-            f"{ours:.1f} % and {max(choco):.1f} %",
-            [ours >= max(choco) - 1],
-        ),
-        claim(
-            _CLAIMS["near"],
-            f"{ours:.1f} % against {plain:.1f} % and {reduced:.1f} %, with {fewer:.0f} times fewer "
-            "bytes than D-PSGD",
-            [ours >= max(plain, reduced) - 1, fewer >= 20],
-            split=split,
-        ),
-    ]
-
-
-def _sensitive(tried: Records) -> Claim:
-    found = {
-        _said(name): [_value("test_accuracy", one) for one in tried.where(method=name)]
-        for name in _CHOCO
-    }
-    return claim(
-        _CLAIMS["tuning"],
-        "; ".join(f"{name} {min(each):.1f} to {max(each):.1f} %" for name, each in found.items()),
-        [max(each) - min(each) > 1 for each in found.values()],
-    )
-
-
-def _patient(lengths: Records) -> Claim:
-    steps, gaps, apart = lengths.labels("steps"), [], []
-    for length in steps:
-        found = lengths.where(steps=length)
-        plain, ours = (_mean("test_accuracy", found, method=one) for one in (_PLAIN, _OURS))
-        gaps.append(f"{plain - ours:.1f}")
-        apart.append(f"{_mean('distance', found, method=_OURS):.0f}")
-    return claim(
-        _CLAIMS["short"],
-        f"{', '.join(gaps)}; {', '.join(apart)} %",
-        steps=", ".join(map(str, steps)),
-    )
-
-
-def _table(
-    title: str, caption: str, keys: dict[str, str], found: Records, *, bytes_too: bool = False
-) -> Table:
-    """How training ended, by the labels of some axes, on average over the seeds."""
-    rows: list[tuple[Any, ...]] = []
-    for labels in dict.fromkeys(tuple(one[axis] for axis in keys.values()) for one in found):
-        some = found.where(**dict(zip(keys.values(), labels, strict=True)))
-        accuracy, loss, distance = (
-            _mean(name, some) for name in ("test_accuracy", "train_loss", "distance")
-        )
-        shown = (f"{accuracy:.1f} %", f"{loss:.3g}", f"{distance:.2g} %")
-        named = labels if bytes_too else (_said(labels[0]), *labels[1:])
-        rows.append((*named, *shown))
-        if bytes_too:
-            sent = round(_mean("message_bytes", some)), f"{_fewer(found, labels[0]):.1f}"
-            rows[-1] += sent
-    last = ("bytes a step", "times fewer") if bytes_too else ()
-    headers = (*keys, "test accuracy", "training loss", "distance", *last)
-    return Table(title, caption, headers, tuple(rows))
-
-
-def _said(method: str) -> str:
-    return method.removesuffix(", tuned")
 
 
 def _kilobytes(one: Record) -> list[float]:

@@ -1,6 +1,6 @@
 """What recipes about Byzantine workers share: the rules that they compare, tables and plots."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +16,12 @@ from phalanx.aggregation import (
     TrimmedMean,
 )
 from phalanx.data import DataSource, LongTailedPartitioner, Splits
-from phalanx.experiments import Pivot, Record, line_plot
+from phalanx.experiments import Pivot, Record, Records, line_plot
+from phalanx.experiments.records import Value
 from phalanx.randomness import generator
-from phalanx.reporting import Plot, Table
+from phalanx.reporting import Table
 from phalanx.reporting.format import difference, percent
-from phalanx.reproduce.base import Images
+from phalanx.reproduce.base import Findings
 from phalanx.transforms import WorkerMomentum
 
 REFERENCE = {"rule": Mean(), "code": None, "attack": None, "byzantine": None}
@@ -73,52 +74,44 @@ def momentum(beta: float, *, published: bool) -> dict[str, Any]:
     return {"transforms": [transform]} if transform else {}
 
 
-def notes(images: Images, told: Mapping[str, Any]) -> list[str]:
-    """What the data are, what is to be known in any case, and what of quick or of full runs."""
-    return [
-        f"Data: {images.origin}.",
-        *told["notes"],
-        told["full" if images.published else "quick"],
-    ]
-
-
 def side_by_side(
     title: str,
     caption: str,
     ours: Pivot,
     paper: Mapping[tuple[Any, Any], float | None],
-    header: str = "{column}, {who}",
-) -> Table:
-    """The paper's figures by row and column, as far as there are any, each beside ours."""
-    headers, columns = ["rule"], [list[Any](ours.rows)]
+    header: str,
+) -> Findings:
+    """A table of the paper's figures by row and column, as far as there are any, beside ours.
+
+    Its `header` is told `who` it is, and which `column`.
+    """
+    columns = [["rule", *ours.rows]]
     for column in ours.columns:
         text = ", ".join(map(str, column)) if isinstance(column, tuple) else column
         logged = [paper.get((row, column)) for row in ours.rows]
         for who, shown in (("paper", logged), ("ours", ours.column(column))):
             if who == "ours" or any(one is not None for one in shown):
-                headers.append(header.format(column=text, who=who))
-                columns.append(shown)
-    return Table(title, caption, tuple(headers), tuple(zip(*columns, strict=True)))
+                columns.append([header.format(column=text, who=who), *shown])
+    headers, *rows = zip(*columns, strict=True)
+    return Findings("", [], [Table(title, caption, headers, tuple(rows))])
 
 
-def training_table(found: Iterable[Record], title: str = "Training") -> Table:
+def training_table(found: Iterable[Record], title: str = "Training") -> Findings:
     """How runs ended that were compared with the reference."""
-    return Table(
-        title,
+    columns: dict[str, Value] = {
+        "run": "run",
+        "status": lambda one: one.status,
+        "test accuracy": lambda one: percent(one["test_accuracy"]),
+        "relative difference": lambda one: difference(gap(one)),
+        "lies": "lies",
+        "named": "caught",
+        "false alarms": "false_alarms",
+    }
+    caption = (
         "Final test accuracy, largest weight difference relative to the largest weight of the run "
-        "without Byzantine workers, their messages (lies), and how many of those were named.",
-        ("run", "status", "test accuracy", "relative difference", "lies", "named", "false alarms"),
-        tuple(
-            (
-                one["run"],
-                one.status,
-                percent(one["test_accuracy"]),
-                difference(gap(one)),
-                *(one[name] for name in ("lies", "caught", "false_alarms")),
-            )
-            for one in found
-        ),
+        "without Byzantine workers, their messages (lies), and how many of those were named."
     )
+    return Findings("", [], [Records(found).table(title, caption, columns)])
 
 
 def gap(one: Record) -> float:
@@ -132,14 +125,11 @@ def by_run(found: Iterable[Record]) -> dict[str, Record]:
     return {one["run"]: one for one in found}
 
 
-def accuracy_plot(attack: str, caption: str, found: Sequence[Record]) -> Plot:
+def accuracy_plot(attack: str, caption: str, found: Iterable[Record]) -> Findings:
     """Test accuracy over rounds of runs under an attack."""
     lines = {
-        one["run"]: (
-            list(map(float, one["evaluated"])),
-            [100 * share for share in one["accuracies"]],
-        )
+        one["run"]: (one["evaluated"], [100 * share for share in one["accuracies"]])
         for one in found
     }
     title = f"Test accuracy under attack: {attack}"
-    return line_plot(title, caption, lines, x="rounds", y="test accuracy (%)")
+    return Findings("", [], [], [line_plot(title, caption, lines, "rounds", "test accuracy (%)")])

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from phalanx.attacks import RandomWorkers, ReverseGradient
@@ -20,11 +20,11 @@ _MODELS = {"LeNet": (LeNet, (1, 28, 28)), "ResNet-18": (ResNet18, (3, 32, 32))}
 _ATTACK = ReverseGradient(100.0)
 
 
-def time_gradient(*, model: str, samples: int, threads: int) -> dict[str, Any]:
+def time_gradient(*, model: str, samples: int) -> dict[str, Any]:
     """Median seconds for the gradient of one partition, and its length."""
-    torch.set_num_threads(threads)
     shape, source = _MODELS[model][1], torch.Generator().manual_seed(0)
-    network = _network(model)
+    with seeded(0, "model"):
+        network = _MODELS[model][0](shape, 10)
     inputs = torch.randn(samples, *shape, generator=source)
     targets = torch.randint(10, (samples,), generator=source)
 
@@ -44,20 +44,17 @@ def time_decoder(
     dim: int,
     gradient_s: float,
     repeats: int,
-    threads: int,
 ) -> dict[str, Any]:
     """Median seconds to decode messages with Byzantine ones among them, and for the round.
 
     Under a code each worker computes 2 s + 1 gradients of `gradient_s` seconds, under a rule one;
     `decode_ratio` is decoding over the plain mean of the same messages, in turn.
     """
-    torch.set_num_threads(threads)
     coded = isinstance(decoder, Code)
     messages = all_gradients(num_workers, dim)
     if isinstance(decoder, Code) and byzantine > 0:
         messages = decoder.encode_all([messages])  # without redundancy it is the gradient itself
-    schedule = RandomWorkers(byzantine)
-    bad = schedule.byzantine(0, num_workers, seed=0).nonzero().flatten().tolist()
+    bad = RandomWorkers(byzantine).byzantine(0, num_workers, seed=0).nonzero().flatten().tolist()
     honest = messages[bad]
     for worker in bad:
         messages[worker] = _ATTACK.forge(messages[worker], None, len(bad))
@@ -103,13 +100,6 @@ def all_gradients(num_workers: int, dim: int) -> Tensor:
     """Gradients of all partitions, kept for the next decoder."""
     source = torch.Generator().manual_seed(0)
     return torch.empty(num_workers, dim).uniform_(-1, 1, generator=source)
-
-
-def _network(model: str) -> nn.Module:
-    make, shape = _MODELS[model]
-    with seeded(0, "model"):
-        network: nn.Module = make(shape, 10)
-    return network
 
 
 def _in_turn(

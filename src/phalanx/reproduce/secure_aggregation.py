@@ -26,7 +26,7 @@ from phalanx.experiments import Cell, Record, Records, grid, train_run
 from phalanx.privacy import SecureAggregation, SecureSetup, communication_cost
 from phalanx.randomness import generator
 from phalanx.reporting.format import difference, percent
-from phalanx.reproduce.base import Findings, Measure, Recipe, Scope, published, report
+from phalanx.reproduce.base import Findings, Recipe, Scope, published, report
 
 _UNIT = SecureSetup().unit
 _TRAINED = ("Krum", "Multi-Krum", "mean")
@@ -81,20 +81,16 @@ class SecureAggregationRecipe(Recipe):
             shared |= {} if name == "mean" else {"attack": ReverseGradient(10.0)}
             runs |= {name: {"rule": rule, **shared}}
             runs |= {f"secure {name}": {"rule": SecureAggregation(rule), **shared}}
+        quick = ((10, 10_000), (10, 100_000), (20, 100_000))
+        sizes = self.sizes or ((*quick, (10, 1_000_000), (50, 100_000)) if scope.full else quick)
+        axis = {f"{n} x {dim}": {"num_workers": n, "dim": dim} for n, dim in sizes}
         return [
+            *grid(_time, {"part": {"time": {}}, "size": axis}, alone=True),
             *grid(_compare, {"part": {"aggregates": {}}, "rule": rules}, draws),
             *grid(_look, {"part": {"views": {}}}, {"recipe": self}),
             *grid(_lie, {"part": {"lie": {}}}, {"recipe": self}),
             *grid(train_run, {"part": {"training": {}}, "run": runs}, training),
         ]
-
-    def measure(self, scope: Scope, run: Measure) -> Records:
-        """Compares and trains, then times."""
-        quick = ((10, 10_000), (10, 100_000), (20, 100_000))
-        sizes = self.sizes or ((*quick, (10, 1_000_000), (50, 100_000)) if scope.full else quick)
-        axis = {f"{n} x {dim}": {"num_workers": n, "dim": dim} for n, dim in sizes}
-        timed = grid(_time, {"part": {"time": {}}, "size": axis})
-        return Records([*run(self.cells(scope)), *run(timed, jobs=1)])
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Whether rules choose alike, what servers learn, what it costs, and how training ends."""

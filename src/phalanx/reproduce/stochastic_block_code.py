@@ -24,7 +24,7 @@ from phalanx.coding import (
 from phalanx.experiments import Cell, Record, Records, grid
 from phalanx.randomness import generator
 from phalanx.reporting.format import listed
-from phalanx.reproduce.base import Findings, Recipe, Scope, published, report
+from phalanx.reproduce.base import Findings, Recipe, Scope, report, sized
 
 _REPETITION, _BERNOULLI = "fractional repetition", "Bernoulli"
 _CLEAR, _HIDDEN = "block, clear groups", "block, hidden groups"
@@ -34,7 +34,6 @@ _CHOICES = {
     "groups found": "whole groups, by an adversary who looks for them by spectral clustering",
     "greedy": "one by one, each the most painful loss",
 }
-_TOLD = published("stochastic-block-code")
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,10 @@ class StochasticBlockCodes(Recipe):
     """Decoding errors of repetition, block and Bernoulli codes against the number of stragglers.
 
     Stragglers are random, or chosen by adversaries who know the groups, look for them, or take the
-    worst worker each time. The one-step decoder stands beside its law. Cost: in quick mode about
-    half a minute.
+    worst worker each time. The one-step decoder stands beside its law.
     """
 
     name: ClassVar[str] = "stochastic-block-code"
-    paper: ClassVar[str] = _TOLD["paper"]
 
     num_workers: int = 100
     """Workers, and partitions (k)."""
@@ -57,8 +54,8 @@ class StochasticBlockCodes(Recipe):
     """Share of a worker's partitions that are of its own group, where groups are clear (p)."""
     stragglers: tuple[int, ...] = (5, 10, 20, 30, 40, 50)
     """Numbers of silent workers, growing."""
-    draws: int | None = None
-    """Assignments and sets of stragglers to average over; by default 100, or 1000 in full."""
+    draws: int = sized(100, 100, 1000)
+    """Assignments and sets of stragglers to average over."""
 
     def cells(self, scope: Scope) -> list[Cell]:
         """Every code, all of the same expected load, under every choice of stragglers."""
@@ -71,8 +68,7 @@ class StochasticBlockCodes(Recipe):
             _BERNOULLI: BernoulliGradientCode(size, expected_load=load),
         }
         names = {name: {"code": code, "called": name} for name, code in codes.items()}
-        fixed = {"recipe": self, "draws": self.draws or (1000 if scope.full else 100)}
-        return grid(_errors, {"code": names, "choice": list(_CHOICES)}, fixed)
+        return grid(_errors, {"code": names, "choice": list(_CHOICES)}, {"recipe": self})
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Laws, orders of the codes, and whether groups are found, at a fifth of stragglers."""
@@ -114,7 +110,7 @@ class StochasticBlockCodes(Recipe):
             "greedy": None,
         }
         parts = [self._shown(choice, found.where(choice=choice)) for choice in _CHOICES]
-        told = report(_TOLD, holds, values, answer="answer")
+        told = report(self.told, holds, values, answer="answer")
         return reduce(add, [*laws, told, *parts])
 
     def _law(self, one: Record, place: int) -> Findings:
@@ -123,7 +119,7 @@ class StochasticBlockCodes(Recipe):
         mean, deviation = statistics.fmean(errors), _standard_error(errors)
         values = {"code": one["code"], "number": self.stragglers[place], "size": self.num_workers}
         values |= {"law": law, "mean": mean, "deviation": deviation}
-        return report(_TOLD, {"law": [abs(mean - law) <= 3 * deviation + 1e-9]}, values)
+        return report(self.told, {"law": [abs(mean - law) <= 3 * deviation + 1e-9]}, values)
 
     def _shown(self, choice: str, found: Records) -> Findings:
         rows = [
@@ -146,11 +142,11 @@ class StochasticBlockCodes(Recipe):
             lines |= {f"{one['code']}, law of one step": one["law"] for one in found}
         placed = {name: (self.stragglers, errors) for name, errors in lines.items()}
         values = {"choice": _CHOICES[choice]}
-        return report(_TOLD, {}, values, {"errors": Records(rows)}, {"errors": placed})
+        return report(self.told, {}, values, {"errors": Records(rows)}, {"errors": placed})
 
 
 def _errors(
-    recipe: StochasticBlockCodes, called: str, code: ApproximateCode, choice: str, draws: int
+    recipe: StochasticBlockCodes, called: str, code: ApproximateCode, choice: str
 ) -> dict[str, Any]:
     """Errors of both decoders by number of stragglers and draw, and what is known of them."""
     size, load, stragglers = recipe.num_workers, recipe.load, recipe.stragglers
@@ -158,7 +154,7 @@ def _errors(
     laws = [size * simple.expected_squared_error(size - number) for number in stragglers]
     one_step, optimal = ([list[float]() for _ in stragglers] for _ in range(2))
     together = list[float]()
-    for seed in range(draws):
+    for seed in range(recipe.draws):
         drawn = code
         if isinstance(code, StochasticBlockCode | BernoulliGradientCode):
             drawn = replace(code, seed=seed)
