@@ -92,7 +92,8 @@ def test_one_run_that_has_not_begun(make_run):
 def test_one_run_stopped_by_an_error(make_run):
     folder = make_run("a", rounds=1, accuracy=None, stopped="3 of 9\nworkers are bad.", **LIARS)
     assert say(folder).startswith(
-        "The run was stopped by an error (“3 of 9 workers are bad”) after 1 round; 2 of 9"
+        "The run was stopped by an error (“3 of 9 workers are bad”) after 1 round, last "
+        "measured at a test loss of 0.1; 2 of 9"
     )
 
 
@@ -157,7 +158,7 @@ def test_several_runs_without_liars(make_run):
 def test_several_runs_without_a_reference(make_run):
     assert say(make_run("a", **LIARS), make_run("b", accuracy=None, **LIARS)) == (
         "There is no run to compare the weights with: a ended at 96.4 % test accuracy"
-        " and b ended without a measured test accuracy."
+        " and b ended at a test loss of 0.1."
     )
 
 

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(highlight=False)
-complaints = Console(stderr=True, highlight=False)
+from phalanx.terminal import SafeConsole
+
+console = SafeConsole(highlight=False)
+complaints = SafeConsole(stderr=True, highlight=False)
 
 
 def progress_bar() -> Progress:

@@ -79,8 +79,8 @@ def demo(steps: int = 200, seed: int = 0, out: Path | None = None) -> None:
     write_report(
         records, folder / "report.html", records[0], title="Training with Byzantine workers"
     )
-    console.print(terminal_table(rows))
-    console.print(answer(records, rows))
+    console.show(terminal_table(rows))
+    console.print(answer(records, rows), markup=False)
     same = _same_bits(folder / "repetition", folder / _UNATTACKED.folder)
     console.print(
         "DRACO repetition ends with "
@@ -119,7 +119,7 @@ def _run(
             **case.method,
         )
     except TooManyByzantineError as error:  # the mean, once the weights are no numbers any more
-        console.print(f"{case.title} stopped: {error}")
+        console.print(f"{case.title} stopped: {error}", markup=False)
 
 
 def _same_bits(one: Path, other: Path) -> bool:

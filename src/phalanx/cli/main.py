@@ -10,10 +10,11 @@ from typing import Any
 from rich.logging import RichHandler
 
 from phalanx.cli.compare import compare
+from phalanx.cli.completion import completion
 from phalanx.cli.console import complaints
 from phalanx.cli.demo import demo
 from phalanx.cli.listing import list_algorithms
-from phalanx.cli.parser import Parser, build
+from phalanx.cli.parser import Parser, build, underscored
 from phalanx.cli.plan import plan
 from phalanx.cli.report import report
 from phalanx.cli.reproduce import reproduce
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reproduce": reproduce,
     "serve": serve,
     "list": list_algorithms,
+    "completion": completion,
 }
 
 
@@ -49,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _main(argv: Sequence[str] | None) -> None:
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[RichHandler()])
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(
+        format="%(message)s", level=logging.WARNING, handlers=[RichHandler(console=complaints)]
+    )
+    arguments = underscored(sys.argv[1:] if argv is None else argv)
     parser = build(COMMANDS)
     if not arguments:
         parser.error(f"command must be one of {', '.join(COMMANDS)}; see `phalanx --help`")
@@ -67,6 +71,8 @@ def _main(argv: Sequence[str] | None) -> None:
     chosen.pop("config", None)
     if "_config" in inspect.signature(COMMANDS[command]).parameters:
         chosen["_config"] = _resolved(parser, config)
+    if "_parser" in inspect.signature(COMMANDS[command]).parameters:
+        chosen["_parser"] = parser
     try:
         COMMANDS[command](**chosen)
     except (ValueError, ImportError) as error:  # some of which are `PhalanxError`s, too

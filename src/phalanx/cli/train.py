@@ -84,8 +84,8 @@ def train(
     write_report([load_run(folder)], folder / "report.html")
     records = [load_run(folder)]
     rows = compare_runs(records)
-    console.print(terminal_table(rows))
-    console.print(answer(records, rows))
+    console.show(terminal_table(rows))
+    console.print(answer(records, rows), markup=False)
     console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
 
 

@@ -7,12 +7,14 @@ from phalanx.reporting.frontier import plot_frontier, write_frontier
 from phalanx.reporting.html import write_report
 from phalanx.reporting.link_plan import plot_link_plan, write_link_plan
 from phalanx.reporting.page import Plot, Table, drawn, markdown_table, render_page
+from phalanx.reporting.plan import write_plan
 from phalanx.reporting.plots import (
     plot_accuracy,
     plot_loss,
     plot_residual,
     plot_seconds,
     plot_suspicion,
+    plot_test_loss,
     plot_workers,
 )
 from phalanx.reporting.record import RunRecord, load_run
@@ -38,10 +40,12 @@ __all__ = [
     "plot_residual",
     "plot_seconds",
     "plot_suspicion",
+    "plot_test_loss",
     "plot_workers",
     "render_page",
     "terminal_table",
     "write_frontier",
     "write_link_plan",
+    "write_plan",
     "write_report",
 ]

@@ -32,15 +32,22 @@ def answer(records: Sequence[RunRecord], rows: Sequence[Row]) -> str:
 def _one(record: RunRecord) -> str:
     rounds = count(len(record.rounds), "round")
     accuracy = record.test_accuracy
-    at = "" if accuracy is None else f"at {percent(accuracy)} test accuracy"
+    at = _score(accuracy, record.test_loss)
     if record.status == "finished":
-        outcome = f"The run ended after {rounds} {at or 'without a measured test accuracy'}"
+        outcome = f"The run ended after {rounds}{at and ' ' + at}"
     else:
         error = record.error and f" by an error (“{excerpt(record.error)}”)"
         how = f"was stopped{error}" if error else "is not finished"
         outcome = f"The run {how} after {rounds}{at and f', last measured {at}'}"
     clauses = [outcome, _loss(record), _byzantine(record), _excluded(record)]
     return "; ".join(clause for clause in clauses if clause) + "."
+
+
+def _score(accuracy: float | None, loss: float | None) -> str:
+    """For example "at 96.4 % test accuracy"; empty where there was no test set."""
+    if accuracy is not None:
+        return f"at {percent(accuracy)} test accuracy"
+    return "" if loss is None else f"at a test loss of {loss:.3g}"
 
 
 def _loss(record: RunRecord) -> str:
@@ -187,9 +194,10 @@ def _fell(row: Row, reference: Row | None) -> bool:
 
 
 def _outcome(row: Row, reference: Row | None) -> str:
-    at = "" if row.test_accuracy is None else f" at {percent(row.test_accuracy)} test accuracy"
+    score = _score(row.test_accuracy, row.test_loss)
+    at = score and f" {score}"
     if reference is None:
-        return f"{row.title} ended{at or ' without a measured test accuracy'}"
+        return f"{row.title} ended{at or ' without a test'}"
     if row.weight_difference is None:
         return f"{row.title} ended{at} with weights that cannot be compared"
     finite = math.isfinite(row.weight_difference)

@@ -44,6 +44,8 @@ class Row:
     """Whether the others are held against this run."""
     round_bytes: float | None = None
     """Median bytes of messages per round; None if they were not counted."""
+    test_loss: float | None = None
+    """Final (or last measured) mean loss on the test set."""
 
 
 def is_honest(record: RunRecord) -> bool:
@@ -110,6 +112,7 @@ def _row(record: RunRecord, reference: RunRecord | None) -> Row:
         detection=detection(record.rounds),
         is_reference=reference is not None and record.folder == reference.folder,
         round_bytes=_median(record, "message_bytes"),
+        test_loss=record.test_loss,
     )
 
 

@@ -19,6 +19,7 @@ from phalanx.reporting.plots import (
     plot_residual,
     plot_seconds,
     plot_suspicion,
+    plot_test_loss,
     plot_workers,
 )
 from phalanx.reporting.record import (
@@ -95,9 +96,16 @@ def _plots(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Plot]:
         alt = f"Test accuracy over rounds. Last values: {ends}."
         caption = "On the whole test set. Higher is better."
         plots.append(Plot("Test accuracy", caption, alt, partial(plot_accuracy, records), _SIZE))
+    elif any(record.series("test_loss") for record in records):
+        alt = f"Test loss over rounds. Last values: {_last(records, 'test_loss')}."
+        draw = partial(plot_test_loss, records)
+        plots.append(Plot("Test loss", "On the whole test set. Lower is better.", alt, draw, _SIZE))
     if any(value > 0 for record in records for _, value in record.series("loss")):
         alt = f"Training loss over rounds. Last values: {_last(records, 'loss')}."
-        caption = "Lower is better; what is not finite is left out."
+        caption = (
+            "Lower is better. What is not finite is left out; where a run went far above the "
+            "others it is cut off, and the legend says how high it went."
+        )
         plots.append(Plot("Training loss", caption, alt, partial(plot_loss, records), _SIZE))
     if any(row.round_seconds is not None for row in rows):
         spent = listed([f"{row.title} {duration(row.round_seconds)}" for row in rows])

@@ -1,5 +1,6 @@
 """Plots of a report: each draws one figure on given axes."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,11 +45,37 @@ def plot_accuracy(records: Sequence[RunRecord], ax: Axes) -> None:
     ax.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, symbol=""))
 
 
+def plot_test_loss(records: Sequence[RunRecord], ax: Axes) -> None:
+    """Loss on the test set over rounds, one line per run."""
+    _lines(records, ax, "test_loss", marker="o")
+    ax.set_ylabel("test loss")
+
+
 def plot_loss(records: Sequence[RunRecord], ax: Axes) -> None:
-    """Training loss over rounds, one line per run, on a logarithmic axis."""
-    _lines(records, ax, "loss", positive=True)
+    """Training loss over rounds, one line per run, on a logarithmic axis.
+
+    The axis ends where a run that diverged would flatten the others; the legend says how high it
+    went.
+    """
+    top = _top([[y for _, y in record.series("loss")] for record in records])
+    _lines(records, ax, "loss", positive=True, top=top)
     ax.set_ylabel("training loss (log scale)")
     ax.set_yscale("log")
+    if math.isfinite(top):
+        ax.set_ylim(top=top)
+
+
+def _top(series: Sequence[Sequence[float]]) -> float:
+    """Where the axis ends: ten times what runs begin with, and what the calmest run reaches.
+
+    Infinite if no run goes a good deal beyond that.
+    """
+    drawn = [values for values in series if values]
+    if not drawn:
+        return math.inf
+    peaks = [max(values) for values in drawn]
+    top = 10 * max(min(peaks), *(values[0] for values in drawn))
+    return top if 0 < 10 * top < max(peaks) else math.inf
 
 
 def plot_residual(records: Sequence[RunRecord], ax: Axes) -> None:
@@ -166,6 +193,7 @@ def _lines(
     *,
     positive: bool = False,
     marker: str | None = None,
+    top: float = math.inf,
 ) -> None:
     for index, record in enumerate(records):
         points = record.series(name)
@@ -175,6 +203,8 @@ def _lines(
         zeros = sum(value == 0 for _, value in points) if positive else 0
         if zeros:
             label += f" (0 in {zeros} of {len(points)} rounds)"
+        if (peak := max(value for _, value in points)) > top:
+            label += f" (cut off; up to {peak:.2g})"
         shown = [(x, y) for x, y in points if not positive or y > 0]
         ax.plot(
             [x for x, _ in shown],

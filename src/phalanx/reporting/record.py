@@ -39,9 +39,17 @@ class RunRecord:
     @property
     def test_accuracy(self) -> float | None:
         """The final test accuracy, a share in [0, 1]; while unfinished, the one last measured."""
-        if self.result is not None and self.result.get("test_accuracy") is not None:
-            return float(self.result["test_accuracy"])
-        measured = self.series("test_accuracy")
+        return self._measured("test_accuracy")
+
+    @property
+    def test_loss(self) -> float | None:
+        """The final mean loss on the test set; while unfinished, the one last measured."""
+        return self._measured("test_loss")
+
+    def _measured(self, name: str) -> float | None:
+        if self.result is not None and self.result.get(name) is not None:
+            return float(self.result[name])
+        measured = self.series(name)
         return measured[-1][1] if measured else None
 
     @property

@@ -11,6 +11,7 @@ from phalanx.reporting.format import difference, duration, percent, score, size
 
 MEANINGS = {
     "test accuracy": "Share of the test set classified rightly after the last round.",
+    "test loss": "Mean loss on the test set after the last round.",
     "largest |Δw|": "max |w - w_ref| over all weights of the run and of the reference.",
     "relative": "max |w - w_ref| / max |w_ref|.",
     "round": "Median seconds per round, everything included.",
@@ -27,9 +28,9 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """The headers after the run's title, and every row's cells; unused columns are left out."""
     table = [
         {
-            "status": row.status + (" (reference)" if row.is_reference else ""),
             "rounds": str(row.rounds),
             "test accuracy": percent(row.test_accuracy),
+            "test loss": difference(row.test_loss),
             "largest |Δw|": difference(row.weight_difference),
             "relative": difference(row.relative_difference),
             "round": duration(row.round_seconds),
@@ -42,6 +43,12 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         for row in rows
     ]
     unused = set()
+    if any(row.test_accuracy is not None for row in rows):
+        unused.add("test loss")
+    elif any(row.test_loss is not None for row in rows):
+        unused.add("test accuracy")  # the targets are no classes
+    else:
+        unused.add("test loss")
     if not any(row.is_reference for row in rows):
         unused |= {"largest |Δw|", "relative"}
     if len({row.round_bytes for row in rows}) == 1:
@@ -65,14 +72,14 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     <BLANKLINE>
                      test
      run         accuracy    round  decode  precision  recall
-     ────────────────────────────────────────────────────────
+     ─────────────────────────────────────────────────────────
      mean          96.4 %  10.0 ms  1.0 ms          —       —
     <BLANKLINE>
     """
     headers, lines = cells(rows)
-    shown = [i for i, name in enumerate(headers) if name not in ("status", "rounds", "proof")]
+    shown = [i for i, name in enumerate(headers) if name not in ("rounds", "proof")]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("run", overflow="fold", min_width=10)
+    table.add_column("run", overflow="fold", min_width=11)
     for i in shown:
         table.add_column(headers[i].replace(" ", "\n"), justify="right", no_wrap=True)
     for row, line in zip(rows, lines, strict=True):
