@@ -1,5 +1,7 @@
 """Compatibility checks of the stages of a round, made before a run starts."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -8,7 +10,9 @@ from phalanx.parameters import trained_parameters
 from phalanx.training.job import Job
 
 
-def check_job(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[str, int]) -> None:
+def check_job(
+    job: Job, sets: Mapping[str, Dataset[tuple[Tensor, ...]]], counts: dict[str, int]
+) -> None:
     """Raises ValueError with everything that does not fit together, not only the first of it."""
     round_, trained = job.round, trained_parameters(job.model)
     problems = []
@@ -48,8 +52,11 @@ def check_job(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[s
         )
     if trained:
         problems += job.chain.problems(code)
-    if test is not None and len(test) == 0:  # type: ignore[arg-type]
-        problems.append("test must have at least 1 sample, got 0")
+    problems += [
+        f"{name} must have at least 1 sample, got 0"
+        for name, data in sets.items()
+        if len(data) == 0  # type: ignore[arg-type]
+    ]
     if round_.byzantine is not None and round_.attack is None:
         problems.append(
             "byzantine says who is Byzantine, and needs attack to say what they do, got None"
