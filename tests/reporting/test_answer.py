@@ -147,7 +147,7 @@ def test_several_runs_without_liars(make_run):
 def test_several_runs_without_a_reference(make_run):
     assert say(make_run("a", **LIARS), make_run("b", accuracy=None, **LIARS)) == (
         "There is no run to compare the weights with: a ended at 96.4 % test accuracy"
-        " and b ended without a measured test accuracy."
+        " and b ended and was not evaluated."
     )
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command. Exit codes: 0 done, 1 stopped by faults, 2 bad input, 130 interrupted."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[RichHandler()])
+    if os.getcwd() not in sys.path:  # where `mylab.rules.ClosestPair` may be, as for `python -m`
+        sys.path.insert(0, os.getcwd())
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build(COMMANDS)
     if not arguments:

@@ -10,6 +10,7 @@ from phalanx.reporting.page import Plot, Table, drawn, markdown_table, render_pa
 from phalanx.reporting.plots import (
     plot_accuracy,
     plot_loss,
+    plot_metric,
     plot_residual,
     plot_seconds,
     plot_suspicion,
@@ -35,6 +36,7 @@ __all__ = [
     "plot_frontier",
     "plot_link_plan",
     "plot_loss",
+    "plot_metric",
     "plot_residual",
     "plot_seconds",
     "plot_suspicion",

@@ -1,7 +1,7 @@
 """Summary sentence of a report, computed from the figures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from phalanx.reporting.compare_runs import SAME_WEIGHTS, Row, is_honest
 from phalanx.reporting.detection import byzantine_senders, detection, total
@@ -25,16 +25,24 @@ def answer(records: Sequence[RunRecord], rows: Sequence[Row]) -> str:
 
 def _one(record: RunRecord) -> str:
     rounds = count(len(record.rounds), "round")
-    accuracy = record.test_accuracy
-    at = "" if accuracy is None else f"at {percent(accuracy)} test accuracy"
+    at = _at(record.test_accuracy, record.evaluation)
     if record.status == "finished":
-        outcome = f"The run ended after {rounds} {at or 'without a measured test accuracy'}"
+        by = "" if record.stopped_by is None else f"was stopped by {record.stopped_by} and "
+        outcome = f"The run {by}ended after {rounds} {at or 'and was not evaluated'}"
     else:
         error = record.error and f" by an error (“{excerpt(record.error)}”)"
         how = f"was stopped{error}" if error else "is not finished"
         outcome = f"The run {how} after {rounds}{at and f', last measured {at}'}"
     clauses = [outcome, _loss(record), _byzantine(record), _excluded(record)]
     return "; ".join(clause for clause in clauses if clause) + "."
+
+
+def _at(accuracy: float | None, evaluation: Mapping[str, float]) -> str:
+    """For example "at 97.5 % test accuracy", or "at test mae 0.12"; empty if nothing is known."""
+    if accuracy is not None:
+        return f"at {percent(accuracy)} test accuracy"
+    first = next(iter(evaluation), None)
+    return "" if first is None else f"at {first.replace('_', ' ')} {evaluation[first]:.4g}"
 
 
 def _loss(record: RunRecord) -> str:
@@ -175,9 +183,10 @@ def _fell(row: Row, reference: Row | None) -> bool:
 
 
 def _outcome(row: Row, reference: Row | None) -> str:
-    at = "" if row.test_accuracy is None else f" at {percent(row.test_accuracy)} test accuracy"
+    at = _at(row.test_accuracy, row.evaluation)
+    at = f" {at}" if at else ""
     if reference is None:
-        return f"{row.title} ended{at or ' without a measured test accuracy'}"
+        return f"{row.title} ended{at or ' and was not evaluated'}"
     if row.weight_difference is None:
         return f"{row.title} ended{at} with weights that cannot be compared"
     finite = math.isfinite(row.weight_difference)

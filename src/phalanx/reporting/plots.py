@@ -33,6 +33,12 @@ def plot_accuracy(records: Sequence[RunRecord], ax: Axes) -> None:
     ax.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, symbol=""))
 
 
+def plot_metric(records: Sequence[RunRecord], name: str, ax: Axes) -> None:
+    """A metric of evaluations over rounds, one line per run."""
+    _lines(records, ax, name, marker="o")
+    ax.set_ylabel(name.replace("_", " "))
+
+
 def plot_loss(records: Sequence[RunRecord], ax: Axes) -> None:
     """Training loss over rounds, one line per run, on a logarithmic axis."""
     _lines(records, ax, "loss", positive=True)

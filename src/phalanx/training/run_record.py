@@ -61,9 +61,8 @@ class Run:
             most = sorted(named, key=lambda worker: (-named[worker], worker))
             shown = ", ".join(f"{worker}: {named[worker]}" for worker in most[:5])
             parts.append(f"rounds_suspected={{{shown}{', ...' if len(most) > 5 else ''}}}")
-        for name in ("stopped", "stopped_by"):
-            if self.result.get(name):
-                parts.append(f"{name}={self.result[name]!r}")
+        ended = {name: self.result.get(name) for name in ("stopped", "stopped_by")}
+        parts += [f"{name}={why!r}" for name, why in ended.items() if why]
         if self.folder is not None:
             parts.append(f"folder={str(self.folder)!r}")
         return f"Run({', '.join(parts)})"
