@@ -69,7 +69,7 @@ def test_a_module_in_the_current_folder_is_found_by_the_command(tmp_path):
     script.write_text(command)
     source = str(Path(__import__("phalanx").__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, str(script), *words],
+        [sys.executable, str(script), *words, "--out", "a"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": source},
         capture_output=True,

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 import phalanx
-from phalanx.training import ProgressBar, progress
+from phalanx.training import progress
+from phalanx.training.progress import ProgressBar
 from training.drifting import a_model, some_data
 
 

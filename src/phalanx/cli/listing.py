@@ -11,6 +11,7 @@ from rich.table import Table
 from phalanx.cli.console import console
 from phalanx.cli.parser import ROOMS
 from phalanx.docstrings import source, summary
+from phalanx.training import Callback
 
 Room = Literal[
     "all",
@@ -59,9 +60,9 @@ def algorithms(module: ModuleType) -> list[type]:
 
 
 def _implements(cls: type) -> bool:
-    """Whether it implements an abstract class, or is a module of torch."""
+    """Whether it implements an abstract class, is a callback, or a module of torch."""
     return any(
-        inspect.isabstract(base) or base.__module__.startswith("torch.nn")
+        inspect.isabstract(base) or base is Callback or base.__module__.startswith("torch.nn")
         for base in cls.__mro__[1:]
     )
 

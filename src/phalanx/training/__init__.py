@@ -23,7 +23,6 @@ from phalanx.training.loggers import (
     TrackioLogger,
     WandbLogger,
 )
-from phalanx.training.progress import ProgressBar
 from phalanx.training.reputation import Reputation, Standing, rounds_until_excluded
 from phalanx.training.round import Round
 from phalanx.training.run import train
@@ -49,7 +48,6 @@ __all__ = [
     "Local",
     "MLflowLogger",
     "OptimizerStep",
-    "ProgressBar",
     "Ray",
     "Replies",
     "Reply",
