@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import l1_loss, mse_loss
 from torch.optim import SGD
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 import phalanx
 from phalanx.aggregation import Krum
@@ -239,34 +239,7 @@ def test_epochs_are_passes_over_the_data():
     assert trained(steps=None, epochs=1 / per_epoch).done == 1
 
 
-def test_what_is_of_another_kind_is_refused_by_name(subtests, tmp_path):
-    data = some_data()
-    linear, meta = nn.Linear(5, 2), nn.Linear(5, 2, device="meta")
-    cases = [
-        ({"rule": Krum}, r"rule must be an Aggregator, got the class Krum: .* Krum\(...\)"),
-        ({"code": "DracoCyclic"}, "code must be a Code, got 'DracoCyclic'"),
-        ({"engine": Local}, "engine must be an Engine, got the class Local"),
-        ({"data": DataLoader(data)}, "dataset must be a Dataset, got a DataLoader"),
-        ({"test": DataLoader(data)}, "test must be a Dataset, got a DataLoader"),
-        ({"loss": nn.CrossEntropyLoss}, r"loss must be a function .*: give CrossEntropyLoss\(\)"),
-        ({"model": nn.Linear}, "model must be a Module, got the class Linear"),
-        ({"model": meta}, "model must have values, got parameters on the meta device"),
-        ({"model": linear, "device": "tpuu"}, "device must be one that can be used here"),
-        ({"callbacks": [EarlyStopping]}, "callbacks must hold a Callback, got the class Early"),
-        ({"callbacks": EarlyStopping()}, "callbacks must be a list"),
-        ({"callbacks": [EarlyStopping()]}, r"monitor must be a metric .* one of \[\], got"),
-        ({"metrics": [l1_loss]}, "metrics must be a dict of functions by name"),
-        ({"metrics": {"mae": 3}}, "metrics must hold functions .* got 3 for 'mae'"),
-        ({"metrics": {"loss": l1_loss}}, "metrics must have names of their own, got 'loss'"),
-        ({"steps": 3, "epochs": 2}, "give steps or epochs, not both"),
-        ({"steps": -3}, "steps must be at least 1, got -3"),
-        ({"steps": None, "epochs": -1}, "epochs must be finite and above 0, got -1"),
-        ({"steps": None, "epochs": 0.01}, "epochs must come to at least 1 round"),
-        ({"validation": 1.0}, "validation must be a dataset or a share"),
-    ]
-    for options, rule in cases:
-        with subtests.test(rule), pytest.raises(ValueError, match=rule):
-            trained(out=tmp_path / "a", **options)
-    assert not (tmp_path / "a").exists()
-    with pytest.raises(ValueError, match="metrics must return one number each"):
-        trained(test=data, metrics={"many": lambda outputs, targets: outputs})
+def test_a_metric_that_is_no_number_is_named():
+    options = {"test": some_data(), "metrics": {"many": lambda outputs, targets: outputs}}
+    with pytest.raises(ValueError, match="metrics must return one number each, .* from 'many'"):
+        trained(**options)

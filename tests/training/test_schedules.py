@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Adam
+from torch.optim import SGD
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     ExponentialLR,
@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import (
 )
 
 import phalanx
-from phalanx.computations import Gradient, LocalSteps, MixedPrecision
-from phalanx.training import ClippedStep, Local, OptimizerStep, Ray, ServerMomentum
+from phalanx.computations import Gradient, LocalSteps
+from phalanx.training import ClippedStep, Local, Ray, ServerMomentum
 from training.drifting import a_model, flat, some_data
 
 
@@ -92,8 +92,6 @@ def test_a_plateau_is_seen_in_the_metric_that_is_monitored():
     changes = [i for i, (a, b) in enumerate(itertools.pairwise(rates)) if a != b]
     assert changes
     assert set(changes) <= {i for i, one in enumerate(run.rounds) if "validation_loss" in one}
-    with pytest.raises(ValueError, match=r"lr_scheduler_monitor must be one of \['loss'"):
-        trained(lr_scheduler=never, lr_scheduler_monitor="valid_loss")
 
 
 def test_a_rate_that_somebody_else_changes_is_noticed(tmp_path):
@@ -131,8 +129,6 @@ def test_updates_are_clipped_as_torch_does(tmp_path):
         assert norm > 0.05
         optimizer.step()
     torch.testing.assert_close(flat(run.model), flat(plain), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="max_norm must be finite and above 0, got 0"):
-        trained(max_grad_norm=0)
 
 
 def test_clipping_goes_with_every_step_and_short_updates_stay():
@@ -185,21 +181,3 @@ def test_ray_and_one_process_agree(cluster):
     one, other = trained(engine=Local(chunk_size=1), **options), trained(engine=Ray(), **options)
     assert flat(one.model).equal(flat(other.model))
     assert [entry["lr"] for entry in one.rounds] == [entry["lr"] for entry in other.rounds]
-
-
-def test_factories_are_asked_for_by_name(subtests):
-    model = a_model()
-    adam = Adam(model.parameters())
-    cases = [
-        ({"optimizer": adam}, r"optimizer must be a class or function .* got an instance of Adam"),
-        ({"optimizer": lambda parameters: 3}, "got one that makes int"),
-        ({"lr_scheduler": CosineAnnealingLR(adam, T_max=3)}, "got an instance of CosineAnnealing"),
-        ({"lr_scheduler": lambda optimizer: None}, "got one that makes NoneType"),
-        ({"lr_scheduler": warm_up, "step": OptimizerStep()}, "lr_scheduler belongs to optimizer"),
-        ({"lr_scheduler_interval": "step"}, "interval must be 'round' or 'epoch', got 'step'"),
-        ({"mixed_precision": "16"}, "mixed_precision must be no, bf16 or fp16, got '16'"),
-        ({"compute": MixedPrecision}, r"give an instance, MixedPrecision\(...\)"),
-    ]
-    for options, rule in cases:
-        with subtests.test(rule), pytest.raises(ValueError, match=rule):
-            trained(**options)

@@ -89,7 +89,7 @@ def train_run(
         accuracy, loss = rounds[-1]["test_accuracy"], rounds[-1]["test_loss"]
     else:
         measured = options.get("loss", cross_entropy)
-        accuracy, loss = evaluate(network, measured, splits.test, splits.train)
+        accuracy, loss, _ = evaluate(network, measured, splits.test, splits.train)
     evaluated = [one for one in rounds if one.get("test_accuracy") is not None]
     accuracies = [one["test_accuracy"] for one in evaluated]
     found, weights = detection(rounds), _flat(network)

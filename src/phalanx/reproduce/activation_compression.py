@@ -469,7 +469,7 @@ def staged_run(
         errors.extend(  # keeps those before a failure
             descend(pipelines, made, inputs, targets, epochs, batch_size, seed, gradients)
         )
-        accuracy, loss = evaluate(network, cross_entropy, splits.test, splits.train)
+        accuracy, loss, _ = evaluate(network, cross_entropy, splits.test, splits.train)
         stopped = None if math.isfinite(loss) else "the test loss is not finite"
     except NotFiniteError as error:
         accuracy, loss, stopped = None, math.inf, str(error)

@@ -135,7 +135,7 @@ def check_monitor(monitor: str, evaluated: Sequence[str]) -> None:
         raise ValueError(f"lr_scheduler_monitor must be one of {known}, got {monitor!r}")
 
 
-def rounds_in(steps: int | None, epochs: float | None, rounds_per_epoch: int) -> int:
+def rounds_in(steps: int | None, epochs: int | float | None, rounds_per_epoch: int) -> int:
     """The rounds of a run that is given steps or epochs; 200 if neither.
 
     Raises:
@@ -162,8 +162,10 @@ def split_off(
     Raises:
         ValueError: if the share is not between 0 and 1, or leaves one of the two empty.
     """
-    if not isinstance(validation, int | float) or not hasattr(dataset, "__len__"):
+    if not isinstance(validation, int | float):
         return dataset, validation
+    if not hasattr(dataset, "__len__"):
+        return dataset, None  # which is refused, for that
     number = len(dataset)
     held = round(validation * number)
     if not 0 < held < number:

@@ -10,14 +10,14 @@ from phalanx.training.callbacks import Callback, Entry
 from phalanx.training.run_record import Run
 
 
-def scalars(entry: Entry) -> dict[str, float]:
+def scalars(entry: Entry) -> dict[str, int | float]:
     """The numbers of a round's metrics; lists of workers by how many there are.
 
     >>> scalars({"step": 4, "loss": 0.5, "suspects": [3, 7], "error": None})
     {'loss': 0.5, 'num_suspects': 2}
     """
     counted = ("byzantine", "suspects", "missing", "excluded")
-    found: dict[str, float] = {}
+    found: dict[str, int | float] = {}
     for name, value in entry.items():
         if name in counted:
             found[f"num_{name}"] = len(value)

@@ -69,7 +69,7 @@ def train(
     loss: Loss = cross_entropy,
     engine: Engine = Local(),  # noqa: B008 - frozen
     steps: int | None = None,
-    epochs: float | None = None,
+    epochs: int | float | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
