@@ -124,8 +124,9 @@ def _number(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
+        shown = " ".join(repr(value).split())[:80]
         raise ValueError(
-            f"metrics must return one number each, got {value!r:.80} from {name!r}"
+            f"metrics must return one number each, got {shown} from {name!r}"
         ) from error
 
 

@@ -241,5 +241,5 @@ def test_epochs_are_passes_over_the_data():
 
 def test_a_metric_that_is_no_number_is_named():
     options = {"test": some_data(), "metrics": {"many": lambda outputs, targets: outputs}}
-    with pytest.raises(ValueError, match="metrics must return one number each, .* from 'many'"):
+    with pytest.raises(ValueError, match=r"metrics must return one number each, .* from 'many'"):
         trained(**options)

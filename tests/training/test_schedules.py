@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import (
 
 import phalanx
 from phalanx.computations import Gradient, LocalSteps
-from phalanx.training import ClippedStep, Local, Ray, ServerMomentum
+from phalanx.training import ClippedStep, Local, OptimizerStep, Ray, ServerMomentum
 from training.drifting import a_model, flat, some_data
 
 
@@ -110,10 +110,12 @@ def test_a_rate_that_somebody_else_changes_is_noticed(tmp_path):
     assert run.rounds[2]["lr"] == 0.025
 
 
-def test_runs_with_and_without_a_scheduler_do_not_resume_one_another(tmp_path):
-    trained(out=tmp_path / "a", steps=2)
-    with pytest.raises(ValueError, match="it had none, this has one"):
-        trained(out=tmp_path / "a", resume=True, lr_scheduler=SCHEDULERS["cosine"])
+def test_a_step_with_a_scheduler_and_one_without_do_not_load_one_another():
+    plain, scheduled = OptimizerStep(), OptimizerStep(lr_scheduler=SCHEDULERS["cosine"])
+    model = a_model()
+    for step, other in ((plain, scheduled), (scheduled, plain)):
+        with pytest.raises(ValueError, match="lr_scheduler must be that of the run to be resumed"):
+            other.load(model, step.dump(step.init(model)))
 
 
 def test_updates_are_clipped_as_torch_does(tmp_path):

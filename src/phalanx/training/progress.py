@@ -2,6 +2,7 @@
 
 import os
 import time
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -42,7 +43,8 @@ class ProgressBar(Callback):
     def on_start(self, run: Run) -> None:
         """Begins to show."""
         self._next, self._pause = time.monotonic() + _PAUSE_S[0], _PAUSE_S[0]
-        if not (self._console.is_terminal or self._console.is_jupyter):
+        bare = self._console.is_jupyter and find_spec("ipywidgets") is None  # rich needs it
+        if bare or not (self._console.is_terminal or self._console.is_jupyter):
             return
         columns = (
             TextColumn("{task.description}", markup=False),
