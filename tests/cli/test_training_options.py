@@ -58,7 +58,7 @@ def test_a_module_in_the_current_folder_is_found_by_the_command(tmp_path):
         "--rule",
         "mylab.rules.MyRule",
         "--num_workers",
-        "3",
+        "5",
         "--steps",
         "1",
         "--out",

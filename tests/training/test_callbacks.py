@@ -130,14 +130,23 @@ def test_early_stopping_goes_on_where_a_run_was_killed(tmp_path, subtests):
         return [EarlyStopping(patience=3)]
 
     whole = diverging(callbacks=stopping())
+
+    def kill(entry):
+        if entry["step"] + 1 == middle:
+            raise ArithmeticError("killed")
+
     for middle in range(1, whole.done + 1):
         with subtests.test(middle=middle):
             out = tmp_path / str(middle)
-            diverging(callbacks=stopping(), out=out, steps=middle, checkpoint_every=1)
+            with pytest.raises(ArithmeticError):
+                diverging(callbacks=stopping(), out=out, checkpoint_every=2, on_round=kill)
             resumed = diverging(callbacks=stopping(), out=out, resume=True)
             assert resumed.done == whole.done
             assert flat(resumed.model).equal(flat(whole.model))
             assert resumed.result["stopped_by"] == whole.result["stopped_by"]
+            again = diverging(callbacks=stopping(), out=out, resume=True)  # it stays stopped
+            assert again.done == whole.done
+            assert flat(again.model).equal(flat(whole.model))
 
 
 def test_improvements_are_counted_as_the_mode_and_the_margin_say():

@@ -88,7 +88,7 @@ class TrackioLogger(WandbLogger):
 
 @dataclass
 class MLflowLogger(Callback):
-    """Logger to MLflow."""
+    """Logger to MLflow: the numbers of every round as metrics of a run of theirs."""
 
     experiment: str = "phalanx"
     """The experiment that the run belongs to."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import SGD
 from torch.utils.data import Dataset
 
 from phalanx.aggregation import Aggregator, Mean
@@ -39,7 +40,6 @@ from phalanx.training.server_step import (
     MakeScheduler,
     OptimizerStep,
     ServerStep,
-    default_optimizer,
 )
 from phalanx.training.worker import TrainingWorkers
 from phalanx.transforms import MessageTransform
@@ -60,7 +60,7 @@ def train(
     attack: Attack | None = None,
     byzantine: Schedule | None = None,
     step: ServerStep | None = None,
-    optimizer: MakeOptimizer = default_optimizer,
+    optimizer: MakeOptimizer = lambda parameters: SGD(parameters, lr=0.1, momentum=0.9),
     lr_scheduler: MakeScheduler | None = None,
     lr_scheduler_interval: Interval = "round",
     lr_scheduler_monitor: str = "loss",
