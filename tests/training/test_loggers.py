@@ -66,7 +66,8 @@ def test_wandb_gets_the_rows(tmp_path, monkeypatch):
     assert list(tmp_path.rglob("*.wandb"))
 
 
-def test_mlflow_gets_the_rows(tmp_path):
+def test_mlflow_gets_the_rows(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow = pytest.importorskip("mlflow", reason="needs mlflow")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     if importlib.util.find_spec("sqlalchemy") is None:
