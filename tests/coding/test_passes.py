@@ -56,8 +56,8 @@ def test_projections_differ_where_messages_do(subtests):
             messages[1, -1] += 1
             messages[2, 0] += 1
             messages[3] = 0
-            found = project(messages, 3, seeded(1))
-            assert found.shape == (5, 3)
+            found = project(messages, seeded(1))
+            assert found.shape == (5, 32)
             assert found.dtype == torch.float64
             rounding = 1e-6 * found[0].abs().max()
             assert (found[4] - found[0]).abs().max() <= rounding
@@ -66,29 +66,44 @@ def test_projections_differ_where_messages_do(subtests):
             assert not found[3].any()
 
 
+def test_projections_are_as_long_as_what_two_messages_differ_by(subtests):
+    width = 300_000
+    for where in ([0], [width - 1], [5, 4101], [7, 7 + 4099], list(range(0, width, 3)), [1, 2, 3]):
+        with subtests.test(first=where[:2], number=len(where)):
+            messages = torch.zeros(1, width)
+            messages[0, where] = 1.0
+            messages[0, where[: len(where) // 2]] = -1.0
+            ratios = [
+                (project(messages, seeded(seed)).norm() / messages.norm()).item()
+                for seed in range(100)
+            ]
+            assert min(ratios) >= 1 / 3  # a pair that the secret width lays on each other is rare
+            assert max(ratios) <= 3
+
+
 def test_what_is_not_finite_shows_in_its_own_row_only(subtests):
     for value, where in itertools.product([torch.nan, torch.inf, -torch.inf], [0, 5000, 69_999]):
         with subtests.test(value=value, where=where):
             messages = torch.ones(3, 70_000)
             messages[1, where] = value
-            found = project(messages, 2, seeded(0))
+            found = project(messages, seeded(0))
             assert found.isfinite().all(dim=1).tolist() == [True, False, True]
 
 
 def test_projections_are_linear():
     messages = torch.randn(6, 20_000, generator=seeded(0), dtype=torch.float64)
     mixing = torch.randn(4, 6, generator=seeded(1), dtype=torch.float64)
-    mixed, apart = (project(m, 3, seeded(2)) for m in (mixing @ messages, messages))
+    mixed, apart = (project(m, seeded(2)) for m in (mixing @ messages, messages))
     assert torch.allclose(mixed, mixing @ apart, rtol=1e-11)
 
 
 def test_projections_depend_on_the_secret():
     messages = torch.ones(2, 10)
-    assert not torch.equal(project(messages, 2, seeded(0)), project(messages, 2, seeded(1)))
+    assert not torch.equal(project(messages, seeded(0)), project(messages, seeded(1)))
 
 
 def test_no_columns_have_projections_of_zero():
-    assert not project(torch.zeros(3, 0), 2, seeded(0)).any()
+    assert not project(torch.zeros(3, 0), seeded(0)).any()
 
 
 def test_only_rows_that_are_asked_for_are_looked_at(subtests):

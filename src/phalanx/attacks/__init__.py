@@ -9,6 +9,7 @@ from phalanx.attacks.drop import Drop
 from phalanx.attacks.gaussian_noise import GaussianNoise
 from phalanx.attacks.inner_product_manipulation import InnerProductManipulation
 from phalanx.attacks.label_flip import LabelFlip
+from phalanx.attacks.least_visible import LeastVisible
 from phalanx.attacks.local_model_poisoning import LocalModelPoisoning
 from phalanx.attacks.mimic import Mimic
 from phalanx.attacks.min_max import MinMax
@@ -37,6 +38,7 @@ __all__ = [
     "GaussianNoise",
     "InnerProductManipulation",
     "LabelFlip",
+    "LeastVisible",
     "LocalModelPoisoning",
     "Mimic",
     "MinMax",

@@ -29,6 +29,8 @@ class AdversaryKnowledge(NamedTuple):
         num_byzantine: how many workers are Byzantine in this round.
         aggregate: the rule of the server, from the messages of all workers to their aggregate.
         generator: source of randomness; None draws from torch's global one.
+        encoding: of a linear code, what each worker multiplies each partition's gradient by; None
+            if it is not known, or messages are not linear.
     """
 
     honest: Float[Tensor, "honest dim"]
@@ -36,3 +38,4 @@ class AdversaryKnowledge(NamedTuple):
     num_byzantine: int
     aggregate: Rule = column_mean
     generator: torch.Generator | None = None
+    encoding: Float[Tensor, "all_workers partitions"] | None = None

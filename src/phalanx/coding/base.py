@@ -23,9 +23,10 @@ class Decoded(NamedTuple):
         suspects: `(workers,)` bool, the workers whose messages arrived and are wrong.
         residual: the largest relative disagreement among the messages that were trusted: 0 where
             they agree to the bit; what remains below the decoder's tolerance otherwise.
-        error: what messages that are missing may have cost: the distance between `gradient` and the
-            mean is at most `error` times the root mean square of the norms of the partitions'
-            gradients. 0 from codes that are exact; rules that are no codes estimate none.
+        error: what messages that are missing, or lies too small to be told from rounding, may have
+            cost: the distance between `gradient` and the mean is at most `error` times the root
+            mean square of the norms of the partitions' gradients. 0 from codes that compare bits;
+            rules that are no codes estimate none.
     """
 
     gradient: Float[Tensor, " dim"]
@@ -93,6 +94,13 @@ class Code(ABC):
         return torch.stack(
             [self.encode(worker, gradients[owned]) for worker, owned in enumerate(self.assignment)]
         )
+
+    @property
+    def encoding(self) -> Float[Tensor, "workers partitions"] | None:
+        """Float64; what a worker multiplies a partition's gradient by. None if not so simple."""
+        if self.width(1) != 1:
+            return None
+        return self.encode_all([torch.eye(self.num_partitions, dtype=torch.float64)])
 
     @abstractmethod
     def decode(

@@ -15,7 +15,7 @@ parity frequencies is the doing of Byzantine workers.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import torch
@@ -37,6 +37,7 @@ class CyclicAlgebra:
         parity: `(2 s, length)`, orthonormal rows that vanish on the band.
         target: `(length - 2 s,)`; any v with `v @ basis = target` gives `v @ weights = 1`.
         nodes: `(length,)`, the points of the unit circle at which an error locator vanishes.
+        key: arguments of `cyclic_algebra`.
     """
 
     weights: Float[Tensor, "length length"] | Complex[Tensor, "length length"]
@@ -44,6 +45,12 @@ class CyclicAlgebra:
     parity: Complex[Tensor, "parity length"]
     target: Float[Tensor, " band"] | Complex[Tensor, " band"]
     nodes: Complex[Tensor, " length"]
+    key: tuple[int, int, Band]
+
+    @cached_property
+    def gain(self) -> float:
+        """The most by which encoding lengthens: messages are at most that, times the gradients."""
+        return float(torch.linalg.matrix_norm(self.weights, 2))
 
     def combination(self, trusted: list[int]) -> Tensor:
         """The shortest v over the trusted workers with `v @ weights[trusted] = 1`."""
@@ -61,12 +68,13 @@ def cyclic_algebra(length: int, num_byzantine: int, band: Band) -> CyclicAlgebra
     build = centered_band if band == "centered" else _published
     weights, basis, start = build(length, 2 * num_byzantine)
     worker = torch.arange(length, dtype=torch.float64)
-    checks = start + length - 2 * num_byzantine + torch.arange(2 * num_byzantine)
-    parity = _waves(-checks, length).T / math.sqrt(length)
+    outside = start + length - 2 * num_byzantine + torch.arange(2 * num_byzantine)
+    parity = _waves(-outside, length).T / math.sqrt(length)
     nodes = torch.exp(-2j * math.pi * worker / length)
     ones = torch.ones(length, dtype=weights.dtype)
     target = torch.linalg.pinv(weights.T, rtol=1e-10) @ ones @ basis
-    return CyclicAlgebra(weights, basis, parity, target, nodes)
+    key = (length, num_byzantine, band)
+    return CyclicAlgebra(weights, basis, parity, target, nodes, key)
 
 
 def centered_band(length: int, num_checks: int, max_waves: int = 1) -> tuple[Tensor, Tensor, float]:

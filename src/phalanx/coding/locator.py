@@ -1,16 +1,16 @@
-"""Locator of Byzantine workers in a cyclic code, from projections of the messages.
+"""Search for sets of Byzantine workers that explain the syndrome of a cyclic code.
 
-What the parity checks see of the projections (the syndrome) is a sum of one geometric sequence per
-Byzantine worker. Hence a linear recurrence with these as its roots (Prony's method) proposes them;
-but in floating point, with Byzantine workers that sit side by side and agree, its answer is only a
-proposal. The judge is the residual: how much of the syndrome the proposed set cannot explain. Where
-there are few enough sets, all are judged; elsewhere Prony's set and all runs of neighbours are, and
-the best is improved by exchanging one worker at a time.
+The syndrome is a sum of one geometric sequence per Byzantine worker. Hence a linear recurrence with
+these as its roots (Prony's method) proposes them; but in floating point, with Byzantine workers
+that sit side by side and agree, its answer is only a proposal. The judge is how much of the
+syndrome a set leaves unexplained. Where there are few enough sets, all are judged; elsewhere
+Prony's set and all runs of neighbours are, of every second or third one too, the best are improved
+by exchanging one worker at a time, and only if that leaves too much, all are.
 """
 
 import itertools
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Complex, Float
@@ -18,150 +18,134 @@ from torch import Tensor
 
 from phalanx.coding.frequency_band import CyclicAlgebra
 
-_MAX_SETS = 2000  # sets that are judged one by one; each costs a QR of a 2s x s matrix
+_AT_ONCE = 2000  # sets that are judged without a proposal; each costs a QR of a 2s x s matrix
+_AT_MOST = 3_000_000  # sets that are judged one by one if nothing else helps; half a minute
+_STRIDES = (1, 2, 3)  # of the runs that are proposed: where lies hide best from the checks
 
-
-class Located(NamedTuple):
-    """Positions of the Byzantine workers, and the share of the projections that stays unexplained.
-
-    `byzantine` is None if no set within the bound explains what was seen.
-    """
-
-    byzantine: list[int] | None
-    residual: float
+Allowed = Callable[[Tensor], Tensor]
+"""From sets of accused workers, `(sets, count)`, to what they may leave unexplained, `(sets,)`."""
 
 
 def locate(
     algebra: CyclicAlgebra,
-    projections: Float[Tensor, "length projections"] | Complex[Tensor, "length projections"],
-    erased: list[int],
-    tolerance: float,
-) -> Located:
-    """The smallest set of Byzantine workers that explains the projections, given who is missing.
+    syndrome: Complex[Tensor, "parity _"],
+    present: list[int],
+    excused: list[int],
+    most: int,
+    allowed: Allowed,
+) -> list[int] | None:
+    """A smallest set of workers that explains the syndrome; None if none was found.
+
+    Exhaustive, so that none exists if none was found, while there are at most 3 million sets.
 
     Args:
         algebra: of the code.
-        projections: one row per worker; rows of the missing ones are ignored.
-        erased: positions of the missing workers.
-        tolerance: largest residual, relative to the projections of the trusted workers, that passes
-            for rounding.
+        syndrome: `algebra.parity @ messages`, or a factor of it.
+        present: positions that may be accused.
+        excused: positions whose part of the syndrome is explained anyway.
+        most: how many may be accused.
+        allowed: what a set may leave unexplained.
 
     Source: Chen et al., "DRACO", ICML 2018, section 4.2, for one to `s` Byzantine workers by a
-    recurrence; the joint use of several projections, erasures, and the residual as judge are this
+    recurrence; the joint use of all coordinates, erasures, and the residual as judge are this
     package's.
     """
-    present = [worker for worker in range(len(projections)) if worker not in set(erased)]
-    outsized = _outsized(projections, present)
-    best = math.inf
-    for count in range((len(algebra.parity) - len(erased)) // 2 + 1):
-        for number in reversed(range(min(count, len(outsized)) + 1)):
-            left_out = outsized[:number]
-            for rest in _proposals(algebra, projections, erased + left_out, count - number):
-                found = sorted(left_out + rest)
-                trusted = [worker for worker in present if worker not in found]
-                residual = _disagreement(algebra, projections[trusted], trusted)
-                if residual <= tolerance:
-                    return Located(found, residual)
-                best = min(best, residual)
-    return Located(None, best)
+    judge = _Judge(algebra, syndrome, excused, allowed)
+    for count in range(most + 1):
+        for accused in _proposals(judge, present, count):
+            if judge.excess(torch.tensor([accused]).view(1, len(accused))).item() <= 1:
+                return sorted(accused)
+    for count in range(most + 1):
+        if _AT_ONCE < math.comb(len(present), count) <= _AT_MOST:
+            accused, excess = judge.best(itertools.combinations(present, count))
+            if excess <= 1:
+                return sorted(accused)
+    return None
 
 
-def _outsized(projections: Tensor, present: list[int]) -> list[int]:
-    """Workers that are surely Byzantine, if anybody is: the largest rows, the very largest first.
-
-    A row 1e30 times its neighbours drowns the others in the rounding of float64, so they are sought
-    without it. It counts as Byzantine: a mere erasure would use up the checks on all others.
-    """
-    sizes = projections.abs().amax(dim=1)
-    ordinary = sizes[present].median().item() if present else 0.0
-    largest = [worker for worker in present if sizes[worker].item() > 1e5 * ordinary]
-    return sorted(largest, key=lambda worker: -sizes[worker].item())
-
-
-def _disagreement(algebra: CyclicAlgebra, projections: Tensor, trusted: list[int]) -> float:
-    """Share of the trusted workers' projections that no honest messages could have produced."""
-    basis = algebra.basis[trusted]
-    if len(trusted) <= basis.shape[1] or not projections.any():
-        return 0.0
-    frame = torch.linalg.qr(basis).Q
-    values = projections.to(frame.dtype)
-    unexplained = (values - frame @ (frame.mH @ values)).norm() / values.norm()
-    return float(unexplained)
-
-
-def _proposals(
-    algebra: CyclicAlgebra, projections: Tensor, left_out: list[int], count: int
-) -> list[list[int]]:
-    """Sets of `count` workers that may be the other Byzantine ones: one or two, the most likely."""
-    if count == 0:
-        return [[]]
-    arrived = [worker for worker in range(len(projections)) if worker not in set(left_out)]
-    seen = projections.to(torch.complex128, copy=True)
-    seen[left_out] = 0
-    syndrome, erased = algebra.parity @ seen, left_out
-    if math.comb(len(arrived), count) <= _MAX_SETS:
-        sets = [list(chosen) for chosen in itertools.combinations(arrived, count)]
-        return [sets[_judge(algebra, syndrome, sets, erased)[0]]]
-    prony = _prony(algebra, syndrome, arrived, erased, count)
-    runs = [sorted((arrived * 2)[start : start + count]) for start in range(len(arrived))]
-    best_run = runs[_judge(algebra, syndrome, runs, erased)[0]]
-    return [_exchange(algebra, syndrome, arrived, erased, start) for start in (prony, best_run)]
-
-
-def _prony(
-    algebra: CyclicAlgebra, syndrome: Tensor, arrived: list[int], erased: list[int], count: int
-) -> list[int]:
-    """The workers nearest to the roots of the shortest recurrence that the syndrome obeys."""
-    # A factor (1 - z_t S) in the shift S removes the sequence of the missing worker t.
-    for worker in erased:
-        syndrome = syndrome[1:] - algebra.nodes[worker] * syndrome[:-1]
-    hankel = torch.cat(list(syndrome.unfold(0, count + 1, 1)))
-    locator = torch.linalg.svd(hankel / hankel.abs().max().clamp_min(1e-300)).Vh[-1].conj()
-    powers = algebra.nodes[arrived, None] ** torch.arange(count + 1)
-    order = (powers @ locator).abs().argsort()[:count]
-    return [arrived[position] for position in order.tolist()]
-
-
-def _exchange(
+def unexplained(
     algebra: CyclicAlgebra,
-    syndrome: Tensor,
-    arrived: list[int],
-    erased: list[int],
-    accused: list[int],
-) -> list[int]:
-    """Exchanges one suspect for one trusted worker as long as that explains more."""
-    best = _unexplained(algebra, syndrome, torch.tensor([accused + erased])).item()
-    while True:
-        others = [worker for worker in arrived if worker not in accused]
-        sets = [
-            [*accused[:position], *accused[position + 1 :], other]
-            for position in range(len(accused))
-            for other in others
-        ]
-        if not sets:
-            return accused
-        index, unexplained = _judge(algebra, syndrome, sets, erased)
-        if unexplained >= best * (1 - 1e-6):
-            return accused
-        accused, best = sets[index], unexplained
-
-
-def _judge(
-    algebra: CyclicAlgebra, syndrome: Tensor, sets: list[list[int]], erased: list[int]
-) -> tuple[int, float]:
-    """Which of the sets explains most of the syndrome, and what it leaves."""
-    columns = torch.tensor([[*chosen, *erased] for chosen in sets])
-    unexplained = _unexplained(algebra, syndrome, columns)
-    index = int(unexplained.argmin())
-    return index, unexplained[index].item()
-
-
-def _unexplained(algebra: CyclicAlgebra, syndrome: Tensor, columns: Tensor) -> Tensor:
-    """Norm of what is left of the syndrome beside the span of each set of workers, `(sets,)`."""
-    if columns.shape[1] == 0:
+    syndrome: Complex[Tensor, "parity _"],
+    sets: Tensor,
+) -> Float[Tensor, " sets"]:
+    """Norm of what is left of the syndrome beside the span of the columns of each set."""
+    if sets.shape[1] == 0:
         everything: Tensor = syndrome.norm()
-        return everything.expand(len(columns))
-    frame = torch.linalg.qr(algebra.parity[:, columns].permute(1, 0, 2)).Q
+        return everything.expand(len(sets))
+    frame = torch.linalg.qr(algebra.parity[:, sets].permute(1, 0, 2)).Q
     rest = syndrome - frame @ (frame.mH @ syndrome)
     norms: Tensor = rest.flatten(1).norm(dim=1)
     return norms
+
+
+class _Judge:
+    """Sets of accused workers, by what they leave unexplained beyond what is allowed."""
+
+    def __init__(
+        self, algebra: CyclicAlgebra, syndrome: Tensor, excused: list[int], allowed: Allowed
+    ) -> None:
+        self.algebra, self.syndrome = algebra, syndrome
+        self.excused, self.allowed = excused, allowed
+
+    def excess(self, sets: Tensor) -> Tensor:
+        """What each set leaves / what it may leave; an explanation is at most 1."""
+        columns = torch.cat([sets.long(), torch.tensor([self.excused] * len(sets)).long()], dim=1)
+        left = unexplained(self.algebra, self.syndrome, columns)
+        return left / self.allowed(sets.long()).clamp_min(torch.finfo(torch.float64).tiny)
+
+    def best(self, sets: Iterator[tuple[int, ...]]) -> tuple[list[int], float]:
+        """The set of least excess, and its excess."""
+        accused: list[int] = []
+        least = math.inf
+        while chunk := list(itertools.islice(sets, 20_000)):
+            excess = self.excess(torch.tensor(chunk).view(len(chunk), len(chunk[0])))
+            index = int(excess.argmin())
+            if excess[index] < least:
+                accused, least = list(chunk[index]), excess[index].item()
+        return accused, least
+
+
+def _proposals(judge: _Judge, present: list[int], count: int) -> Iterator[list[int]]:
+    """Sets of `count` workers that may be the Byzantine ones: one or two, the most likely."""
+    if math.comb(len(present), count) <= _AT_ONCE:
+        yield judge.best(itertools.combinations(present, count))[0]
+        return
+    yield _exchange(judge, present, _prony(judge, present, count))
+    for stride in _STRIDES:
+        around = present * (stride + 1)
+        runs = (
+            tuple(around[start : start + stride * count : stride]) for start in range(len(present))
+        )
+        yield _exchange(
+            judge, present, judge.best(run for run in runs if len(set(run)) == count)[0]
+        )
+
+
+def _prony(judge: _Judge, present: list[int], count: int) -> list[int]:
+    """The workers nearest to the roots of the shortest recurrence that the syndrome obeys."""
+    algebra, syndrome = judge.algebra, judge.syndrome
+    # A factor (1 - z_t S) in the shift S removes the sequence of the excused worker t.
+    for worker in judge.excused:
+        syndrome = syndrome[1:] - algebra.nodes[worker] * syndrome[:-1]
+    hankel = torch.cat(list(syndrome.unfold(0, count + 1, 1)))
+    recurrence = torch.linalg.svd(hankel / hankel.abs().max().clamp_min(1e-300)).Vh[-1].conj()
+    powers = algebra.nodes[present, None] ** torch.arange(count + 1)
+    order = (powers @ recurrence).abs().argsort()[:count]
+    return [present[position] for position in order.tolist()]
+
+
+def _exchange(judge: _Judge, present: list[int], accused: list[int]) -> list[int]:
+    """Exchanges one accused for another worker as long as that explains more."""
+    least = judge.excess(torch.tensor([accused])).item()
+    while least > 1:
+        others = [worker for worker in present if worker not in accused]
+        sets = (
+            (*accused[:position], *accused[position + 1 :], other)
+            for position in range(len(accused))
+            for other in others
+        )
+        best, excess = judge.best(sets)
+        if excess >= least * (1 - 1e-6):
+            break
+        accused, least = best, excess
+    return accused

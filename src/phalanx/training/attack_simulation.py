@@ -100,7 +100,12 @@ def stage_attacks(
     step = byzantine_roles[readers[0]].step
     source = generator(job.seed, "plan", step)
     known = AdversaryKnowledge(
-        inbox.messages[honest], tuple(honest), len(byzantine_roles), rule or column_mean, source
+        inbox.messages[honest],
+        tuple(honest),
+        len(byzantine_roles),
+        rule or column_mean,
+        source,
+        job.round.code.at(step).encoding,
     )
     assert job.round.attack is not None
     planned, plans = job.round.attack.plans(known, [ranks[one] for one in readers], plans)
