@@ -150,7 +150,7 @@ def test_report_redraws_one_run_or_compares_several(phalanx, tmp_path):
 HELPERS = """
     AccordionBatch AccordionBatchSampler ActivationBoundary AdversaryKnowledge Aggregate
     AllGather AllReduce AllToAll Averaged Batches BatchState BatchTrial BoundaryTraffic
-    Broadcast Chain ClientData CodedLeastSquares CodedMatmul CodedMatrix CodedShuffle
+    Broadcast Callback Chain ClientData CodedLeastSquares CodedMatmul CodedMatrix CodedShuffle
     CodedShuffleSampler CodeOutlook CodePlanner Collected Collector CommunicationCost
     CompressedPipeline CompressorOutlook CompressorPlanner Computed Consensus CriticalRegimes
     Dealer Decoded Delivery DiversityMonitor Edges Estimate Evaluation ExchangeContext

@@ -17,6 +17,7 @@ from phalanx.computations import (
     Computation,
     Gradient,
     LocalSteps,
+    MixedPrecision,
     Objective,
     Samples,
 )
@@ -110,11 +111,12 @@ def test_many_partitions_at_once_are_those_one_by_one(kind):
         with pytest.raises(NotImplementedError, match="computes partitions one by one"):
             computation.compute_many(objective, broadcast, many)
         return
+    close = {"rtol": 0.02, "atol": 0.004} if kind is MixedPrecision else {}  # 8 bits of bfloat16
     updates, losses = computation.compute_many(objective, broadcast, many)
     for place, one in enumerate(zip(*many, strict=True)):
         alone = computation.compute(objective, broadcast, Samples(*one), (), None)
-        torch.testing.assert_close(updates[place], alone.update)
-        torch.testing.assert_close(losses[place], alone.loss)
+        torch.testing.assert_close(updates[place], alone.update, **close)
+        torch.testing.assert_close(losses[place], alone.loss, **close)
 
 
 @every

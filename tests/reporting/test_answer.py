@@ -155,10 +155,25 @@ def test_several_runs_without_liars(make_run):
     )
 
 
+def test_a_regression_says_its_metric_and_a_callback_that_it_stopped_the_run(make_run):
+    found = {"test_loss": 0.25, "test_mae": 0.125, "test_accuracy": None}
+    run = make_run("a", accuracy=None, evaluation=found, stopped_by="EarlyStopping: no better")
+    assert say(run).startswith(
+        "The run was stopped by EarlyStopping: no better and ended after 4 rounds at test mae 0.125"
+    )
+    only_loss = make_run("b", accuracy=None, evaluation={"test_loss": 0.25})
+    assert say(only_loss).startswith("The run ended after 4 rounds at test loss 0.25;")
+    assert say(make_run("c", accuracy=None)).startswith(
+        "The run ended after 4 rounds and was not evaluated;"
+    )
+    unfinished = make_run("d", accuracy=None, evaluation=found, finished=False)
+    assert "last measured at test mae 0.125" in say(unfinished)
+
+
 def test_several_runs_without_a_reference(make_run):
     assert say(make_run("a", **LIARS), make_run("b", accuracy=None, **LIARS)) == (
         "There is no run to compare the weights with: a ended at 96.4 % test accuracy"
-        " and b ended at a test loss of 0.1."
+        " and b ended and was not evaluated."
     )
 
 

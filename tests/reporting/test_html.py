@@ -1,4 +1,5 @@
 import html
+import io
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from phalanx.reporting import (
     answer,
@@ -18,6 +20,7 @@ from phalanx.reporting import (
     plot_loss,
     plot_suspicion,
     plot_workers,
+    terminal_table,
     write_report,
 )
 from phalanx.reporting.plots import worker_states
@@ -102,6 +105,19 @@ def test_the_first_sentence_is_the_answer(runs, tmp_path):
     first = text.index('<p class="answer">')
     assert html.escape(answer(runs, compare_runs(runs)), quote=True) in text[first : first + 500]
     assert "arxiv.org/abs/1803.09877" in text
+
+
+def test_a_regression_has_a_table_and_a_plot_of_its_metric(make_run, tmp_path):
+    found = {"test_loss": 0.25, "test_mae": 0.125, "test_accuracy": None}
+    record = load_run(make_run("a", accuracy=None, evaluation=found))
+    write_report([record], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "Test mae over rounds. Last values: a 0.125." in page
+    assert "test mae 0.125, test loss 0.25" in page
+    console = Console(width=80, file=io.StringIO())
+    console.print(terminal_table(compare_runs([record])))
+    assert "mae" in console.file.getvalue()
+    assert "accuracy" not in console.file.getvalue()
 
 
 def test_the_same_runs_give_the_same_bytes(runs, tmp_path):

@@ -106,7 +106,8 @@ def compare(
 compare.options_of = phalanx.train  # type: ignore[attr-defined]
 compare.given = (  # type: ignore[attr-defined]
     *("dataset", "code", "rule", "attack", "transforms", "seed", "loss", "test", "engine"),
-    *("resume", "changes", "checkpoint_every", "title", "config", "on_round"),
+    *("resume", "changes", "checkpoint_every", "title", "config", "on_round", "progress"),
+    *("callbacks", "validation", "metrics", "epochs", "device"),
 )
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,6 +55,8 @@ def _main(argv: Sequence[str] | None) -> None:
     logging.basicConfig(
         format="%(message)s", level=logging.WARNING, handlers=[RichHandler(console=complaints)]
     )
+    if os.getcwd() not in sys.path:  # where `mylab.rules.ClosestPair` may be, as for `python -m`
+        sys.path.insert(0, os.getcwd())
     arguments = underscored(sys.argv[1:] if argv is None else argv)
     parser = build(COMMANDS)
     if not arguments:

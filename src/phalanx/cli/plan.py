@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from phalanx.cli import plan_delays, plan_link
 from phalanx.cli.console import console
-from phalanx.cli.train import MakeModel, default_out, usable
+from phalanx.cli.train import MakeModel, default_out
 from phalanx.communication import Link
 from phalanx.compression import Compressor
 from phalanx.data import DataSource, Digits
@@ -18,6 +18,7 @@ from phalanx.planning import CodePlanner, CompressorPlanner, bits_per_second, se
 from phalanx.planning.compressor_planner import CANDIDATES
 from phalanx.randomness import seeded
 from phalanx.stragglers import DelayModel, RecordedTrace
+from phalanx.training.arguments import usable
 
 _SIZE = (8.0, 4.5)  # inches, of a plot
 _OF_DELAYS = ("seconds_per_partition", "max_redundancy", "target_error", "noise", "num_rounds")

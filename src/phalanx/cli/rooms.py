@@ -19,6 +19,7 @@ from phalanx import (
     training,
     transforms,
 )
+from phalanx.training import Callback
 
 ROOMS = (
     coding,
@@ -47,8 +48,8 @@ def algorithms(module: ModuleType) -> list[type]:
 
 
 def _implements(cls: type) -> bool:
-    """Whether it implements an abstract class, or is a module of torch."""
+    """Whether it implements an abstract class, is a callback, or a module of torch."""
     return any(
-        inspect.isabstract(base) or base.__module__.startswith("torch.nn")
+        inspect.isabstract(base) or base is Callback or base.__module__.startswith("torch.nn")
         for base in cls.__mro__[1:]
     )

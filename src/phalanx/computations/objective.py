@@ -1,6 +1,7 @@
 """Training objective: the mean loss of a batch as a function of the flat parameters."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from phalanx.losses import Loss
 from phalanx.parameters import ParameterLayout, make_dense
+
+_SCALES = (65536.0, 4096.0, 256.0, 16.0, 1.0)  # of the loss in float16, largest first
 
 
 class Objective:
@@ -44,12 +47,24 @@ class Objective:
         self._frozen = {name: value for name, value in named.items() if not value.requires_grad}
         self._buffers = dict(self._model.named_buffers())
         self.is_random = any(_is_random(module) for module in self._model.modules())
-        self._many = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0, None))
-        self._split = vmap(grad_and_value(self._loss_of_one), in_dims=(None, 0, 0, None))
+        self._half: torch.dtype | None = None
 
     def with_loss(self, loss: Loss) -> "Objective":
         """The same model under another loss."""
-        return Objective(self._model, loss)
+        other = copy.copy(self)
+        other.loss = loss
+        return other
+
+    def in_mixed_precision(self, dtype: torch.dtype) -> "Objective":
+        """The same model and loss under `torch.autocast` to a dtype; parameters stay as they are.
+
+        In float16 the loss is scaled, so that small gradients do not vanish: by 65,536, and by less
+        as long as the gradient is not finite. The scale is a function of parameters and samples, so
+        that replicas still compute the same bits.
+        """
+        other = copy.copy(self)
+        other._half = dtype
+        return other
 
     @property
     def prefers_loops(self) -> bool:
@@ -73,11 +88,15 @@ class Objective:
             name: value.detach().requires_grad_()
             for name, value in self.layout.unflatten(parameters).items()
         }
-        with torch.enable_grad():
-            loss = self._loss(leaves, inputs, targets, copy.deepcopy(self._buffers))
-            gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-        dense = [one if one.layout == torch.strided else one.to_dense() for one in gradients]
-        return torch.cat([one.reshape(-1) for one in dense]), loss.detach()
+
+        def scaled(scale: float) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                loss = self._loss(leaves, inputs, targets, copy.deepcopy(self._buffers), scale)
+                gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+            dense = [one if one.layout == torch.strided else one.to_dense() for one in gradients]
+            return torch.cat([one.reshape(-1) for one in dense]), loss.detach()
+
+        return self._unscaled(scaled)
 
     def outputs(self, parameters: Float[Tensor, " dim"], inputs: Tensor) -> object:
         """What the model answers to a batch."""
@@ -99,7 +118,7 @@ class Objective:
         Raises:
             RuntimeError: if `torch.func.vmap` cannot take the model.
         """
-        return self._vectorised(self._many, parameters, inputs, targets)
+        return self._vectorised(self._loss, parameters, inputs, targets)
 
     def sample_gradients(
         self, parameters: Float[Tensor, " dim"], inputs: Tensor, targets: Tensor
@@ -109,16 +128,30 @@ class Objective:
         Raises:
             RuntimeError: if `torch.func.vmap` cannot take the model.
         """
-        return self._vectorised(self._split, parameters, inputs, targets)
+        return self._vectorised(self._loss_of_one, parameters, inputs, targets)
 
     def _vectorised(
-        self, call: object, parameters: Tensor, inputs: Tensor, targets: Tensor
+        self, loss: Callable[..., Tensor], parameters: Tensor, inputs: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        assert callable(call)
         values = self.layout.unflatten(parameters)
-        gradients, losses = call(values, inputs, targets, copy.deepcopy(self._buffers))
-        rows = [gradients[name].reshape(len(inputs), -1) for name in self.layout.names]
-        return torch.cat(rows, dim=1), losses
+        call = vmap(grad_and_value(loss), in_dims=(None, 0, 0, None, None))
+
+        def scaled(scale: float) -> tuple[Tensor, Tensor]:
+            gradients, losses = call(values, inputs, targets, copy.deepcopy(self._buffers), scale)
+            rows = [gradients[name].reshape(len(inputs), -1) for name in self.layout.names]
+            return torch.cat(rows, dim=1), losses
+
+        return self._unscaled(scaled)
+
+    def _unscaled(self, scaled: Callable[[float], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Gradients and losses, by the largest scale of the loss that leaves them finite."""
+        if self._half is not torch.float16:
+            return scaled(1.0)
+        for scale in _SCALES:
+            gradients, losses = scaled(scale)
+            if gradients.isfinite().all():
+                break
+        return gradients / scale, losses / scale
 
     def _loss(
         self,
@@ -126,9 +159,15 @@ class Objective:
         inputs: Tensor,
         targets: Tensor,
         buffers: dict[str, Tensor],
+        scale: float,
     ) -> Tensor:
-        outputs = functional_call(self._model, {**values, **self._frozen, **buffers}, (inputs,))
-        return self.loss(outputs, targets)
+        tensors = {**values, **self._frozen, **buffers}
+        if self._half is None:
+            return self.loss(functional_call(self._model, tensors, (inputs,)), targets)
+        # No cache: under vmap it would keep tensors that are gone after the call.
+        with torch.autocast(inputs.device.type, self._half, cache_enabled=False):
+            loss = self.loss(functional_call(self._model, tensors, (inputs,)), targets)
+        return loss.to(torch.promote_types(loss.dtype, torch.float32)) * scale
 
     def _loss_of_one(
         self,
@@ -136,8 +175,9 @@ class Objective:
         sample: Tensor,
         target: Tensor,
         buffers: dict[str, Tensor],
+        scale: float,
     ) -> Tensor:
-        return self._loss(values, sample.unsqueeze(0), target.unsqueeze(0), buffers)
+        return self._loss(values, sample.unsqueeze(0), target.unsqueeze(0), buffers, scale)
 
 
 def _is_random(module: nn.Module) -> bool:

@@ -11,10 +11,10 @@ from phalanx.reporting.plan import write_plan
 from phalanx.reporting.plots import (
     plot_accuracy,
     plot_loss,
+    plot_metric,
     plot_residual,
     plot_seconds,
     plot_suspicion,
-    plot_test_loss,
     plot_workers,
 )
 from phalanx.reporting.record import RunRecord, load_run
@@ -37,10 +37,10 @@ __all__ = [
     "plot_frontier",
     "plot_link_plan",
     "plot_loss",
+    "plot_metric",
     "plot_residual",
     "plot_seconds",
     "plot_suspicion",
-    "plot_test_loss",
     "plot_workers",
     "render_page",
     "terminal_table",

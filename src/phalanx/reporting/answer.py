@@ -1,7 +1,7 @@
 """Summary sentence of a report, computed from the figures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from phalanx.reporting.compare_runs import SAME_WEIGHTS, Row, is_honest
 from phalanx.reporting.detection import Detection, byzantine_senders, detection, total
@@ -31,10 +31,10 @@ def answer(records: Sequence[RunRecord], rows: Sequence[Row]) -> str:
 
 def _one(record: RunRecord) -> str:
     rounds = count(len(record.rounds), "round")
-    accuracy = record.test_accuracy
-    at = _score(accuracy, record.test_loss)
+    at = _at(record.test_accuracy, record.evaluation)
     if record.status == "finished":
-        outcome = f"The run ended after {rounds}{at and ' ' + at}"
+        by = "" if record.stopped_by is None else f"was stopped by {record.stopped_by} and "
+        outcome = f"The run {by}ended after {rounds} {at or 'and was not evaluated'}"
     else:
         error = record.error and f" by an error (“{excerpt(record.error)}”)"
         how = f"was stopped{error}" if error else "is not finished"
@@ -43,11 +43,12 @@ def _one(record: RunRecord) -> str:
     return "; ".join(clause for clause in clauses if clause) + "."
 
 
-def _score(accuracy: float | None, loss: float | None) -> str:
-    """For example "at 96.4 % test accuracy"; empty where there was no test set."""
+def _at(accuracy: float | None, evaluation: Mapping[str, float]) -> str:
+    """For example "at 97.5 % test accuracy", or "at test mae 0.12"; empty if nothing is known."""
     if accuracy is not None:
         return f"at {percent(accuracy)} test accuracy"
-    return "" if loss is None else f"at a test loss of {loss:.3g}"
+    first = next(iter(evaluation), None)
+    return "" if first is None else f"at {first.replace('_', ' ')} {evaluation[first]:.4g}"
 
 
 def _loss(record: RunRecord) -> str:
@@ -194,10 +195,10 @@ def _fell(row: Row, reference: Row | None) -> bool:
 
 
 def _outcome(row: Row, reference: Row | None) -> str:
-    score = _score(row.test_accuracy, row.test_loss)
-    at = score and f" {score}"
+    at = _at(row.test_accuracy, row.evaluation)
+    at = f" {at}" if at else ""
     if reference is None:
-        return f"{row.title} ended{at or ' without a test'}"
+        return f"{row.title} ended{at or ' and was not evaluated'}"
     if row.weight_difference is None:
         return f"{row.title} ended{at} with weights that cannot be compared"
     finite = math.isfinite(row.weight_difference)

@@ -16,10 +16,10 @@ from phalanx.reporting.page import Plot, drawn, render_page
 from phalanx.reporting.plots import (
     plot_accuracy,
     plot_loss,
+    plot_metric,
     plot_residual,
     plot_seconds,
     plot_suspicion,
-    plot_test_loss,
     plot_workers,
 )
 from phalanx.reporting.record import (
@@ -96,10 +96,8 @@ def _plots(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Plot]:
         alt = f"Test accuracy over rounds. Last values: {ends}."
         caption = "On the whole test set. Higher is better."
         plots.append(Plot("Test accuracy", caption, alt, partial(plot_accuracy, records), _SIZE))
-    elif any(record.series("test_loss") for record in records):
-        alt = f"Test loss over rounds. Last values: {_last(records, 'test_loss')}."
-        draw = partial(plot_test_loss, records)
-        plots.append(Plot("Test loss", "On the whole test set. Lower is better.", alt, draw, _SIZE))
+    else:
+        plots += _metric_plots(records)
     if any(value > 0 for record in records for _, value in record.series("loss")):
         alt = f"Training loss over rounds. Last values: {_last(records, 'loss')}."
         caption = (
@@ -123,6 +121,19 @@ def _plots(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Plot]:
             plots.append(_worker_plot(record))
         if any(any(entry.get("suspicion") or ()) for entry in record.rounds):
             plots.append(_suspicion_plot(record))
+    return plots
+
+
+def _metric_plots(records: Sequence[RunRecord]) -> list[Plot]:
+    """The first metric of runs without an accuracy, over rounds: of regressions, say."""
+    names = list(dict.fromkeys(name for record in records for name in record.evaluation))[:1]
+    plots = []
+    for name in names:
+        if any(record.series(name) for record in records):
+            title = name.replace("_", " ").capitalize()
+            alt = f"{title} over rounds. Last values: {_last(records, name)}."
+            draw = partial(plot_metric, records, name)
+            plots.append(Plot(title, "As it was evaluated.", alt, draw, _SIZE))
     return plots
 
 
@@ -186,11 +197,17 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "partitions of a batch": result.get("num_partitions"),
         "gradients computed per partition": _number(result.get("redundancy")),
         "parameters": _number(result.get("num_parameters")),
-        "final test loss": _number(result.get("test_loss")),
+        "evaluation": _evaluation(record),
+        "stopped by": record.stopped_by,
         "messages that never entered decoding": _missing(record),
         "excluded": _excluded(record),
     }
     return {name: str(value) for name, value in facts.items() if value is not None}
+
+
+def _evaluation(record: RunRecord) -> str | None:
+    found = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in record.evaluation.items()]
+    return ", ".join(found) or None
 
 
 def _sent(record: RunRecord) -> str | None:

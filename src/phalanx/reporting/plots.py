@@ -45,10 +45,10 @@ def plot_accuracy(records: Sequence[RunRecord], ax: Axes) -> None:
     ax.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, symbol=""))
 
 
-def plot_test_loss(records: Sequence[RunRecord], ax: Axes) -> None:
-    """Loss on the test set over rounds, one line per run."""
-    _lines(records, ax, "test_loss", marker="o")
-    ax.set_ylabel("test loss")
+def plot_metric(records: Sequence[RunRecord], name: str, ax: Axes) -> None:
+    """A metric of evaluations over rounds, one line per run."""
+    _lines(records, ax, name, marker="o")
+    ax.set_ylabel(name.replace("_", " "))
 
 
 def plot_loss(records: Sequence[RunRecord], ax: Axes) -> None:

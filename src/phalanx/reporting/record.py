@@ -53,6 +53,29 @@ class RunRecord:
         return measured[-1][1] if measured else None
 
     @property
+    def stopped_by(self) -> str | None:
+        """Which callback ended the run before its last round, and why."""
+        why = None if self.result is None else self.result.get("stopped_by")
+        return None if why is None else str(why)
+
+    @property
+    def evaluation(self) -> dict[str, float]:
+        """Final evaluation by name, such as `test_loss`; while unfinished, what was measured last.
+
+        Accuracies first, then metrics of the user's, then losses.
+        """
+        found = (self.result or {}).get("evaluation") or {
+            name: points[-1][1] for name in self._evaluated() if (points := self.series(name))
+        }
+        order = {"accuracy": 0, "loss": 2}
+        names = sorted(found, key=lambda name: order.get(name.partition("_")[2], 1))
+        return {name: float(found[name]) for name in names if found[name] is not None}
+
+    def _evaluated(self) -> list[str]:
+        names = (name for entry in self.rounds for name in entry)
+        return list(dict.fromkeys(one for one in names if one.startswith(("test_", "validation_"))))
+
+    @property
     def num_workers(self) -> int:
         """How many workers the run had; as many as its rounds mention while it is unfinished."""
         if self.result is not None and self.result.get("num_workers") is not None:

@@ -11,7 +11,7 @@ from phalanx.reporting.format import difference, duration, percent, score, size
 
 MEANINGS = {
     "test accuracy": "Share of the test set classified rightly after the last round.",
-    "test loss": "Mean loss on the test set after the last round.",
+    "test loss": "Mean loss over the test set after the last round.",
     "largest |Δw|": "max |w - w_ref| over all weights of the run and of the reference.",
     "relative": "max |w - w_ref| / max |w_ref|.",
     "round": "Median seconds per round, everything included.",
@@ -26,11 +26,12 @@ MEANINGS = {
 
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """The headers after the run's title, and every row's cells; unused columns are left out."""
+    figures = _figures(rows)
     table = [
         {
             "rounds": str(row.rounds),
             "test accuracy": percent(row.test_accuracy),
-            "test loss": difference(row.test_loss),
+            **{name: _figure(row, name) for name in figures},
             "largest |Δw|": difference(row.weight_difference),
             "relative": difference(row.relative_difference),
             "round": duration(row.round_seconds),
@@ -43,12 +44,8 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         for row in rows
     ]
     unused = set()
-    if any(row.test_accuracy is not None for row in rows):
-        unused.add("test loss")
-    elif any(row.test_loss is not None for row in rows):
-        unused.add("test accuracy")  # the targets are no classes
-    else:
-        unused.add("test loss")
+    if figures:
+        unused.add("test accuracy")  # nobody has one
     if not any(row.is_reference for row in rows):
         unused |= {"largest |Δw|", "relative"}
     if len({row.round_bytes for row in rows}) == 1:
@@ -57,6 +54,19 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         unused.add("proof")  # nobody was suspected without
     headers = [name for name in table[0] if name not in unused] if table else []
     return headers, [[line[name] for name in headers] for line in table]
+
+
+def _figures(rows: Sequence[Row]) -> list[str]:
+    """What stands in place of the accuracy where no run has one: a metric, or else the loss."""
+    if any(row.test_accuracy is not None for row in rows):
+        return []
+    names = [name for row in rows for name in row.evaluation]
+    return [name.replace("_", " ") for name in names[:1]]
+
+
+def _figure(row: Row, name: str) -> str:
+    value = row.evaluation.get(name.replace(" ", "_"))
+    return "—" if value is None else f"{value:.4g}"
 
 
 def terminal_table(rows: Sequence[Row]) -> Table:

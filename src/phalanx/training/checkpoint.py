@@ -12,7 +12,7 @@ from torch import Tensor
 from phalanx.errors import CheckpointError
 
 _LISTS = ("decoder", "waiting", "standing", "spread")
-_MAPPINGS = ("attack", "workers")
+_MAPPINGS = ("attack", "workers", "callbacks")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Checkpoint:
     """Suspicions and exclusions of the workers."""
     spread: list[Any]
     """What the monitor of gradient diversity remembers."""
+    callbacks: dict[str, Any]
+    """What callbacks remember."""
 
     def content(self) -> dict[str, Any]:
         """As it is written: what `torch.load(weights_only=True)` reads."""

@@ -1,6 +1,7 @@
 """Compatibility checks of the stages of a round, made before a run starts."""
 
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ from phalanx.randomness import seeded
 from phalanx.training.job import Job
 
 
-def check_job(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[str, int]) -> None:
+def check_job(
+    job: Job, sets: Mapping[str, Dataset[tuple[Tensor, ...]]], counts: dict[str, int]
+) -> None:
     """Raises ValueError with everything that does not fit together, not only the first of it.
 
     If nothing is wrong by itself, model and loss are tried on the first samples.
@@ -54,10 +57,10 @@ def check_job(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[s
         )
     if has_layout:
         problems += job.chain.problems(code)
-    if test is not None:
-        unfit = sample_problems(test, "test")
-        if not unfit and _length(test) == 0:
-            unfit = ["test must have at least 1 sample, got 0"]
+    for name, data in sets.items():
+        unfit = sample_problems(data, name)
+        if not unfit and _length(data) == 0:
+            unfit = [f"{name} must have at least 1 sample, got 0"]
         problems += unfit
     if round_.byzantine is not None and round_.attack is None:
         problems.append(
@@ -75,11 +78,11 @@ def check_job(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[s
             "normalisation keeps its statistics; call model.train() before, unless it is meant",
             stacklevel=3,
         )
-    if unfit := _trial_problems(job, test):
+    if unfit := _trial_problems(job, sets):
         raise ValueError("; ".join(unfit))
 
 
-def _trial_problems(job: Job, test: Dataset[tuple[Tensor, ...]] | None) -> list[str]:
+def _trial_problems(job: Job, sets: Mapping[str, Dataset[tuple[Tensor, ...]]]) -> list[str]:
     """What goes wrong when a partition's gradient is computed, and which targets are no classes."""
     parameters = job.layout.read(job.model)
     size = min(job.batch_size // job.round.code.num_partitions, _length(job.dataset))
@@ -90,7 +93,7 @@ def _trial_problems(job: Job, test: Dataset[tuple[Tensor, ...]] | None) -> list[
         objective = Objective(job.model, job.loss)
         try:
             scores = objective.outputs(parameters, samples[0])
-            if problems := _class_problems(job, test, scores):
+            if problems := _class_problems(job, sets, scores):
                 return problems
             objective.gradient(parameters, *samples)
         except torch.cuda.OutOfMemoryError:
@@ -105,7 +108,7 @@ def _trial_problems(job: Job, test: Dataset[tuple[Tensor, ...]] | None) -> list[
 
 
 def _class_problems(
-    job: Job, test: Dataset[tuple[Tensor, ...]] | None, scores: object
+    job: Job, sets: Mapping[str, Dataset[tuple[Tensor, ...]]], scores: object
 ) -> list[str]:
     """Which targets are no classes, where all of them are at hand."""
     own = any(job.loss is one for one in (cross_entropy, nn.functional.cross_entropy))
@@ -113,7 +116,7 @@ def _class_problems(
         return []
     ignored = getattr(job.loss, "ignore_index", -100)
     problems = []
-    for name, dataset in {"dataset": job.dataset, "test": test}.items():
+    for name, dataset in {"dataset": job.dataset, **sets}.items():
         if type(dataset) is TensorDataset and (
             found := targets_problem(classes_second(scores), dataset.tensors[1], ignored)
         ):
