@@ -43,7 +43,7 @@ def test_train_writes_a_run_folder_that_repeats_itself(phalanx, tmp_path):
     )
     folder = tmp_path / "runs" / "a"
     assert {path.name for path in folder.iterdir()} == {
-        *("config.yaml", "env.json", "metrics.jsonl", "checkpoints"),
+        *("config.yaml", "env.json", "run.json", "metrics.jsonl", "checkpoints"),
         *("result.json", "model.safetensors", "report.html"),
     }
     rounds = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

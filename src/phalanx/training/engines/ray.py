@@ -56,7 +56,8 @@ class Ray(Engine):
     started anew goes on with what the server knows: with its last momentum, if that is what it
     sends, or with what it remembered at the last checkpoint. Where nobody answers, and not for want
     of time, the run stops with the exception of one of the workers (`WorkerError`); where Ray's own
-    process on this machine dies, it stops with an `EngineLostError`.
+    process on this machine dies, it stops with an `EngineLostError`, unless Ray ends this process
+    first (exit code 1, without a word); either way it resumes from its last checkpoint.
 
     In a simulated attack, Byzantine workers forge, and sleep, in their own processes; only attacks
     that read the honest messages are staged by the server. A silent worker says that it sends
