@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from phalanx.columns import column_blocks
+from phalanx.columns import Shard, column_blocks, whole
 
 _COMPARED = 65_536  # words at a time: the leader's block is read from the cache, not again
 _COLUMNS = 32_768  # columns of a group whose distances are added up at a time
@@ -35,6 +35,7 @@ def vote(
     voters: Sequence[int],
     tolerance: float,
     generator: torch.Generator,
+    shard: Shard | None = None,
 ) -> Party:
     """The strict majority among the voters.
 
@@ -47,20 +48,26 @@ def vote(
         voters: ids of the workers that vote.
         tolerance: largest relative distance at which messages agree; 0 compares bits.
         generator: draws whom the others are compared with; it never decides who wins.
+        shard: which columns of the messages these are; all by default. The generator is then the
+            same in all shards.
     """
+    shard = shard or whole(messages)
     if tolerance == 0:
-        return Party(_equal_majority(messages, voters, generator), 0.0)
-    return Party(*_close_majority(messages, voters, tolerance))
+        return Party(_equal_majority(messages, voters, generator, shard), 0.0)
+    return Party(*_close_majority(messages, voters, tolerance, shard))
 
 
 def _equal_majority(
-    messages: Tensor, voters: Sequence[int], generator: torch.Generator
+    messages: Tensor, voters: Sequence[int], generator: torch.Generator, shard: Shard
 ) -> list[int]:
     """The voters of the strict majority that agree to the bit; empty if there is none."""
     majority, undecided = len(voters) // 2 + 1, list(voters)
     while len(undecided) >= majority:
         leader = undecided[int(torch.randint(len(undecided), (), generator=generator))]
         party = _equal_to(messages, leader, undecided)
+        unequal = torch.tensor([voter not in party for voter in undecided])
+        elsewhere = shard.anywhere(unequal).tolist()
+        party = [voter for voter, other in zip(undecided, elsewhere, strict=True) if not other]
         if len(party) >= majority:
             return party
         undecided = [voter for voter in undecided if voter not in party]
@@ -98,13 +105,16 @@ def _words(table: NDArray[Any]) -> NDArray[Any]:
 
 
 def _close_majority(
-    messages: Tensor, voters: Sequence[int], tolerance: float
+    messages: Tensor, voters: Sequence[int], tolerance: float, shard: Shard
 ) -> tuple[list[int], float]:
     """The largest party around one voter within `tolerance`, that voter first, and its spread.
 
     The party is empty if it is no strict majority.
     """
-    finite = [voter for voter in voters if messages[voter].isfinite().all()]
+    broken = shard.anywhere(
+        torch.tensor([not messages[voter].isfinite().all() for voter in voters], dtype=torch.bool)
+    ).tolist()
+    finite = [voter for voter, bad in zip(voters, broken, strict=True) if not bad]
     majority = len(voters) // 2 + 1
     if len(finite) < majority:
         return [], 0.0
@@ -115,6 +125,8 @@ def _close_majority(
         norms += rows.square().sum(dim=1).cpu()
         # Differences, not a Gram matrix: its cancellation loses the digits that replicas differ in.
         distances += torch.stack([(rows - row).square().sum(dim=1) for row in rows]).cpu()
+    norms, distances = shard.add_up(torch.cat([norms[None], distances])).tensor_split([1])
+    norms = norms[0]
     longer = torch.maximum(norms[:, None], norms[None, :])
     relative = (distances / longer.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
     near = relative <= tolerance
