@@ -118,10 +118,11 @@ def test_more_than_the_bound_is_an_error_in_all_shards(code):
 
 
 def test_a_sum_that_overflows_in_one_shard_is_an_error_in_all():
-    code = CyclicRepetition(3, 1)
+    code = CyclicRepetition(5, 2)
     messages, _ = messages_of(code)
-    coefficients = code.coefficients(torch.ones(3, dtype=torch.bool))
-    messages[:, 3] = torch.finfo(torch.float32).max * (10 * coefficients).clamp(-1, 1)
+    here = torch.tensor([False, False, True, True, True])
+    messages[:, 3] = torch.finfo(torch.float32).max * code.coefficients(here).sign()
+    messages[~here] = torch.nan
     with pytest.raises(DecodeError, match="but their sum overflows") as expected:
         code.decode(messages)
     for one in in_shards(code, messages, 4):
