@@ -6,9 +6,16 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 BIN := .venv/bin
 JOBS ?= 2
 
+# Which torch: pinned, as in constraints.txt; oldest, that pyproject.toml claims; or newest. The others are kept as
+# pinned. `make clean` before another choice.
+TORCH ?= pinned
+torch_pinned = $(shell grep '^torch==' constraints.txt)
+torch_oldest = torch==$(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+torch_newest = torch
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-core lint format types bench docs clean
+.PHONY: help install demo test test-slow test-core lint format types fuzz bench docs notebook package clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,16 +25,17 @@ help: ## Show this list
 .venv/core.stamp: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found; try: make PYTHON=/path/to/it"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet "$(torch_$(TORCH))"
+	@{ grep -v '^torch==' constraints.txt; $(BIN)/pip freeze | grep '^torch==' || true; } > .venv/constraints.txt
+	$(BIN)/pip install --quiet --constraint .venv/constraints.txt --editable .
 	@touch $@
 
 .venv/all.stamp: .venv/core.stamp
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[ray,secure,dev,docs]'
+	$(BIN)/pip install --quiet --constraint .venv/constraints.txt --editable '.[completion,ray,secure,dev,docs]'
 	@touch $@
 
 .venv/bench.stamp: .venv/all.stamp
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/pip install --quiet --constraint .venv/constraints.txt --editable '.[bench]'
 	@touch $@
 
 install: .venv/all.stamp ## Make .venv with the package, Ray, gRPC and the tools
@@ -60,11 +68,26 @@ format: .venv/all.stamp ## Mend what `lint` can mend by itself
 types: .venv/all.stamp ## mypy --strict over the package
 	$(BIN)/mypy
 
+fuzz: .venv/all.stamp ## Damaged data files and a million forged messages; counts go to docs/measurements/
+	@for file in benchmarks/fuzz_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+
 bench: .venv/bench.stamp ## Every benchmark; results go to docs/measurements/*.json
 	@for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
 docs: .venv/all.stamp ## Build the site into docs/_build; warnings are errors
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+
+notebook: .venv/all.stamp ## Build the notebooks from their scripts, and run them into build/
+	$(BIN)/pip install --quiet --constraint .venv/constraints.txt --editable '.[notebook]'
+	$(BIN)/jupytext --quiet --opt notebook_metadata_filter=-all --opt cell_metadata_filter=-all --update --to ipynb examples/*.py
+	@for file in examples/*.ipynb; do mkdir -p build && echo "$$file" && \
+		$(BIN)/jupyter execute --output "$(CURDIR)/build/$$(basename $$file)" "$$file" || exit 1; done
+
+package: .venv/all.stamp ## Build the wheel and the source archive into dist/, and check them
+	$(BIN)/pip install --quiet --constraint .venv/constraints.txt build twine
+	rm -rf dist && $(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tests/check_wheel.py dist/*.whl
 
 clean: ## Remove everything that was made here
 	rm -rf .venv build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -20,9 +20,7 @@ def main() -> None:
     torch.manual_seed(0)
     points, classes = load_digits(return_X_y=True)
     data = TensorDataset(torch.tensor(points).float() / 16, torch.tensor(classes))
-    model = DistributedDataParallel(
-        nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    )
+    model = DistributedDataParallel(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
 
     # Every rank computes 2 s + 1 = 3 of the partitions of a batch, and sends one weighted sum.

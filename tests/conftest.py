@@ -5,6 +5,7 @@ import os
 # pytest-xdist fills the cores with processes; more threads in each only get in each other's way.
 # The variable reaches the processes that tests start, the call this one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["PHALANX_PROGRESS"] = "0"  # in the processes that tests start, too
 
 import pytest
 import torch

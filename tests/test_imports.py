@@ -14,6 +14,7 @@ EXTRAS = (
     "myst_parser",
     "pytest",
     "ray",
+    "shtab",
     "sphinx",
     "torchvision",
     "transformers",

@@ -11,6 +11,7 @@ from torch import Tensor
 from phalanx.floats import working
 
 _WIDTH = 1 << 14
+_LARGE = 2.0**900  # sums of squares up to here, and from its inverse on, are exact enough
 
 BLOCK = 1 << 13
 """Columns that a reducer is given at once: its copy of some ten rows of them fits the cache."""
@@ -120,12 +121,32 @@ def add_weighted_sums(
 def distances_to(
     rows: Float[Tensor, "workers dim"], point: Float[Tensor, " dim"], shard: Shard | None = None
 ) -> Float[Tensor, " workers"]:
-    """Euclidean distance of every row to the point, `(workers,)` float64 in main memory."""
+    """Euclidean distance of every row to the point, `(workers,)` float64 in main memory.
+
+    Cost: one pass; one more for float64 rows whose squares over- or underflow.
+    """
     shard = shard or whole(rows)
+    squared = _squared_distances_to(rows, point, shard, 1.0)
+    distances = squared.sqrt()
+    if rows.dtype == torch.float64:
+        for unfit, scale in ((squared > _LARGE, 2.0**-600), (squared < 1 / _LARGE, 2.0**600)):
+            if unfit.any():
+                scaled = _squared_distances_to(rows, point, shard, scale).sqrt()
+                distances = torch.where(unfit, scaled / scale, distances)
+    return distances
+
+
+def _squared_distances_to(
+    rows: Float[Tensor, "workers dim"], point: Float[Tensor, " dim"], shard: Shard, scale: float
+) -> Float[Tensor, " workers"]:
     total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
     for block in column_blocks(len(point)):
-        total += (rows[:, block].double() - point[block]).square().sum(dim=1)
-    return shard.add_up(total).sqrt().cpu()
+        offsets = rows[:, block].double()
+        if scale != 1:
+            total += (offsets * scale - point[block] * scale).square().sum(dim=1)
+        else:
+            total += (offsets - point[block]).square().sum(dim=1)
+    return shard.add_up(total).cpu()
 
 
 def runs_of(used: list[bool]) -> list[slice]:

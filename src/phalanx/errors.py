@@ -1,6 +1,6 @@
 """Errors that a caller would act on. Bad arguments are plain `ValueError`s."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -42,6 +42,57 @@ class RankLostError(PhalanxError):
 
     Attributes:
         ranks: those of which it is known; whoever stops because another one did is named as well.
+    """
+
+    def __init__(self, message: str, *, ranks: Sequence[int]) -> None:
+        super().__init__(message)
+        self.ranks = list(ranks)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles with its keyword argument, so that it crosses process borders whole."""
+        return partial(type(self), str(self), ranks=self.ranks), ()
+
+
+class FolderInUseError(PhalanxError, ValueError):
+    """Another process writes to the folder, or may do so."""
+
+
+class CheckpointError(PhalanxError, ValueError):
+    """No checkpoint of a run is whole: there is nothing to go on from."""
+
+
+class StorageError(PhalanxError):
+    """A file could not be written: the disk is full, say. What stood there before is whole."""
+
+
+class EngineLostError(PhalanxError):
+    """What runs the workers is gone, such as Ray; the last checkpoint is what remains."""
+
+
+class WorkerError(PhalanxError):
+    """All workers that were given a task raised an exception.
+
+    The cause (`__cause__`) is the exception of one of them, as far as it can be sent; a note holds
+    its traceback.
+
+    Attributes:
+        reasons: the exceptions in a line each, by worker.
+    """
+
+    def __init__(self, message: str, *, reasons: Mapping[int, str]) -> None:
+        super().__init__(message)
+        self.reasons = dict(reasons)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles with its keyword argument, so that it crosses process borders whole."""
+        return partial(type(self), str(self), reasons=self.reasons), ()
+
+
+class DisagreementError(PhalanxError, ValueError):
+    """Ranks of a process group were told different things, or are at different steps.
+
+    Attributes:
+        ranks: those that differ from most, or from this one.
     """
 
     def __init__(self, message: str, *, ranks: Sequence[int]) -> None:

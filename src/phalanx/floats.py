@@ -28,6 +28,38 @@ def _is_finite(x: Tensor) -> bool:
     return bool(torch.stack(torch.aminmax(x)).isfinite().all())
 
 
+def power_of_two(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
+    """The largest power of two up to the largest magnitude, of all values or along axes; 1 for 0.
+
+    Finite values divided by it have squares that do not overflow, and no digit is lost.
+
+    >>> power_of_two(torch.tensor([-3.0, 1.0])), power_of_two(torch.zeros(2))
+    (tensor(2.), tensor(1.))
+    """
+    if not x.numel():
+        return x.new_ones(())
+    largest = x.abs().amax() if dim is None else x.abs().amax(dim, keepdim=True)
+    exponent = torch.frexp(largest).exponent - 1
+    found = torch.ldexp(torch.ones_like(largest, dtype=torch.float64), exponent).to(x.dtype)
+    return found.where((largest > 0) & largest.isfinite() & (found > 0), 1)
+
+
+def euclidean_norm(x: Tensor, dim: int | None = None) -> Tensor:
+    """Euclidean norm in float64, of all values or along an axis, however large or small they are.
+
+    Cost: one pass; a few more for float64 whose squares over- or underflow.
+    """
+    found: Tensor = torch.linalg.vector_norm(x, dim=dim, dtype=torch.float64)
+    if x.dtype != torch.float64 or not x.numel():
+        return found
+    low, high = torch.aminmax(found)
+    if low > 2.0**-400 and high < 2.0**400:
+        return found
+    scale = power_of_two(x, dim)
+    exact: Tensor = torch.linalg.vector_norm(x / scale, dim=dim)
+    return exact * (scale if dim is None else scale.squeeze(dim))
+
+
 def working(*dtypes: torch.dtype) -> torch.dtype:
     """The dtype that arithmetic on tensors of these is done in, and scales are sent in.
 

@@ -7,11 +7,68 @@ from functools import reduce
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that are trained, in the order of the model."""
     return [value for value in model.parameters() if value.requires_grad]
+
+
+def unfit_parameters(named: Mapping[str, nn.Parameter]) -> list[str]:
+    """Rules that trained parameters break, which must be dense real numbers of a known shape.
+
+    >>> unfit_parameters({"w": nn.Parameter(torch.zeros(2, dtype=torch.complex64))})
+    ["parameters must be real: ['w'] are torch.complex64; train their real and imaginary parts"]
+    """
+    problems, trained = [], {name: one for name, one in named.items() if one.requires_grad}
+    lazy = [name for name, one in trained.items() if isinstance(one, UninitializedParameter)]
+    if lazy:
+        problems.append(
+            f"parameters must have a shape: {lazy} are those of lazy layers, which get it from a "
+            "first batch"
+        )
+    sparse = [name for name, one in trained.items() if one.layout != torch.strided]
+    if sparse:
+        problems.append(f"parameters must be dense: {sparse} are not")
+    empty = [name for name, one in trained.items() if one.is_meta]
+    if empty:
+        problems.append(f"parameters must hold numbers: {empty} lie on the meta device")
+    for dtype in sorted({one.dtype for one in trained.values() if one.is_complex()}, key=str):
+        found = [name for name, one in trained.items() if one.dtype == dtype]
+        problems.append(
+            f"parameters must be real: {found} are {dtype}; train their real and imaginary parts"
+        )
+    return problems
+
+
+def sparse_gradients(module: nn.Module) -> list[str]:
+    """Names of the parameters whose gradients are sparse: of embeddings with `sparse=True`."""
+    return [
+        f"{name}.weight" if name else "weight"
+        for name, one in module.named_modules()
+        if isinstance(one, nn.Embedding | nn.EmbeddingBag)
+        and one.sparse
+        and one.weight.requires_grad
+    ]
+
+
+def make_dense(module: nn.Module) -> None:
+    """Has embeddings with `sparse=True` give dense gradients from now on."""
+    for one in module.modules():
+        if isinstance(one, nn.Embedding | nn.EmbeddingBag):
+            one.sparse = False
+
+
+def module_modes(module: nn.Module) -> dict[nn.Module, bool]:
+    """Whether each part of a module is in training mode; see `set_modes`."""
+    return {one: one.training for one in module.modules()}
+
+
+def set_modes(modes: Mapping[nn.Module, bool]) -> None:
+    """Puts each part into its own mode: `train()` would wake what was put into evaluation mode."""
+    for one, training in modes.items():
+        one.training = training
 
 
 @dataclass(frozen=True)

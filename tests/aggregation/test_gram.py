@@ -20,7 +20,12 @@ def direct(rows):
 def squared_distances(rows):
     geometry, finite = measure(rows)
     assert finite.all()
-    return geometry.squared_distances()
+    return in_length(geometry)
+
+
+def in_length(geometry):
+    """Squared distances in the unit of the messages."""
+    return geometry.squared_distances() * geometry.unit * geometry.unit
 
 
 def assert_same(measured, exact, relative=1e-5):
@@ -76,6 +81,16 @@ def test_beyond_the_range_of_float64_products():
     assert squared[2, 3] == torch.inf
 
 
+def test_squares_beyond_the_range_of_float64_are_measured_in_another_unit(subtests):
+    exact = direct(random(9, 400))
+    for exponent, offset in itertools.product([-530, -400, 400, 530, 900], [0.0, 1e6]):
+        with subtests.test(exponent=exponent, offset=offset):
+            rows = (random(9, 400).double() + offset * random(1, 400, seed=1)) * 2.0**exponent
+            geometry, _ = measure(rows)
+            found = geometry.squared_distances() * (geometry.unit * 2.0**-exponent) ** 2
+            assert_same(found, exact, 1e-5)
+
+
 def test_shards_add_up(subtests):
     for references in [(None, None), (4, 4), (1, 7)]:
         with subtests.test(references=references):
@@ -94,7 +109,7 @@ def test_rows_that_are_not_finite_leave_no_trace(subtests):
             rows[5] = poison
             geometry, finite = measure(rows)
             assert finite.tolist() == [i not in (1, 5) for i in range(9)]
-            assert_same(geometry.squared_distances(), direct(rows[finite]))
+            assert_same(in_length(geometry), direct(rows[finite]))
 
 
 def test_rows_that_are_not_doubtful_are_taken_on_trust():
@@ -132,8 +147,8 @@ def test_points_are_measured_along(subtests):
             geometry, finite = measure(rows, points)
             assert geometry.num_points == 2
             exact = direct(torch.cat([rows[finite], points]))
-            assert_same(geometry.squared_distances(), exact, 1e-4 if offset else 1e-5)
-            assert_same(geometry.with_points(1).squared_distances()[-1], exact[-1][[*range(8), 9]])
+            assert_same(in_length(geometry), exact, 1e-4 if offset else 1e-5)
+            assert_same(in_length(geometry.with_points(1))[-1], exact[-1][[*range(8), 9]])
 
 
 def test_mixtures_are_measured_without_forming_them():
@@ -144,7 +159,7 @@ def test_mixtures_are_measured_without_forming_them():
     matrix /= matrix.sum(dim=1, keepdim=True)
     geometry, _ = measure(rows, torch.zeros(1, DIM).double())
     shrunk = torch.tensor([1.0, 1.0, 0.25, 1.0]).double()[:, None] * matrix
-    squared = geometry.mixed(shrunk, from_origin=True).squared_distances()
+    squared = in_length(geometry.mixed(shrunk, from_origin=True))
     exact = direct(torch.cat([shrunk[:3] @ rows, torch.zeros(1, DIM)]))
     kept = [0, 1, 2, 4]
     assert_same(squared[kept][:, kept], exact, 1e-9)

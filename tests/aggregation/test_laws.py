@@ -117,6 +117,53 @@ def test_scales_with_the_messages(rule, subtests):
                 close(rule(gradients * scale) / scale, value, 1e-4)
 
 
+def with_a_lie(dtype, lie, size=(12, 40)):
+    """Messages of length about 6, one of them `2^lie` times as long and elsewhere."""
+    gradients = messages(*size, dtype=dtype)
+    gradients[4] = (messages(1, size[1], seed=9, dtype=dtype) + 1) * 2.0**lie
+    return gradients
+
+
+RANGES = [
+    (torch.float64, (-300, -77, 150, 300), (-500, -40, 0, 20, 130, 259, 400, 700)),
+    (torch.float32, (-60, -31, 30, 60), (-60, 0, 20, 45, 64)),
+]
+
+
+@without(SignMajority)
+def test_a_power_of_two_changes_nothing_but_the_scale(rule, subtests):
+    for dtype, scales, lies in RANGES:
+        for lie, exponent in itertools.product(lies, scales):
+            with subtests.test(dtype=dtype, lie=lie, exponent=exponent):
+                gradients, scale = with_a_lie(dtype, lie), 2.0**exponent
+                one, other = rule.explain(gradients), rule.explain(gradients * scale)
+                assert torch.equal(other.value, one.value * scale)
+                assert torch.equal(other.suspects, one.suspects)
+                if one.weights is not None:
+                    assert torch.equal(other.weights, one.weights)
+                told = one.scores.isfinite() & other.scores.isfinite()
+                lengths, squares = one.scores[told] * scale, one.scores[told] * scale**2
+                assert other.scores[told].tolist() in (lengths.tolist(), squares.tolist())
+
+
+@robust_rules
+def test_no_lie_of_any_size_carries_the_answer_away(rule, subtests):
+    """Nor does the scale of all of them: what overflows is no reason to take the mean."""
+    rule = with_bound(rule, 1) if rule.num_tolerated(12) < 1 else rule
+    for dtype, scales, lies in RANGES:
+        for lie, exponent in itertools.product(lies, (*scales, 0)):
+            with subtests.test(dtype=dtype, lie=lie, exponent=exponent):
+                value = rule(with_a_lie(dtype, lie) * 2.0**exponent).double() * 2.0**-exponent
+                assert value.norm() < 20 or SignMajority in parts(rule)
+    for exponent in (-900, -560, 520, 900):  # squares of honest messages are no numbers
+        with subtests.test(exponent=exponent):
+            gradients = messages(12, 40, dtype=torch.float64)
+            gradients[4] *= 2.0**90
+            value = rule(gradients * 2.0**exponent) * 2.0**-exponent
+            if SignMajority not in parts(rule):
+                torch.testing.assert_close(value, rule(gradients))
+
+
 @without(SignMajority)
 def test_equal_messages_give_that_message(rule, subtests):
     for size, scale in itertools.product(SIZES, [0.0, 1.0, 1e30]):

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 
 from laws import concrete
 from phalanx import attacks
-from phalanx.attacks import AdversaryKnowledge, Attack, Schedule, Silence, WrongShape
+from phalanx.aggregation import GeometricMedian
+from phalanx.attacks import (
+    AdversaryKnowledge,
+    Attack,
+    Constant,
+    GaussianNoise,
+    Schedule,
+    Silence,
+    WrongShape,
+)
+
+ABSOLUTE = (Constant, GaussianNoise)  # numbers of their own
 
 few_examples = settings(max_examples=20)
 
@@ -130,6 +141,31 @@ def plans_remember_plain_tensors_and_repeat_themselves(attack):
     assert all(same(*pair) for pair in zip(sent, three_rounds()[1], strict=True))
 
 
+def a_power_of_two_changes_nothing_but_the_scale(attack):
+    """Nor do squares that over- or underflow silence the attack, or make its messages infinite."""
+    if any(isinstance(attack.member(rank), ABSOLUTE) for rank in range(3)):
+        return
+    for dtype, exponents in {
+        torch.float32: (-90, -60, 60, 100),
+        torch.float64: (-900, -500, 500, 900),
+    }.items():
+        honest, own = rows(0, 8, dtype=dtype), rows(1, 3, dtype=dtype)
+
+        def forged(scale, honest=honest, own=own):
+            return attack.messages(
+                honest * scale,
+                3,
+                own=own * scale,
+                aggregate=GeometricMedian(),
+                generator=torch.Generator().manual_seed(2),
+            )
+
+        for exponent in exponents:
+            for one, other in zip(forged(1.0), forged(2.0**exponent), strict=True):
+                if one is not None and one.isfinite().all():
+                    torch.testing.assert_close(other * 2.0**-exponent, one, rtol=1e-4, atol=1e-4)
+
+
 def bad_counts_are_refused(attack):
     with pytest.raises(ValueError, match="num_byzantine must be at least 0, got -1"):
         attack(rows(0, 8), -1)
@@ -164,6 +200,7 @@ LAWS = {
         the_omniscient_say_that_they_need_an_honest_message,
         targets_keep_their_shape_and_classes,
         plans_remember_plain_tensors_and_repeat_themselves,
+        a_power_of_two_changes_nothing_but_the_scale,
         bad_counts_are_refused,
         pickles_to_its_equal,
     ),

@@ -58,9 +58,11 @@ MISTAKES = {
     "demo --steps 0": "steps must be at least 1, got 0",
     "report": "arguments are required",
     "report nope": "nope is no run folder",
-    "list --room foo": "room must be one of 'all'",
+    "list foo": "names must be families or algorithms, got 'foo'; did you mean",
+    "list Krumm": "names must be families or algorithms, got 'Krumm'; did you mean Krum",
     "frobnicate": "invalid choice: 'frobnicate'",
-    "": "command must be one of demo, train, compare, plan, report, reproduce, serve, list",
+    "": "command must be one of demo, train, compare, plan, report, reproduce, serve, list, "
+    "completion",
 }
 
 

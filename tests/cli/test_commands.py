@@ -10,7 +10,8 @@ import pytest
 from safetensors import safe_open
 
 from phalanx.cli.main import COMMANDS
-from phalanx.cli.parser import ROOMS
+from phalanx.cli.rooms import ROOMS
+from phalanx.terminal import SafeConsole
 
 EXAMPLE = [
     "--code",
@@ -42,7 +43,7 @@ def test_train_writes_a_run_folder_that_repeats_itself(phalanx, tmp_path):
     )
     folder = tmp_path / "runs" / "a"
     assert {path.name for path in folder.iterdir()} == {
-        *("config.yaml", "env.json", "metrics.jsonl", "checkpoints"),
+        *("config.yaml", "env.json", "run.json", "metrics.jsonl", "checkpoints"),
         *("result.json", "model.safetensors", "report.html"),
     }
     rounds = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -118,7 +119,8 @@ def test_a_run_beyond_its_bound_says_how_to_go_on(phalanx, tmp_path):
     assert "Traceback" not in err
     assert (tmp_path / "a" / "report.html").exists()
     assert json.loads((tmp_path / "a" / "result.json").read_text())["stopped"]
-    assert phalanx("train", "--resume", "a", "--byzantine", "null")[0] == 0
+    ended = ("--byzantine", "null", "--changes", "[byzantine]")
+    assert phalanx("train", "--resume", "a", *ended)[0] == 0
     assert phalanx("train", *EXAMPLE, "--out", "b")[0] == 0
     ended, whole = (json.loads((tmp_path / name / "result.json").read_text()) for name in "ab")
     assert ended["stopped"] is None
@@ -148,32 +150,106 @@ def test_report_redraws_one_run_or_compares_several(phalanx, tmp_path):
 HELPERS = """
     AccordionBatch AccordionBatchSampler ActivationBoundary AdversaryKnowledge Aggregate
     AllGather AllReduce AllToAll Averaged Batches BatchState BatchTrial BoundaryTraffic
-    Broadcast Chain ClientData CodedLeastSquares CodedMatmul CodedMatrix CodedShuffle
+    Broadcast Callback Chain ClientData CodedLeastSquares CodedMatmul CodedMatrix CodedShuffle
     CodedShuffleSampler CodeOutlook CodePlanner Collected Collector CommunicationCost
     CompressedPipeline CompressorOutlook CompressorPlanner Computed Consensus CriticalRegimes
     Dealer Decoded Delivery DiversityMonitor Edges Estimate Evaluation ExchangeContext
     ExchangeMemory Geometry GossipOptimizer GossipRound GradientDiversity Inbox Job LargestBatch
     Link MalformedMessageError MatmulSession Message MessageContext MicrobatchPlan Mixed
-    Mixtures ModelServer ModelServerView NeighborBroadcast Objective OneBitAdam ParameterGossip
-    Part Party Peer ProcessGroupCollectives Product Regime Replies Reply Reputation Round
-    RoundLedger RoundOverError Rounds RowCache Run Samples SecureClient SecureSetup Shard
+    Mixtures ModelServer ModelServerView NeighborBroadcast Objective OneBitAdam OutlierTest
+    ParameterGossip Part Party Peer ProcessGroupCollectives Product Regime Replies Reply Reputation
+    Round RoundLedger RoundOverError Rounds RowCache Run Samples SecureClient SecureSetup Shard
     SharedTensor Shares ShufflePlan ShuffleSession SimulatedPipeline Site Splits Spread Standing
     TensorStates TimedProduct Topology TrainingWorkers Transcript UnexpectedMessageError
     Uploader Verdict Waiting WorkerServer WorkerServerView
 """
 
 
-@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.__name__)
-def test_list_names_every_public_algorithm(phalanx, room):
-    short = room.__name__.rpartition(".")[2]
-    code, out, _ = phalanx("list", "--room", short)
+def test_list_has_a_line_for_every_public_algorithm(phalanx, monkeypatch, subtests):
+    for width in ("60", "80"):
+        monkeypatch.setenv("COLUMNS", width)
+        lines = phalanx("list")[1].splitlines()
+        assert max(map(len, lines)) <= int(width)
+        for room in ROOMS:
+            with subtests.test(room.__name__, width=width):
+                short = room.__name__.rpartition(".")[2]
+                assert short in lines
+                own = phalanx("list", short)[1].splitlines()
+                assert set(own) <= set(lines)
+                named = [line.split()[0] for line in own[1:]]
+                for name in set(room.__all__) - set(HELPERS.split()):
+                    found = getattr(room, name)
+                    if inspect.isclass(found) and not inspect.isabstract(found):
+                        assert named.count(name) == 1
+
+
+def test_list_tells_all_of_one_algorithm(phalanx):
+    code, out, _ = phalanx("list", "krum")
     assert code == 0
-    headers = re.findall(r"^\W*name\W+what it does", phalanx("list")[1], re.M)
-    assert len(headers) == len(ROOMS)  # tables: one per room
-    for name in set(room.__all__) - set(HELPERS.split()):
-        found = getattr(room, name)
-        if inspect.isclass(found) and not inspect.isabstract(found):
-            assert re.search(rf"^ *{name} ", out, re.M)
+    assert out.startswith("phalanx.aggregation.Krum\n")
+    assert "Source: Blanchard" in out
+    assert re.search(r"num_byzantine = 1 +Byzantine workers", out)
+
+
+def test_dashes_stand_for_underscores_in_every_option(phalanx, tmp_path):
+    words = ["--steps=1", "--num-workers", "5", "--rule", "Krum", "--rule.num-byzantine=1"]
+    assert phalanx("train", *words, "--evaluate-every", "1", "--out", "a-b")[0] == 0
+    saved = (tmp_path / "a-b/config.yaml").read_text()
+    assert "num_workers: 5" in saved
+    assert "num_byzantine: 1" in saved
+
+
+def test_help_names_our_classes_and_those_of_torch_by_their_room(phalanx, monkeypatch, subtests):
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in COMMANDS:
+        with subtests.test(command):
+            out = phalanx(command, "--help")[1]
+            assert len(out.splitlines()) <= 160
+            assert max(map(len, out.splitlines())) <= 80
+            assert not re.search(
+                r"torch\.(nn|ao|jit|fx)\.\w+\.\w+|known subclasses|class_path", out
+            )
+            for option in ("code", "rule", "attack", "transforms"):
+                assert f"--{option}.help" not in out
+    out = " ".join(phalanx("train", "--help")[1].split())
+    assert "Any class of torch.optim, such as AdamW." in out
+    assert re.search(r"One of .*DracoCyclic", out)
+    assert out.index("--code CLASS") < out.index("--steps INT")
+
+
+def test_help_of_reproduce_lists_the_recipes(phalanx):
+    from phalanx.reproduce import recipes
+
+    listed = phalanx("reproduce", "--help")[1].partition("recipes:")[2].splitlines()
+    assert [line.split()[0] for line in listed if line] == list(recipes())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_commands_options_and_classes(phalanx, shell):
+    pytest.importorskip("shtab", reason="completion is an extra")
+    code, out, _ = phalanx("completion", shell)
+    assert code == 0
+    for word in ("reproduce", "--num_workers", "DracoCyclic", "--rule.num_byzantine"):
+        assert word in out
+
+
+def test_no_text_commands_the_terminal(phalanx, tmp_path):
+    """Neither a title, nor what stands in somebody's run folder, nor what an error repeats."""
+    bad = "\x1b]0;mine\x07\x1b[2J\x9b31m"
+    words = ["--steps", "2", "--num_workers", "3", "--title", f"{bad}title"]
+    assert phalanx("train", *words, "--out", "a")[0] == 0
+    result = json.loads((tmp_path / "a/result.json").read_text())
+    (tmp_path / "a/result.json").write_text(json.dumps({**result, "stopped": f"{bad}why"}))
+    for line in (["report", "a"], ["report", f"{bad}none"], ["list", f"{bad}x"], ["train", bad]):
+        told = phalanx(*line)
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", told[1] + told[2]), told
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("phalanx.terminal._PAUSE_S", 0.0)
+    with SafeConsole().status("starting") as status:
+        status.update("half is done")
+    assert capsys.readouterr() == ("", "half is done\n")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -7,7 +7,9 @@ import time
 import pytest
 
 TIMEOUT_S = 100
-ADAM = ["--optimizer", "Adam", "--optimizer.lr", "0.01"]  # remembers more than SGD does
+# Remembers more than SGD does, and so does what changes its learning rate.
+ADAM = ["--optimizer", "Adam", "--optimizer.lr", "0.01", "--lr_scheduler", "OneCycleLR"]
+ADAM += ["--lr_scheduler.max_lr", "0.02", "--lr_scheduler.total_steps", "401"]
 RUN = [
     "--code",
     "DracoRepetition",

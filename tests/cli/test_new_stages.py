@@ -40,3 +40,16 @@ def test_all_stages_are_options_of_one_run(phalanx, tmp_path):
     assert code == 0, errors
     result = json.loads((out / "result.json").read_text())
     assert all(f"{name}(" in result[STAGE[name]] for name in names)
+
+
+def test_the_arithmetic_of_a_code_is_an_option(phalanx, tmp_path):
+    out = tmp_path / "run"
+    options = ["--code", "DracoCyclic", "--code.num_workers", 5, "--code.num_byzantine", 1]
+    common = ["--attack", "ReverseGradient", "--steps", 2, "--out", out]
+    code, _, errors = phalanx("train", *options, "--code.arithmetic", "field", *common)
+    assert code == 0, errors
+    result = json.loads((out / "result.json").read_text())
+    assert "arithmetic='field'" in result["decoder"]
+    code, _, errors = phalanx("train", *options, "--code.arithmetic", "exact", *common)
+    assert code == 2
+    assert "arithmetic" in errors

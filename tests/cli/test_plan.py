@@ -16,6 +16,10 @@ def test_plan_recommends_and_writes_what_it_compared(phalanx, tmp_path):
     drawn = (tmp_path / "plans/a/plan.svg").read_text()
     assert drawn.startswith("<svg")
     assert "mean time per round" in drawn
+    page = (tmp_path / "plans/a/report.html").read_text()
+    assert "Take FractionalRepetition, 2 copies" in page
+    assert "mean time per round" in page
+    assert "<td>exact</td>" in page
 
 
 def test_plan_takes_delay_models_by_name(phalanx):

@@ -244,3 +244,79 @@ def test_with_a_tolerance_too_there_must_be_a_majority():
     messages[3:] += 2
     with pytest.raises(DecodeError, match="no strict majority"):
         code.decode(messages)
+
+
+def explanations(near, majority):
+    """Every set of a majority of voters, any two of which agree: by trying all."""
+    voters = range(len(near))
+    for size in range(majority, len(near) + 1):
+        for chosen in combinations(voters, size):
+            if all(near[i][j] for i, j in combinations(chosen, 2)):
+                yield set(chosen)
+
+
+def test_named_is_who_belongs_to_no_explanation(subtests):
+    """Random graphs of agreement on a line and in the plane, against all sets of voters."""
+    source = torch.Generator().manual_seed(0)
+    several = 0
+    for trial in range(300):
+        s = 1 + trial % 4
+        n, dim = 2 * s + 1, 1 + trial % 2
+        code = DracoRepetition(n, s, tolerance=0.01)
+        offsets = torch.rand(n, dim, generator=source, dtype=torch.float64)
+        messages = 1 + 0.02 * offsets * torch.rand((), generator=source)
+        apart = torch.cdist(messages, messages)
+        norms = messages.norm(dim=1)
+        near = (apart <= 0.01 * torch.maximum(norms[:, None], norms)).tolist()
+        found = list(explanations(near, s + 1))
+        with subtests.test(trial=trial):
+            if not found:
+                with pytest.raises(DecodeError, match="no strict majority"):
+                    code.decode(messages)
+                continue
+            several += len(set(map(frozenset, found))) > 1
+            decoded = code.decode(messages)
+            innocent = set.union(*found)
+            named = set(decoded.suspects.nonzero().flatten().tolist())
+            assert named == set(range(n)) - innocent
+            # Whoever was honest, the answer is no farther from what any of them sent than stated.
+            off = (decoded.gradient * n - messages[sorted(innocent)]).norm(dim=1).max()
+            assert off <= decoded.error * norms[sorted(innocent)].min() * (1 + 1e-9)
+            assert decoded.error <= 0.02 * 1.1
+    assert several > 100
+
+
+def test_a_chain_within_the_tolerance_frames_nobody():
+    """Honest at 0 and 1, a Byzantine message at 2 that agrees with one of them: who is wrong?"""
+    code = DracoRepetition(3, 1, tolerance=1e-3)
+    base = torch.ones(8, dtype=torch.float64)
+    messages = torch.stack([base, base * (1 + 9e-4), base * (1 + 18e-4)])
+    decoded = code.decode(messages)
+    assert not decoded.suspects.any()
+    assert decoded.gradient.mul(3).equal(messages[1])  # near to both of the others
+    assert decoded.error == pytest.approx(9e-4, rel=1e-2)
+    messages[2] = base * (1 + 21e-4)  # near to nobody any more
+    assert code.decode(messages).suspects.tolist() == [False, False, True]
+
+
+def test_messages_of_any_size_agree_within_a_tolerance(subtests):
+    for scale in (1e-300, 1e-160, 1e160, 1e300):
+        with subtests.test(scale=scale):
+            messages = torch.ones(5, 6, dtype=torch.float64) * scale
+            messages[1] *= 1 + 1e-6
+            messages[3], messages[4] = 0.0, 1e-308
+            decoded = DracoRepetition(5, 2, tolerance=1e-5).decode(messages)
+            assert decoded.suspects.tolist() == [False, False, False, True, True]
+            assert 1e-7 < decoded.error < 2e-6
+
+
+def test_honest_messages_exactly_at_the_tolerance_agree(subtests):
+    for tolerance, dtype in [(1e-12, torch.float64), (3e-7, torch.float32), (1e-2, torch.float64)]:
+        with subtests.test(tolerance=tolerance):
+            messages = rows(3, 999, dtype=dtype)[:1].repeat(3, 1)
+            messages[1] *= 1 + tolerance
+            a, b = messages[0].double(), messages[1].double()
+            exact = float((a - b).norm() / torch.maximum(a.norm(), b.norm()))
+            messages[2] = -9.0
+            decoded = DracoRepetition(3, 1, tolerance=exact).decode(messages)
+            assert decoded.suspects.tolist() == [False, False, True]

@@ -37,6 +37,8 @@ OTHER_SHAPES = [
     DracoCyclic(num_workers=8, num_byzantine=2),
     DracoCyclic(num_workers=9, num_byzantine=1, group_length=5),
     DracoCyclic(num_workers=9, num_byzantine=2, band="published"),
+    DracoCyclic(num_workers=9, num_byzantine=2, arithmetic="field"),
+    DracoCyclic(num_workers=8, num_byzantine=1, group_length=4, arithmetic="field"),
     Detox(num_workers=9, num_byzantine=0, outer=Mean()),
     Detox(num_workers=16, num_byzantine=2, num_buckets=3, regroup=False),
     Detox(num_workers=21, num_byzantine=2, outer=GeometricMedian(), tolerance=1e-2, seed=3),
@@ -96,6 +98,11 @@ def secret():
     return torch.Generator().manual_seed(1)
 
 
+def sent(code, value):
+    """A number as a Byzantine worker sends it."""
+    return code.forged(torch.tensor(value))
+
+
 def undisturbed(code, gradients):
     """What the code decodes when nobody lies and all arrive."""
     return code.decode(code.encode_all([gradients]), generator=secret()).gradient
@@ -127,7 +134,9 @@ def test_decoding_gives_the_mean_of_the_gradients(kind, subtests):
     for code, dtype, dim in itertools.product(of(kind, EXACT), DTYPES, [1, 50]):
         with subtests.test(code=code, dtype=dtype, dim=dim):
             gradients = gradients_for(code, dim, dtype) + 1  # a mean that is not almost zero
-            decoded = code.decode(encode_each(code, gradients), generator=secret())
+            messages, state = encode_each(code, gradients), code.init(dim, dtype=dtype)
+            assert messages.dtype == code.message_dtype(dtype)
+            decoded, _ = code.update(messages, None, state, generator=secret())
             assert decoded.gradient.dtype == dtype
             assert decoded.gradient.shape == (dim,)
             assert_within_error(decoded, gradients, ACCURACY[dtype])
@@ -246,7 +255,7 @@ def test_nothing_that_came_in_is_overwritten(kind, subtests):
         with subtests.test(code=code):
             gradients = gradients_for(code)
             messages = code.encode_all([gradients])
-            messages[1] = float("nan") if survives_one(code) else messages[1]
+            messages[1] = sent(code, float("nan")) if survives_one(code) else messages[1]
             arrived = torch.ones(code.num_workers, dtype=torch.bool)
             before = gradients.clone(), messages.clone(), arrived.clone()
             encode_each(code, gradients)
@@ -280,7 +289,7 @@ def test_what_did_not_arrive_is_never_looked_at(kind, subtests):
             messages = code.encode_all([gradients])
             arrived = torch.ones(code.num_workers, dtype=torch.bool)
             arrived[1] = False
-            messages[1] = garbage
+            messages[1] = sent(code, garbage)
             decoded = code.decode(messages, arrived, generator=secret())
             if code.exact:  # two more than repetition needs: only the cyclic codes round here
                 assert_within_error(decoded, gradients, 1e-6)
@@ -299,7 +308,7 @@ def test_messages_that_are_not_finite_are_named(kind, subtests):
                 pytest.skip("survives nothing")
             gradients = gradients_for(code)
             messages = code.encode_all([gradients])
-            messages[2, where] = value
+            messages[2, where] = sent(code, value)
             if getattr(code, "group_size", 3) == 1:
                 pytest.skip("what nobody repeats is lost")
             decoded = code.decode(messages, generator=secret())
@@ -313,10 +322,30 @@ def test_messages_that_are_not_finite_are_named(kind, subtests):
 
 
 @every_kind
+def test_no_honest_worker_is_named_within_the_bound(kind, subtests):
+    for code, seed in itertools.product(of(kind), range(8)):
+        with subtests.test(code=code, seed=seed):
+            source = torch.Generator().manual_seed(seed)
+            messages = code.encode_all([gradients_for(code, seed=seed)])
+            bad = torch.randperm(code.num_workers, generator=source)[: code.num_tolerated]
+            forged = torch.randn(messages.shape, generator=source)
+            forged[::2] = forged[0]  # some collude
+            messages[bad] = forged[bad] * 10.0 ** (seed % 4 - 1)
+            try:
+                decoded = code.decode(messages, generator=source)
+            except DecodeError:
+                assert not code.exact
+                continue
+            assert set(decoded.suspects.nonzero().flatten().tolist()) <= set(bad.tolist())
+            if decoded.outliers is not None:
+                assert not (decoded.outliers & decoded.suspects).any()
+
+
+@every_kind
 def test_honest_workers_whose_gradients_all_diverged_are_an_error(kind, subtests):
     for code in of(kind):
         with subtests.test(code=code):
-            messages = torch.full((code.num_workers, 2 * 50), float("nan"))
+            messages = code.forged(torch.full((code.num_workers, 2 * 50), float("nan")))
             with pytest.raises(DecodeError):
                 code.decode(messages)
 
@@ -326,10 +355,11 @@ def test_nothing_to_learn_decodes_to_nothing(kind, subtests):
     for code in of(kind):
         with subtests.test(code=code):
             width = 2 * 50
-            decoded = code.decode(torch.zeros(code.num_workers, width))
+            decoded = code.decode(code.forged(torch.zeros(code.num_workers, width)))
             assert not decoded.gradient.any()
             assert not decoded.suspects.any()
-            assert code.decode(torch.zeros(code.num_workers, 0)).gradient.shape == (0,)
+            empty = code.forged(torch.zeros(code.num_workers, code.width(0)))
+            assert code.decode(empty).gradient.shape == (0,)
 
 
 @every_kind
@@ -394,9 +424,10 @@ def test_updating_decodes_the_rounds_one_after_the_other(kind, subtests):
             gradients = gradients_for(code)
             state = code.init(gradients.shape[1])
             for step in range(3):
-                messages = code.at(step).encode_all([gradients])
+                drawn = code.at(step).informed(code.broadcast(state))
+                messages = drawn.encode_all([gradients])
                 decoded, state = code.update(messages, None, state, generator=secret())
-                expected = undisturbed(code.at(step), gradients)
+                expected = undisturbed(drawn, gradients)
                 remembers = isinstance(getattr(code, "outer", None), CenteredClipping) and step > 0
                 assert decoded.gradient.equal(expected) != remembers
                 assert not decoded.suspects.any() or not code.exact

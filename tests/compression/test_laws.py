@@ -20,6 +20,7 @@ from phalanx.compression import (
     SignSGD,
     TensorStates,
     TernGrad,
+    Threshold,
     TopK,
     TwoStage,
     simulate,
@@ -388,3 +389,40 @@ def test_ternary_sums_need_one_byte_up_to_127_workers():
         assert isinstance(scale, AllReduce)
         assert scale.largest
         assert asked.send(scale.tensor).tensor.dtype == dtype
+
+
+ABSOLUTE = (HalfPrecision, SignSGD, Threshold)  # made for values of one range, or of one size
+
+
+def absolute(compressor):
+    inner = getattr(compressor, "inner", None)
+    own = isinstance(compressor, ABSOLUTE) or getattr(compressor, "clip", None) == 1.0
+    halves = getattr(compressor, "values", "same") in ("float16", "bfloat16")
+    return own or halves or (inner is not None and absolute(inner))
+
+
+@every
+def test_a_power_of_two_changes_nothing_but_the_scale(compressors, subtests):
+    """Norms whose squares over- or underflow included; no message turns into zeros."""
+    scales = {
+        torch.float32: (-100, -70, -40, 40, 70, 100, 120),
+        torch.float64: (-900, -600, -300, 300, 600, 900, 1000),
+    }
+    for compressor in compressors:
+        for dtype, exponents in scales.items() if not absolute(compressor) else ():
+            rows = [normal(9, 14, seed=seed, dtype=dtype) for seed in range(2)]
+
+            def rounded(scale, compressor=compressor, rows=rows):
+                given = [{"w": row * scale} for row in rows]
+                memories = [TensorStates(), TensorStates()]
+                for _ in range(3):
+                    means, memories = simulate(compressor, given, memories)
+                message, _ = compressor.update(
+                    rows[0] * scale, compressor.init(rows[0]), generator(4)
+                )
+                return torch.stack([means[0]["w"], compressor.decode(message)]) / scale
+
+            wanted = rounded(1.0)
+            for exponent in exponents:
+                with subtests.test(f"{compressor}, {dtype}, {exponent}"):
+                    torch.testing.assert_close(rounded(2.0**exponent), wanted, rtol=1e-4, atol=1e-4)

@@ -1,8 +1,10 @@
 """The sources that need an extra: the real library if it is there, a clear message if not."""
 
 import importlib.util
+import io
 import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -115,3 +117,44 @@ def test_images_from_a_folder(tmp_path, monkeypatch):
     inputs, targets = splits.train.tensors
     assert (inputs.mean(dim=(1, 2, 3)).sign() == 2 * targets - 1).all()
     assert splits.test.tensors[1].tolist() == [0, 1]
+
+
+@with_("datasets")
+def test_damaged_and_huge_images_of_a_folder_are_refused(tmp_path, monkeypatch, subtests):
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    folder, other = tmp_path / "train" / "a", tmp_path / "train" / "b"
+    folder.mkdir(parents=True)
+    other.mkdir()
+    whole = io.BytesIO()
+    Image.fromarray(np.full((4, 6), 9, np.uint8)).save(whole, "PNG")
+    (other / "1.png").write_bytes(whole.getvalue())
+    header = b"IHDR" + struct.pack(">II", 65_000, 65_000) + whole.getvalue()[24:29]
+    huge = whole.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header))
+    for name, content, rule in (
+        ("huge", huge + whole.getvalue()[33:], "must have at most PIL.Image.MAX_IMAGE_PIXELS"),
+        ("cut", whole.getvalue()[:50], "must be a whole image"),
+    ):
+        (folder / "0.png").write_bytes(content)
+        with subtests.test(name), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(ValueError, match=f"column image {rule}"):
+                HuggingFaceDataset(str(tmp_path), test_split=None).load()
+
+
+@with_("torchvision")
+def test_labels_of_torchvision_must_be_whole_numbers(tmp_path, monkeypatch):
+    import torchvision
+
+    class Halves:
+        def __init__(self, root, train):
+            pass
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return Image.new("L", (4, 4)), index / 2
+
+    monkeypatch.setattr(torchvision.datasets, "Halves", Halves, raising=False)
+    with pytest.raises(ValueError, match=r"Halves: labels must be one whole number each, got 0\.0"):
+        TorchvisionDataset("Halves").load()

@@ -51,7 +51,7 @@ def test_only_the_first_are_decoded(tmp_path):
     assert splits.train.tensors[1].tolist() == [0, 1, 2]
     assert splits.test.tensors[1].tolist() == [2]
     assert splits.num_classes == 3
-    with pytest.raises(ValueError, match=r"jpegs\.npz: image 3 must be a JPEG"):
+    with pytest.raises(ValueError, match=r"jpegs\.npz: image 3 must be a whole image"):
         JpegArchive(tmp_path / "jpegs.npz").load()
 
 
@@ -63,7 +63,7 @@ def test_errors_name_file_key_and_rule(tmp_path, subtests):
         ({"offset": np.arange(7) * 10**9}, "offset must grow from 0 to at most"),
         ({"offset": np.arange(7) - 3}, "offset must grow from 0 to at most"),
         ({"jpeg_header": np.zeros(9)}, "jpeg_header must be uint8, got float64"),
-        ({"jpeg_header": np.zeros(9, np.uint8)}, "image 0 must be a JPEG"),
+        ({"jpeg_header": np.zeros(9, np.uint8)}, "image 0 must be a whole image"),
     ):
         with subtests.test(message, changed=changed):
             write(tmp_path / "jpegs.npz", **changed)
@@ -76,3 +76,32 @@ def test_more_than_there_are_is_refused(tmp_path):
     write(tmp_path / "jpegs.npz")
     with pytest.raises(ValueError, match=r"train_samples must be at most 4 for .*, got 5"):
         JpegArchive(tmp_path / "jpegs.npz", train_samples=5).load()
+
+
+def claiming(height, width):
+    """The header of these images, which claims another size, and the place of its scan."""
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "JPEG", quality=95)
+    header = bytearray(stream.getvalue()[: stream.getvalue().index(b"\xff\xda")])
+    size = header.index(b"\xff\xc0") + 5
+    header[size : size + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return np.frombuffer(header, np.uint8)
+
+
+def test_sizes_that_images_claim_are_checked_before_decoding(tmp_path, subtests):
+    for side, rule in (
+        (65_000, "image 0 must have at most PIL.Image.MAX_IMAGE_PIXELS"),
+        (12_288, "image 0 must have at most PIL.Image.MAX_IMAGE_PIXELS"),
+        (9_000, "images must hold at most max_bytes=1000000000 bytes of pixels, got 1458000000"),
+    ):
+        with subtests.test(side=side):
+            write(tmp_path / "jpegs.npz", jpeg_header=claiming(side, side))
+            with pytest.raises(ValueError, match=rule) as caught:
+                JpegArchive(tmp_path / "jpegs.npz", max_bytes=10**9).load()
+            assert "jpegs.npz" in str(caught.value)
+
+
+def test_the_arrays_count_towards_the_limit(tmp_path):
+    write(tmp_path / "jpegs.npz")
+    with pytest.raises(ValueError, match="must hold at most max_bytes=500 bytes in jpeg_header"):
+        JpegArchive(tmp_path / "jpegs.npz", max_bytes=500).load()

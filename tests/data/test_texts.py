@@ -91,6 +91,7 @@ def test_arguments_are_checked_at_construction(subtests):
     for make, message in (
         (lambda: TextFile(length=0), "length must be at least 1, got 0"),
         (lambda: TextFile(test_fraction=1.0), "test_fraction must be above 0 and below 1, got 1.0"),
+        (lambda: TextFile(max_bytes=0), "max_bytes must be at least 1, got 0"),
         (lambda: LabelledTexts(length=0), "length must be at least 1, got 0"),
         (lambda: LabelledTexts(vocabulary=2), "vocabulary must be at least 3, got 2"),
         (lambda: LabelledTexts(text=[]), "text must name at least 1 column, got none"),
@@ -103,3 +104,33 @@ def test_a_column_that_is_missing_is_named(tmp_path):
     path = write(tmp_path / "texts.csv", ROWS)
     with pytest.raises(ValueError, match="must have columns words, got split, label, title"):
         LabelledTexts(path, ["words"]).load()
+
+
+def test_a_byte_order_mark_is_no_character(tmp_path):
+    path = write(tmp_path / "text.txt", "\ufeff" + "ab" * 20)
+    assert TextFile(path, length=4, test_fraction=0.5).load().num_classes == 3
+
+
+def test_damaged_and_endless_texts_are_refused(tmp_path, subtests):
+    packed = gzip.compress(b"ab" * 500, mtime=0)
+    flipped = bytearray(packed)
+    flipped[len(packed) // 2] ^= 8
+    for content, rule in (
+        (packed[:-3], "must be a text in UTF-8: Compressed file ended"),
+        (bytes(flipped), "must be a text in UTF-8"),
+        (packed + b"more", "must be a text in UTF-8: Not a gzipped file"),
+        (gzip.compress("ab".encode("utf-16-le") * 50), "must be a text in UTF-8: it has NUL at 1"),
+        (gzip.compress(b"ab" * 5000), "must hold at most max_bytes=5000 bytes, got more"),
+        (b"", "must hold more than 4 characters"),
+    ):
+        with subtests.test(rule):
+            (tmp_path / "text.txt.gz").write_bytes(content)
+            with pytest.raises(ValueError, match=rule) as caught:
+                TextFile(tmp_path / "text.txt.gz", length=4, max_bytes=5000).load()
+            assert "text.txt.gz" in str(caught.value)
+
+
+def test_texts_without_a_label_are_refused_by_line(tmp_path):
+    path = write(tmp_path / "texts.csv", ROWS.replace("train,0", "train,"))
+    with pytest.raises(ValueError, match=r"column label must have a label .* got '' in line 3"):
+        LabelledTexts(path).load()

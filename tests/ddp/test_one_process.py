@@ -10,7 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from phalanx.aggregation import Bulyan, CenteredClipping, GeometricMedian, Krum, Mean, TrimmedMean
 from phalanx.communication.point_to_point import Peers
-from phalanx.ddp import aggregate, robust_all_reduce
+from phalanx.compression import ErrorFeedback, PowerSGD, TopK, Uncompressed
+from phalanx.ddp import aggregate, compress, robust_all_reduce
 from phalanx.ddp.memory import ParameterMemory
 from phalanx.ddp.sharded import ShardedAllReduce, cut, groups_of
 from phalanx.parameters import ParameterLayout
@@ -68,6 +69,15 @@ def test_a_rank_by_itself(alone, rule):
     assert len(state) == len(rule.init(3))
 
 
+@pytest.mark.parametrize("exponent", [-700, -300, 300, 700])
+def test_clipping_by_all_reduce_knows_numbers_of_any_size(alone, exponent):
+    tensor = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64) * 2.0**exponent
+    rule = CenteredClipping(radius=2.0**exponent)
+    answer, _ = robust_all_reduce(tensor, rule)
+    torch.testing.assert_close(answer.value * 2.0**-exponent, rule(tensor[None]) * 2.0**-exponent)
+    assert (answer.value * 2.0**-exponent).norm().item() == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("rule", [Mean(), CenteredClipping(radius=0.5, iterations=2)])
 def test_a_model_by_itself(alone, rule):
     model = DistributedDataParallel(nn.Linear(3, 2))
@@ -93,6 +103,67 @@ def test_what_does_not_fit_is_refused(alone):
     short = ShardedAllReduce(Mean(), Peers(), length=2, max_pieces=1, dtype=torch.float32)
     with pytest.raises(ValueError, match="length must be"):
         short.post(torch.ones(9))
+
+
+HOOKS = {
+    "compress": lambda model: compress(model, ErrorFeedback(TopK(ratio=0.5))),
+    "compress, rule": lambda model: compress(model, Uncompressed(), rule=Mean()),
+    "compress, low rank": lambda model: compress(model, PowerSGD(rank=1, min_compression=1.0)),
+    "aggregate": lambda model: aggregate(model, Mean()),
+    "aggregate, clipped": lambda model: aggregate(model, CenteredClipping()),
+}
+hooks = pytest.mark.parametrize("name", HOOKS)
+
+
+@hooks
+def test_parameters_that_do_not_fit_are_refused_by_name(alone, name):
+    hook = HOOKS[name]
+    unfit = nn.ModuleDict(
+        {"table": nn.Embedding(5, 4, sparse=True), "wave": nn.Linear(4, 2, dtype=torch.complex64)}
+    )
+    with pytest.raises(ValueError, match=r"wave.weight.*complex64.*\['table.weight'\] are sparse"):
+        hook(DistributedDataParallel(unfit))
+    unfit["table"].weight.requires_grad_(requires_grad=False)
+    del unfit["wave"]
+    unfit["head"] = nn.Linear(4, 2)
+    hook(DistributedDataParallel(unfit))  # a table that does not train has no gradients
+
+
+class Odd(nn.Module):
+    """Strided parameters, tied ones, frozen ones, one of no values, and a frozen batch norm."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.image = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        self.norm, self.one, self.two = nn.BatchNorm2d(4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.two.weight, self.none = self.one.weight, nn.Parameter(torch.empty(0, 3))
+        self.one.bias.requires_grad_(requires_grad=False)
+        self.norm.eval()
+
+    def forward(self, x):
+        x = self.norm(self.image(x)).mean(dim=(2, 3))
+        return self.two(self.one(x).tanh()) + self.none.sum()
+
+
+@pytest.mark.parametrize("view", [True, False])
+@hooks
+def test_odd_parameters_are_trained_as_by_torch(alone, name, view):
+    ours, theirs = Odd(), Odd()
+    model = DistributedDataParallel(ours, gradient_as_bucket_view=view)
+    handle = HOOKS[name](model)
+    inputs = torch.randn(5, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    for step in range(2):
+        for one in (model, theirs):
+            one.zero_grad()
+            one(inputs).square().sum().backward()
+        assert handle.num_steps == step + 1
+    exact = name in ("aggregate", "compress, rule")
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert (mine.grad is None) == (other.grad is None)
+        if mine.grad is not None and exact:
+            torch.testing.assert_close(mine.grad, other.grad)
+    assert ours.norm.running_mean.unique().tolist() == [0.0]
 
 
 def test_a_state_of_another_run_is_refused(alone):

@@ -139,6 +139,7 @@ def test_what_fails_or_stops_or_is_skipped_is_a_record(tmp_path):
     assert re.fullmatch(
         r"ArithmeticError: seven is not eight \(measured, line \d+\)", found["broken"].reason
     )
+    assert "in measured\n" in found["broken"].traceback
     assert (found["unusable"].reason, found["unusable"].values) == ("5 are not finite", {})
     assert (found["half"].reason, found["half"]["accuracy"]) == ("half way", 0.5)
     assert "stopped" not in found["half"].values

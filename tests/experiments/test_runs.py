@@ -75,7 +75,7 @@ def test_too_many_byzantine_workers_stop_a_run_and_its_weights_are_measured():
     assert found["round_seconds"] is None
     splits = Digits().load()
     fresh = evaluate(build(MLP, splits, 0), cross_entropy, splits.test, splits.train)
-    assert (found["test_accuracy"], found["test_loss"]) == fresh
+    assert (found["test_accuracy"], found["test_loss"]) == fresh[:2]
     (record,) = measure(
         grid(
             train_run,

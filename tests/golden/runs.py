@@ -137,7 +137,7 @@ RUNS = {
         "code": Detox(15, num_byzantine=2),
         "attack": ReverseGradient(),
         "byzantine": FixedWorkers([0, 7]),
-        "exclude_after": 3,
+        "exclude_after": 2,
     },
     "behind": {
         "rule": Resampling(2) >> GeometricMedian(2),

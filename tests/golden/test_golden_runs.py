@@ -8,7 +8,7 @@ import pytest
 from golden.runs import ON_RAY, RUNS, run
 
 _FILE = Path(__file__).with_name("runs.json")
-_EXACT = ("byzantine", "suspects", "missing", "message_bytes", "excluded")
+_EXACT = ("byzantine", "suspects", "outliers", "missing", "message_bytes", "excluded")
 _CLOSE = ("loss", "test_accuracy", "test_loss", "virtual_seconds", "gradient_diversity")
 
 

@@ -18,12 +18,14 @@ from phalanx.gossip import (
     ChocoSGD,
     DeepSqueeze,
     Gossip,
+    Moniqua,
     PowerGossip,
     SimulatedNetwork,
     Topology,
     average,
     mix,
 )
+from phalanx.gossip.power_gossip import orthonormal
 
 RING = Topology.ring(5)
 every = pytest.mark.parametrize(
@@ -234,3 +236,41 @@ def test_any_graph_keeps_the_mean_and_counts_bytes_for_every_neighbour(
     if fixed:
         assert torch.equal(sent * degrees.max().clamp(min=1), degrees * sent.max())
     assert ((sent > 0) == (degrees > 0)).all()
+
+
+def test_a_factor_has_one_basis_whatever_stands_beside_it(subtests):
+    """Both ends of an edge have other batches of factors, and must come to the same bits."""
+    source = torch.Generator().manual_seed(0)
+    for size, rank in [(3, 2), (17, 2), (33, 4), (1000, 1), (1001, 3), (70_001, 1)]:
+        with subtests.test(size=size, rank=rank):
+            factors = torch.randn(5, size, rank, generator=source)
+            together = orthonormal(factors)
+            for place in range(5):
+                assert orthonormal(factors[place : place + 1]).equal(together[place][None])
+                assert orthonormal(factors[place:]).equal(together[place:])
+            torch.testing.assert_close(
+                together.mT @ together, torch.eye(rank).expand(5, -1, -1), rtol=1e-4, atol=1e-4
+            )
+            for exponent in (-100, 100):
+                assert orthonormal(factors * 2.0**exponent).equal(together)
+
+
+def test_a_power_of_two_changes_nothing_but_the_scale(subtests):
+    absolute = (Moniqua, DeepSqueeze)  # a bound, and a half of float16, are lengths
+    for algorithm in ALGORITHMS:
+        start = tensors(4)
+        if isinstance(algorithm, absolute):
+            continue
+
+        def mixed(scale, algorithm=algorithm, start=start):
+            network = SimulatedNetwork(Topology.ring(4))
+            scaled = {name: x * scale for name, x in start.items()}
+            return rounds(network, algorithm, scaled, 3)[0]
+
+        wanted = mixed(1.0)
+        for exponent in (-90, -60, 60, 100):
+            with subtests.test(f"{algorithm}, {exponent}"):
+                for name, x in mixed(2.0**exponent).items():
+                    torch.testing.assert_close(
+                        x * 2.0**-exponent, wanted[name], rtol=1e-4, atol=1e-4
+                    )

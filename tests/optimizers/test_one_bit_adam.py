@@ -107,6 +107,43 @@ def test_nothing_changes_where_a_gradient_is_not_finite(alone):
     assert optimizer.memory.step == 0
 
 
+def test_a_step_with_overflow_is_left_out_under_a_gradient_scaler(alone):
+    for poison in (1.0, math.inf):
+        plain, scaled = model(), model()
+        ours, theirs = (
+            OneBitAdam(one.named_parameters(), freeze_step=2) for one in (scaled, plain)
+        )
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+        for step in range(4):
+            inputs = torch.ones(2, 3) * (step + 1)
+            factor = poison if step == 1 else 1.0
+            for one, optimizer in ((scaled, ours), (plain, theirs)):
+                optimizer.zero_grad()
+                loss = one(inputs).square().mean()
+                (scaler.scale(loss) * factor if one is scaled else loss).backward()
+            before = weights(scaled)
+            scaler.step(ours)
+            scaler.update()
+            if step == 1 and poison != 1.0:
+                assert weights(scaled).equal(before)
+            else:
+                theirs.step()
+        assert ours.memory.step == (4 if poison == 1.0 else 3)
+        if poison == 1.0:
+            assert weights(scaled).equal(weights(plain))
+
+
+def test_parameters_that_do_not_fit_are_refused_and_sparse_gradients_are_not(alone):
+    with pytest.raises(ValueError, match="parameters must be real"):
+        OneBitAdam(torch.nn.Linear(2, 2, dtype=torch.complex64).named_parameters())
+    table = torch.nn.Embedding(5, 2, sparse=True)
+    optimizer = OneBitAdam(table.named_parameters(), lr=0.1)
+    before = table.weight.detach().clone()
+    table(torch.tensor([1, 3])).sum().backward()
+    optimizer.step()
+    assert (table.weight != before).any(dim=1).tolist() == [False, True, False, True, False]
+
+
 @pytest.mark.parametrize(
     ("fields", "rule"),
     [

@@ -221,3 +221,18 @@ def train_until_killed(num_stages, victim):
         if step == 2 and dist.get_rank() == victim:
             os.kill(os.getpid(), signal.SIGKILL)
         pipeline.step(ids, inputs[ids], targets[ids])
+
+
+def with_other_ids():
+    """A step of which the last stage is told other samples; then one of which it is not."""
+    inputs, targets = data()
+    last = dist.get_rank() == dist.get_world_size() - 1
+    made = split(layers(), dist.get_world_size())
+    pipeline = CompressedPipeline(made, inputs[:1], loss, num_samples=SAMPLES)
+    ids = torch.arange(BATCH)
+    try:
+        pipeline.step(ids + last, inputs[ids], targets[ids])
+    except ValueError as error:
+        found = error
+    pipeline.step(ids, inputs[ids], targets[ids])
+    return found

@@ -189,3 +189,13 @@ def test_marks_survive_two_bits(subtests):
                     assert unmark(remembered)[1][small].equal(real[small])
                     counted += int(small.sum())
                 assert counted > 200
+
+
+@needs_transformers
+def test_layers_stay_in_the_modes_that_they_were_in():
+    model = tiny("Bert").train()
+    frozen = model.bert.encoder.layer[0].eval()
+    hugging_face_layers(model)
+    assert model.training
+    assert model.bert.encoder.layer[1].training
+    assert not any(one.training for one in frozen.modules())

@@ -130,7 +130,18 @@ def test_processes_give_what_the_rule_gives_in_the_clear(start, tmp_path):
 def test_bad_files_of_keys_are_refused_in_one_line(tmp_path, capsys, subtests):
     from phalanx.cli import main
 
-    for content, reason in (("{", "JSON"), ("[]", "accepts"), ('{"accepts": {"a": 1}}', "accepts")):
+    key = "k" * 22
+    for content, reason in (
+        ("{", "JSON"),
+        ("[]", "accepts"),
+        ('{"accepts": {"a": 1}}', "accepts"),
+        ('{"accepts": {"a": "b", "a": "c"}}', "'a' stands there twice"),
+        ('{"accepts": {"model server": ""}}', "got none for worker server"),
+        (
+            f'{{"accepts": {{"model server": "", "worker server": "{key}"}}}}',
+            "of model server must",
+        ),
+    ):
         with subtests.test(content):
             file = tmp_path / "keys.json"
             file.write_text(content)

@@ -28,6 +28,8 @@ from phalanx.privacy.secure_aggregation import transport
 from phalanx.privacy.secure_aggregation.messages import (
     DealRequest,
     ModelServerDeal,
+    OpenRequest,
+    OpenRound,
     Participants,
     Receipt,
     SeedShare,
@@ -63,7 +65,8 @@ class Lab:
                 credentials=server,
             )
         )
-        self.model_server = opened(
+        self.opened = opened
+        self.start = lambda: opened(
             ModelServer(
                 setup,
                 self.keys["model server"],
@@ -73,7 +76,7 @@ class Lab:
                 credentials=server,
             )
         )
-        self.opened = opened
+        self.model_server = self.start()
 
     def peer(self, server, running, name):
         return Peer(running.address, self.keys[server][name], self.credentials)
@@ -327,6 +330,110 @@ def test_masks_are_dealt_once(stack):
         line.ask(SeedShare(4, 0, bytes(32)), Receipt, 5.0)
 
 
+def test_a_model_server_started_anew_goes_on_where_the_last_one_stopped(stack, subtests):
+    for rule in (MultiKrum(1), Mean()):
+        with subtests.test(repr(rule)):
+            lab = Lab(stack, rule=rule)
+            rows = messages(SMALL)
+            for round in range(3):
+                send(lab, rows, round)
+                lab.model_server.aggregate(deadline_s=5.0)
+            lab.model_server.close()
+            lab.model_server = lab.start()
+            assert lab.model_server.round == 3
+            send(lab, rows, 3)
+            start = time.monotonic()
+            value = lab.model_server.aggregate(deadline_s=20.0)
+            assert time.monotonic() - start < 5
+            torch.testing.assert_close(value.float(), rule(rows), atol=SMALL.unit, rtol=0)
+
+
+def test_a_round_that_was_lost_with_its_model_server_is_over(stack):
+    """Half of its shares are gone, and new ones would contradict those of the worker server."""
+    lab = Lab(stack)
+    rows = messages(SMALL)
+    send(lab, rows)
+    lab.model_server.aggregate(deadline_s=5.0)
+    send(lab, rows, 1, workers=range(4))
+    lab.model_server.close()
+    lab.model_server = lab.start()
+    assert lab.model_server.round == 2
+    with pytest.raises(RoundOverError):
+        lab.uploader(4).send(rows[4], 1, timeout_s=5.0)
+    send(lab, rows, 2)
+    value = lab.model_server.aggregate(deadline_s=5.0)
+    torch.testing.assert_close(value.float(), MultiKrum(1)(rows), atol=SMALL.unit, rtol=0)
+    assert not lab.worker_server.verdict.dropped.any()
+
+
+def test_shares_that_come_before_the_first_model_server_count(stack):
+    lab = Lab(stack)
+    lab.worker_server._led = False  # as if nobody had led it yet
+    lab.model_server.close()
+    rows = messages(SMALL)
+    shares = [SecureClient(SMALL, worker).share(rows[worker], 0) for worker in range(6)]
+    lines = [lab.opened(transport.Connection(SMALL, lab.peers(worker)[1])) for worker in range(6)]
+    for line, (_, share) in zip(lines, shares, strict=True):
+        line.ask(share, Receipt, 5.0)
+    lab.model_server = lab.start()
+    assert lab.model_server.round == 0
+    for worker, (seed, _) in enumerate(shares):
+        lab.lines(worker)[0].ask(seed, Receipt, 5.0)
+    value = lab.model_server.aggregate(deadline_s=5.0)
+    torch.testing.assert_close(value.float(), MultiKrum(1)(rows), atol=SMALL.unit, rtol=0)
+
+
+def test_a_model_server_says_at_once_who_is_not_there(stack):
+    lab = Lab(stack)
+    lab.worker_server.close()
+    with pytest.raises(ServerLostError, match=lab.worker_server.address):
+        lab.start()
+
+
+def test_only_the_model_server_opens_rounds(stack):
+    lab = Lab(stack)
+    dealing = lab.opened(
+        transport.Connection(SMALL, lab.peer("dealer", lab.dealer, "worker server"))
+    )
+    for line in (dealing, lab.lines(2)[1]):
+        with pytest.raises(MalformedMessageError, match="may not send OpenRequest"):
+            line.ask(OpenRequest(7), OpenRound, 5.0)
+
+
+def test_keys_by_which_somebody_is_taken_for_another_are_refused(stack, subtests):
+    keys = fresh_keys(SMALL)
+    good, key = keys["dealer"], "k" * 22
+    model, worker = good["model server"], good["worker server"]
+    for table, rule in (
+        ({}, "got none for model server, worker server"),
+        (
+            {"model server": model},
+            "keys must hold one for every caller, got none for worker server",
+        ),
+        ({**good, "worker 0": key}, "got one for worker 0"),
+        ({**good, "Worker server": key}, "got one for Worker server"),
+        ({**good, "model server": ""}, "the key of model server must have at least 22 .* got 0"),
+        ({**good, "model server": "k" * 21}, "the key of model server must .* got 21"),
+        ({**good, "model server": " " * 22}, "the key of model server must .* no spaces"),
+        ({**good, "worker server": f"{worker} "}, "the key of worker server must .* no spaces"),
+        ({**good, "worker server": f"{worker}\n"}, "the key of worker server must .* no spaces"),
+        ({**good, "worker server": "é" * 30}, "the key of worker server must .* ASCII"),
+        ({**good, "worker server": model}, "got one for both model server and worker server"),
+    ):
+        with subtests.test(rule), pytest.raises(ValueError, match=rule) as caught:
+            Dealer(SMALL, table)
+        assert model not in str(caught.value)
+        assert worker not in str(caught.value)
+    taken = Peer("localhost:1", keys["worker server"]["model server"])
+    with pytest.raises(ValueError, match="both model server and this server at the dealer"):
+        WorkerServer(SMALL, MultiKrum(1), keys["worker server"], taken)
+    same = Peer("localhost:2", model)
+    with pytest.raises(ValueError, match="this server at the worker server and this server at the"):
+        ModelServer(SMALL, keys["model server"], same, same)
+    with pytest.raises(ValueError, match="the key at localhost:1 must have at least 22 characters"):
+        transport.Connection(SMALL, Peer("localhost:1", ""))
+
+
 def test_others_may_not_listen_by_accident(subtests):
     for address in ("0.0.0.0:0", "example.org:443", "[::]:0"):
         with subtests.test(address):
@@ -334,6 +441,12 @@ def test_others_may_not_listen_by_accident(subtests):
                 Dealer(SMALL, {}, address)
             with pytest.raises(ValueError, match="credentials"):
                 transport.Connection(SMALL, Peer(address, "key"))
+
+
+def test_an_address_that_is_taken_is_named(stack):
+    lab = Lab(stack)
+    with pytest.raises(ValueError, match=f"must be free to listen at, got {lab.dealer.address}"):
+        Dealer(SMALL, lab.keys["dealer"], lab.dealer.address)
 
 
 def test_encrypted(stack, tmp_path):

@@ -15,6 +15,8 @@ from phalanx.privacy.secure_aggregation.messages import (
     DistanceShares,
     MaskedShares,
     ModelServerDeal,
+    OpenRequest,
+    OpenRound,
     Participants,
     Receipt,
     SeedShare,
@@ -48,6 +50,8 @@ MESSAGES = [
     WeightedShare(2, words(5), words(7), 24, 1),
     SumRequest(2),
     SumShare(2, words(7)),
+    OpenRequest(3),
+    OpenRound(3, 4),
 ]
 
 

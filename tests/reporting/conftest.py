@@ -17,6 +17,7 @@ def make_run(tmp_path):
         rounds: int = 4,
         byzantine: tuple[int, ...] = (),
         suspects: tuple[int, ...] = (),
+        outliers: tuple[int, ...] = (),
         missing: dict[str, str] | None = None,
         accuracy: float | None = 0.964,
         loss: float | None = 0.5,
@@ -26,6 +27,8 @@ def make_run(tmp_path):
         weights: dict[str, torch.Tensor] | None = None,
         attack: str | None = None,
         stopped: str | None = None,
+        stopped_by: str | None = None,
+        evaluation: dict[str, float] | None = None,
         finished: bool = True,
     ) -> Path:
         folder = tmp_path / name
@@ -41,12 +44,14 @@ def make_run(tmp_path):
                 "decode_seconds": 0.004,
                 "byzantine": list(byzantine),
                 "suspects": list(suspects),
+                "outliers": list(outliers),
                 "missing": missing or {},
                 "residual": residual,
                 "suspicion": [(suspicion or {}).get(worker, 0.0) for worker in range(9)],
                 "excluded": [worker for worker, at in (excluded or {}).items() if step + 1 >= at],
                 "test_accuracy": accuracy if step == rounds - 1 else None,
                 "test_loss": None,
+                **(evaluation or {}),
             }
             for step in range(rounds)
         ]
@@ -65,6 +70,8 @@ def make_run(tmp_path):
                 "decoder": "DracoCyclic(num_workers=9)",
                 "attack": attack or ("ReverseGradient()" if byzantine else None),
                 "stopped": stopped,
+                "stopped_by": stopped_by,
+                "evaluation": evaluation or {},
                 "methods": ["DRACO: Chen et al., ICML 2018, https://arxiv.org/abs/1803.09877"],
             }
             (folder / "result.json").write_text(json.dumps(result))

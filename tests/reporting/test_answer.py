@@ -38,6 +38,16 @@ def test_one_run_that_named_some_and_an_honest_one(make_run):
     )
 
 
+def test_suspicion_without_proof_is_not_called_naming(make_run):
+    assert say(make_run("a", byzantine=(1, 4), suspects=(1,), outliers=(5,))).endswith(
+        "2 of 9 workers were Byzantine in every round and were suspected for 4 of 8 Byzantine"
+        " messages, along with honest ones 4 times (precision 0.50, recall 0.50)."
+    )
+    assert say(make_run("b", outliers=(8,))).endswith(
+        "no Byzantine worker was simulated, yet the decoder suspected 1 worker."
+    )
+
+
 def test_one_run_without_attack(make_run):
     assert say(make_run("a")) == (
         "The run ended after 4 rounds at 96.4 % test accuracy;"
@@ -82,7 +92,8 @@ def test_one_run_that_has_not_begun(make_run):
 def test_one_run_stopped_by_an_error(make_run):
     folder = make_run("a", rounds=1, accuracy=None, stopped="3 of 9\nworkers are bad.", **LIARS)
     assert say(folder).startswith(
-        "The run was stopped by an error (“3 of 9 workers are bad”) after 1 round; 2 of 9"
+        "The run was stopped by an error (“3 of 9 workers are bad”) after 1 round, last "
+        "measured at a test loss of 0.1; 2 of 9"
     )
 
 
@@ -144,10 +155,25 @@ def test_several_runs_without_liars(make_run):
     )
 
 
+def test_a_regression_says_its_metric_and_a_callback_that_it_stopped_the_run(make_run):
+    found = {"test_loss": 0.25, "test_mae": 0.125, "test_accuracy": None}
+    run = make_run("a", accuracy=None, evaluation=found, stopped_by="EarlyStopping: no better")
+    assert say(run).startswith(
+        "The run was stopped by EarlyStopping: no better and ended after 4 rounds at test mae 0.125"
+    )
+    only_loss = make_run("b", accuracy=None, evaluation={"test_loss": 0.25})
+    assert say(only_loss).startswith("The run ended after 4 rounds at test loss 0.25;")
+    assert say(make_run("c", accuracy=None)).startswith(
+        "The run ended after 4 rounds and was not evaluated;"
+    )
+    unfinished = make_run("d", accuracy=None, evaluation=found, finished=False)
+    assert "last measured at test mae 0.125" in say(unfinished)
+
+
 def test_several_runs_without_a_reference(make_run):
     assert say(make_run("a", **LIARS), make_run("b", accuracy=None, **LIARS)) == (
         "There is no run to compare the weights with: a ended at 96.4 % test accuracy"
-        " and b ended without a measured test accuracy."
+        " and b ended and was not evaluated."
     )
 
 
@@ -177,5 +203,9 @@ def test_rows_and_runs_must_match(make_run):
 def test_who_was_excluded_is_said_with_when(make_run):
     one = say(make_run("a", excluded={3: 2}, **NAMED))
     assert one.endswith("; worker 3 (after 2 rounds) was excluded.")
+    doubted = say(make_run("c", excluded={3: 2, 1: 2}, outliers=(3,), **NAMED))
+    assert doubted.endswith(
+        "workers 1 (after 2 rounds) and 3 (after 2, without proof) were excluded."
+    )
     two = say(make_run("b", excluded={7: 3, 3: 1}, **NAMED))
     assert two.endswith("; workers 3 (after 1 round) and 7 (after 3) were excluded.")

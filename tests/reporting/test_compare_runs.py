@@ -6,7 +6,9 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from phalanx.reporting import compare_runs, load_run, terminal_table
+from phalanx.reporting import answer, compare_runs, load_run, terminal_table
+from phalanx.reporting.table import cells
+from phalanx.terminal import SafeConsole
 
 W = torch.tensor([1.0, -4.0, 2.0])
 
@@ -122,8 +124,34 @@ def test_no_rows_make_an_empty_table():
 
 def test_a_comparison_fits_a_terminal_of_80_columns(make_run):
     runs = [make_run("a", title="Mean, no attack"), make_run("b", title="DRACO cyclic", rounds=4)]
+    runs.append(make_run("c", title="Krum", byzantine=(1, 2), suspects=(1,), outliers=(2,)))
     text = shown(compare_runs([load_run(run) for run in runs]), width=80)
     assert "…" not in text
     assert "status" not in text
     assert "96.4 %" in text
     assert "20.0 ms" in text
+    headers, lines = cells(compare_runs([load_run(run) for run in runs]))
+    assert [line[headers.index("proof")] for line in lines] == ["—", "—", "0.50"]
+
+
+def test_a_comparison_is_readable_on_60_columns(make_run):
+    """The names stay, whole words apart, and every figure is shown."""
+    runs = [make_run("a", title="mean, no attack"), make_run("b", title="mean", rounds=4)]
+    console = SafeConsole(file=StringIO(), width=60)
+    console.show(terminal_table(compare_runs([load_run(run) for run in runs])))
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 60
+    for word in ("(reference)", "96.4 %", "20.0 ms", "4.0 ms", "recall"):
+        assert word in text
+
+
+def test_regressions_are_compared_by_their_loss(make_run):
+    runs = [load_run(make_run(name, accuracy=None)) for name in "ab"]
+    rows = compare_runs(runs)
+    assert "0.1" in shown(rows)
+    assert "loss" in shown(rows)
+    assert "accuracy" not in shown(rows)
+    assert answer(runs[:1], rows[:1]).startswith(
+        "The run ended after 4 rounds at a test loss of 0.1;"
+    )

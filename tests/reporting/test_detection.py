@@ -10,6 +10,7 @@ rounds = st.lists(
             "step": st.integers(0, 9),
             "byzantine": ids,
             "suspects": ids,
+            "outliers": ids,
             "missing": st.dictionaries(st.integers(0, 5).map(str), st.just("late")),
         }
     ),
@@ -24,7 +25,7 @@ def test_counts_by_hand():
         {"step": 2, "byzantine": [], "suspects": [], "missing": {"3": "dead"}},
     ]
     found = detection(entries)
-    assert found == Detection(lies=3, caught=2, false_alarms=1, unheard=1)
+    assert found == Detection(lies=3, caught=2, false_alarms=1, unheard=1, proven=2, framed=1)
     assert found.precision == 2 / 3
     assert found.recall == 2 / 3
 
@@ -43,14 +44,20 @@ def test_only_silent_liars_leave_nothing_to_catch():
 @settings(deadline=None, derandomize=True)
 @given(rounds)
 def test_scores_against_a_slow_count(entries):
-    lies = caught = alarms = 0
+    lies = caught = alarms = proven = framed = 0
     for entry in entries:
         for worker in range(6):
             lied = worker in entry["byzantine"] and str(worker) not in entry["missing"]
             named = worker in entry["suspects"]
+            suspected = named or worker in entry["outliers"]
             lies += lied
-            caught += lied and named
-            alarms += named and worker not in entry["byzantine"]
+            caught += lied and suspected
+            proven += lied and named
+            alarms += suspected and worker not in entry["byzantine"]
+            framed += named and worker not in entry["byzantine"]
     found = detection(entries)
     assert (found.lies, found.caught, found.false_alarms) == (lies, caught, alarms)
+    assert (found.proven, found.framed) == (proven, framed)
+    assert found.verb == ("named" if (proven, framed) == (caught, alarms) else "suspected")
+    assert found.proof is None if lies == 0 else found.proof <= found.recall
     assert found.recall is None if lies == 0 else 0 <= found.recall <= 1

@@ -1,23 +1,30 @@
 import html
+import io
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from phalanx.reporting import (
     answer,
     compare_runs,
     load_run,
     plot_accuracy,
+    plot_loss,
     plot_suspicion,
     plot_workers,
+    terminal_table,
     write_report,
 )
 from phalanx.reporting.plots import worker_states
+from phalanx.reporting.svg import inline_svg
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 NASTY = "<script>alert(1)</script> $x_1$ \"quoted\" & 'more' {{ 7*7 }} ∑ 模型"
@@ -100,6 +107,19 @@ def test_the_first_sentence_is_the_answer(runs, tmp_path):
     assert "arxiv.org/abs/1803.09877" in text
 
 
+def test_a_regression_has_a_table_and_a_plot_of_its_metric(make_run, tmp_path):
+    found = {"test_loss": 0.25, "test_mae": 0.125, "test_accuracy": None}
+    record = load_run(make_run("a", accuracy=None, evaluation=found))
+    write_report([record], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "Test mae over rounds. Last values: a 0.125." in page
+    assert "test mae 0.125, test loss 0.25" in page
+    console = Console(width=80, file=io.StringIO())
+    console.print(terminal_table(compare_runs([record])))
+    assert "mae" in console.file.getvalue()
+    assert "accuracy" not in console.file.getvalue()
+
+
 def test_the_same_runs_give_the_same_bytes(runs, tmp_path):
     assert written(runs, tmp_path / "a.html") == written(runs, tmp_path / "b.html")
 
@@ -135,7 +155,7 @@ def test_losses_that_are_not_finite_and_single_rounds_are_drawn(make_run, tmp_pa
 def test_a_reference_from_outside_is_part_of_the_report(runs, tmp_path):
     text = written(runs[1:], tmp_path / "r.html", reference=runs[0])
     assert "of the run without Byzantine workers" in text
-    assert "finished (reference)" in text
+    assert "honest <small>(reference)</small>" in text
 
 
 def test_a_failed_write_leaves_the_old_report(runs, make_run, tmp_path):
@@ -152,13 +172,14 @@ def test_a_failed_write_leaves_the_old_report(runs, make_run, tmp_path):
 def test_the_worker_strip_shows_what_happened(make_run):
     folder = make_run("a")
     (folder / "metrics.jsonl").write_text(
-        '{"step": 2, "byzantine": [1, 4, 5], "suspects": [1, 2], "missing": {"5": "dead"}}\n'
+        '{"step": 2, "byzantine": [1, 4, 5], "suspects": [1, 2], "outliers": [6, 4],'
+        ' "missing": {"5": "dead"}}\n'
         '{"step": 4, "byzantine": [], "suspects": [], "missing": {}}\n'
     )
     record = load_run(folder)
     grid = worker_states(record)
     assert grid.shape == (9, 3)
-    np.testing.assert_array_equal(grid[:, 0], [0, 2, 4, 0, 3, 1, 0, 0, 0])
+    np.testing.assert_array_equal(grid[:, 0], [0, 2, 4, 0, 5, 1, 6, 0, 0])
     assert not grid[:, 1:].any()
     axes = Figure().add_subplot()
     plot_workers(record, axes)
@@ -193,3 +214,81 @@ def test_suspicion_is_a_map_of_workers_by_rounds_with_a_mark_at_every_exclusion(
 def test_no_map_where_nobody_is_under_suspicion(make_run, tmp_path):
     write_report([load_run(make_run("a"))], tmp_path / "report.html")
     assert "Suspicion" not in (tmp_path / "report.html").read_text()
+
+
+def diverged(make_run):
+    """A run whose loss grows without bound, beside two that do not."""
+    folders = [make_run("calm"), make_run("slow", loss=2.0), make_run("mean")]
+    lines = [json.loads(line) for line in (folders[2] / "metrics.jsonl").read_text().splitlines()]
+    grown = [json.dumps({**line, "loss": 2.0 * 1e9 ** line["step"]}) for line in lines]
+    (folders[2] / "metrics.jsonl").write_text("\n".join(grown) + "\n")
+    return [load_run(folder) for folder in folders]
+
+
+def test_a_run_that_diverged_does_not_flatten_the_others(make_run, tmp_path):
+    records = diverged(make_run)
+    axes = Figure().add_subplot()
+    plot_loss(records, axes)
+    assert axes.get_ylim()[1] == 20.0
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["calm", "slow", "mean (cut off; up to 2e+27)"]
+    assert "mean (cut off; up to 2e+27)" in written(records, tmp_path / "r.html")
+    alone = Figure().add_subplot()
+    plot_loss(records[2:], alone)
+    assert alone.get_ylim()[1] > 1e27
+
+
+@pytest.mark.parametrize("num_lines", [1, 3, 12])
+def test_a_legend_neither_squeezes_the_axes_nor_is_cut_off(num_lines):
+    """The axes keep at least 80 % of the width and their height, whatever the legend says."""
+
+    def draw(axes):
+        for i in range(num_lines):
+            axes.plot(
+                [0, 1], [i, i], label=f"geometric median of bucket {i} (0 in 200 of 200 rounds)"
+            )
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
+
+    svg = str(inline_svg(draw, name="p", alt="", size=(5.6, 3.0)))
+    width, height = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups())
+    box = re.search(r'id="p-patch_2">\s*<path d="([^"]+)"', svg)[1]
+    xs, ys = zip(*re.findall(r"[ML] (\S+) (\S+)", box), strict=True)
+    assert max(map(float, xs)) - min(map(float, xs)) > 0.8 * width
+    assert max(map(float, ys)) - min(map(float, ys)) > 0.75 * 3.0 * 72
+    assert svg.count("geometric median of bucket") == num_lines
+    legend = re.search(r'id="p-legend_1".*', svg, re.DOTALL)[0]
+    places = re.findall(r'<text [^>]*?x="([-\d.]+)"[^>]*?y="([-\d.]+)"', legend)
+    assert len(places) == num_lines
+    assert all(0 < float(x) < width / 2 and 0 < float(y) < height for x, y in places)
+
+
+def test_losses_on_the_test_set_are_drawn_where_there_is_no_accuracy(make_run, tmp_path):
+    folder = make_run("regression", accuracy=None)
+    text = (folder / "metrics.jsonl").read_text().replace('"test_loss": null', '"test_loss": 0.25')
+    (folder / "metrics.jsonl").write_text(text)
+    page = written([load_run(folder)], tmp_path / "r.html")
+    assert "Test loss over rounds. Last values: regression 0.25." in page
+    assert "accuracy" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1200, 800])
+def test_the_figures_do_not_scroll_sideways(runs, make_run, tmp_path, width):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no browser")
+    page = written([*runs, load_run(make_run("d", title="geometric median"))], tmp_path / "r.html")
+    script = (
+        "<script>document.title = [...document.querySelectorAll('.scroll')].map("
+        "one => one.scrollWidth - one.clientWidth)[0]</script></body>"
+    )
+    (tmp_path / "s.html").write_text(page.replace("</body>", script))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    done = subprocess.run(
+        [*command, f"--window-size={width},900", f"file://{tmp_path}/s.html"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    assert re.search("<title>(.*?)</title>", done.stdout)[1] == "0"

@@ -19,3 +19,19 @@ def test_secure_aggregation_chooses_as_in_the_clear(secure):
     assert [row[0] for row in table.rows[:2]] == ["Krum", "secure Krum"]
     assert all(float(row[2]) < 0.01 for row in table.rows)
     assert (secure.folder / "findings.html").exists()
+
+
+def test_workers_that_drop_out_change_nothing_for_the_others(secure):
+    table = next(one for one in secure.findings.tables if one.title == "Drop-outs")
+    assert [row[:4] for row in table.rows] == [
+        *((lost, 2, 2, 0) for lost in range(4)),
+        (6, 2, 0, 2),
+    ]
+    verdicts = {one.text: one.same for one in secure.findings.claims}
+    assert [same for text, same in verdicts.items() if "fault-tolerant" in text] == ["yes"]
+
+
+def test_noise_is_told_beside_what_it_promises(secure):
+    table = next(one for one in secure.findings.tables if one.title == "Noise")
+    assert [row[1] for row in table.rows[:5]] == ["no statement"] * 5
+    assert 0 < table.rows[5][1] < 1

@@ -26,8 +26,9 @@ from phalanx.attacks import (
     Silence,
     WrongShape,
 )
+from phalanx.coded_computation import CodedShuffle, ShuffleSession
 from phalanx.coding import Detox, DracoCyclic, DracoRepetition, Uncoded
-from phalanx.errors import DecodeError
+from phalanx.errors import DecodeError, WorkerError
 from phalanx.training import Job, Local, Ray, Round, train
 from training.drifting import one_round, staged, workers
 
@@ -227,8 +228,72 @@ def test_exceptions_of_a_worker_stop_nobody_else(cluster):
         before = session.pids
         assert one_round(session, job, 1).missing == {}
         assert session.pids == before
-    with pytest.raises(RuntimeError, match=r"no worker of the engine Ray could start; .*torn"):
+        first = collected.failures[1]
+        assert isinstance(first.error, LookupError)
+        assert "in __getitem__" in first.trace
+    with pytest.raises(WorkerError, match=r"no worker of the engine Ray could start: 2 .*torn"):
         Ray().start(workers(replace(a_job(Uncoded(2)), loss=_Torn())))
+
+
+def mistaken(job):
+    """The job with labels that count from 1: each worker meets the user's own mistake."""
+    inputs, targets = job.dataset.tensors
+    return replace(job, dataset=TensorDataset(inputs, targets + 1))
+
+
+@pytest.mark.slow
+def test_the_users_own_exception_is_told_when_everybody_meets_it(cluster, tmp_path):
+    job = mistaken(a_job(DracoRepetition(3, 1)))
+    out = {"out": tmp_path / "run", "steps": 2}
+    with pytest.raises(WorkerError, match="nobody answered in round 0: 3 workers failed") as caught:
+        train(job.model, job.dataset, job.round.code, engine=Ray(), **out)
+    assert "IndexError: Target 3 is out of bounds" in str(caught.value)
+    assert isinstance(caught.value.__cause__, IndexError)
+    notes = "\n".join(caught.value.__notes__)
+    assert "workers [0, 1, 2] failed; worker 0:" in notes
+    assert "in cross_entropy" in notes
+    assert "met in round 0, with the samples of partition 0" in notes
+    assert sorted(caught.value.reasons) == [0, 1, 2]
+    with pytest.raises(IndexError, match="Target 3 is out of bounds") as caught:
+        train(job.model, job.dataset, job.round.code, engine=Local(chunk_size=1), steps=2)
+    assert "met in round 0" in caught.value.__notes__[-1]
+
+
+@pytest.mark.slow
+def test_what_some_workers_raised_is_told_once_it_costs_the_round(cluster, tmp_path):
+    class Faulty(Dataset):  # defined here, it travels by value
+        def __init__(self, dataset, bad):
+            self.dataset, self.bad = dataset, bad
+
+        def __len__(self):
+            return len(self.dataset)
+
+        def __getitem__(self, index):
+            if index in self.bad:
+                raise LookupError(f"sample {index} is torn")
+            return self.dataset[index]
+
+    job = a_job(DracoRepetition(6, 1))
+    bad = job.round.order.samples(job.batches, 0, 0)[:1].tolist()
+    data = Faulty(job.dataset, bad)
+    out = {"out": tmp_path / "run", "steps": 2, "seed": job.seed, "batch_size": BATCH_SIZE}
+    with pytest.raises(DecodeError) as caught:
+        train(job.model, data, job.round.code, engine=Ray(), **out)
+    told = "\n".join(caught.value.__notes__)
+    assert f"LookupError: sample {bad[0]} is torn" in told
+    assert isinstance(caught.value.__cause__, LookupError)
+
+
+@pytest.mark.slow
+def test_sessions_of_coded_computation_tell_what_workers_raised(cluster):
+    def mistake(rows):
+        raise ZeroDivisionError("by nothing")
+
+    shuffle = CodedShuffle(num_workers=3, num_rows=60, cache_fraction=0.6)
+    with ShuffleSession(Ray(), shuffle, [torch.arange(60)]) as session:
+        with pytest.raises(WorkerError, match="3 workers failed, worker 0 with ZeroDivisionError"):
+            session.map(mistake)
+        assert session.advance().reasons == {}
 
 
 OWN_RAY = """

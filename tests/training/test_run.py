@@ -27,6 +27,7 @@ from phalanx.attacks import (
     Constant,
     Delay,
     FixedWorkers,
+    LeastVisible,
     Mimic,
     Mixed,
     NotFinite,
@@ -123,7 +124,8 @@ def test_codes_end_with_the_weights_of_the_run_without_liars(trained, code, atta
     assert_same_weights(run, reference)
     for entry in run.rounds:
         found = set(entry["suspects"]) | {int(worker) for worker in entry["missing"]}
-        if attack is Mimic:  # a copy of a message from one's own group is the truth
+        # A copy of a message from one's own group is the truth, and a small lie proves nothing.
+        if attack in (LeastVisible, Mimic):
             assert found <= set(entry["byzantine"])
             continue
         assert found == set(entry["byzantine"])
@@ -289,7 +291,7 @@ def test_more_than_the_bound_stops_and_goes_on_once_the_cause_is_gone(
     assert result["stopped"] == str(caught.value)
     assert result["rounds"] == 7
     assert (tmp_path / "run" / "checkpoints" / "step-000000007.pt").is_file()
-    run = trained(resume=True, **options)
+    run = trained(resume=True, changes=["attack", "byzantine"], **options)
     assert run.result["stopped"] is None
     assert [entry["step"] for entry in run.rounds] == list(range(12))
     assert weights(run).equal(weights(trained(**{**options, "out": None})))
@@ -299,7 +301,7 @@ def test_a_run_stopped_in_its_first_round_keeps_the_weights_too(trained, make_mo
     options = {"code": DracoRepetition(9, 1), "batch_size": 36, "out": tmp_path / "run"}
     with pytest.raises(DecodeError):
         trained(attack=Silence(), byzantine=FixedWorkers([0, 1, 2]), **options)
-    run = trained(resume=True, **options)
+    run = trained(resume=True, changes=["attack", "byzantine"], **options)
     assert weights(run).equal(weights(trained(**{**options, "out": None})))
 
 

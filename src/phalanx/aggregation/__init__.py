@@ -1,6 +1,6 @@
 """Robust aggregation rules: one vector from the messages of workers, some of them Byzantine."""
 
-from phalanx.aggregation.aggregate import Aggregate, far_out
+from phalanx.aggregation.aggregate import Aggregate, far_out, left_out
 from phalanx.aggregation.arc import ARC
 from phalanx.aggregation.base import Aggregator, State, require_tolerated
 from phalanx.aggregation.bucketing import Bucketing
@@ -64,6 +64,7 @@ __all__ = [
     "TrimmedMean",
     "Verdict",
     "far_out",
+    "left_out",
     "require_distances_only",
     "require_tolerated",
     "weigh_distances",

@@ -2,8 +2,11 @@
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+_TIE = 1e-6  # relative difference of scores that rounding may make
 
 
 class Aggregate(NamedTuple):
@@ -17,8 +20,10 @@ class Aggregate(NamedTuple):
             which the rest then belongs.
         scores: `(workers,)` float64; higher is more suspicious; infinite for dropped workers.
         dropped: `(workers,)` bool; the messages that never entered arithmetic (not finite).
-        suspects: `(workers,)` bool; the workers that the rule holds to be Byzantine: the dropped
-            ones and those that it left out.
+        suspects: `(workers,)` bool; the dropped workers, and the outliers: those that the rule left
+            out, or finds far from its aggregate. That is suspicion, no proof: a rule that leaves
+            out f messages of n leaves out honest ones whenever fewer are Byzantine. Of messages
+            that tie, the ones left out are no outliers, so nobody is where all are equal.
 
     A worker whose sample weight is 0 is not judged: its score is 0, and it is neither dropped nor a
     suspect.
@@ -39,6 +44,17 @@ class Aggregate(NamedTuple):
             dropped=self.dropped & present,
             suspects=self.suspects & present,
         )
+
+
+def left_out(
+    kept: Bool[Tensor, " workers"], scores: Float[Tensor, " workers"]
+) -> Bool[Tensor, " workers"]:
+    """Who is not kept, and not tied with anybody who is: ties are broken by id, which is no ground.
+
+    Equal messages have equal scores, up to rounding.
+    """
+    tied = torch.isclose(scores[:, None], scores[kept][None, :], rtol=_TIE, atol=0.0).any(dim=1)
+    return ~kept & ~tied
 
 
 def far_out(distances: Float[Tensor, " workers"]) -> Bool[Tensor, " workers"]:

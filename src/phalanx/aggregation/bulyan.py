@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from phalanx.aggregation.aggregate import Aggregate
+from phalanx.aggregation.aggregate import Aggregate, left_out
 from phalanx.aggregation.base import ByzantineBound, State
 from phalanx.aggregation.geometry_rule import MixtureRule
 from phalanx.aggregation.krum import krum_scores
@@ -61,8 +61,6 @@ class Bulyan(ByzantineBound, MixtureRule):
         squared = mixtures.geometry.with_points(0).squared_distances()
         num_chosen = len(squared) - 2 * num_byzantine
         chosen = choose_by_krum(squared, num_byzantine, num_chosen)
-        suspects = torch.ones(len(squared), dtype=torch.bool)
-        suspects[chosen] = False
         among = mixtures._replace(mixing=mixtures.mixing[chosen])
         num_kept = num_chosen - 2 * num_byzantine
         weights = mixtures.geometry.weights
@@ -73,6 +71,11 @@ class Bulyan(ByzantineBound, MixtureRule):
             else mean_around_weighted_median(weights, float(num_kept))
         )
         scores = krum_scores(squared, num_byzantine, "paper")
+        kept = torch.zeros(len(squared), dtype=torch.bool)
+        kept[chosen] = True
+        suspects = left_out(kept, scores)
+        unit = mixtures.geometry.unit
+        scores = scores * unit * unit
         return Aggregate(value, None, *mixtures.per_worker(scores, suspects)), state
 
 

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
+from phalanx.aggregation.aggregate import left_out
 from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
@@ -31,6 +33,8 @@ class CAF(ByzantineBound, GeometryRule):
     tensor([2.0007])
     """
 
+    squares_scores: ClassVar[bool] = True
+
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """The weights of the round with the smallest spread."""
         gram, norms = geometry.reached_gram(), geometry.gram.diagonal()
@@ -44,10 +48,11 @@ class CAF(ByzantineBound, GeometryRule):
             values, vectors = torch.linalg.eigh(root[:, None] * centred * root)
             if values[-1] < best:
                 best, weights = values[-1].item(), now
-            offsets = (centred @ (root * vectors[:, -1])).square().where(credit > 0, 0.0)
+            offsets = (centred @ (root * vectors[:, -1])).abs().where(credit > 0, 0.0)
             if offsets.max() == 0:
                 break
-            credit = credit * (1 - offsets / offsets.max())
+            # Divided before it is squared, which may overflow.
+            credit = credit * (1 - (offsets / offsets.max()).square())
         pulls = gram @ weights
         scores = (norms - 2 * pulls + weights @ pulls).clamp(min=0)
-        return Verdict(weights, scores, weights == 0)
+        return Verdict(weights, scores, left_out(weights > 0, scores))

@@ -70,8 +70,9 @@ class CenteredClipping(GeometryRule):
         place = torch.zeros_like(norms)
         place[-1] = 1.0
         distances = _distances(gram, norms, place)
+        given = None if self.radius is None else self.radius / geometry.unit
         for _ in range(self.iterations):
-            radius = weighted_median(distances, samples) if self.radius is None else self.radius
+            radius = weighted_median(distances, samples) if given is None else given
             factors = torch.where(distances <= radius, 1.0, radius / distances)
             shares = factors * samples / len(samples)
             place = place * (1 - shares.sum())

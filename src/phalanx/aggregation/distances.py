@@ -48,7 +48,7 @@ def weigh_distances(
         rows=torch.empty(len(present), 0, dtype=torch.float64),
         finite=present,
         mixing=torch.eye(len(present), dtype=torch.float64)[present],
-        geometry=Geometry(_centred_gram(squared_distances)),
+        geometry=Geometry(_centred_gram(squared_distances)).in_its_own_unit(),
     )
     return rule._combine(mixtures, num_byzantine, state)
 

@@ -21,7 +21,8 @@ class Verdict(NamedTuple):
     Attributes:
         weights: `(rows,)` float64, sum 1; the aggregate is `weights @ messages`. For a rule with a
             centre, what the sum lacks to one is the weight of the centre.
-        scores: `(rows,)` float64; higher is more suspicious.
+        scores: `(rows,)` float64; higher is more suspicious; lengths, in the unit of the geometry,
+            or squares of lengths: see `GeometryRule.squares_scores`.
         suspects: `(rows,)` bool.
     """
 
@@ -76,6 +77,9 @@ class GeometryRule(MixtureRule):
     """Whether `weigh` heeds the sample weights. Otherwise the rule selects messages without regard
     to them, and its weights are then multiplied by them."""
 
+    squares_scores: ClassVar[bool] = False
+    """Whether the scores of `weigh` are squares of lengths, rather than lengths."""
+
     @property
     def needs_distances_only(self) -> bool:
         """True, unless it measures from a centre that it remembers."""
@@ -103,4 +107,7 @@ class GeometryRule(MixtureRule):
         weights = verdict.weights
         if not self.uses_sample_weights:
             weights = mixtures.geometry.times_sample_weights(weights)
-        return mixtures.weighted(weights, verdict.scores, verdict.suspects)
+        scores = verdict.scores * mixtures.geometry.unit
+        if self.squares_scores:
+            scores *= mixtures.geometry.unit
+        return mixtures.weighted(weights, scores, verdict.suspects)

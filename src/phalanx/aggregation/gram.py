@@ -6,6 +6,7 @@ x workers` numbers, however long the messages are. What costs time is to fill it
 of memory and without cancellation.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,10 @@ _BLOCK = 4096  # columns of one product: short enough for float32 sums, long eno
 _BLOCKS = 32  # products per call where there is no cache to fit
 _LANES = 8  # the rows of a product come in as many, or its kernels take a slow way for the rest
 _SMALL = 1 << 16  # numbers below which float64 costs nothing that anybody would notice
-_MAX_PASSES = 5
+_MAX_PASSES = 8
+_RANGE = 2.0**200  # squares of typical distances within which no others of note over- or underflow
+_SHIFT = 600  # by which exponents of messages are moved where squares did
+_FAR = 2.0**800  # times the typical squared distance: what is farther counts as infinitely far
 
 
 class Geometry(NamedTuple):
@@ -27,17 +31,20 @@ class Geometry(NamedTuple):
 
     Attributes:
         gram: `(rows, rows)` float64 in main memory, inner products of the rows less one common
-            vector. Which vector does not matter to a rule whose weights sum to one. A row beyond
-            the range of float64 has infinities and NaN in its own row and column only.
+            vector. Which vector does not matter to a rule whose weights sum to one. A row some
+            2^400 times as far off as others are has infinities and NaN in its own row and column.
         num_points: rows at the end that are no messages, but points that were measured along:
             the origin if something clips, then the centre if the rule has one.
         weights: `(messages,)` float64, the sample weights: how much each message counts, 1 on
             average; None if all count alike.
+        unit: the length that a distance of 1 stands for, a power of two: see `in_its_own_unit`. It
+            concerns rules that compare distances to a length that they were given.
     """
 
     gram: Float[Tensor, "rows rows"]
     num_points: int = 0
     weights: Float[Tensor, " messages"] | None = None
+    unit: float = 1.0
 
     @property
     def num_messages(self) -> int:
@@ -60,7 +67,7 @@ class Geometry(NamedTuple):
         return weighed / weighed.sum() * weights.sum()
 
     def squared_distances(self) -> Float[Tensor, "rows rows"]:
-        """Squared distance of every pair; infinite where it is beyond the range of float64."""
+        """Squared distance of every pair; infinite where a row is not `reached`."""
         norms = self.gram.diagonal()
         # Symmetric to the bit, so that ties between pairs stay ties.
         products = self.gram + self.gram.T
@@ -68,13 +75,37 @@ class Geometry(NamedTuple):
         return squared.nan_to_num(nan=torch.inf, posinf=torch.inf).fill_diagonal_(0)
 
     def reached(self) -> Bool[Tensor, " rows"]:
-        """Which rows lie within the range of float64."""
+        """Which rows are not infinitely far off."""
         return torch.isfinite(self.gram.diagonal())
 
     def reached_gram(self) -> Float[Tensor, "rows rows"]:
-        """The Gram matrix with zeros for the rows beyond the range of float64."""
+        """The Gram matrix with zeros for the rows that are not `reached`."""
         reached = self.reached()
         return self.gram.where(reached[:, None] & reached, 0.0)
+
+    def in_its_own_unit(self, counted: Bool[Tensor, " messages"] | None = None) -> "Geometry":
+        """The same in a unit in which the typical squared distance lies between 1/4 and 1.
+
+        So rules never meet numbers whose squares over- or underflow, and give the same weights, to
+        the bit, whatever power of two multiplies all messages.
+
+        Args:
+            counted: the messages that say what is typical; all of them by default.
+        """
+        norms, messages = self.gram.diagonal(), self.gram.diagonal()[: self.num_messages]
+        if counted is not None:
+            messages = messages[counted]
+        typical = _typical(messages, norms[self.num_messages :])
+        if typical == 0:  # most messages coincide: the others say what is near
+            apart = norms[(norms > 0) & torch.isfinite(norms)].sort().values
+            typical = apart[len(apart) // 2].item() if len(apart) else 1.0
+        if not math.isfinite(typical):
+            return self
+        half = -(-math.frexp(typical)[1] // 2)
+        gram = self.gram * 2.0 ** (-2 * half)
+        far = ~(gram.diagonal() <= _FAR)
+        gram[far], gram[:, far] = torch.inf, torch.inf
+        return self._replace(gram=gram, unit=self.unit * 2.0**half)
 
     def with_points(self, num_points: int) -> "Geometry":
         """The messages and the last few points alone."""
@@ -112,7 +143,7 @@ class Geometry(NamedTuple):
         gram = whole @ self.reached_gram() @ whole.T
         lost = (whole[:, ~self.reached()] != 0).any(dim=1)
         gram[lost], gram[:, lost] = torch.inf, torch.inf
-        return Geometry(gram, self.num_points, weights)
+        return self._replace(gram=gram, weights=weights)
 
 
 def partial_gram(
@@ -120,6 +151,7 @@ def partial_gram(
     reference: int | None = None,
     dtype: torch.dtype | None = None,
     points: Float[Tensor, "points columns"] | None = None,
+    scale: float = 1.0,
 ) -> Float[Tensor, "all all"]:
     """Inner products of the rows less the reference row, over the columns given.
 
@@ -133,6 +165,7 @@ def partial_gram(
             narrower. Sums over blocks are float64 always.
         points: further rows, in the dtype and on the device of the messages, that come last in the
             matrix; the messages are not copied for their sake.
+        scale: what all of them are multiplied by.
 
     Returns:
         float64, on the device of the rows. A row that is not finite, or whose products overflow,
@@ -153,6 +186,8 @@ def partial_gram(
         batch = pieces[first : first + at_once]
         for block, columns in zip(blocks, batch, strict=False):
             _fill(block[:size], [part[:, columns] for part in (rows, points) if part is not None])
+            if scale != 1:
+                block[:size] *= scale
             if reference is not None:
                 block[:size] -= block[reference].clone()
         used = blocks[: len(batch)]
@@ -164,32 +199,38 @@ def measure(
     rows: Float[Tensor, "workers dim"],
     points: Float[Tensor, "points dim"] | None = None,
     shard: Shard | None = None,
+    counted: Bool[Tensor, " workers"] | None = None,
 ) -> tuple[Geometry, Bool[Tensor, " workers"]]:
     """The geometry of the finite rows and of points, if given, and which rows are finite.
+
+    The rows that are `counted`, by default all, say what length is typical.
 
     The reference that is subtracted must lie among the messages, or else their distances drown in
     the rounding of their norms. A sample of the columns proposes it; the Gram matrix itself shows
     whether that was good, and if not (whoever sent it saw to it that it looks well only on the
     sample) names a better one for another pass. Rows that are not finite show on the diagonal, and
-    only rows that do are looked at; products beyond the range of float32 make a float64 pass.
+    only rows that do are looked at; products beyond the range of float32 make a float64 pass, and
+    typical ones beyond that of float64 one of messages that are multiplied by a power of two.
 
     Of a shard of the columns it gives the geometry of the whole messages: Gram matrices add up, and
     all that is decided here is decided on their sums.
 
-    Cost: one pass, as a rule; at most five, under attack.
+    Cost: one pass, as a rule; at most eight, under attack.
 
     Float32 products rely on torch's default, `torch.set_float32_matmul_precision("highest")`: the
     lower settings (TF32, bfloat16) leave too few digits.
     """
     reference, finite = None, torch.ones(len(rows), dtype=torch.bool)
+    counted = finite.clone() if counted is None else counted
     if shard is None:  # else a look at a sample would cost as much as it may save: a meeting of all
         shard = whole(rows)
         sampled = partial_gram(_sample(rows), dtype=torch.float64).cpu()
         reference = _reference(sampled, finite, None)
     small = len(rows) * shard.dim <= _SMALL
-    dtype = torch.float64 if small else working(rows.dtype)
+    dtype, exponent = torch.float64 if small else working(rows.dtype), 0
     for _ in range(_MAX_PASSES):
-        gram = shard.add_up(partial_gram(rows, reference, dtype, points)).cpu()
+        scale = 2.0**-exponent
+        gram = shard.add_up(partial_gram(rows, reference, dtype, points, scale)).cpu()
         messages = gram[: len(rows), : len(rows)]
         norms = gram.diagonal()
         odd = finite & ~torch.isfinite(norms[: len(rows)])
@@ -202,13 +243,16 @@ def measure(
             or not torch.isfinite(norms[len(rows) :]).all()
         ):
             dtype = torch.float64
+        elif shift := _shift(rows, finite & counted, reference, norms, exponent, shard):
+            exponent += shift
         elif (better := _reference(messages, finite, reference)) != reference:
             reference = better
         else:
             break
     num_points = len(gram) - len(rows)
     kept = torch.cat([finite, torch.ones(num_points, dtype=torch.bool)])
-    return Geometry(gram[kept][:, kept], num_points), finite
+    geometry = Geometry(gram[kept][:, kept], num_points, unit=2.0**exponent)
+    return geometry.in_its_own_unit(counted[finite]), finite
 
 
 def _fill(block: Tensor, parts: list[Tensor]) -> None:
@@ -245,6 +289,44 @@ def _reference(gram: Tensor, finite: Tensor, current: int | None) -> int | None:
         return None
     offset = gram.diagonal().nan_to_num(nan=torch.inf).sort().values[middle]
     return int(rows[central]) if offset > 100 * spread[central] else current
+
+
+def _typical(messages: Tensor, points: Tensor) -> float:
+    """The median squared distance of the messages, or the largest of the points if that is more."""
+    ordered = messages.nan_to_num(nan=torch.inf).sort().values
+    middle = ordered[len(ordered) // 2 : len(ordered) // 2 + 1]
+    both = torch.cat([middle, points.nan_to_num(nan=torch.inf)])
+    return both.max().item() if len(both) else 0.0
+
+
+def _shift(
+    rows: Tensor,
+    finite: Tensor,
+    reference: int | None,
+    norms: Tensor,
+    exponent: int,
+    shard: Shard,
+) -> int:
+    """What is to be added to the exponent by which messages are divided; 0 if squares are fit."""
+    typical = _typical(norms[: len(rows)][finite], norms[len(rows) :])
+    if typical == 0:  # they coincide, or their squares have vanished
+        zeros = rows.new_zeros(1).expand(rows.shape[1])
+        origin = zeros if reference is None else rows[reference]
+        reach = shard.add_up(_reach(rows, origin)).cpu()[finite]
+        vanished = len(reach) > 0 and reach.sort().values[len(reach) // 2] > 0
+        return -_SHIFT if vanished and exponent > -_SHIFT else 0
+    if not math.isfinite(typical):
+        return _SHIFT if exponent < _SHIFT else 0
+    return 0 if 1 / _RANGE <= typical <= _RANGE else math.frexp(typical)[1] // 2
+
+
+def _reach(rows: Tensor, origin: Tensor) -> Float[Tensor, " workers"]:
+    """The largest offset of each row from a point, in any coordinate."""
+    reach = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    for columns in column_blocks(rows.shape[1]):
+        offsets = rows[:, columns].double() - origin[columns].double()
+        reach = reach.maximum(offsets.abs().amax(dim=1))
+    return reach
 
 
 def _out_of_range(squared_norms: Tensor, dim: int) -> bool:

@@ -2,12 +2,13 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.aggregation.aggregate import left_out
 from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
@@ -24,8 +25,8 @@ class Krum(ByzantineBound, GeometryRule):
     nearest to `x_i`, itself not counted.
 
     Guarantee: (f, kappa)-robust with kappa = 6 (1 + f / (n - 2f)); published for n >= 2f + 3.
-    Scores: that sum. Suspects: the `num_byzantine` messages with the worst scores, honest ones
-    among them whenever fewer are Byzantine.
+    Scores: that sum. Suspects: the `num_byzantine` messages with the worst scores, less those that
+    tie with others; honest ones among them whenever fewer are Byzantine.
     Ties go to the smallest worker id.
     Cost: n^2 d multiply-adds in one pass, and a copy of one message.
     Source: Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine
@@ -39,6 +40,8 @@ class Krum(ByzantineBound, GeometryRule):
     >>> Krum(num_byzantine=1).explain(gradients).suspects
     tensor([False, False, False, False,  True])
     """
+
+    squares_scores: ClassVar[bool] = True
 
     neighbours: Neighbours = "paper"
     """Others that a message is compared to: n - f - 2 as published, or n - f - 1 as in ByzFL."""
@@ -63,9 +66,9 @@ class Krum(ByzantineBound, GeometryRule):
         order = scores.argsort(stable=True)
         weights = torch.zeros_like(scores)
         weights[order[0]] = 1.0
-        suspects = torch.zeros(len(scores), dtype=torch.bool)
-        suspects[order[len(order) - num_byzantine :]] = True
-        return Verdict(weights, scores, suspects)
+        better = torch.zeros(len(scores), dtype=torch.bool)
+        better[order[: len(order) - num_byzantine]] = True
+        return Verdict(weights, scores, left_out(better, scores))
 
 
 def krum_scores(

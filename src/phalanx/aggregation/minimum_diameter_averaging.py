@@ -1,15 +1,18 @@
 """Minimum-diameter averaging (MDA)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.aggregation.aggregate import left_out
 from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
 from phalanx.aggregation.krum import krum_scores
+from phalanx.vertex_cover import bit_sets, coverable
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class MinimumDiameterAveraging(ByzantineBound, GeometryRule):
     tensor([2.])
     """
 
+    squares_scores: ClassVar[bool] = True
+
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
         """Equal weights on the subset of smallest diameter."""
         squared = geometry.squared_distances()
@@ -43,7 +48,7 @@ class MinimumDiameterAveraging(ByzantineBound, GeometryRule):
         kept = tightest(squared, num_byzantine, scores.argsort(stable=True).tolist())
         weights = torch.zeros_like(scores)
         weights[kept] = 1 / len(kept)
-        return Verdict(weights, scores, weights == 0)
+        return Verdict(weights, scores, left_out(weights > 0, scores))
 
 
 def tightest(
@@ -54,11 +59,11 @@ def tightest(
     low, high = 0, len(radii) - 1
     while low < high:
         middle = (low + high) // 2
-        if _coverable(*_far_apart(squared_distances, radii[middle]), num_left_out):
+        if coverable(*bit_sets(squared_distances > radii[middle]), num_left_out):
             high = middle
         else:
             low = middle + 1
-    far, undecided = _far_apart(squared_distances, radii[low])
+    far, undecided = bit_sets(squared_distances > radii[low])
     num_kept = len(order) - num_left_out
     kept: list[int] = []
     for row in order:
@@ -68,45 +73,10 @@ def tightest(
             continue
         undecided &= ~(1 << row)
         against = far[row] & undecided
-        if _coverable(far, undecided & ~against, num_left_out - against.bit_count()):
+        if coverable(far, undecided & ~against, num_left_out - against.bit_count()):
             kept.append(row)
             undecided &= ~against
             num_left_out -= against.bit_count()
         else:
             num_left_out -= 1
     return sorted(kept)
-
-
-def _far_apart(squared_distances: Tensor, limit: float) -> tuple[list[int], int]:
-    """For every row a bit set of the rows farther than the limit, and the set of all rows."""
-    far = (squared_distances > limit).tolist()
-    sets = [sum(1 << i for i, is_far in enumerate(row) if is_far) for row in far]
-    return sets, (1 << len(far)) - 1
-
-
-def _coverable(far: list[int], alive: int, budget: int) -> bool:
-    """Whether so few rows touch all pairs that are far apart: vertex cover by bounded search."""
-    while budget >= 0:
-        degrees = {row: (far[row] & alive).bit_count() for row in _bits(alive)}
-        degrees = {row: degree for row, degree in degrees.items() if degree}
-        if not degrees:
-            return True
-        busiest = max(degrees, key=degrees.__getitem__)
-        if sum(degrees.values()) > 2 * budget * degrees[busiest]:
-            return False
-        leaf = next((row for row, degree in degrees.items() if degree == 1), None)
-        if leaf is not None:  # its only partner covers at least as much as it does
-            alive &= ~(far[leaf] & alive)
-        elif degrees[busiest] > 2:
-            around = far[busiest] & alive
-            if _coverable(far, alive & ~around, budget - around.bit_count()):
-                return True
-            alive &= ~(1 << busiest)
-        else:  # rings alone are left, where one row is as good as another
-            alive &= ~(1 << busiest)
-        budget -= 1
-    return False
-
-
-def _bits(members: int) -> list[int]:
-    return [row for row in range(members.bit_length()) if members >> row & 1]

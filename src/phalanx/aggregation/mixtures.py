@@ -130,8 +130,9 @@ def gather(
     if centre is not None:
         centre = centre.to(rows)
         points.append(centre[None])
-    geometry, finite = measure(rows, _joined(points), shard)
-    kept = finite & present(weights, len(rows))
+    here = present(weights, len(rows))
+    geometry, finite = measure(rows, _joined(points), shard, here)
+    kept = finite & here
     if weights is not None:
         geometry = geometry.among(kept[finite], normalized(weights[kept]))
     return Mixtures(rows, kept, _plain(kept), geometry, centre, shard)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from phalanx.aggregation.aggregate import Aggregate
+from phalanx.aggregation.aggregate import Aggregate, left_out
 from phalanx.aggregation.base import ByzantineBound, State
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
@@ -82,4 +82,4 @@ def nearest_to(row: int, geometry: Geometry, num_byzantine: int) -> Verdict:
     order = distances.index_fill(0, torch.tensor([row]), -1.0).argsort(stable=True)
     weights = torch.zeros_like(distances)
     weights[order[: len(order) - num_byzantine]] = 1 / (len(order) - num_byzantine)
-    return Verdict(weights, distances, weights == 0)
+    return Verdict(weights, distances, left_out(weights > 0, distances))

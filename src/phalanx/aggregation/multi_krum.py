@@ -1,9 +1,11 @@
 """The Multi-Krum rule."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
+from phalanx.aggregation.aggregate import left_out
 from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
@@ -30,6 +32,8 @@ class MultiKrum(ByzantineBound, GeometryRule):
     >>> MultiKrum(num_byzantine=1)(gradients)
     tensor([2., 5.])
     """
+
+    squares_scores: ClassVar[bool] = True
 
     num_selected: int | None = None
     """Messages averaged (m), at most num_workers - num_byzantine; None: exactly as many."""
@@ -63,4 +67,4 @@ class MultiKrum(ByzantineBound, GeometryRule):
         selected = scores.argsort(stable=True)[: self.num_selected or len(scores) - num_byzantine]
         weights = torch.zeros_like(scores)
         weights[selected] = 1 / len(selected)
-        return Verdict(weights, scores, weights == 0)
+        return Verdict(weights, scores, left_out(weights > 0, scores))

@@ -51,7 +51,7 @@ class NormClipping(PreAggregation):
 def norms_of(geometry: Geometry) -> Float[Tensor, " messages"]:
     """Distances of the messages to the origin, which is the first point of the geometry."""
     origin = geometry.num_messages
-    return geometry.squared_distances()[:origin, origin].sqrt()
+    return geometry.squared_distances()[:origin, origin].sqrt() * geometry.unit
 
 
 def shortened(

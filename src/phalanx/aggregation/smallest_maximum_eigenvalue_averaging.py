@@ -4,12 +4,14 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from phalanx.aggregation.aggregate import left_out
 from phalanx.aggregation.base import ByzantineBound
 from phalanx.aggregation.geometry_rule import GeometryRule, Verdict
 from phalanx.aggregation.gram import Geometry
@@ -42,6 +44,8 @@ class SmallestMaximumEigenvalueAveraging(ByzantineBound, GeometryRule):
     tensor([2.])
     """
 
+    squares_scores: ClassVar[bool] = True
+
     max_subsets: int = 250_000
     """More subsets than this are refused."""
 
@@ -72,7 +76,7 @@ class SmallestMaximumEigenvalueAveraging(ByzantineBound, GeometryRule):
         weights[kept] = 1 / len(kept)
         pulls = geometry.reached_gram() @ weights
         scores = (geometry.gram.diagonal() - 2 * pulls + weights @ pulls).clamp(min=0)
-        return Verdict(weights, scores, weights == 0)
+        return Verdict(weights, scores, left_out(weights > 0, scores))
 
 
 def _flattest(gram: Float[Tensor, "rows rows"], num_left_out: int) -> Int[Tensor, " kept"]:

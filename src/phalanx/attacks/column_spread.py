@@ -1,8 +1,12 @@
 """Column-wise standard deviation of honest messages."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from phalanx.floats import power_of_two
+
+_SAFE = {torch.float32: (1e-15, 1e15), torch.float64: (1e-140, 1e140)}  # squares are exact between
 _BLOCK = 1 << 14  # columns at a time, so that a block stays in the cache
 
 
@@ -27,5 +31,11 @@ def column_std(rows: Float[Tensor, "rows dim"]) -> Float[Tensor, " dim"]:
     for block, out in zip(rows.split(_BLOCK, dim=1), spread.split(_BLOCK), strict=True):
         values = block.float() if block.dtype.itemsize < 4 else block
         offsets = values - values.mean(dim=0)
-        out.copy_(offsets.square_().sum(dim=0).div_(len(rows) - 1).sqrt_())
+        found = offsets.square().sum(dim=0).div_(len(rows) - 1).sqrt_()
+        low, high = _SAFE[found.dtype]
+        if len(rows) > 1 and not bool(((found > low) & (found < high)).all()):
+            scale = power_of_two(offsets, 0)
+            exact = (offsets / scale).square_().sum(dim=0).div_(len(rows) - 1).sqrt_()
+            found = exact * scale[0]
+        out.copy_(found)
     return spread

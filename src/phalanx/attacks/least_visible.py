@@ -12,6 +12,7 @@ from phalanx.attacks.adversary_knowledge import AdversaryKnowledge
 from phalanx.attacks.base import Attack, State, require_honest
 from phalanx.attacks.planned_attack import PlannedAttack
 from phalanx.checks import require_at_least
+from phalanx.floats import euclidean_norm
 
 _AT_ONCE = 2000  # sets of framed workers that are all tried; beyond, they are chosen one by one
 
@@ -74,7 +75,8 @@ class LeastVisible(PlannedAttack):
             shares = _least_seen(view.encoding, byzantine, honest, framed, shares)
         share = shares[min(self.rank, len(shares) - 1)] / shares.norm()
         mean = rows.mean(dim=0, dtype=torch.float64)
-        scale = rows.double().norm(dim=1).mean() / mean.norm().clamp_min(1e-300)
+        length = euclidean_norm(mean)
+        scale = euclidean_norm(rows, dim=1).mean() / length.where(length > 0, 1.0)
         return _Shift(-self.size * float(share * scale) * mean), ()
 
 

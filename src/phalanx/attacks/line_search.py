@@ -9,6 +9,7 @@ from torch import Tensor
 
 from phalanx.attacks.adversary_knowledge import AdversaryKnowledge
 from phalanx.attacks.isometry import coordinates
+from phalanx.floats import euclidean_norm, power_of_two
 
 _STEP = 10.0  # the first one
 _SHRINK = 0.8
@@ -38,7 +39,8 @@ def most_damaging(
     honest, limit = view.honest, _largest_step(start, direction)
     if getattr(view.aggregate, "needs_distances_only", False) and honest.isfinite().all():
         # The same distances in few coordinates: what is left of a trial is the rule's algebra.
-        points = coordinates(torch.cat([honest, torch.stack([start, start + direction])]))
+        together = torch.cat([honest, torch.stack([start, start + direction])])
+        points = coordinates(together / power_of_two(together))
         honest, start, direction = points[:-2], points[-2], points[-1] - points[-2]
     mean = honest.mean(dim=0).double()
     # One table for all trials: only the forged rows change.
@@ -48,7 +50,7 @@ def most_damaging(
         if not abs(tau) <= limit:
             return -math.inf  # the server would drop it
         table[len(honest) :] = start + tau * direction
-        found = (view.aggregate(table).double() - mean).norm().item()
+        found = euclidean_norm(view.aggregate(table).double() - mean).item()
         return found if math.isfinite(found) else -math.inf
 
     at_zero = damage(0.0)

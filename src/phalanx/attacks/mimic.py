@@ -10,7 +10,7 @@ from phalanx.attacks.adversary_knowledge import AdversaryKnowledge
 from phalanx.attacks.base import Attack, State, require_honest
 from phalanx.attacks.planned_attack import PlannedAttack
 from phalanx.checks import require_at_least
-from phalanx.floats import working
+from phalanx.floats import power_of_two, working
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ def _turned(
     old, new = rounds / (1 + rounds), 1 / (1 + rounds)
     mean = old * mean + new * rows.mean(dim=0)
     offsets = rows - mean
+    offsets = offsets / power_of_two(offsets)  # a direction has no length, and squares do not fit
     turned = (offsets @ direction) @ offsets
     length = turned.norm()
     if length == 0:  # all are equal: any direction is as good

@@ -9,6 +9,7 @@ from phalanx.attacks.adversary_knowledge import AdversaryKnowledge
 from phalanx.attacks.base import Attack, State, require_honest
 from phalanx.attacks.column_spread import column_std
 from phalanx.attacks.planned_attack import PlannedAttack
+from phalanx.floats import power_of_two
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class MinMax(PlannedAttack):
             ValueError: if there is no honest message.
         """
         rows = require_honest(view.honest, self).double()
+        rows = rows / power_of_two(rows)  # a shift in standard deviations has no unit
         if len(rows) == 1:
             return ALittleIsEnough(z=0.0), ()
         offsets = rows - rows.mean(dim=0)

@@ -7,6 +7,7 @@ from phalanx.attacks.adversary_knowledge import AdversaryKnowledge
 from phalanx.attacks.base import Attack, State, require_honest
 from phalanx.attacks.column_spread import column_std
 from phalanx.attacks.planned_attack import PlannedAttack
+from phalanx.floats import power_of_two
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class MinSum(PlannedAttack):
             ValueError: if there is no honest message.
         """
         rows = require_honest(view.honest, self).double()
+        rows = rows / power_of_two(rows)  # a shift in standard deviations has no unit
         if len(rows) == 1:
             return ALittleIsEnough(z=0.0), ()
         farthest = (rows - rows.mean(dim=0)).norm(dim=1).max().item()

@@ -124,7 +124,6 @@ def epochs_to_accuracy(
     size = len(dataset)  # type: ignore[arg-type]
     device = next(model.parameters()).device
     for epoch in range(most_epochs):
-        model.train()
         order = torch.randperm(size, generator=generator(seed, "order", epoch))
         for samples in order[: size // batch_size * batch_size].split(batch_size):
             inputs, targets = fetch(dataset, samples)

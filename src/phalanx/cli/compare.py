@@ -15,6 +15,7 @@ from phalanx.coding import Code
 from phalanx.data import DataSource, Digits, Partitioner
 from phalanx.errors import PhalanxError
 from phalanx.models import MLP
+from phalanx.terminal import Lines
 from phalanx.transforms import MessageTransform
 
 
@@ -89,13 +90,15 @@ def compare(
         )
     for panel in found.panels:
         for table in panel.terminal_tables:
-            console.print(table)
+            console.show(table)
     for answer in found.answers:
         console.print(answer, markup=False)
     console.print(f"Report: {out / 'comparison.html'}", soft_wrap=True)
     if failed := [one for one in found.records if one.status == "failed"]:
         first = failed[0]
-        raise PhalanxError(f"{len(failed)} runs failed, first {first}: {first.reason}")
+        error = PhalanxError(f"{len(failed)} runs failed, first {first}: {first.reason}")
+        error.add_note(first.traceback or "")
+        raise error
 
 
 # All else of a run: nobody lists it a second time. What differs from run to run is left out, and
@@ -103,7 +106,8 @@ def compare(
 compare.options_of = phalanx.train  # type: ignore[attr-defined]
 compare.given = (  # type: ignore[attr-defined]
     *("dataset", "code", "rule", "attack", "transforms", "seed", "loss", "test", "engine"),
-    *("resume", "checkpoint_every", "title", "config", "on_round"),
+    *("resume", "changes", "checkpoint_every", "title", "config", "on_round", "progress"),
+    *("callbacks", "validation", "metrics", "epochs", "device"),
 )
 
 
@@ -116,7 +120,8 @@ def _plain(made: Any) -> Any:
 
 @contextmanager
 def _bar() -> Iterator[Callable[[Any], None]]:
-    """A bar over all runs, with the time left and what is running."""
+    """A bar over all runs, with the time left and what is running; lines if not on a terminal."""
+    lines = None if console.is_terminal else Lines()
     with progress_bar() as bar:
         task = bar.add_task("comparing", total=None, note="")
 
@@ -127,5 +132,7 @@ def _bar() -> Iterator[Callable[[Any], None]]:
             running = [f"{one['method']} / {one['attack']}" for one in names]
             note = "; ".join(running[:2]) + (f" +{len(running) - 2}" if len(running) > 2 else "")
             bar.update(task, completed=progress.done, note=note)
+            if lines is not None:
+                lines.update(f"{progress.done} of {progress.total} runs are done; {note}")
 
         yield watch

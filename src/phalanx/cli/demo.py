@@ -1,6 +1,5 @@
 """`phalanx demo`: six runs under a simulated attack, on data that needs no download."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import torch
 import phalanx
 from phalanx.aggregation import GeometricMedian, Krum, Mean
 from phalanx.attacks import Mixed, RandomWorkers
-from phalanx.cli.console import console, round_progress
+from phalanx.cli.console import console
 from phalanx.cli.train import default_out
 from phalanx.coding import DracoCyclic, DracoRepetition
 from phalanx.data import Digits, Splits
@@ -72,15 +71,14 @@ def demo(steps: int = 200, seed: int = 0, out: Path | None = None) -> None:
     torch.set_num_threads(1)  # the model is so small that a second thread only gets in the way
     splits = Digits().load()
     for case in (*_CASES, _UNATTACKED):
-        with round_progress(steps, case.title) as advance:
-            _run(case, splits, folder / case.folder, steps, seed, advance)
+        _run(case, splits, folder / case.folder, steps, seed)
     records = [load_run(folder / case.folder) for case in _CASES]
     rows = compare_runs(records, records[0])
     write_report(
         records, folder / "report.html", records[0], title="Training with Byzantine workers"
     )
-    console.print(terminal_table(rows))
-    console.print(answer(records, rows))
+    console.show(terminal_table(rows))
+    console.print(answer(records, rows), markup=False)
     same = _same_bits(folder / "repetition", folder / _UNATTACKED.folder)
     console.print(
         "DRACO repetition ends with "
@@ -99,7 +97,6 @@ def _run(
     folder: Path,
     steps: int,
     seed: int,
-    advance: Callable[[dict[str, Any]], None],
 ) -> None:
     with seeded(seed, "weights"):
         model = MLP(splits.input_shape, splits.num_classes)
@@ -115,11 +112,10 @@ def _run(
             test=splits.test,
             out=folder,
             title=case.title,
-            on_round=advance,
             **case.method,
         )
     except TooManyByzantineError as error:  # the mean, once the weights are no numbers any more
-        console.print(f"{case.title} stopped: {error}")
+        console.print(f"{case.title} stopped: {error}", markup=False)
 
 
 def _same_bits(one: Path, other: Path) -> bool:

@@ -1,71 +1,100 @@
 """`phalanx list`: all algorithms by the names that the command line takes."""
 
+import difflib
 import inspect
 import re
-from types import ModuleType
-from typing import Literal
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
 
-from rich.box import SIMPLE_HEAD
+from docstring_parser import parse_from_object
 from rich.table import Table
 
 from phalanx.cli.console import console
-from phalanx.cli.parser import ROOMS
-from phalanx.docstrings import source, summary
-
-Room = Literal[
-    "all",
-    "coding",
-    "aggregation",
-    "ordering",
-    "computations",
-    "transforms",
-    "compression",
-    "attacks",
-    "stragglers",
-    "training",
-    "data",
-    "models",
-    "privacy",
-    "gossip",
-    "pipeline",
-]
+from phalanx.cli.rooms import ROOMS, algorithms
+from phalanx.docstrings import summary
 
 
-def list_algorithms(room: Room = "all") -> None:
-    """Shows every algorithm, with one line and its source.
+def list_algorithms(names: list[str] = []) -> None:  # noqa: B006 - never changed
+    """Shows every algorithm in one line; or all that is known of one.
 
-    Example: phalanx list --room aggregation
+    Example: phalanx list Krum
 
     Args:
-        room: Which family to show.
+        names: Families, such as aggregation, or algorithms; all families if not given.
     """
-    for module in ROOMS:
-        name = module.__name__.rpartition(".")[2]
-        if room in ("all", name):
-            table = Table(title=name, title_justify="left", box=SIMPLE_HEAD)
-            table.add_column("name", style="bold", no_wrap=True)
-            table.add_column("what it does")
-            table.add_column("source", style="dim")
-            for found in algorithms(module):
-                table.add_row(found.__name__, summary(found), _first_sentence(source(found) or ""))
-            console.print(table)
+    families = {module.__name__.rpartition(".")[2]: algorithms(module) for module in ROOMS}
+    known = {one.__name__.lower(): one for found in families.values() for one in found}
+    for name in names:
+        if name.lower() not in (*families, *known):
+            spelled = [*families, *(one.__name__ for one in known.values())]
+            near = difflib.get_close_matches(name, spelled) or list(families)
+            raise ValueError(
+                f"names must be families or algorithms, got {name!r}; did you mean "
+                f"{' or '.join(near)}?"
+            )
+    for name in names or families:
+        if name.lower() in families:
+            _show_family(name.lower(), families[name.lower()])
+        else:
+            _show(known[name.lower()])
 
 
-def algorithms(module: ModuleType) -> list[type]:
-    """The concrete classes of a room: what an option can name."""
-    found = (getattr(module, name) for name in module.__all__)
-    options = [cls for cls in found if inspect.isclass(cls) and not inspect.isabstract(cls)]
-    return [cls for cls in options if _implements(cls)]
+# Words of their own, not options.
+list_algorithms.words = ("names",)  # type: ignore[attr-defined]
 
 
-def _implements(cls: type) -> bool:
-    """Whether it implements an abstract class, or is a module of torch."""
-    return any(
-        inspect.isabstract(base) or base.__module__.startswith("torch.nn")
-        for base in cls.__mro__[1:]
-    )
+def _show_family(name: str, found: list[type]) -> None:
+    longest = max(len(one.__name__) for one in found)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True, min_width=2 + longest)
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for one in found:
+        table.add_row(f"  {one.__name__}", summary(one))
+    console.print(f"[bold]{name}[/]")
+    console.print(table)
 
 
-def _first_sentence(text: str) -> str:
-    """The reference; what was done differently stands in the documentation."""
-    return re.split(r"(?<=[^A-Z])\. (?=[A-Z])", text)[0].removesuffix(".")
+def _show(algorithm: type) -> None:
+    """Import path, docstring and fields of one algorithm."""
+    path = f"{algorithm.__module__.rpartition('.')[0]}.{algorithm.__name__}"
+    console.print(f"[bold]{path}[/]\n")
+    for paragraph in (inspect.getdoc(algorithm) or "").split("\n\n"):
+        console.print(_joined(paragraph) + "\n", markup=False)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", overflow="fold")
+    table.add_column(overflow="fold")
+    said = {
+        one.arg_name: one.description
+        for base in reversed(algorithm.__mro__)
+        if base.__module__.startswith("phalanx.")
+        for one in parse_from_object(base).params
+    }
+    for name, default in _defaults(algorithm).items():
+        table.add_row(f"  {name}{default}", said.get(name) or "")
+    if table.row_count:
+        console.print("[bold]Fields[/]")
+        console.print(table)
+
+
+def _joined(paragraph: str) -> str:
+    """A paragraph without its line breaks but those before a heading or an item, or an example."""
+    if paragraph.startswith((">>>", " ")):
+        return paragraph
+    return re.sub(r"\n(?!(?:- |\* |>>>|[A-Z]\w*: ))", " ", paragraph)
+
+
+def _defaults(algorithm: type) -> dict[str, str]:
+    """What its constructor takes, each with " = " and the default if there is one."""
+    if is_dataclass(algorithm):
+        defaults: dict[str, Any] = {
+            one.name: one.default_factory() if one.default_factory is not MISSING else one.default
+            for one in fields(algorithm)
+            if one.init
+        }
+    else:
+        parameters = inspect.signature(algorithm).parameters.values()
+        empty = inspect.Parameter.empty
+        defaults = {
+            one.name: MISSING if one.default is empty else one.default for one in parameters
+        }
+    return {name: "" if one is MISSING else f" = {one!r}" for name, one in defaults.items()}

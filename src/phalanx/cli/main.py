@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,16 +11,18 @@ from typing import Any
 from rich.logging import RichHandler
 
 from phalanx.cli.compare import compare
+from phalanx.cli.completion import completion
 from phalanx.cli.console import complaints
 from phalanx.cli.demo import demo
 from phalanx.cli.listing import list_algorithms
-from phalanx.cli.parser import Parser, build
+from phalanx.cli.parser import Parser, build, underscored
 from phalanx.cli.plan import plan
 from phalanx.cli.report import report
 from phalanx.cli.reproduce import reproduce
 from phalanx.cli.serve import serve
 from phalanx.cli.train import default_out, train
 from phalanx.errors import PhalanxError
+from phalanx.training.interruption import terminable
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
@@ -30,13 +33,31 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reproduce": reproduce,
     "serve": serve,
     "list": list_algorithms,
+    "completion": completion,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command. Exit codes: 0 done, 1 stopped by faults, 2 bad input, 130 interrupted."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[RichHandler()])
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Runs one command.
+
+    Exit codes: 0 done; 1 stopped by faults, of workers, of the engine or of the disk; 2 bad input,
+    a folder that another process writes to and a run without a whole checkpoint among it; 130
+    interrupted by Ctrl-C or SIGTERM.
+    """
+    with terminable():
+        try:
+            _main(argv)
+        except KeyboardInterrupt:
+            _leave("interrupted", 130, {})
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    logging.basicConfig(
+        format="%(message)s", level=logging.WARNING, handlers=[RichHandler(console=complaints)]
+    )
+    if os.getcwd() not in sys.path:  # where `mylab.rules.ClosestPair` may be, as for `python -m`
+        sys.path.insert(0, os.getcwd())
+    arguments = underscored(sys.argv[1:] if argv is None else argv)
     parser = build(COMMANDS)
     if not arguments:
         parser.error(f"command must be one of {', '.join(COMMANDS)}; see `phalanx --help`")
@@ -53,12 +74,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen.pop("config", None)
     if "_config" in inspect.signature(COMMANDS[command]).parameters:
         chosen["_config"] = _resolved(parser, config)
+    if "_parser" in inspect.signature(COMMANDS[command]).parameters:
+        chosen["_parser"] = parser
     try:
         COMMANDS[command](**chosen)
-    except PhalanxError as error:
-        _leave(f"stopped: {error}", 1, chosen)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError) as error:  # some of which are `PhalanxError`s, too
         parser.error(str(error))
+    except PhalanxError as error:
+        told = "\n".join([f"stopped: {error}", *getattr(error, "__notes__", ())])
+        _leave(told, 1, chosen)
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt as error:
@@ -87,9 +111,9 @@ def _resumed(arguments: list[str]) -> list[str]:
 def _resolved(parser: Parser, config: Any) -> str:
     """The resolved options as YAML: the file that repeats the run."""
     saved = config[config.command].clone()
-    for name in ("out", "resume"):
+    for name, default in (("out", None), ("resume", None), ("changes", [])):
         if name in saved:
-            saved[name] = None
+            saved[name] = default
     saved.pop("config", None)
     text: str = parser.subcommands[config.command].dump(saved, skip_unset=False)
     return text

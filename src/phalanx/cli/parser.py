@@ -4,47 +4,25 @@ import difflib
 import inspect
 import re
 import textwrap
-from collections.abc import Callable
-from typing import Any, NoReturn, get_args, get_origin
+from argparse import SUPPRESS, Action, HelpFormatter
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
+import docstring_parser
 import torch
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+from jsonargparse import (
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+    set_parsing_settings,
+)
 
 import phalanx
-from phalanx import (
-    aggregation,
-    attacks,
-    coding,
-    compression,
-    computations,
-    data,
-    gossip,
-    models,
-    ordering,
-    pipeline,
-    privacy,
-    stragglers,
-    training,
-    transforms,
-)
-
-ROOMS = (
-    coding,
-    aggregation,
-    ordering,
-    computations,
-    transforms,
-    compression,
-    attacks,
-    stragglers,
-    training,
-    data,
-    models,
-    privacy,
-    gossip,
-    pipeline,
-)
-"""Where the command line looks for names: what their `__all__` lists."""
+from phalanx import models
+from phalanx.cli.rooms import ROOMS, algorithms
+from phalanx.terminal import printable
 
 _KINDS = {
     "int": "a whole number",
@@ -55,8 +33,39 @@ _KINDS = {
 }
 
 
+_METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}
+_CLASSES = (
+    "Name one, of yours by import path; its fields follow as --OPTION.FIELD. What they are is told "
+    "by --OPTION.help CLASS and by `phalanx list CLASS`."
+)
+_OF_TORCH = {"torch.optim": "AdamW", "torch.optim.lr_scheduler": "CosineAnnealingLR"}
+"""A class of each of torch's rooms, as an example."""
+
+
 class _Help(DefaultHelpFormatter):
-    """Help formatter that keeps paragraphs apart, and examples as they are typed."""
+    """Help formatter that keeps paragraphs apart, and examples as they are typed.
+
+    Options that take a class list ours by name, and torch's by their room only.
+    """
+
+    def _get_help_string(self, action: Action) -> str:
+        if not hasattr(action, "_typehint"):
+            return super()._get_help_string(action)
+        default = None if action.default == SUPPRESS else _said(action.default)
+        text = (action.help or "").strip()
+        sentences = [text[:1].upper() + text[1:], *_choices(action._typehint)]
+        if words := _words(action._typehint):
+            sentences.append(f"One of {', '.join(words)}.")
+        if default is not None:
+            sentences.append(f"(default: {default})")
+        return " ".join(one for one in sentences if one)
+
+    def _get_default_metavar_for_optional(self, action: Action) -> str:
+        found = list(_classes(getattr(action, "_typehint", None)))
+        if not found or found == [bool]:
+            return super()._get_default_metavar_for_optional(action)
+        kinds = (_METAVARS.get(one, "CLASS") for one in found if one is not type(None))
+        return "|".join(dict.fromkeys(kinds))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(
@@ -73,12 +82,80 @@ def _example(paragraph: str, width: int) -> str:
     return "Example:\n  " + " \\\n    ".join(lines)
 
 
+def _classes(hint: Any) -> Iterator[type]:
+    """The classes that a type asks for; of a callable, what it returns."""
+    if isinstance(hint, type):
+        yield hint
+    elif hint is not None:
+        arguments = get_args(hint)
+        for one in arguments[-1:] if get_origin(hint) is Callable else arguments:
+            yield from _classes(one)
+
+
+def _words(hint: Any) -> list[str]:
+    """The words that a type takes."""
+    if get_origin(hint) is Literal:
+        return [str(one) for one in get_args(hint)]
+    return [word for one in get_args(hint) for word in _words(one)]
+
+
+def named(hint: Any) -> list[type]:
+    """Our classes that a type takes by name."""
+    found = dict.fromkeys(
+        one
+        for base in _classes(hint)
+        for room in ((models,) if base is torch.nn.Module else ROOMS)
+        for one in algorithms(room)
+        if base in one.__mro__[:-1]
+    )
+    return list(found)
+
+
+def _choices(hint: Any) -> list[str]:
+    """Which classes can be named, in a sentence or two."""
+    homes = [_home(base) for base in _classes(hint) if base.__module__.startswith("torch.")]
+    ours = ", ".join(one.__name__ for one in named(hint))
+    sentences = [
+        f"Any class of {one}, such as {_OF_TORCH[one]}." for one in homes if one in _OF_TORCH
+    ]
+    if ours:
+        sentences.append(f"One of {ours}{', or any other by import path' if homes else ''}.")
+    return sentences
+
+
+def _home(cls: type) -> str:
+    """The shortest path that a class of torch can be imported from."""
+    parts = cls.__module__.split(".")
+    paths = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    return next(path for path in paths if hasattr(import_module(path), cls.__name__))
+
+
+def _said(default: Any) -> str | None:
+    """A default as it would be typed; None if there is none."""
+    if default is None or default in ((), []):
+        return None
+    if isinstance(default, Namespace):
+        default = default.as_dict()
+    if isinstance(default, dict) and "class_path" in default:
+        fields = ", ".join(f"{key}={value}" for key, value in default.get("init_args", {}).items())
+        name = default["class_path"].rpartition(".")[2]
+        return f"{name}({fields})" if fields else name
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
 class Parser(ArgumentParser):
     """Argument parser that reports errors in one line and suggests the name meant."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.subcommands: dict[str, Parser] = {}
+        self.more: Callable[[], str] | None = None
+        """What the help ends with, if it takes work to tell."""
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        """The help, and what it ends with."""
+        text: str = super().format_help(formatter)
+        return text if self.more is None else f"{text}\n{self.more()}\n"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints one line and exits with 2."""
@@ -90,7 +167,23 @@ class Parser(ArgumentParser):
             near = difflib.get_close_matches(wrong, names, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else "see `phalanx list`"
             line = f"nothing is called {wrong!r}; {hint}"
-        self.exit(2, f"phalanx: {line}\n")
+        self.exit(2, f"phalanx: {printable(line)}\n")
+
+
+def underscored(arguments: Sequence[str]) -> list[str]:
+    """Arguments with dashes in the names of options as underscores.
+
+    >>> underscored(["train", "--num-workers", "9", "--code.num-byzantine=2"])
+    ['train', '--num_workers', '9', '--code.num_byzantine=2']
+    """
+    end = [*arguments, "--"].index("--")
+    return [_underscored(one) for one in arguments[:end]] + [*arguments[end:]]
+
+
+def _underscored(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    dashed = name.startswith("--")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if dashed else argument
 
 
 def build(commands: dict[str, Callable[..., Any]]) -> Parser:
@@ -106,30 +199,66 @@ def build(commands: dict[str, Callable[..., Any]]) -> Parser:
     for name, function in commands.items():
         text = (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]
         sub = Parser(description=text)
-        several = _positional_lists(function)
-        for parameter, item in several.items():
-            sub.add_argument(parameter, nargs="+", type=item, help=f"One or more {parameter}.")
+        sub.more = getattr(function, "more_help", None)
+        words = _positional(function)
+        said = {
+            one.arg_name: one.description
+            for one in docstring_parser.parse_from_object(function).params
+        }
+        for parameter, (item, nargs) in words.items():
+            sub.add_argument(parameter, nargs=nargs, type=item, help=said[parameter])
         sub.add_function_arguments(
-            function, as_group=False, as_positional=True, skip={*several, "options"}
+            function,
+            as_group=False,
+            as_positional=True,
+            fail_untyped=False,
+            skip={*words, "options"},
         )
         if (whole := getattr(function, "options_of", None)) is not None:
             own = {*inspect.signature(function).parameters, *getattr(function, "given", ())}
-            sub.add_function_arguments(whole, as_group=False, skip=own)
+            sub.add_function_arguments(whole, as_group=False, fail_untyped=False, skip=own)
         sub.add_argument("--config", action="config", help="Read options from a YAML file.")
         subcommands.add_subcommand(name, sub, help=text.split("\n")[0])
         parser.subcommands[name] = sub
+        _grouped(sub, f"phalanx {name} [options]")
     return parser
 
 
-def _positional_lists(function: Callable[..., Any]) -> dict[str, Any]:
-    """Required parameters that are lists: one or more words on the command line, of this type."""
-    parameters = inspect.signature(function).parameters.values()
-    required = [found for found in parameters if found.default is inspect.Parameter.empty]
-    return {
-        found.name: get_args(found.annotation)[0]
-        for found in required
-        if get_origin(found.annotation) is list
-    }
+def _grouped(parser: Parser, usage: str) -> None:
+    """Puts the options that name classes first, and leaves out what the titles say."""
+    groups: list[Any] = parser._action_groups  # type: ignore[assignment]
+    words, plain = groups[:2]
+    classes = []
+    for action in plain._group_actions:
+        if any(option.endswith(".help") for option in action.option_strings):
+            action.help = SUPPRESS
+        elif "--print_config" in action.option_strings:
+            action.help = "Print the options as YAML, for --config, and exit."
+        elif any(_choices(getattr(action, "_typehint", None))):
+            classes.append(action)
+    if classes:
+        group = parser.add_argument_group("stages and other classes", _CLASSES)
+        groups.insert(1, groups.pop())
+        group._group_actions.extend(classes)
+        plain._group_actions[:] = [one for one in plain._group_actions if one not in classes]
+    shapes = {"+": "{0} [{0} ...]", "*": "[{0} ...]", "?": "[{0}]"}
+    taken = [shapes.get(str(one.nargs), "{0}").format(one.dest) for one in words._group_actions]
+    parser.usage = " ".join([usage, *taken])
+
+
+def _positional(function: Callable[..., Any]) -> dict[str, tuple[Any, str]]:
+    """Words on the command line that argparse has to be told of: their type, and how many.
+
+    They are required parameters that are lists, and those that `function.words` names.
+    """
+    words, found = getattr(function, "words", ()), {}
+    for one in inspect.signature(function).parameters.values():
+        several = get_origin(one.annotation) is list
+        if one.name in words:
+            found[one.name] = get_args(one.annotation)[0], "*" if several else "?"
+        elif several and one.default is inspect.Parameter.empty:
+            found[one.name] = get_args(one.annotation)[0], "+"
+    return found
 
 
 def _reason(message: str) -> str:

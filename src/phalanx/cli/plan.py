@@ -1,6 +1,7 @@
 """`phalanx plan`: which code against stragglers, or which compressor on a slow link."""
 
 import inspect
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from phalanx.cli import plan_delays, plan_link
 from phalanx.cli.console import console
-from phalanx.cli.train import MakeModel, default_out, usable
+from phalanx.cli.train import MakeModel, default_out
 from phalanx.communication import Link
 from phalanx.compression import Compressor
 from phalanx.data import DataSource, Digits
@@ -17,7 +18,9 @@ from phalanx.planning import CodePlanner, CompressorPlanner, bits_per_second, se
 from phalanx.planning.compressor_planner import CANDIDATES
 from phalanx.randomness import seeded
 from phalanx.stragglers import DelayModel, RecordedTrace
+from phalanx.training.arguments import usable
 
+_SIZE = (8.0, 4.5)  # inches, of a plot
 _OF_DELAYS = ("seconds_per_partition", "max_redundancy", "target_error", "noise", "num_rounds")
 _OF_LINK = ("latency", "model", "data", "batch_size", "compressors", "device")
 
@@ -69,7 +72,7 @@ def plan(
         compressors: What is compared on the link; the usual ones if not given.
         device: Where the gradient is computed and compressed: cpu, cuda, cuda:1, ...
         seed: Of the delays that are drawn, and of the model's weights.
-        out: Folder for plan.csv and plan.svg; a new one under runs/ if not given.
+        out: Folder for report.html, plan.csv and plan.svg; a new one under runs/ if not given.
     """
     if (delays is None) == (link is None):
         raise ValueError(
@@ -112,16 +115,30 @@ def _refuse(names: tuple[str, ...], given: dict[str, Any], use: str) -> None:
 
 def _plan_delays(planner: CodePlanner, folder: Path) -> None:
     # Imported where it is used: matplotlib would make every command wait, `--help` too.
-    from phalanx.reporting import write_frontier
+    from phalanx.reporting import Plot, Table, plot_frontier, write_frontier, write_plan
 
     with console.status("playing rounds"):
         outlooks = planner.plan()
     folder.mkdir(parents=True, exist_ok=True)
     outlooks.write(folder / "plan.csv")
     write_frontier(outlooks, folder / "plan.svg")
-    console.print(plan_delays.table(plan_delays.shown(outlooks)))
-    console.print(plan_delays.answer(outlooks, planner.target_error))
+    answer = plan_delays.answer(outlooks, planner.target_error)
+    table = Table(
+        "Candidates",
+        "The best of each code and redundancy, the quickest first; an exclamation mark stands "
+        "where the bias is beyond the target.",
+        plan_delays.HEADERS,
+        tuple(map(plan_delays.cells, plan_delays.shown(outlooks))),
+    )
+    alt = "Error of the gradient against the mean time per round, one mark per candidate."
+    caption = "One mark a candidate; the line joins those that no other beats in both respects."
+    draw = partial(plot_frontier, outlooks)
+    plot = Plot("Error against time", caption, alt, draw, _SIZE)
+    write_plan(folder / "report.html", "Codes against stragglers", answer, table, plot)
+    console.show(plan_delays.table(plan_delays.shown(outlooks)))
+    console.print(answer, markup=False)
     console.print(f"All {len(outlooks)} candidates: {folder / 'plan.csv'}", soft_wrap=True)
+    console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
 
 
 def _plan_link(
@@ -134,7 +151,7 @@ def _plan_link(
     folder: Path,
 ) -> None:
     # Imported where it is used: see `_plan_delays`.
-    from phalanx.reporting import write_link_plan
+    from phalanx.reporting import Plot, Table, plot_link_plan, write_link_plan, write_plan
 
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -155,7 +172,15 @@ def _plan_link(
     outlooks.write(folder / "plan.csv")
     write_link_plan(outlooks, planner.link, folder / "plan.svg")
     where = planner.link, planner.num_workers
-    console.print(plan_link.about(outlooks, *where))
-    console.print(plan_link.table(outlooks))
-    console.print(plan_link.answer(outlooks, *where))
-    console.print(f"All figures: {folder / 'plan.csv'}; over bandwidths: {folder / 'plan.svg'}")
+    answer, about = plan_link.answer(outlooks, *where), plan_link.about(outlooks, *where)
+    rows = tuple(map(plan_link.cells, outlooks))
+    table = Table("Compressors", f"{about} The quickest first.", plan_link.HEADERS, rows)
+    alt = "Predicted time per step over the bandwidth of the link, one line per compressor."
+    draw = partial(plot_link_plan, outlooks, planner.link)
+    plot = Plot("Time over bandwidth", "The dotted line is the link.", alt, draw, _SIZE)
+    write_plan(folder / "report.html", "Compressors on a link", answer, table, plot)
+    console.print(about, markup=False)
+    console.show(plan_link.table(outlooks))
+    console.print(answer, markup=False)
+    console.print(f"All figures: {folder / 'plan.csv'}", soft_wrap=True)
+    console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)

@@ -7,27 +7,33 @@ from rich.table import Table
 
 from phalanx.planning import CodeOutlook
 
+HEADERS = ("code", "copies", "wait for", "s/round", "error", "bias", "rounds", "time")
 _SHOWN = 12
 
 
 def table(outlooks: Sequence[CodeOutlook]) -> Table:
     """One line a candidate."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("code", style="bold", no_wrap=True)
-    for header in ("copies", "wait for", "s/round", "error", "bias", "rounds", "time"):
+    table.add_column(HEADERS[0], style="bold", no_wrap=True)
+    for header in HEADERS[1:]:
         table.add_column(header, justify="right", no_wrap=True)
     for one in outlooks:
-        table.add_row(
-            one.code,
-            f"{one.redundancy:.3g}",
-            _wait_for(one),
-            f"{one.round_s:.3g}",
-            f"{one.error:.2g}",
-            f"{one.bias:.2g}" + ("" if one.reaches else " !"),
-            f"x {one.rounds:.3g}",
-            f"{one.time_s:.3g} s",
-        )
+        table.add_row(*cells(one))
     return table
+
+
+def cells(one: CodeOutlook) -> tuple[str, ...]:
+    """What the table says of a candidate, under `HEADERS`."""
+    return (
+        one.code,
+        f"{one.redundancy:.3g}",
+        _wait_for(one),
+        f"{one.round_s:.3g}",
+        f"{one.error:.2g}",
+        f"{one.bias:.2g}" + ("" if one.reaches else " !"),
+        f"x {one.rounds:.3g}",
+        f"{one.time_s:.3g} s",
+    )
 
 
 def shown(outlooks: Sequence[CodeOutlook]) -> list[CodeOutlook]:

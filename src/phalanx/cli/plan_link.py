@@ -9,32 +9,44 @@ from rich.table import Table
 from phalanx.communication import Link
 from phalanx.planning import CompressorOutlook
 
+HEADERS = (
+    "compressor",
+    "collective",
+    "payload",
+    "on the wire",
+    "overhead",
+    "s/step",
+    "pays below",
+)
 _HARDLY = 1.05  # times as fast: within what such predictions can tell apart
 
 
 def table(outlooks: Sequence[CompressorOutlook]) -> Table:
     """One line a compressor, the quickest first."""
+    found = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    found.add_column(HEADERS[0], style="bold", overflow="fold", min_width=20)
+    found.add_column(HEADERS[1].replace(" ", "\n"), overflow="fold", min_width=10)
+    for header in HEADERS[2:]:
+        found.add_column(header.replace(" ", "\n"), justify="right", no_wrap=True)
+    for one in outlooks:
+        found.add_row(*cells(one))
+    return found
+
+
+def cells(one: CompressorOutlook) -> tuple[str, ...]:
+    """What the table says of a compressor, under `HEADERS`."""
     # Imported where it is used: the room's matplotlib would make every command wait.
     from phalanx.reporting.format import duration, size
 
-    found = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    found.add_column("compressor", style="bold", overflow="fold", min_width=24)
-    found.add_column("collective", no_wrap=True)
-    headers = ("payload", "on the wire", "overhead", "s/step", "pays below")
-    for header in headers:
-        found.add_column(header, justify="right", no_wrap=True)
-    for one in outlooks:
-        dense = one.compressor == "none"
-        found.add_row(
-            one.compressor,
-            one.collective,
-            size(one.payload_bytes),
-            size(one.wire_bytes),
-            duration(one.overhead_s),
-            duration(one.step_s),
-            "\u2014" if dense else rate(one.break_even),
-        )
-    return found
+    return (
+        one.compressor,
+        one.collective,
+        size(one.payload_bytes),
+        size(one.wire_bytes),
+        duration(one.overhead_s),
+        duration(one.step_s),
+        "\u2014" if one.compressor == "none" else rate(one.break_even),
+    )
 
 
 def rate(bits: float) -> str:
@@ -55,7 +67,7 @@ def rate(bits: float) -> str:
 
 def about(outlooks: Sequence[CompressorOutlook], link: Link, num_workers: int) -> str:
     """What was planned for, in a sentence."""
-    # Imported where it is used: see `table`.
+    # Imported where it is used: see `cells`.
     from phalanx.reporting.format import duration, size
 
     dense = next(one for one in outlooks if one.compressor == "none")
@@ -67,7 +79,7 @@ def about(outlooks: Sequence[CompressorOutlook], link: Link, num_workers: int) -
 
 def answer(outlooks: Sequence[CompressorOutlook], link: Link, num_workers: int) -> str:
     """The recommendation in a sentence or two."""
-    # Imported where it is used: see `table`.
+    # Imported where it is used: see `cells`.
     from phalanx.reporting.format import duration
 
     best = outlooks[0]

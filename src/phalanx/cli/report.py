@@ -28,6 +28,6 @@ def report(runs: list[Path], reference: Path | None = None, out: Path | None = N
         out = runs[0] / "report.html" if len(runs) == 1 else runs[0].parent / "comparison.html"
     rows = compare_runs(records, against)
     write_report(records, out, against)
-    console.print(terminal_table(rows))
-    console.print(answer(records, rows))
+    console.show(terminal_table(rows))
+    console.print(answer(records, rows), markup=False)
     console.print(f"Report: {out}", soft_wrap=True)

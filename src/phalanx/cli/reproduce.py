@@ -7,7 +7,7 @@ from rich.table import Table
 
 from phalanx.cli.console import complaints, console
 from phalanx.cli.train import default_out
-from phalanx.errors import PhalanxError
+from phalanx.errors import FolderInUseError, PhalanxError
 
 
 def reproduce(
@@ -26,8 +26,8 @@ def reproduce(
     Example: phalanx reproduce draco --size quick
 
     Args:
-        recipe: The paper's method, such as `draco`; a wrong name is answered by all that there are.
-            `--all` runs every one of them, one after the other, and ends with one page.
+        recipe: The paper's method, such as `draco`; all are listed below. `--all`
+            runs every one of them, one after the other, and ends with one page.
         size: Quick takes about a minute a recipe, on data that need no download; default is what is
             published; full has the papers' sizes, and is meant for a GPU.
         data: Folder of data; if not given, what the environment variable PHALANX_DATA names. What
@@ -50,6 +50,8 @@ def reproduce(
                 failed = reproduce_all(folder, progress=status.update, **options)
             else:
                 done = run(recipe, folder, progress=status.update, **options)
+    except FolderInUseError:
+        raise
     except (KeyboardInterrupt, PhalanxError):
         complaints.print(f"Go on with the same command and --out {folder}", soft_wrap=True)
         raise
@@ -66,3 +68,16 @@ def reproduce(
     console.print(table)
     console.print(done.findings.answer)
     console.print(f"Findings: {done.folder / 'findings.html'}", soft_wrap=True)
+
+
+def _recipes() -> str:
+    # Imported where it is used: see `reproduce`.
+    from phalanx.reproduce import recipes
+
+    width = max(map(len, recipes()))
+    lines = [f"  {name:<{width}}  {recipe.paper}" for name, recipe in recipes().items()]
+    return "\n".join(["recipes:", *(one if len(one) < 80 else f"{one[:76]}..." for one in lines)])
+
+
+# Listed by `--help`.
+reproduce.more_help = _recipes  # type: ignore[attr-defined]

@@ -40,8 +40,8 @@ def serve(
 
     Args:
         role: Which of the two.
-        secrets: A JSON file: "accepts" is a table of names and keys; a worker server also has its
-            own key at the "dealer". `phalanx.privacy.fresh_keys` makes them.
+        secrets: A JSON file: "accepts" is a table of names and keys, one for every caller; a worker
+            server also has its own key at the "dealer". `phalanx.privacy.fresh_keys` makes them.
         setup: The public parameters.
         rule: The rule that runs on the distances, at the worker server.
         address: Where to listen; port 0 takes any.
@@ -79,8 +79,8 @@ def _say(address: str) -> None:
 def _known(secrets: Path) -> dict[str, Any]:
     """The party's file of keys, as far as the role needs it."""
     try:
-        found: Any = json.loads(secrets.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        found: Any = json.loads(secrets.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except ValueError as error:
         raise ValueError(f"secrets must be a JSON file, got {secrets}: {error}") from error
     table = found.get("accepts") if isinstance(found, dict) else None
     if not isinstance(table, dict) or not all(isinstance(key, str) for key in table.values()):
@@ -89,3 +89,13 @@ def _known(secrets: Path) -> dict[str, Any]:
     if not isinstance(own, str):
         raise ValueError(f'secrets must hold the key at the "dealer" as a string; got {secrets}')
     return {"accepts": table, "dealer": own}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON in which no name stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} stands there twice")
+    return found

@@ -1,19 +1,21 @@
 """`phalanx train`: the stages of the round are its options."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 import phalanx
-from phalanx.cli.console import console, round_progress
+from phalanx.cli.console import console
 from phalanx.data import DataSource, Digits
+from phalanx.errors import PhalanxError
 from phalanx.losses import cross_entropy
 from phalanx.models import MLP
 from phalanx.randomness import seeded
+from phalanx.training.arguments import usable
 
 MakeModel = Callable[[tuple[int, ...], int], nn.Module]
 
@@ -27,6 +29,7 @@ def train(
     data: DataSource = Digits(),  # noqa: B008 - frozen
     model: MakeModel = MLP,
     device: str = "cpu",
+    validation: float | None = None,
     title: str | None = None,
     out: Path | None = None,
     resume: Path | None = None,
@@ -44,9 +47,12 @@ def train(
         data: What to train and test on.
         model: A class that is called with the shape of an input and the number of classes.
         device: Where the server keeps the model: cpu, cuda, cuda:1, ...
+        validation: Share of the training data that is held out, drawn by the seed, for choices
+            such as early stopping.
         title: What reports call the run.
         out: The run folder; a new one under runs/ if not given.
-        resume: Go on with the run in this folder; other options change it.
+        resume: Go on with the run in this folder; its options are kept, and the others may be
+            given anew: how many steps, the engine, how often to evaluate and to write.
         options: Those of `phalanx.train`.
     """
     # Imported where it is used: matplotlib would make every command wait, `--help` too.
@@ -57,27 +63,31 @@ def train(
     splits = data.load()
     with seeded(options["seed"], "weights"):
         module = model(splits.input_shape, splits.num_classes).to(home)
-    with round_progress(options["steps"], title or folder.name) as advance:
-        try:
-            phalanx.train(
-                module,
-                splits.train,
-                loss=cross_entropy,
-                test=splits.test,
-                out=folder,
-                resume=resume is not None,
-                title=title,
-                config=_config,
-                on_round=advance,
-                **options,
-            )
-        finally:
-            if (folder / "metrics.jsonl").exists():
+    try:
+        phalanx.train(
+            module,
+            splits.train,
+            loss=cross_entropy,
+            test=splits.test,
+            validation=validation,
+            out=folder,
+            resume=resume is not None,
+            title=title,
+            config=_config,
+            **options,
+        )
+    except ValueError:  # nothing was begun
+        raise
+    except BaseException:
+        if (folder / "metrics.jsonl").exists():
+            with suppress(ValueError, OSError, PhalanxError):  # what ended the run is told
                 write_report([load_run(folder)], folder / "report.html")
+        raise
+    write_report([load_run(folder)], folder / "report.html")
     records = [load_run(folder)]
     rows = compare_runs(records)
-    console.print(terminal_table(rows))
-    console.print(answer(records, rows))
+    console.show(terminal_table(rows))
+    console.print(answer(records, rows), markup=False)
     console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
 
 
@@ -104,16 +114,3 @@ def _run_folder(out: Path | None, resume: Path | None) -> Path:
             f"`phalanx train --resume {folder}`"
         )
     return folder
-
-
-def usable(device: str) -> torch.device:
-    """The device of that name, if this machine has it."""
-    try:
-        home = torch.device(device)
-        torch.empty(0, device=home)
-    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"device must be one that can be used here, got {device!r}: {reason}"
-        ) from error
-    return home

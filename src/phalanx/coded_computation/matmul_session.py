@@ -13,6 +13,7 @@ from torch import Tensor
 from phalanx.coded_computation.coded_matmul import CodedMatrix, Product
 from phalanx.stragglers import UntilDecodable
 from phalanx.training import Collector, Engine, Reply, Site, Task, Waiting, WorkerFactory
+from phalanx.training.engines.base import telling
 
 _PIECE = 2**22  # numbers of a shard that are multiplied before a worker asks if it may stop
 _NAP_S = 0.005  # a sleeping worker asks so often
@@ -85,7 +86,9 @@ class MatmulSession:
             delays_s: seconds that each worker sleeps first, in a simulation.
 
         Raises:
-            DecodeError: if too few results come before the engine's deadline.
+            DecodeError: if too few results come before the engine's deadline; a note tells of
+                workers that raised an exception.
+            WorkerError: if they all did.
             ValueError: if the session does not hold the matrix, or `x` does not fit it.
         """
         began, number = time.monotonic(), self._index(matrix)
@@ -101,7 +104,9 @@ class MatmulSession:
         self._number += 1
         for worker in replies.missing:
             results.arrived[worker] = False
-        product = matrix.decode(results.table, results.arrived)._replace(suspects=results.suspects)
+        with telling(replies.failures):
+            product = matrix.decode(results.table, results.arrived)
+        product = product._replace(suspects=results.suspects)
         virtual = replies.virtual_s
         duration_s = time.monotonic() - began if virtual is None else virtual
         return TimedProduct(product, results.arrived, duration_s)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from phalanx.coded_computation.row_bytes import pack_rows, unpack_rows
 from phalanx.coded_computation.shuffle_plan import RowCache, ShufflePlan
 from phalanx.errors import PhalanxError
 from phalanx.training import Collector, Engine, Reply, Site, Task, WorkerFactory
+from phalanx.training.engines.base import telling
 
 
 class Delivery(NamedTuple):
@@ -24,6 +25,7 @@ class Delivery(NamedTuple):
         plan_bytes: bytes that say which rows are in which packet.
         refilled: workers that died or were too late, started anew with what they were to hold.
         refilled_bytes: bytes of that.
+        reasons: why they did not take the packets in, by worker.
     """
 
     epoch: int
@@ -32,6 +34,7 @@ class Delivery(NamedTuple):
     plan_bytes: int
     refilled: tuple[int, ...]
     refilled_bytes: int
+    reasons: Mapping[int, str] = MappingProxyType({})
 
 
 class ShuffleSession:
@@ -83,7 +86,9 @@ class ShuffleSession:
         packets = self._shuffle.encode(plan, self._content)
         self._epoch, self._caches[0] = epoch, self._shuffle.update(epoch, caches)
         done = Collector()
-        self._session.call(_Deliver(epoch, plan, packets), self._everybody, collector=done)
+        replies = self._session.call(
+            _Deliver(epoch, plan, packets), self._everybody, collector=done
+        )
         lost = tuple(worker for worker in self._everybody if worker not in done.values)
         self._session.restart(lost)
         width = self._content.shape[1]
@@ -94,6 +99,7 @@ class ShuffleSession:
             plan.num_bytes,
             lost,
             int(self._caches[0][list(lost)].sum()) * width,
+            replies.missing,
         )
 
     def map(self, function: Callable[..., Any]) -> list[Any]:
@@ -103,13 +109,15 @@ class ShuffleSession:
             function: as many arguments as the data set has tensors; it and its result are pickled.
 
         Raises:
-            PhalanxError: if a worker dies, is late, or the function fails.
+            PhalanxError: if a worker dies, is late, or the function fails; a note has its
+                traceback.
         """
         done = Collector()
         replies = self._session.call(_Map(self._epoch, function), self._everybody, collector=done)
         if replies.missing:
             worker, reason = next(iter(replies.missing.items()))
-            raise PhalanxError(f"function must end on every worker, got {reason} of {worker}")
+            with telling(replies.failures):
+                raise PhalanxError(f"function must end on every worker, got {reason} of {worker}")
         return [done.values[worker] for worker in self._everybody]
 
     def close(self) -> None:

@@ -1,12 +1,12 @@
 """Gradient code interface: assignment, encoder and decoder."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from phalanx.errors import TooManyByzantineError
@@ -20,19 +20,29 @@ class Decoded(NamedTuple):
 
     Attributes:
         gradient: `(dim,)`, the mean of the gradients of all partitions.
-        suspects: `(workers,)` bool, the workers whose messages arrived and are wrong.
+        suspects: `(workers,)` bool, the workers whose messages arrived and are wrong for certain:
+            in every explanation of the messages with no more Byzantine workers than the bound. An
+            honest worker is never among them, whatever Byzantine workers within the bound send.
         residual: the largest relative disagreement among the messages that were trusted: 0 where
             they agree to the bit; what remains below the decoder's tolerance otherwise.
-        error: what messages that are missing, or lies too small to be told from rounding, may have
-            cost: the distance between `gradient` and the mean is at most `error` times the root
-            mean square of the norms of the partitions' gradients. 0 from codes that compare bits;
-            rules that are no codes estimate none.
+        error: what messages that are missing, or lies too small to be told from rounding or from
+            what honest replicas differ by, may have cost: the distance between `gradient` and the
+            mean is at most `error` times the root mean square of the norms of the partitions'
+            gradients. 0 from codes that compare bits; rules that are no codes estimate none. With
+            fixed-point messages, what rounding to these costs is in it.
+        outliers: `(workers,)` bool, the workers that a rule left out or a vote went against, and
+            that may be honest for all that: suspicion without proof, none of them a suspect. None
+            from codes that have no such opinion.
+        saturated: coordinates of the partitions' gradients that were too large for fixed-point
+            messages, and were cut down to the largest that fits.
     """
 
     gradient: Float[Tensor, " dim"]
     suspects: Bool[Tensor, " workers"]
     residual: float
     error: float = 0.0
+    outliers: Bool[Tensor, " workers"] | None = None
+    saturated: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,8 +82,27 @@ class Code(ABC):
         """Numbers in a message about `dim` parameters: as many, unless the code says otherwise."""
         return dim
 
+    def message_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype of messages about gradients of this one: the same, unless the code says so."""
+        return dtype
+
+    def forged(self, values: Num[Tensor, "..."]) -> Num[Tensor, "..."]:
+        """What a Byzantine worker sends whose attack came up with these numbers.
+
+        Attacks compute with floating-point numbers, whatever a code's messages are.
+        """
+        return values
+
+    def broadcast(self, state: State) -> Mapping[str, Tensor]:
+        """What workers are told beside the parameters, from what is remembered; nothing."""
+        return {}
+
+    def informed(self, extra: Mapping[str, Tensor]) -> "Code":
+        """The code of a round whose workers were told this: itself, unless it told them."""
+        return self
+
     @abstractmethod
-    def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Float[Tensor, " width"]:
+    def encode(self, worker: int, gradients: Float[Tensor, "owned dim"]) -> Num[Tensor, " width"]:
         """The message of one worker.
 
         Args:
@@ -81,9 +110,7 @@ class Code(ABC):
             gradients: gradients of the partitions that it owns, in increasing order of partition.
         """
 
-    def encode_all(
-        self, blocks: Iterable[Float[Tensor, "_ dim"]]
-    ) -> Float[Tensor, "workers width"]:
+    def encode_all(self, blocks: Iterable[Float[Tensor, "_ dim"]]) -> Num[Tensor, "workers width"]:
         """The messages of all workers, computed in one place, each gradient needed once.
 
         Args:
@@ -105,7 +132,7 @@ class Code(ABC):
     @abstractmethod
     def decode(
         self,
-        messages: Float[Tensor, "workers width"],
+        messages: Num[Tensor, "workers width"],
         arrived: Bool[Tensor, " workers"] | None = None,
         *,
         generator: torch.Generator | None = None,
@@ -142,7 +169,7 @@ class Code(ABC):
 
     def update(
         self,
-        messages: Float[Tensor, "workers width"],
+        messages: Num[Tensor, "workers width"],
         arrived: Bool[Tensor, " workers"] | None,
         state: State,
         *,

@@ -49,13 +49,23 @@ class Detox(Code):
     Byzantine workers that know the groups, as all do who hold `seed`, win no more of them, but can
     tell the truth whenever they would be outvoted.
 
-    Suspects: who was outvoted, all members of a group whose voters disagree without a winner,
-    those of a group whose winner is not finite, and those of a group that the rules suspect.
+    Suspects: the bound is on all workers together, so being outvoted proves nothing by itself: in
+    that group the Byzantine may be the majority. Let `c(i)` be how many members of i's group sent
+    what i sent, i included, and C the largest of a group. It takes `size - C` Byzantine workers at
+    least to explain a group, and `C - c(i)` more if i is honest. Named is who is honest in no
+    explanation with `num_byzantine` of them: `sum over groups (size - C) + C - c(i) >
+    num_byzantine`. So those outvoted are named when nearly all that the bound allows are outvoted.
+    Who sends NaN or infinity is named always. If not even the fewest fit within the bound, honest
+    replicas disagree or the bound is wrong, and nobody else is named.
+
+    Outliers, who may be honest: the others that were outvoted, all members of a group whose voters
+    disagree without a winner, and those of a group that the rules suspect.
 
     Rules with a `num_byzantine` are told theirs: of the corrupted groups, for `inner`; of the
     corrupted buckets, for `outer`. `outer` may have memory.
 
-    The honest must agree to the bit, as with `DracoRepetition`; `tolerance` allows for less.
+    The honest must agree to the bit, as with `DracoRepetition`; `tolerance` allows for less, and
+    lets a Byzantine message be the winner that lies within about twice of it of the honest ones.
 
     Cost: encoding none; decoding one pass over the messages for the votes (two under attack),
     a copy of the winners, and the rules on `num_workers / group_size` rows.
@@ -279,26 +289,46 @@ class Detox(Code):
             answer = rules.aggregate(rows, memory, source)
         except TooManyByzantineError as error:  # its ids are those of buckets
             raise self._error(ballots, "what the buckets came to is not finite") from error
-        suspects = here.clone()
+        doubted = here.clone()
         for index, suspected in zip(won, answer.suspects.tolist(), strict=True):
-            suspects[ballots[index].party.members] = suspected
+            doubted[ballots[index].party.members] = suspected
         for ballot in ballots:
             if ballot.outcome == "too few":  # nobody contradicts them
-                suspects[ballot.voters] = False
+                doubted[ballot.voters] = False
         residual = max(ballots[index].party.spread for index in won)
-        return Decoded(answer.value, suspects.to(messages.device), residual), answer.memory
+        suspects = torch.zeros_like(here)
+        suspects[self._proven(ballots)] = True
+        decoded = Decoded(
+            answer.value,
+            suspects.to(messages.device),
+            residual,
+            outliers=(doubted & ~suspects).to(messages.device),
+        )
+        return decoded, answer.memory
+
+    def _proven(self, ballots: Sequence["_Ballot"]) -> list[int]:
+        """Who is Byzantine in every explanation within the bound; see the class."""
+        company = [ballot.party.company for ballot in ballots]
+        largest = [max(one.values(), default=0) for one in company]
+        fewest = sum(len(one) - most for one, most in zip(company, largest, strict=True))
+        left = self.num_byzantine - fewest
+        return [
+            voter
+            for one, most in zip(company, largest, strict=True)
+            for voter, size in one.items()
+            if size == 0 or 0 <= left < most - size
+        ]
 
     def _ballot(
         self, messages: Tensor, arrived: Tensor, group: Sequence[int], generator: torch.Generator
     ) -> "_Ballot":
         voters = [worker for worker in group if arrived[worker]]
-        party = vote(messages, voters, self.tolerance, generator)
+        party = vote(messages, voters, self.tolerance, generator, complete=True)
         if len(party.members) < self._quorum:
             agree = len(party.members) == len(voters)
             return _Ballot(voters, party, "too few" if agree else "no majority")
-        if not messages[party.members[0]].isfinite().all():
-            return _Ballot(voters, party, "not finite")
-        return _Ballot(voters, party, "won")
+        finite = party.company[party.members[0]] > 0
+        return _Ballot(voters, party, "won" if finite else "not finite")
 
     def _rules_for(self, ballots: Sequence["_Ballot"]) -> Hierarchy:
         """The rules, told what they are to tolerate among the winners of this round."""

@@ -19,7 +19,7 @@ from phalanx.coding.groups import (
     group_lengths,
     name,
 )
-from phalanx.coding.voting import vote
+from phalanx.coding.voting import Party, vote
 from phalanx.columns import WIDE_BLOCK, Shard, column_blocks, whole
 from phalanx.errors import DecodeError
 from phalanx.floats import working
@@ -32,19 +32,26 @@ class DracoRepetition(Code):
     The groups are consecutive; where num_workers is no multiple of 2 s + 1, the last group is
     larger.
 
-    Guarantee: bit for bit the gradient of a run without attack, and every Byzantine worker named,
-    as long as in each group more than half of the messages that arrived are honest: s Byzantine
-    workers in any group of 2 s + 1, or s - 1 after one or two messages were lost, and so on. No
-    strict majority in some group: a `DecodeError`. If most of a group send *the same* wrong
-    message, no code of this redundancy can tell.
+    Guarantee: bit for bit the gradient of a run without attack, and named every Byzantine worker
+    that did not send the honest message, as long as in each group more than half of the messages
+    that arrived are honest: s Byzantine workers in any group of 2 s + 1, or s - 1 after one or two
+    messages were lost, and so on. No strict majority in some group: a `DecodeError`. If most of a
+    group send *the same* wrong message, no code of this redundancy can tell.
 
     The honest must agree to the bit, which they do on equal hardware and software with equal
-    numbers of threads. `tolerance` allows for last bits that differ.
+    numbers of threads. `tolerance` allows for last bits that differ: any two honest messages of a
+    group must be that near. A Byzantine message may then be as near to some of them, and who is
+    honest have several explanations: sets of more than half of a group any two of which are near.
+    Named is who belongs to none of them, so that no honest worker ever is. Every message left lies
+    within the tolerance of an honest one; the answer is the one whose farthest is nearest, at most
+    about twice the tolerance from what any honest worker sent. `Decoded.error` says how far: the
+    sum over the groups of that distance, over the sum of the smallest norms of messages left.
 
     Cost: encoding 2 s + 1 vector additions; decoding one pass over the messages when all are
     honest, two on average whatever Byzantine workers do (the worker compared with is drawn at
     random, and honest more often than not), and one addition per group; no memory but the gradient.
-    With a `tolerance` all pairs within a group are compared: s times as much.
+    With a `tolerance` all pairs within a group are compared: s times as much, and a search that is
+    exponential in s at worst.
 
     Source: Chen, Wang, Charles and Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training
     via Redundant Gradients", ICML 2018, section 3. The official code takes any vote for a majority
@@ -154,22 +161,22 @@ class DracoRepetition(Code):
         check_messages(messages, arrived, self.num_workers)
         if generator is None:
             generator = shard.generator()
-        winners: list[int] = []
-        agreed: list[int] = []
-        residual = 0.0
+        parties: list[Party] = []
         here = arrived.cpu()
         for group in self.groups:
             voters = [worker for worker in group if here[worker]]
             party = vote(messages, voters, self.tolerance, generator, shard)
             if not party.members:
                 raise self._error(group, voters, "no strict majority of their messages agrees")
-            winners.append(party.members[0])
-            agreed += party.members
-            residual = max(residual, party.spread)
-        gradient = self._mean(messages, winners, shard)
+            parties.append(party)
+        gradient = self._mean(messages, [party.members[0] for party in parties], shard)
         suspects = here.clone()
-        suspects[agreed] = False
-        return Decoded(gradient, suspects.to(messages.device), residual)
+        suspects[[member for party in parties for member in party.members]] = False
+        residual = max(party.spread for party in parties)
+        # A group's message is no longer than the norms of its partitions' gradients add up to.
+        radius = sum(party.radius for party in parties)
+        error = radius / sum(party.shortest for party in parties) if radius else 0.0
+        return Decoded(gradient, suspects.to(messages.device), residual, error)
 
     def _mean(self, messages: Tensor, winners: list[int], shard: Shard) -> Tensor:
         gradient = torch.empty_like(messages[0])

@@ -22,6 +22,9 @@ class Uncoded(Code):
     Not exact against Byzantine workers; the bound is the rule's. Messages that did not arrive are
     not held against the rule's `num_byzantine`: all Byzantine workers may be among those that did.
 
+    Suspects: who sent NaN or infinity. Whom the rule leaves out, or finds far from the others, is
+    an outlier and may be honest: any finite message may be.
+
     Source: that of the rule; of the mean Dekel, Gilad-Bachrach, Shamir and Xiao, "Optimal
     Distributed Online Prediction Using Mini-Batches", JMLR 2012.
 
@@ -143,8 +146,10 @@ class Uncoded(Code):
                 bound=bound,
             ) from error
         suspects = torch.zeros(self.num_workers, dtype=torch.bool)
-        suspects[workers[aggregate.suspects]] = True
-        return Decoded(aggregate.value, suspects, 0.0), state
+        outliers = suspects.clone()
+        suspects[workers[aggregate.dropped]] = True
+        outliers[workers[aggregate.suspects & ~aggregate.dropped]] = True
+        return Decoded(aggregate.value, suspects, 0.0, outliers=outliers), state
 
     def excluding(self, number: int) -> "Uncoded":
         """With a rule that has so many Byzantine workers fewer to survive, if it says how many."""

@@ -9,7 +9,7 @@ from phalanx.compression.critical_regimes import CriticalRegimes, Regime
 from phalanx.compression.distributed import communicate
 from phalanx.compression.error_feedback import ErrorFeedback
 from phalanx.compression.half_precision import HalfPrecision
-from phalanx.compression.message import Message, Part
+from phalanx.compression.message import Message, Part, fixed, num_values
 from phalanx.compression.momentum import MomentumCorrection
 from phalanx.compression.power_sgd import PowerSGD
 from phalanx.compression.qsgd import QSGD
@@ -65,7 +65,9 @@ __all__ = [
     "WholeGradient",
     "average",
     "communicate",
+    "fixed",
     "frame",
     "gather",
+    "num_values",
     "simulate",
 ]

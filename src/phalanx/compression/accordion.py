@@ -29,7 +29,7 @@ from phalanx.compression.power_sgd import PowerSGD
 from phalanx.compression.uncompressed import Uncompressed
 from phalanx.compression.wrapper import Wrapper
 from phalanx.errors import require
-from phalanx.floats import working
+from phalanx.floats import euclidean_norm, power_of_two, working
 
 Level = Literal["low", "high", "dense"]
 LEVELS: tuple[Level, ...] = ("low", "high", "dense")
@@ -276,8 +276,9 @@ class Accordion(Compressor):
             self._sum(record, state[-2], x)
             for record, state, x in zip(records, states, followed, strict=True)
         ]
-        due = [total for record, total in zip(records, totals, strict=True) if self._is_due(record)]
-        norms = (yield from self._norms(due, context)) if due else []
+        due = [place for place, record in enumerate(records) if self._is_due(record)]
+        looked_at, told = [totals[place] for place in due], [result.mean[place] for place in due]
+        norms = (yield from self._norms(looked_at, told, context)) if due else []
         return result._replace(states=self._next(records, inner, totals, norms))
 
     def _codec(self, level: int) -> Compressor:
@@ -318,15 +319,17 @@ class Accordion(Compressor):
         wide = x.detach().to(working(x.dtype))
         return total + wide if int(record.step) % self.steps_per_epoch else wide.clone()
 
-    def _norms(self, totals: list[Tensor], context: ExchangeContext) -> _Norms:
-        """The norms of these sums; the same on all workers."""
+    def _norms(self, totals: list[Tensor], means: list[Tensor], context: ExchangeContext) -> _Norms:
+        """The norms of these sums, given what all workers know; the same on all workers."""
         norms = torch.tensor(
             [_norm(total) for total in totals], dtype=torch.float64, device=totals[0].device
         )
         if self.norm == "mean-local":
-            squares = yield AllReduce(norms.square() / context.num_workers)
+            # In units that all know, as squares may over- or underflow.
+            units = torch.stack([power_of_two(mean).double() for mean in means])
+            squares = yield AllReduce((norms / units).square() / context.num_workers)
             assert isinstance(squares, Tensor)
-            norms = squares.sqrt()
+            norms = squares.sqrt() * units
         elif self.norm == "rank0":
             told = yield AllReduce(norms if context.worker == 0 else torch.zeros_like(norms))
             assert isinstance(told, Tensor)
@@ -379,7 +382,7 @@ def _no_sum(like: Tensor) -> Tensor:
 
 
 def _norm(total: Tensor) -> float:
-    return float(torch.linalg.vector_norm(total, dtype=torch.float64))
+    return float(euclidean_norm(total))
 
 
 def _verify(records: list[_Record], tensors: list[Tensor]) -> Generator[Request, Answer, None]:

@@ -239,7 +239,7 @@ class SingularVectors(Atoms):
         vectors = torch.linalg.eigh(scaled.T @ scaled).eigenvectors.flip(1)
         images = tall @ vectors
         left, right = (vectors, images) if wide else (images, vectors)
-        return torch.linalg.vector_norm(images, dim=0), (left.T, right.T)
+        return norms(images.T, "l2"), (left.T, right.T)
 
     def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
         """Left vectors, right vectors: any number of atoms up to the smaller side."""

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-from phalanx.floats import working
+from phalanx.floats import euclidean_norm, working
 
 Norm = Literal["l2", "max"]
 
@@ -33,11 +33,11 @@ def norms(rows: Float[Tensor, "buckets size"], norm: Norm) -> Float[Tensor, " bu
         # Not `vector_norm`, whose maxima take ten times as long.
         return rows.abs().amax(dim=1)
     found: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    # Squares of large values overflow, those of small ones vanish: not in float64.
+    # Squares of large values overflow, those of small ones vanish.
     low, high = torch.aminmax(found)
     if low < _SMALL or high > _LARGE:
         unsafe = ((found > _LARGE) | (found < _SMALL)).nonzero().flatten()
-        exact = torch.linalg.vector_norm(rows[unsafe], dim=1, dtype=torch.float64)
+        exact = euclidean_norm(rows[unsafe], dim=1)
         found[unsafe] = exact.clamp_(max=torch.finfo(rows.dtype).max).to(rows.dtype)
     return found
 

@@ -12,7 +12,7 @@ from phalanx.checks import require_above, require_below_one
 from phalanx.communication.collectives import Exchange, ExchangeContext, State
 from phalanx.compression.message import Message
 from phalanx.compression.wrapper import Wrapper
-from phalanx.floats import within, working
+from phalanx.floats import euclidean_norm, within, working
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class MomentumCorrection(Wrapper):
         """The tensors, all smaller if their common norm is too large for this many workers."""
         if self.clip is None:
             return tensors
-        norms = [float(torch.linalg.vector_norm(x, dtype=torch.float64)) for x in tensors]
+        norms = [float(euclidean_norm(x)) for x in tensors]
         largest = self.clip / math.sqrt(num_workers)
         norm = math.hypot(*norms)
         return [x * (largest / norm) for x in tensors] if norm > largest else tensors

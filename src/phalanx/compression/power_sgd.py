@@ -12,7 +12,7 @@ from phalanx.checks import require_at_least
 from phalanx.communication.collectives import AllReduce, Averaged, Exchange, ExchangeContext, State
 from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.message import Message, Part, fixed, num_values
-from phalanx.floats import require_finite, within, working
+from phalanx.floats import power_of_two, require_finite, within, working
 
 Matrix = Float[Tensor, "rows columns"]
 
@@ -197,7 +197,9 @@ def _normal(shape: tuple[int, int], generator: torch.Generator | None) -> Tensor
 
 def _last(state: State) -> Matrix | None:
     """The last right factor; None in the first round, and after a factor of zeros."""
-    return state[0] if state and bool(state[0].any()) else None
+    if not state or not bool(state[0].any()):
+        return None
+    return state[0] / power_of_two(state[0])  # its size does not matter, and its square overflows
 
 
 def orthonormal(matrix: Matrix) -> Matrix:

@@ -16,7 +16,7 @@ from phalanx.compression.draws import uniforms
 from phalanx.compression.grid import share
 from phalanx.compression.message import Part, fixed, num_values
 from phalanx.errors import require
-from phalanx.floats import within, working
+from phalanx.floats import power_of_two, within, working
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ class TernGrad(Compressor):
         flat = x.detach().reshape(-1).to(working(x.dtype))
         if self.clip is None:
             return flat
-        bound = (self.clip * flat.double().std(correction=0)).item()
+        scale = power_of_two(flat)  # squares of what is divided by it do not overflow
+        bound = (self.clip * (flat.double() / scale).std(correction=0) * scale.double()).item()
         return flat.clamp(-bound, bound) if math.isfinite(bound) else flat
 
 

@@ -4,6 +4,7 @@ from phalanx.computations.base import Broadcast, Computation, Computed, Samples
 from phalanx.computations.clipped_gradient import ClippedGradient
 from phalanx.computations.gradient import Gradient
 from phalanx.computations.local_steps import LocalSteps
+from phalanx.computations.mixed_precision import MixedPrecision
 from phalanx.computations.objective import Objective
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Computed",
     "Gradient",
     "LocalSteps",
+    "MixedPrecision",
     "Objective",
     "Samples",
 ]

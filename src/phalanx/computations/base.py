@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,7 @@ class Broadcast:
     parameters: Float[Tensor, " dim"]
     """The model's, flat."""
     extra: Mapping[str, Tensor] = field(default_factory=dict)
-    """What else the server's step has workers know, by name: `ServerStep.extra`."""
+    """What else workers are to know, by name: `ServerStep.extra` and `Code.broadcast`."""
 
 
 class Samples(NamedTuple):
@@ -61,8 +61,10 @@ class Computation(ABC):
     of their own, under a rule.
     """
 
-    vectorised: ClassVar[bool] = False
-    """Whether `compute_many` takes several partitions at once."""
+    @property
+    def vectorised(self) -> bool:
+        """Whether `compute_many` takes several partitions at once."""
+        return False
 
     def init(self, layout: ParameterLayout) -> State:
         """What a worker remembers before the first round."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from phalanx.computations.base import Broadcast, Computation, Computed, Samples, State
 from phalanx.computations.objective import Objective
+from phalanx.floats import euclidean_norm
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,10 @@ class ClippedGradient(Computation):
         for inputs, targets in parts:
             gradients, loss = _sample_gradients(objective, parameters, inputs, targets)
             norms = gradients.norm(dim=1, keepdim=True)
+            if not norms.isfinite().all():  # their squares may have overflowed
+                norms = euclidean_norm(gradients, dim=1)[:, None]
             # A gradient that is not finite stays so: the message says what happened.
-            scale = (self.max_norm / norms).clamp(max=1.0).nan_to_num(nan=1.0, posinf=1.0)
+            scale = (self.max_norm / norms).clamp(max=1.0).where(norms.isfinite(), 1.0)
             total += (gradients * scale).sum(dim=0)
             losses = losses + loss.sum()
         return Computed(total / number, losses / number)

@@ -1,7 +1,6 @@
 """Gradient of the mean loss, for distributed SGD."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -28,7 +27,10 @@ class Gradient(Computation):
     tensor([6.])
     """
 
-    vectorised: ClassVar[bool] = True
+    @property
+    def vectorised(self) -> bool:
+        """True."""
+        return True
 
     def compute(
         self,

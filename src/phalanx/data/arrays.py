@@ -1,9 +1,6 @@
 """Conversion of arrays to `Splits`: standardisation, classes, stratified splits."""
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -16,38 +13,6 @@ from phalanx.randomness import generator
 Array = NDArray[Any]
 
 
-def read_npz(path: str | Path, required: Iterable[str]) -> dict[str, Array]:
-    """All arrays of an `.npz` file; nothing in it is ever unpickled.
-
-    Args:
-        path: the file.
-        required: keys that must be there.
-
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is no such archive, a key is missing, or an array holds Python objects.
-    """
-    with open(path, "rb") as file:  # NumPy leaves it open when it finds no archive in it
-        try:
-            archive = np.load(file, allow_pickle=False)
-        except (ValueError, EOFError, BadZipFile) as error:
-            raise ValueError(f"{path} must be an .npz archive: {error}") from error
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError(f"{path} must be an .npz archive, got a single array")
-        missing = [key for key in required if key not in archive]
-        if missing:
-            raise ValueError(
-                f"{path} must hold {', '.join(missing)}, got only {', '.join(archive) or 'nothing'}"
-            )
-        arrays = {}
-        for key in archive:
-            try:
-                arrays[key] = archive[key]
-            except (ValueError, EOFError, BadZipFile) as error:
-                raise ValueError(f"{path}: {key} must be a plain array: {error}") from error
-    return arrays
-
-
 def channels_first(inputs: Array, name: str) -> Array:
     """A batch of images as `(rows, channels, height, width)`; a table `(rows, features)` as it is.
 
@@ -57,10 +22,11 @@ def channels_first(inputs: Array, name: str) -> Array:
         name: file and key, for messages.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if it is neither, or a number is not finite; the message names its row.
     """
     if inputs.dtype.kind not in "buif":
         raise ValueError(f"{name} must hold real numbers, got dtype {inputs.dtype}")
+    require_finite(inputs, name)
     if inputs.ndim == 2:
         return inputs
     if inputs.ndim == 3:
@@ -75,14 +41,23 @@ def channels_first(inputs: Array, name: str) -> Array:
     )
 
 
+def require_finite(inputs: Array, name: str) -> None:
+    """Refuses NaN and infinity, and names the first row that has one."""
+    if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
+        row = int(np.argwhere(~np.isfinite(inputs))[0, 0])
+        raise ValueError(f"{name} inputs must be finite, got NaN or infinity in row {row}")
+
+
 def standardise(train: Array, test: Array) -> tuple[Array, Array]:
     """Shifts and scales each channel or column to mean 0 and standard deviation 1 in training.
 
     The test set gets the training set's shift and scale. A constant channel is only shifted.
     NumPy, one channel at a time in float64: the bits do not depend on the number of threads.
+    A power of two is divided out first, so that no finite column overflows; what is then too large
+    for float32 becomes infinite.
 
     Args:
-        train: `(n, channels, ...)`, numbers of any kind.
+        train: `(n, channels, ...)`, finite numbers of any kind.
         test: the same, with another n.
 
     Returns:
@@ -91,15 +66,38 @@ def standardise(train: Array, test: Array) -> tuple[Array, Array]:
     scaled = np.empty(train.shape, np.float32), np.empty(test.shape, np.float32)
     for channel in range(train.shape[1]):
         values = train[:, channel].astype(np.float64)
-        mean = values.mean()
-        scale = values.std() if values.max() > values.min() else 1.0
-        scaled[0][:, channel] = (values - mean) / scale
-        scaled[1][:, channel] = (test[:, channel] - mean) / scale
+        mean, scale, exponent = values.flat[0], 1.0, 0
+        if values.max() > values.min():
+            exponent = int(np.frexp(np.abs(values).max())[1])
+            values = np.ldexp(values, -exponent)
+            mean, scale = values.mean(), values.std()
+        with np.errstate(over="ignore"):  # to infinity, which is refused later
+            scaled[0][:, channel] = (values - mean) / scale
+            others = np.ldexp(test[:, channel].astype(np.float64), -exponent)
+            scaled[1][:, channel] = (others - mean) / scale
     return scaled
+
+
+def require_labels(labels: Array, name: str) -> None:
+    """Refuses what is not one whole number or text for each row."""
+    text = labels.dtype == object and all(isinstance(label, str) for label in labels.flat)
+    if labels.ndim != 1 or not (text or labels.dtype.kind in "buifU"):
+        raise ValueError(
+            f"{name}: labels must be one whole number or text each, "
+            f"got shape {labels.shape} of {labels.dtype}"
+        )
+    if labels.dtype.kind == "f":
+        wrong = np.flatnonzero(~np.isfinite(labels) | (labels != np.round(labels)))
+        if len(wrong):
+            raise ValueError(
+                f"{name}: labels must be whole numbers, got {labels[wrong[0]]} in row {wrong[0]}"
+            )
 
 
 def number_labels(train: Array, test: Array, name: str) -> tuple[Array, Array, int]:
     """Classes as int64 numbers `0 .. num_classes - 1`, in sorted order of the training labels.
+
+    Labels are never converted to another kind of number, which could make two of them one.
 
     Args:
         train: `(n,)`, whole numbers or text.
@@ -107,40 +105,41 @@ def number_labels(train: Array, test: Array, name: str) -> tuple[Array, Array, i
         name: the file, for messages.
 
     Raises:
-        ValueError: if labels are neither, or a test label is not among the training labels.
+        ValueError: if labels are neither, are all the same, or a test label is not among the
+            training labels.
     """
     for labels in (train, test):
-        if labels.ndim != 1 or labels.dtype.kind not in "buifU":
-            raise ValueError(
-                f"{name}: labels must be one whole number or text each, "
-                f"got shape {labels.shape} of {labels.dtype}"
-            )
-        if labels.dtype.kind == "f" and not (labels == np.round(labels)).all():
-            raise ValueError(f"{name}: labels must be whole numbers, got fractions")
+        require_labels(labels, name)
     classes, numbered = np.unique(train, return_inverse=True)
-    unknown = np.setdiff1d(test, classes)
-    if len(unknown):
-        raise ValueError(
-            f"{name}: test labels must occur in the training set, got {unknown[:5].tolist()}"
-        )
-    return numbered.astype(np.int64), np.searchsorted(classes, test).astype(np.int64), len(classes)
+    number = {label: place for place, label in enumerate(classes.tolist())}
+    found, places = np.unique(test, return_inverse=True)
+    unknown = [label for label in found.tolist() if label not in number]
+    if unknown:
+        raise ValueError(f"{name}: test labels must occur in the training set, got {unknown[:5]}")
+    if len(number) == 1:
+        raise ValueError(f"{name}: labels must be of at least 2 classes, got only {[*number]}")
+    tested = np.array([number[label] for label in found.tolist()], dtype=np.int64)
+    return numbered.astype(np.int64), tested[places], len(classes)
 
 
-def hold_out(labels: Array, fraction: float) -> tuple[Array, Array]:
+def hold_out(labels: Array, fraction: float, name: str) -> tuple[Array, Array]:
     """Row numbers of a training and a test set: the same ones always, each class in proportion.
 
     Args:
         labels: `(n,)`, the classes.
         fraction: share of the rows that goes to the test set, in (0, 1).
+        name: the file, for messages.
 
     Raises:
-        ValueError: if either set would be empty.
+        ValueError: if they are no labels, or either set would be empty.
     """
+    require_labels(labels, name)
     num_rows = len(labels)
     num_test = round(fraction * num_rows)
     if not 0 < num_test < num_rows:
         raise ValueError(
-            f"test_fraction must leave rows on both sides, got {fraction} of {num_rows} rows"
+            f"{name}: test_fraction must leave rows on both sides, "
+            f"got {fraction} of {num_rows} rows"
         )
     shuffled = torch.randperm(num_rows, generator=generator("hold-out")).numpy()
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -199,8 +198,7 @@ def in_memory(
                 f"{name}: {part} must have as many inputs as labels, and at least 1, "
                 f"got {len(inputs)} inputs and {len(labels)} labels"
             )
-        if not np.isfinite(inputs).all():
-            raise ValueError(f"{name}: {part} inputs must be finite, got NaN or infinity")
+        require_finite(inputs, f"{name}: {part}")
     if train[0].shape[1:] != test[0].shape[1:]:
         raise ValueError(
             f"{name}: train and test inputs must have one shape, "

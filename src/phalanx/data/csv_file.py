@@ -5,9 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from phalanx.data.arrays import Array, check_fraction, in_memory, number_labels
+from phalanx.checks import require_at_least
+from phalanx.data.arrays import Array, check_fraction, in_memory, number_labels, standardise
 from phalanx.data.base import DataSource, Splits
-from phalanx.data.tables import read_labels, read_numbers, read_table, train_and_test
+from phalanx.data.tables import (
+    MISSING,
+    Table,
+    read_labels,
+    read_numbers,
+    read_table,
+    train_and_test,
+)
 from phalanx.data.text import hash_words, words
 
 
@@ -17,12 +25,16 @@ class CsvFile(DataSource):
 
     Each column but the label becomes features by its kind:
 
-    - all cells are numbers or empty: standardised by the training rows; an empty cell is the mean;
+    - all cells are finite numbers or `missing`: standardised by the training rows; a missing cell
+      is the mean;
     - few distinct values: one-hot over the values of the training rows; a value new in testing is
       all zeros;
     - else text: its words are hashed into one bag of words of `num_features` places for the row.
       The column's name is part of the word. Columns named in `categorical` that have too many
       values for one-hot are hashed whole into the same bag.
+
+    Labels are told apart by their text: 007 and 7 are two classes. Whole numbers are numbered by
+    value, text by the alphabet. Blank lines and a byte order mark are skipped.
 
     >>> import os, tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -63,10 +75,20 @@ class CsvFile(DataSource):
     test_fraction: float = 0.2
     """Share of the rows that is held out where there is no split column."""
 
+    missing: list[str] = field(default_factory=lambda: list(MISSING))
+    """Cells that are no label, so that their row is refused, and no number: in a column of numbers
+    they count as the mean. In other columns they are text like any other."""
+
+    max_bytes: int = 2**31
+    """Longest text that is read, in bytes, after decompression."""
+
     def __post_init__(self) -> None:
-        for argument in ("max_categories", "num_features"):
-            if getattr(self, argument) < 1:
-                raise ValueError(f"{argument} must be at least 1, got {getattr(self, argument)}")
+        require_at_least(
+            1,
+            max_categories=self.max_categories,
+            num_features=self.num_features,
+            max_bytes=self.max_bytes,
+        )
         check_fraction(self.test_fraction)
 
     def load(self) -> Splits:
@@ -74,18 +96,19 @@ class CsvFile(DataSource):
 
         Raises:
             FileNotFoundError: if the file is missing.
-            ValueError: if it is no such table, or a column that the arguments name is missing.
+            ValueError: if it is no such table, a column or a label is missing, or a number is not
+                finite; the message names line and column.
         """
         named = [self.label, *self.ignore, *self.categorical, *self.text]
-        table = read_table(self.path, [*named, self.split] if self.split else named)
-        labels = read_labels(table[self.label])
+        table = read_table(self.path, named, self.split, self.max_bytes)
+        labels = read_labels(table, self.label, self.missing)
         train, test = train_and_test(table, self.split, labels, self.test_fraction)
         left_out = {self.label, self.split or "split", *self.ignore}
         blocks, bags = [], {}
-        for name, cells in table.items():
+        for name, cells in table.columns.items():
             if name in left_out:
                 continue
-            block = self._block(name, cells, train)
+            block = self._block(table, name, train)
             if block is None:
                 bags[name] = cells
             else:
@@ -100,12 +123,15 @@ class CsvFile(DataSource):
             (inputs[train], y_train), (inputs[test], y_test), num_classes, str(self.path)
         )
 
-    def _block(self, name: str, cells: Array, train: Array) -> Array | None:
+    def _block(self, table: Table, name: str, train: Array) -> Array | None:
         """The features of one column, or None if it belongs into the bag of words."""
         if name in self.text:
             return None
-        if name not in self.categorical and (numbers := read_numbers(cells)) is not None:
-            return _standardised(numbers, train)
+        if name not in self.categorical:
+            numbers = read_numbers(table, name, self.missing)
+            if numbers is not None:
+                return _standardised(numbers, train)
+        cells = table.columns[name]
         values = np.unique(cells[train])
         most = self.max_categories
         if name not in self.categorical:
@@ -126,8 +152,10 @@ class CsvFile(DataSource):
 
 
 def _standardised(numbers: Array, train: Array) -> Array:
-    known = numbers[train][np.isfinite(numbers[train])]
-    varies = len(known) > 0 and known.max() > known.min()
-    mean = known.mean() if len(known) else 0.0
-    scaled = (numbers - mean) / (known.std() if varies else 1.0)
-    return np.where(np.isfinite(scaled), scaled, 0.0).astype(np.float32)[:, None]
+    """Mean 0 and standard deviation 1 over the known training rows; 0 where a cell is missing."""
+    known = np.flatnonzero(~np.isnan(numbers))
+    column = np.zeros((len(numbers), 1), np.float32)
+    of_training = numbers[np.intersect1d(known, train)]
+    if len(of_training):
+        column[known] = standardise(of_training[:, None], numbers[known, None])[1]
+    return column

@@ -34,6 +34,6 @@ class Digits(DataSource):
 
         images, labels = load_digits(return_X_y=True)
         images = images.reshape(-1, 1, 8, 8)
-        train, test = hold_out(labels, self.test_fraction)
+        train, test = hold_out(labels, self.test_fraction, "digits")
         scaled = standardise(images[train], images[test])
         return in_memory((scaled[0], labels[train]), (scaled[1], labels[test]), 10, "digits")

@@ -17,7 +17,7 @@ from phalanx.data.arrays import (
     standardise,
 )
 from phalanx.data.base import DataSource, Splits
-from phalanx.data.images import check_size, stack_images
+from phalanx.data.images import check_size, naming, stack_images
 from phalanx.data.text import hash_words, words
 
 
@@ -27,7 +27,9 @@ class HuggingFaceDataset(DataSource):
 
     Needs `pip install 'phalanx[huggingface]'`. Inputs are images, texts (hashed bags of words), or
     numbers and lists of numbers of one length; images and numbers are standardised as in `NpzFile`.
-    The whole set is held in memory: take a part with `train_split="train[:5000]"`.
+    The whole set is held in memory: take a part with `train_split="train[:5000]"`. Kinds of columns
+    are those that `datasets` infers: its csv builder takes the labels 007 and 7 for one number,
+    which `CsvFile` does not.
 
     >>> HuggingFaceDataset("ylecun/mnist", train_split="train[:1000]").train_split
     'train[:1000]'
@@ -63,10 +65,13 @@ class HuggingFaceDataset(DataSource):
     test_fraction: float = 0.2
     """Share of the training rows that is held out where `test_split` is None."""
 
+    max_bytes: int = 2**31
+    """Largest size of the pixels of a split, in bytes."""
+
     def __post_init__(self) -> None:
         check_size(self.image_size)
         check_fraction(self.test_fraction)
-        require_at_least(1, num_features=self.num_features)
+        require_at_least(1, num_features=self.num_features, max_bytes=self.max_bytes)
 
     def load(self) -> Splits:
         """The training and test sets, after a download where it is needed.
@@ -77,7 +82,7 @@ class HuggingFaceDataset(DataSource):
         """
         x_train, y_train = self._part(self.train_split)
         if self.test_split is None:
-            train, test = hold_out(y_train, self.test_fraction)
+            train, test = hold_out(y_train, self.test_fraction, self.name)
             x_train, y_train, x_test, y_test = (
                 x_train[train],
                 y_train[train],
@@ -108,14 +113,16 @@ class HuggingFaceDataset(DataSource):
                 f"got {', '.join(rows.column_names)}"
             )
         inputs, labels = [], []
-        for row in rows.select_columns([self.input, self.label]):
-            inputs.append(row[self.input])
-            labels.append(row[self.label])
-        return self._array(inputs), np.asarray(labels)
+        with naming(f"{self.name}: column {self.input}"):
+            for row in rows.select_columns([self.input, self.label]):
+                inputs.append(row[self.input])
+                labels.append(row[self.label])
+        kind = object if all(isinstance(label, str) for label in labels) else None
+        return self._array(inputs), np.array(labels, dtype=kind)
 
     def _array(self, inputs: list[Any]) -> Array:
         if all(isinstance(each, Image.Image) for each in inputs):
-            images = stack_images(inputs, self.name, self.image_size)
+            images = stack_images(inputs, self.name, self.image_size, max_bytes=self.max_bytes)
             return channels_first(images, self.name)
         if all(isinstance(each, str) for each in inputs):
             return hash_words(map(words, inputs), self.num_features)

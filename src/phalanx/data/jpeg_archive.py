@@ -1,24 +1,25 @@
 """JPEG images that share one header, in a NumPy archive."""
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from phalanx.checks import require_at_least
 from phalanx.data.arrays import (
     Array,
     channels_first,
     check_samples,
     in_memory,
     number_labels,
-    read_npz,
     standardise,
     take,
 )
 from phalanx.data.base import DataSource, Splits
-from phalanx.data.images import stack_images
+from phalanx.data.images import naming, stack_images
+from phalanx.data.npz_members import read_npz
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,14 @@ class JpegArchive(DataSource):
     test_samples: int | None = None
     """Take the first so many test images; all if not given."""
 
+    max_bytes: int = 2**31
+    """Largest size of the arrays together, and of the pixels that are asked for, in bytes; checked
+    before anything is decoded."""
+
     def __post_init__(self) -> None:
         check_samples("train_samples", self.train_samples)
         check_samples("test_samples", self.test_samples)
+        require_at_least(1, max_bytes=self.max_bytes)
 
     def load(self) -> Splits:
         """The training and test sets of the file, decoded.
@@ -57,9 +63,8 @@ class JpegArchive(DataSource):
             FileNotFoundError: if the file is missing.
             ValueError: if a key is missing, offsets do not fit, or an image is broken.
         """
-        arrays = read_npz(
-            self.path, required=["jpeg_header", "jpeg_bytes", "offset", "y_train", "y_test"]
-        )
+        keys = ["jpeg_header", "jpeg_bytes", "offset", "y_train", "y_test"]
+        arrays = read_npz(self.path, keys, max_bytes=self.max_bytes)
         y_train, y_test, num_classes = number_labels(
             arrays["y_train"], arrays["y_test"], str(self.path)
         )
@@ -68,7 +73,8 @@ class JpegArchive(DataSource):
         num_test = take("test_samples", self.test_samples, len(y_test), str(self.path))
         wanted = [*range(num_train), *range(len(y_train), len(y_train) + num_test)]
         images = channels_first(
-            stack_images(self._decode(arrays, wanted), str(self.path)), str(self.path)
+            stack_images(self._open(arrays, wanted), str(self.path), max_bytes=self.max_bytes),
+            str(self.path),
         )
         scaled = standardise(images[:num_train], images[num_train:])
         return in_memory(
@@ -96,14 +102,12 @@ class JpegArchive(DataSource):
                 "the length of jpeg_bytes"
             )
 
-    def _decode(self, arrays: dict[str, Array], wanted: list[int]) -> Iterator[Image.Image]:
+    def _open(self, arrays: dict[str, Array], wanted: list[int]) -> Iterator[Image.Image]:
+        """The images that are asked for, not decoded yet."""
         header, body = arrays["jpeg_header"].tobytes(), arrays["jpeg_bytes"].tobytes()
         offset = arrays["offset"].tolist()
         for index in wanted:
-            stream = io.BytesIO(header + body[offset[index] : offset[index + 1]])
-            try:
+            stream = BytesIO(header + body[offset[index] : offset[index + 1]])
+            with naming(f"{self.path}: image {index}"):
                 picture = Image.open(stream, formats=["JPEG"])
-                picture.load()
-            except (UnidentifiedImageError, OSError) as error:
-                raise ValueError(f"{self.path}: image {index} must be a JPEG: {error}") from error
             yield picture

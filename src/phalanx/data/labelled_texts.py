@@ -11,7 +11,7 @@ import numpy as np
 from phalanx.checks import require_at_least
 from phalanx.data.arrays import check_fraction, in_memory, number_labels
 from phalanx.data.base import DataSource, Splits
-from phalanx.data.tables import read_labels, read_table, train_and_test
+from phalanx.data.tables import MISSING, read_labels, read_table, train_and_test
 from phalanx.data.text import words
 
 
@@ -64,8 +64,14 @@ class LabelledTexts(DataSource):
     test_fraction: float = 0.2
     """Share of the rows that is held out where there is no split column."""
 
+    missing: list[str] = field(default_factory=lambda: list(MISSING))
+    """Cells that are no label: a row that has one is refused."""
+
+    max_bytes: int = 2**31
+    """Longest text that is read, in bytes, after decompression."""
+
     def __post_init__(self) -> None:
-        require_at_least(1, length=self.length)
+        require_at_least(1, length=self.length, max_bytes=self.max_bytes)
         require_at_least(3, vocabulary=self.vocabulary)
         if not self.text:
             raise ValueError("text must name at least 1 column, got none")
@@ -76,13 +82,13 @@ class LabelledTexts(DataSource):
 
         Raises:
             FileNotFoundError: if the file is missing.
-            ValueError: if it is no such table, or a column that the arguments name is missing.
+            ValueError: if it is no such table, or a column or a label is missing.
         """
         named = [self.label, *self.text]
-        table = read_table(self.path, [*named, self.split] if self.split else named)
-        labels = read_labels(table[self.label])
+        table = read_table(self.path, named, self.split, self.max_bytes)
+        labels = read_labels(table, self.label, self.missing)
         train, test = train_and_test(table, self.split, labels, self.test_fraction)
-        columns = [table[name] for name in self.text]
+        columns = [table.columns[name] for name in self.text]
         documents = [words(" ".join(cells)) for cells in zip(*columns, strict=True)]
         number = self._hash if self.hashed else self._counted(documents[row] for row in train)
         tokens = np.zeros((len(documents), self.length), dtype=np.int64)

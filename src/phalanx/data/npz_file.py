@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from phalanx.checks import require_at_least
 from phalanx.data.arrays import (
     channels_first,
     check_fraction,
@@ -10,11 +11,11 @@ from phalanx.data.arrays import (
     hold_out,
     in_memory,
     number_labels,
-    read_npz,
     standardise,
     take,
 )
 from phalanx.data.base import DataSource, Splits
+from phalanx.data.npz_members import read_npz
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,13 @@ class NpzFile(DataSource):
     test_fraction: float = 0.2
     """Share of the training rows that is held out where the file has no test arrays."""
 
+    max_bytes: int = 2**31
+    """Largest size of these arrays together, decompressed; checked before they are read."""
+
     def __post_init__(self) -> None:
         check_samples("train_samples", self.train_samples)
         check_samples("test_samples", self.test_samples)
+        require_at_least(1, max_bytes=self.max_bytes)
         check_fraction(self.test_fraction)
 
     def load(self) -> Splits:
@@ -60,35 +65,39 @@ class NpzFile(DataSource):
 
         Raises:
             FileNotFoundError: if the file is missing.
-            ValueError: if a key is missing, or an array is not as described above.
+            ValueError: if the file is damaged or too large, a key is missing, or an array is not as
+                described above; the message names file and key.
         """
-        arrays = read_npz(self.path, required=["x_train", "y_train"])
-        x_train, y_train = arrays["x_train"], arrays["y_train"]
-        if len(x_train) != len(y_train):
-            raise ValueError(
-                f"{self.path}: x_train and y_train must be equally long, "
-                f"got {len(x_train)} and {len(y_train)}"
-            )
+        arrays = read_npz(
+            self.path, ["x_train", "y_train"], ["x_test", "y_test"], max_bytes=self.max_bytes
+        )
         if ("x_test" in arrays) != ("y_test" in arrays):
             raise ValueError(f"{self.path} must hold both x_test and y_test, or neither")
+        for x, y in (("x_train", "y_train"), ("x_test", "y_test")):
+            if x in arrays and len(arrays[x]) != len(arrays[y]):
+                raise ValueError(
+                    f"{self.path}: {x} and {y} must be equally long, "
+                    f"got {len(arrays[x])} and {len(arrays[y])}"
+                )
+        x_train, y_train = arrays["x_train"], arrays["y_train"]
+        x_train = channels_first(x_train, f"{self.path}: x_train")
         if "x_test" in arrays:
-            x_test, y_test = arrays["x_test"], arrays["y_test"]
+            x_test = channels_first(arrays["x_test"], f"{self.path}: x_test")
+            y_test = arrays["y_test"]
         else:
-            train, test = hold_out(y_train, self.test_fraction)
+            train, test = hold_out(y_train, self.test_fraction, str(self.path))
             x_test, y_test = x_train[test], y_train[test]
             x_train, y_train = x_train[train], y_train[train]
         # Classes are numbered before rows are left out, so that a part agrees with the whole.
         y_train, y_test, num_classes = number_labels(y_train, y_test, str(self.path))
         num_train = take("train_samples", self.train_samples, len(x_train), str(self.path))
         num_test = take("test_samples", self.test_samples, len(x_test), str(self.path))
-        x_train = channels_first(x_train[:num_train], f"{self.path}: x_train")
-        x_test = channels_first(x_test[:num_test], f"{self.path}: x_test")
         if x_train.shape[1:] != x_test.shape[1:]:
             raise ValueError(
                 f"{self.path}: x_train and x_test must hold inputs of one shape, "
                 f"got {x_train.shape[1:]} and {x_test.shape[1:]}"
             )
-        scaled = standardise(x_train, x_test)
+        scaled = standardise(x_train[:num_train], x_test[:num_test])
         return in_memory(
             (scaled[0], y_train[:num_train]),
             (scaled[1], y_test[:num_test]),

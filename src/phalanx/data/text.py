@@ -1,37 +1,44 @@
 """Text files, words and bags of words."""
 
-import csv
 import gzip
 import re
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
 from phalanx.data.arrays import Array
 
 
-@contextmanager
-def open_text(path: str | Path, kind: str) -> Iterator[TextIO]:
-    """Opens a file in UTF-8, plain or gzip-compressed (`.gz`), with line ends as they are.
+def read_text(path: str | Path, kind: str, max_bytes: int) -> str:
+    """The characters of a file in UTF-8, plain or gzip-compressed (`.gz`), line ends as they are.
+
+    A byte order mark at the start is no part of the text.
 
     Args:
         path: the file.
         kind: what it must be, for messages.
+        max_bytes: how long the text may be at most; no more is decompressed.
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if it cannot be read as such, then or while it is open.
+        ValueError: if it is damaged, longer, or no text.
     """
     opened = gzip.open if str(path).endswith(".gz") else open
+    content = bytearray()
     try:
-        with opened(path, "rt", encoding="utf-8", newline="") as file:
-            yield file
-    except (gzip.BadGzipFile, EOFError, zlib.error, csv.Error, ValueError) as error:
+        with opened(path, "rb") as file:
+            while len(content) <= max_bytes and (chunk := file.read(2**20)):
+                content += chunk
+        text = content.decode("utf-8-sig")
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} must be {kind} in UTF-8: {error}") from error
+    if len(content) > max_bytes:
+        raise ValueError(f"{path} must hold at most max_bytes={max_bytes} bytes, got more")
+    if "\0" in text:
+        raise ValueError(f"{path} must be {kind} in UTF-8: it has NUL at {text.index(chr(0))}")
+    return text
 
 
 def words(text: str) -> list[str]:

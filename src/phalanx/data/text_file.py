@@ -8,7 +8,7 @@ import numpy as np
 from phalanx.checks import require_at_least
 from phalanx.data.arrays import Array, check_fraction, in_memory
 from phalanx.data.base import DataSource, Splits
-from phalanx.data.text import open_text
+from phalanx.data.text import read_text
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,11 @@ class TextFile(DataSource):
     test_fraction: float = 0.1
     """Share of the characters, at the end of the text, that is for testing."""
 
+    max_bytes: int = 2**31
+    """Longest text that is read, in bytes, after decompression."""
+
     def __post_init__(self) -> None:
-        require_at_least(1, length=self.length)
+        require_at_least(1, length=self.length, max_bytes=self.max_bytes)
         check_fraction(self.test_fraction)
 
     def load(self) -> Splits:
@@ -53,10 +56,11 @@ class TextFile(DataSource):
 
         Raises:
             FileNotFoundError: if the file is missing.
-            ValueError: if it is no text, or too short for a sequence in either part.
+            ValueError: if it is damaged, no text, too long, or too short for a sequence in either
+                part.
         """
-        with open_text(self.path, "a text") as file:
-            characters = np.frombuffer(file.read().encode("utf-32-le"), dtype="<u4")
+        text = read_text(self.path, "a text", self.max_bytes)
+        characters = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
         parts = np.split(characters, [round((1 - self.test_fraction) * len(characters))])
         if min(map(len, parts)) <= self.length:
             raise ValueError(

@@ -1,6 +1,7 @@
 """Image classification data sets of torchvision, by name."""
 
 import inspect
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from phalanx.checks import require_at_least
 from phalanx.data.arrays import Array, channels_first, in_memory, number_labels, standardise
 from phalanx.data.base import DataSource, Splits
-from phalanx.data.images import check_size, stack_images
+from phalanx.data.images import check_size, naming, stack_images
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,12 @@ class TorchvisionDataset(DataSource):
     options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the class, such as `{"split": "letters"}` for EMNIST."""
 
+    max_bytes: int = 2**31
+    """Largest size of the pixels of a split, in bytes."""
+
     def __post_init__(self) -> None:
         check_size(self.image_size)
+        require_at_least(1, max_bytes=self.max_bytes)
 
     def load(self) -> Splits:
         """The training and test sets, after a download where that is allowed and needed.
@@ -77,11 +83,17 @@ class TorchvisionDataset(DataSource):
 
         def pictures() -> Iterator[Image.Image]:
             for index in range(len(images)):
-                picture, label = images[index]
-                labels.append(int(label))
+                with naming(f"{self.name}: image {index}"):
+                    picture, label = images[index]
+                try:
+                    labels.append(operator.index(label))
+                except TypeError:
+                    raise ValueError(
+                        f"{self.name}: labels must be one whole number each, got {label!r}"
+                    ) from None
                 yield picture
 
-        stacked = stack_images(pictures(), self.name, self.image_size)
+        stacked = stack_images(pictures(), self.name, self.image_size, max_bytes=self.max_bytes)
         return channels_first(stacked, self.name), np.asarray(labels)
 
     def _open(self, kind: type, *, train: bool) -> Any:

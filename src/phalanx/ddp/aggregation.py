@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from phalanx.aggregation import Aggregator
 from phalanx.coding import Code
+from phalanx.communication.agreement import StepCheck
 from phalanx.communication.point_to_point import Peers
 from phalanx.ddp.coded import Decoder, ShardedCode, message_loss
 from phalanx.ddp.collective import choose
@@ -31,12 +32,15 @@ class AggregatedStep(NamedTuple):
             coordinate-wise.
         scores: `(ranks,)` float64; higher is more suspicious; infinite for dropped ranks.
         dropped: `(ranks,)` bool; the ranks whose gradients were not finite.
-        suspects: `(ranks,)` bool; the ranks whose gradients the rule holds to be wrong.
-        outvoted: `(ranks,)` bool; the ranks that aggregated wrongly; nobody without votes.
+        suspects: `(ranks,)` bool; the dropped ranks, and those that the rule left out or found far
+            off: suspicion, no proof, see `Aggregate`.
+        outvoted: `(ranks,)` bool; the ranks that aggregated wrongly, for certain as long as no more
+            than `num_byzantine_aggregators` of a group do; nobody without votes.
         error: `Decoded.error` of a code; None from rules, which estimate none.
 
     Of a code there are no weights, scores are 1 for suspects and 0 for others, and nobody is
-    dropped: a rank whose message is not finite is a suspect.
+    dropped: a rank whose message is not finite is a suspect. Its suspects are proven, see
+    `Decoded`.
     """
 
     step: int
@@ -55,7 +59,8 @@ class GradientAggregation:
         rule: how gradients are aggregated: a robust rule, or a code.
         num_steps: backward passes aggregated so far.
         last: what became of the last one; None before the first.
-        times_suspected: `(ranks,)` int64, in how many steps each rank was suspected.
+        times_suspected: `(ranks,)` int64, in how many steps each rank was a suspect. Under rules
+            that leave out f of n in every step, honest ranks are f times in n.
     """
 
     def __init__(
@@ -64,7 +69,9 @@ class GradientAggregation:
         rule: Aggregator | Code,
         num_byzantine_aggregators: int = 0,
     ) -> None:
-        names = trained(model)
+        names = trained(
+            model, hook="aggregate", rule=rule, num_byzantine_aggregators=num_byzantine_aggregators
+        )
         peers = Peers(model.process_group)
         self.rule = rule
         self.num_steps = 0
@@ -74,6 +81,8 @@ class GradientAggregation:
         self._pipeline = as_pipeline(rule)
         self._memory = ParameterMemory() if remembers(self._pipeline) else None
         self._under_way: list[_Bucket] = []
+        self._peers = peers
+        self._step_check: StepCheck | None = None
         self._collective = choose(
             rule,
             peers,
@@ -145,6 +154,8 @@ class GradientAggregation:
             flat.dtype,
         )
         future: Future[Tensor] = Future(devices=[flat.device] if flat.is_cuda else None)
+        if not self._under_way:
+            self._step_check = StepCheck(self._peers, self.num_steps, flat.device)
         self._under_way.append(_Bucket(layout, flat, future))
         memory = None
         if self._memory is not None:
@@ -157,6 +168,8 @@ class GradientAggregation:
 
     def _complete(self) -> None:
         buckets, self._under_way = self._under_way, []
+        if self._step_check is not None:
+            self._step_check.finish()
         answer, outvoted = self._collective.finish(self.num_steps)
         if self._memory is not None:
             self._memory.replace({one.layout: one.flat for one in buckets})
@@ -206,7 +219,10 @@ def aggregate(
         What tells afterwards who was suspected and dropped, and is saved with a checkpoint.
 
     Raises:
-        ValueError: if there are too few ranks for the rule, or the model lies on several devices.
+        ValueError: if there are too few ranks for the rule, the model lies on several devices, or
+            gradients are not dense and real; all that does not fit is named.
+        DisagreementError: on all ranks, if ranks differ in rule, parameters or versions; in
+            `backward`, if they are at different steps, which checkpoints may bring about.
 
     Cost: see `robust_all_reduce`; a copy of the gradient besides, and two where the rule remembers.
 

@@ -16,7 +16,7 @@ from phalanx.aggregation import (
 )
 from phalanx.communication.point_to_point import Peers
 from phalanx.errors import naming
-from phalanx.floats import working
+from phalanx.floats import euclidean_norm, power_of_two, working
 
 _WIDTH = 1 << 18  # columns whose difference is in memory at once
 
@@ -50,7 +50,7 @@ class ClippedAllReduce:
         self.rule, self.peers = rule, peers
         self._bound = rule.num_tolerated(peers.size)
         self._pieces: list[_Piece] = []
-        self._squared: list[Tensor] = []
+        self._apart: list[Tensor] = []
         self._buffers: list[Tensor] = []
 
     def post(
@@ -64,7 +64,7 @@ class ClippedAllReduce:
         """
         centre = torch.zeros_like(flat) if memory is None else memory
         self._pieces.append(_Piece(flat, centre))
-        self._squared.append(squared_distance(flat, centre))
+        self._apart.append(distance(flat, centre))
 
     def finish(self, step: int) -> tuple[Aggregate, Bool[Tensor, " ranks"]]:
         """Aggregates what was posted by all ranks, and puts the aggregate in its place.
@@ -82,32 +82,35 @@ class ClippedAllReduce:
             RankLostError: if a rank is gone or silent.
         """
         try:
-            squared, finite = self._distances()
+            distances, finite = self._distances()
             left = require_tolerated(self.rule, finite, self._bound)
             weights = torch.zeros(self.peers.size, dtype=torch.float64)
-            weights[finite] = self._shares(squared[finite], left)
+            weights[finite] = self._shares(distances[finite], left)
             scores = self._combine(weights).where(finite, torch.inf)
         finally:
             self._pieces.clear()
-            self._squared.clear()
+            self._apart.clear()
         suspects = ~finite
         suspects[finite] = far_out(scores[finite])
         nobody = torch.zeros_like(finite)
         return Aggregate(torch.empty(0), weights, scores, ~finite, suspects), nobody
 
     def _distances(self) -> tuple[Float[Tensor, " ranks"], Bool[Tensor, " ranks"]]:
-        """Squared distance of every message to the centre, and which messages are finite."""
-        squared = torch.stack(self._squared).sum()
-        finite = bool(torch.isfinite(squared)) or all(
+        """Distance of every message to the centre, and which messages are finite."""
+        own = euclidean_norm(torch.stack(self._apart))
+        finite = bool(torch.isfinite(own)) or all(
             torch.isfinite(piece.flat).all() for piece in self._pieces
         )
-        told = self.peers.gather(torch.stack([squared, squared.new_tensor(float(finite))])).cpu()
+        told = self.peers.gather(torch.stack([own, own.new_tensor(float(finite))])).cpu()
         return told[:, 0], told[:, 1] == 1
 
-    def _shares(self, squared: Float[Tensor, " rows"], bound: int) -> Float[Tensor, " rows"]:
+    def _shares(self, distances: Float[Tensor, " rows"], bound: int) -> Float[Tensor, " rows"]:
         """The weights of the messages, which depend on their distances to the centre alone."""
-        around_centre = torch.cat([squared, squared.new_zeros(1)]).diag()
-        return self.rule.weigh(Geometry(around_centre, num_points=1), bound).weights
+        ordered = distances.sort().values
+        unit = power_of_two(ordered[len(ordered) // 2 : len(ordered) // 2 + 1]).item()
+        squared = torch.cat([distances / unit, distances.new_zeros(1)]).square()
+        geometry = Geometry(squared.diag(), num_points=1, unit=unit)
+        return self.rule.weigh(geometry.in_its_own_unit(), bound).weights
 
     def _combine(self, weights: Float[Tensor, " ranks"]) -> Float[Tensor, " ranks"]:
         """Puts the aggregate into the pieces; tells how far every message is from it."""
@@ -125,9 +128,9 @@ class ClippedAllReduce:
             with naming():
                 work.wait()
             total.add_(centre, alpha=rest)
-            distances.append(squared_distance(flat, total))
+            distances.append(distance(flat, total))
             flat.copy_(total)
-        return self.peers.gather(torch.stack(distances).sum()).sqrt().cpu()
+        return self.peers.gather(euclidean_norm(torch.stack(distances))).cpu()
 
     def _reserve(self) -> None:
         """Buffers for the sums, which are the last round's unless the pieces have changed."""
@@ -143,13 +146,11 @@ class ClippedAllReduce:
             ]
 
 
-def squared_distance(
-    one: Float[Tensor, " length"], other: Float[Tensor, " length"]
-) -> Float[Tensor, ""]:
-    """Squared Euclidean distance, summed in float64."""
-    total = torch.zeros((), dtype=torch.float64, device=one.device)
+def distance(one: Float[Tensor, " length"], other: Float[Tensor, " length"]) -> Float[Tensor, ""]:
+    """Euclidean distance, summed in float64."""
+    parts = [torch.zeros((), dtype=torch.float64, device=one.device)]
     for left, right in zip(one.split(_WIDTH), other.split(_WIDTH), strict=True):
         wide = working(left.dtype, right.dtype)
         difference = left.to(wide) - right
-        total += torch.linalg.vector_norm(difference, dtype=torch.float64).square()
-    return total
+        parts.append(euclidean_norm(difference))
+    return euclidean_norm(torch.stack(parts))

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from phalanx.aggregation import Aggregate, Aggregator, CenteredClipping, Pipeline, State
 from phalanx.coding import Code
+from phalanx.communication.agreement import require_agreement
 from phalanx.communication.point_to_point import Peers
 from phalanx.ddp.clipped import ClippedAllReduce
 from phalanx.ddp.sharded import ShardedAllReduce, groups_of
@@ -82,6 +83,7 @@ def robust_all_reduce(
 
     Raises:
         ValueError: if the vector is unfit, or there are too few ranks for the rule.
+        DisagreementError: on all ranks, if ranks differ in rule, length, dtype, versions or step.
         TooManyByzantineError: if more vectors are not finite than the rule survives; on all ranks.
         DecodeError: if ranks that aggregate the same shard do not agree.
         RankLostError: if a rank is gone, or silent for longer than the group's timeout.
@@ -104,20 +106,24 @@ def robust_all_reduce(
             "tensor must be floating and have shape (dim,), "
             f"got {tensor.dtype} and {tuple(tensor.shape)}"
         )
-    value = tensor.detach().clone()
+    value, peers = tensor.detach().clone(), Peers(group)
     state = (
         rule.init(len(value), dtype=value.dtype, device=value.device) if state is None else state
     )
     step, memory = (state[:1], state[1:]) if isinstance(rule, Pipeline) else ((), state)
+    number = int(step[0]) if step else 0
+    facts = {"rule": rule, "length": len(value), "dtype": value.dtype, "step": number}
+    facts["num_byzantine_aggregators"] = num_byzantine_aggregators
+    require_agreement(peers, {"hook": "robust_all_reduce", **facts}, value.device)
     collective = choose(
         rule,
-        Peers(group),
+        peers,
         length=len(value),
         max_pieces=1,
         dtype=value.dtype,
         num_byzantine_aggregators=num_byzantine_aggregators,
     )
     collective.post(value, *memory)
-    answer, _ = collective.finish(int(step[0]) if step else 0)
+    answer, _ = collective.finish(number)
     remembered = (value,) if memory else ()
-    return answer._replace(value=value), (*(number + 1 for number in step), *remembered)
+    return answer._replace(value=value), (*(one + 1 for one in step), *remembered)

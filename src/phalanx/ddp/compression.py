@@ -11,6 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from phalanx.aggregation import Aggregator
 from phalanx.communication import AllGather, ProcessGroupCollectives
+from phalanx.communication.agreement import StepCheck
+from phalanx.communication.point_to_point import Peers
 from phalanx.compression import Accordion, Compressor, TensorStates, Uncompressed, average
 from phalanx.ddp.aggregation import AggregatedStep
 from phalanx.ddp.parameters import trained
@@ -23,7 +25,8 @@ class CompressedStep(NamedTuple):
 
     Attributes:
         step: number of the backward pass, from 0.
-        payload_bytes: what this rank handed to collectives: messages, their lengths, a flag.
+        payload_bytes: what this rank handed to collectives: messages, their lengths, a flag; not
+            the number of the step, 8 bytes to every other rank.
         wire_bytes: what it sent for that; see `ProcessGroupCollectives`.
         dense_bytes: what `payload_bytes` would have been without compression.
         not_finite: the ranks with NaN or infinity in their gradients; the same on all ranks.
@@ -58,7 +61,16 @@ class GradientCompression:
             raise ValueError(f"start_step must be at least 0, got {start_step}")
         self.compressor, self.rule = compressor, rule
         self.last: CompressedStep | None = None
-        self._names = trained(model)
+        self._names = trained(
+            model,
+            hook="compress",
+            compressor=compressor,
+            rule=rule,
+            seed=seed,
+            start_step=start_step,
+            raise_not_finite=raise_not_finite,
+            find_unused_parameters=model.find_unused_parameters,
+        )
         self._collectives = ProcessGroupCollectives(model.process_group)
         self._robust = None if rule is None else RobustMean(rule, self._collectives)
         self._memory = TensorStates()
@@ -66,6 +78,8 @@ class GradientCompression:
         self._raises = raise_not_finite
         self._some_unused = model.find_unused_parameters
         self._under_way: list[tuple[Tensor, Future[Tensor]]] = []
+        self._peers = Peers(model.process_group)
+        self._step_check: StepCheck | None = None
         self._gradients: dict[str, Tensor] = {}
 
     @property
@@ -144,6 +158,8 @@ class GradientCompression:
         """Keeps a bucket until the last one of a step, which completes all."""
         flat = bucket.buffer()
         future: Future[Tensor] = Future(devices=[flat.device] if flat.is_cuda else None)
+        if not self._under_way:
+            self._step_check = StepCheck(self._peers, self.num_steps, flat.device)
         self._under_way.append((flat, future))
         for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
             self._gradients[self._names[parameter]] = gradient
@@ -154,6 +170,8 @@ class GradientCompression:
     def _complete(self) -> None:
         buckets, self._under_way = self._under_way, []
         gradients, self._gradients = self._gradients, {}
+        if self._step_check is not None:
+            self._step_check.finish()
         step, collectives = self.num_steps, self._collectives
         before = collectives.payload_bytes, collectives.wire_bytes
         sick: tuple[int, ...] = ()
@@ -249,8 +267,11 @@ def compress(
         What tells afterwards what was sent, and is saved with a checkpoint, by each rank its own.
 
     Raises:
-        ValueError: if the model lies on several devices, there are too few ranks for the rule, or
-            `start_step` is negative.
+        ValueError: if the model lies on several devices, gradients are not dense and real, there
+            are too few ranks for the rule, or `start_step` is negative.
+        DisagreementError: on all ranks, if ranks differ in what is said here, in parameters or
+            versions; in `backward`, if they are at different steps, which checkpoints may bring
+            about.
 
     Besides, `backward` raises on all ranks `NotFiniteError`, naming those with NaN or infinity;
     `TooManyByzantineError` if there are more of them than the rule survives; `RankLostError` if a

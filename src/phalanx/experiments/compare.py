@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,11 @@ from phalanx.coding import Code, DracoRepetition
 from phalanx.data import DataSource, Digits, Partitioner
 from phalanx.experiments.comparison import NO_ATTACK, Comparison
 from phalanx.experiments.grid import Cell, grid
-from phalanx.experiments.identity import description, digest
 from phalanx.experiments.labels import labels
 from phalanx.experiments.measure import Watch, load_records, measure
 from phalanx.experiments.runs import MakeModel, build, load, train_run
+from phalanx.files import owned
+from phalanx.identity import description, digest
 from phalanx.models import MLP
 from phalanx.ordering import Order, PerClient, RandomReshuffling
 from phalanx.parameters import ParameterLayout
@@ -170,6 +172,7 @@ def compare(
 
     Raises:
         ValueError: if arguments do not fit, before anything runs or is written.
+        FolderInUseError: if another process writes to `out`.
         KeyboardInterrupt: after Ctrl-C; finished runs stay in `out`.
         ChildProcessError: if processes cannot be started.
     """
@@ -177,9 +180,10 @@ def compare(
     known = load_records(Path(out)) if out is not None else {}
     if any(cell.identity not in known for cell in cells if not cell.skipped):
         _check_data(**cells[0].arguments)  # what cannot be read or built is an error now
-    comparison = Comparison(measure(cells, out, jobs=jobs, watch=watch, config=config), cells)
-    if out is not None:
-        comparison.write(Path(out))
+    with owned(Path(out)) if out is not None else nullcontext():
+        comparison = Comparison(measure(cells, out, jobs=jobs, watch=watch, config=config), cells)
+        if out is not None:
+            comparison.write(Path(out))
     return comparison
 
 

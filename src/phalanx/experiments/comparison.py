@@ -31,8 +31,9 @@ _READING = (
     "of a column, † a method that was stopped, n/a one that does not apply."
 )
 _DETECTION = (
-    "Precision: share of the workers named that had sent a Byzantine message; recall: share of the "
-    "Byzantine messages whose sender was named; both over all attacks. Seconds per round in all, "
+    "Precision: share of the workers suspected that had sent a Byzantine message; recall: share of "
+    "the Byzantine messages whose sender was suspected; proof: share of those whose sender was "
+    "named for certain, which only codes can do; all over all attacks. Seconds per round in all, "
     "and for decoding, as measured while other runs went on beside it."
 )
 
@@ -169,14 +170,14 @@ class Panel:
             Table(
                 f"Who was named, and how fast, {self.name}",
                 _DETECTION,
-                ("method", "worst under", "precision", "recall", "round", "decode"),
+                ("method", "worst under", "precision", "recall", "proof", "round", "decode"),
                 tuple(self._other(method) for method in self.methods),
             ),
         ]
 
     def _other(self, method: str) -> tuple[str | None, ...]:
         ran = [one for one in self.records.where(method=method) if one.values]
-        counts = ("lies", "caught", "false_alarms", "unheard")
+        counts = ("lies", "caught", "false_alarms", "unheard", "proven", "framed")
         found = Detection(**{name: sum(one[name] for one in ran) for name in counts})
         seconds = [
             [one[name] for one in ran if one[name] is not None]
@@ -187,6 +188,7 @@ class Panel:
             self.worst(method),
             score(found.precision),
             score(found.recall),
+            score(found.proof),
             *(duration(mean(each) if each else None) for each in seconds),
         )
 

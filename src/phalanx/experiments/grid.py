@@ -6,9 +6,9 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from phalanx.experiments.identity import description, digest
 from phalanx.experiments.labels import labels
 from phalanx.experiments.records import Label, place
+from phalanx.identity import description, digest
 
 Run = Callable[..., Mapping[str, Any]]
 """What is measured: a function of a module (or a `functools.partial`, or a dataclass that can be

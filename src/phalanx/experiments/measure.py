@@ -6,6 +6,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -15,11 +16,11 @@ import torch
 
 from phalanx.errors import NotFiniteError, TooManyByzantineError
 from phalanx.experiments.grid import Cell
-from phalanx.experiments.identity import digest
 from phalanx.experiments.labels import slug
 from phalanx.experiments.pool import run_here, run_in_processes
 from phalanx.experiments.records import Record, Records, plain
-from phalanx.files import clear_halves, whole
+from phalanx.files import clear_halves, owned, whole
+from phalanx.identity import digest
 from phalanx.training.environment import environment
 
 
@@ -68,6 +69,8 @@ def measure(
 
     Raises:
         ValueError: if a cell cannot be named or `out` is a file, before anything is run or written.
+        FolderInUseError: if another process measures into `out`.
+        StorageError: if the disk is full; the records that were written are whole.
         KeyboardInterrupt: after Ctrl-C; finished cells stay in `out`.
         ChildProcessError: if processes cannot be started.
     """
@@ -85,13 +88,13 @@ def measure(
     }
     missing = {cell.identity: cell for cell in cells if cell.identity not in known}
     if missing:
-        if folder is not None:
-            (folder / "cells").mkdir(parents=True, exist_ok=True)
-            clear_halves(folder / "cells")
-            if config is not None:
-                with whole(folder / "config.yaml") as beside:
-                    beside.write_text(config, encoding="utf-8")
-        _run(missing, known, total, folder, jobs, watch or (lambda _: None))
+        with owned(folder / "cells") if folder is not None else nullcontext():
+            if folder is not None:
+                clear_halves(folder / "cells")
+                if config is not None:
+                    with whole(folder / "config.yaml") as beside:
+                        beside.write_text(config, encoding="utf-8")
+            _run(missing, known, total, folder, jobs, watch or (lambda _: None))
     return Records(replace(known[cell.identity], labels=cell.labels) for cell in cells)
 
 
@@ -137,7 +140,8 @@ def run_cell(cell: Cell) -> Record:
             except (TooManyByzantineError, NotFiniteError) as error:
                 found = {"status": "stopped", "reason": str(error)}
             except Exception as error:  # a cell that fails is a result, and the others go on
-                found = {"status": "failed", "reason": _reason(error)}
+                trace = "".join(traceback.format_exception(error)).rstrip()
+                found = {"status": "failed", "reason": _reason(error), "traceback": trace}
     finally:
         torch.set_num_threads(threads)
     told = list(dict.fromkeys(str(one.message) for one in caught))

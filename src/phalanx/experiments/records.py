@@ -33,6 +33,8 @@ class Record:
     """Seconds in all."""
     warnings: Sequence[str] = ()
     """What was warned of, each once."""
+    traceback: str | None = None
+    """Where the error was raised, if it failed."""
 
     def __str__(self) -> str:
         return place(self.labels)

@@ -1,28 +1,28 @@
 """Training runs as functions of an experiment, with or without compressed messages."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+from torch.optim import SGD
+from torch.optim.lr_scheduler import MultiStepLR
 
 from phalanx.compression import Compressor, TensorStates, simulate
 from phalanx.data import DataSource, Splits
 from phalanx.errors import NotFiniteError, TooManyByzantineError
 from phalanx.evaluation import evaluate
-from phalanx.experiments.identity import description, digest
 from phalanx.experiments.records import mean
 from phalanx.fetch import fetch
+from phalanx.identity import description, digest
 from phalanx.losses import cross_entropy
 from phalanx.models import MLP
 from phalanx.randomness import generator, seeded
 from phalanx.reporting import SAME_WEIGHTS, detection
 from phalanx.training import train
-from phalanx.training.server_step import MakeOptimizer, default_optimizer
 
 MakeModel = Callable[[tuple[int, ...], int], nn.Module]
 """Makes a model from the shape of an input and the number of classes: a class, or a function of a
@@ -75,7 +75,8 @@ def train_run(
         `last_accuracies`: mean test accuracy of the last five evaluations.
         `evaluated` and `accuracies`: rounds completed and test accuracy at each evaluation.
         `round_seconds`, `compute_seconds`, `decode_seconds` and `message_bytes`: medians per round.
-        `lies`, `caught`, `false_alarms`, `unheard`, `precision` and `recall`: see `Detection`.
+        `lies`, `caught`, `false_alarms`, `unheard`, `proven`, `framed`, `precision` and `recall`:
+        see `Detection`.
         `weights`: a hash of all final weights; those of equal runs are the same bit by bit.
         `weight_difference`, `relative_difference` and `share_moved`, with a reference: the largest
         difference of a weight, that relative to the reference's largest weight, and the share of
@@ -89,7 +90,7 @@ def train_run(
         accuracy, loss = rounds[-1]["test_accuracy"], rounds[-1]["test_loss"]
     else:
         measured = options.get("loss", cross_entropy)
-        accuracy, loss = evaluate(network, measured, splits.test, splits.train)
+        accuracy, loss, _ = evaluate(network, measured, splits.test, splits.train)
     weights = _flat(network)
     values = {"test_accuracy": accuracy, "test_loss": loss, **_summary(rounds, curves)}
     values["weights"] = hashlib.blake2b(weights.numpy().tobytes(), digest_size=8).hexdigest()
@@ -119,7 +120,10 @@ def _summary(rounds: Sequence[dict[str, Any]], curves: Sequence[str]) -> dict[st
 
 
 _MEDIANS = ("compute_seconds", "decode_seconds", "virtual_seconds", "message_bytes")
-_DETECTED = ("lies", "caught", "false_alarms", "unheard", "precision", "recall")
+_DETECTED = (
+    *("lies", "caught", "false_alarms", "unheard", "proven", "framed"),
+    *("precision", "recall"),
+)
 
 
 def _trained(
@@ -129,30 +133,17 @@ def _trained(
     seed: int,
     device: str,
     milestones: Sequence[int],
-    optimizer: MakeOptimizer = default_optimizer,
     **options: Any,
 ) -> tuple[nn.Module, list[dict[str, Any]], str | None]:
     """The trained model, its rounds, and why it stopped, if it did."""
     network, rounds = build(model, splits, seed).to(device), list[dict[str, Any]]()
-    schedules: list[LRScheduler] = []
-
-    def scheduled(parameters: Iterable[nn.Parameter]) -> Optimizer:
-        made = optimizer(parameters)
-        schedules.append(MultiStepLR(made, list(milestones)))
-        return made
-
-    def after(entry: dict[str, Any]) -> None:
-        rounds.append(entry)
-        schedules[0].step()
-
     if options.get("attack") is None:
         options.pop("byzantine", None)
-    options = {"test": splits.test, "on_round": after, "seed": seed, **options}
-    made = scheduled if milestones else optimizer
-    if not milestones:
-        options["on_round"] = rounds.append
+    if milestones:
+        options["lr_scheduler"] = partial(MultiStepLR, milestones=list(milestones))
+    quiet = {"on_round": rounds.append, "progress": False}
     try:
-        train(network, splits.train, optimizer=made, **options)
+        train(network, splits.train, seed=seed, **{"test": splits.test, **quiet, **options})
     except TooManyByzantineError as error:
         return network, rounds, str(error)
     return network, rounds, None

@@ -52,7 +52,7 @@ def mix(
     Raises:
         NotFiniteError: if there is NaN or infinity; it names the nodes. Nothing was sent.
         ValueError: if a tensor has no such axis, or is not of floating point.
-        RankLostError, WireError: see `ProcessNetwork`.
+        DisagreementError, RankLostError, WireError: see `ProcessNetwork`.
 
     >>> from phalanx.gossip import DPSGD, SimulatedNetwork, Topology
     >>> network = SimulatedNetwork(Topology.ring(4))
@@ -71,6 +71,7 @@ def mix(
     ]
     before = network.bytes_sent.clone()
     round = GossipRound(network, seed, memory.step, names)
+    network.begin(memory.step)
     mixed, states = algorithm.mix(values, states, round)
     kept = {name: state for name, state in zip(names, states, strict=True) if state}
     return Mixed(

@@ -44,6 +44,9 @@ class Network(ABC):
         self.edges: Edges = topology.edges_at(nodes)
         self.bytes_sent = torch.zeros(len(self.edges.nodes), dtype=torch.int64)
 
+    def begin(self, step: int) -> None:  # noqa: B027 - most networks have nothing to compare
+        """Is told the number of the round that begins; neighbours are to be at the same one."""
+
     @abstractmethod
     def swap(self, outgoing: list[Tensor]) -> list[Tensor]:
         """Sends something to each neighbour: tensors `(edges, ...)`; gives what comes."""

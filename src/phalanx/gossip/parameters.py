@@ -1,19 +1,18 @@
 """Gossip averaging of a model's trained parameters."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from phalanx.communication.wire import from_buffer
 from phalanx.compression import TensorStates
 from phalanx.gossip.all_reduce_averaging import AllReduceAveraging
 from phalanx.gossip.base import Gossip
 from phalanx.gossip.mixing import mix
 from phalanx.gossip.network import Network
 from phalanx.gossip.process_network import ProcessNetwork
+from phalanx.parameters import unfit_parameters
 
 Named = Mapping[str, nn.Parameter] | Iterable[tuple[str, nn.Parameter]]
 
@@ -56,11 +55,14 @@ class ParameterGossip:
             seed: of the run, the same everywhere.
 
         Raises:
-            ValueError: on all ranks, if ranks differ in algorithm, topology, seed, or the names,
-                shapes or dtypes of parameters.
+            ValueError: if parameters are not dense and real, naming all that are not.
+            DisagreementError: on all ranks, if ranks differ in algorithm, topology, seed, versions,
+                or the names, shapes or dtypes of parameters.
         """
         pairs = parameters.items() if isinstance(parameters, Mapping) else parameters
         self._parameters = {name: x for name, x in pairs if x.requires_grad}
+        if problems := unfit_parameters(self._parameters):
+            raise ValueError("; ".join(problems))
         if not self._parameters:
             raise ValueError("parameters must be at least one that trains, got none")
         self.algorithm, self.network, self.seed = algorithm, network, seed
@@ -75,7 +77,8 @@ class ParameterGossip:
 
         Raises:
             NotFiniteError: if there is NaN or infinity in the parameters here.
-            RankLostError, WireError: see `ProcessNetwork`. The parameters have not changed.
+            DisagreementError, RankLostError, WireError: see `ProcessNetwork`. The parameters have
+                not changed.
         """
         self._take(self.algorithm)
 
@@ -127,16 +130,9 @@ class ParameterGossip:
         return {name: x.unsqueeze(0) for name, x in found.items()} if self._alone else found
 
     def _agree(self, network: ProcessNetwork) -> None:
-        """Compares a hash of everything that has to be equal: else ranks would wait for ever."""
+        """Compares everything that has to be equal: else ranks would wait for ever."""
         facts = [(name, tuple(x.shape), x.dtype) for name, x in sorted(self._parameters.items())]
-        text = repr((self.algorithm, network.topology, self.seed, facts))
-        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-        device = next(iter(self._parameters.values())).device
-        own = from_buffer(digest).to(device)
-        told = network.gather(own)
-        other = [rank for rank, row in enumerate(told) if not torch.equal(row, told[0])]
-        if other:
-            raise ValueError(
-                "algorithm, topology, seed and parameters must be the same on all ranks, got "
-                f"others than on rank 0 on {other}"
-            )
+        network.require_agreement(
+            {"algorithm": self.algorithm, "seed": self.seed, "parameters": facts},
+            next(iter(self._parameters.values())).device,
+        )

@@ -151,12 +151,22 @@ class PowerGossip(Gossip):
 
 
 def orthonormal(factors: Factor) -> Factor:
-    """An orthonormal basis of the columns of each factor; no factor may be all zeros."""
-    if factors.shape[2] == 1:  # scaled first: squares of small numbers vanish
-        factors = factors / factors.abs().amax(dim=1, keepdim=True)
-        norms: Tensor = torch.linalg.vector_norm(factors, dim=1, keepdim=True)
-        return factors / norms
-    basis: Tensor = torch.linalg.qr(factors).Q
+    """An orthonormal basis of the columns of each factor; no factor may be all zeros.
+
+    One after the other, each in memory of its own: kernels round otherwise in a batch, as both ends
+    of an edge have other ones, and must come to the same bits.
+    """
+    # Scaled first: squares of small numbers vanish.
+    factors = factors / factors.abs().amax(dim=(1, 2), keepdim=True)
+    bases = [_basis_of(factor.clone()) for factor in factors]
+    return torch.stack(bases) if bases else factors
+
+
+def _basis_of(factor: Float[Tensor, "size rank"]) -> Float[Tensor, "size rank"]:
+    alone = factor.shape[1] == 1
+    basis: Tensor = (
+        factor / torch.linalg.vector_norm(factor) if alone else torch.linalg.qr(factor).Q
+    )
     return basis
 
 

@@ -1,12 +1,14 @@
 """Gossip network of `torch.distributed` processes, one node per process."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from phalanx.communication.agreement import StepCheck, require_agreement
 from phalanx.communication.point_to_point import Peers
 from phalanx.communication.wire import integers_from_bytes, integers_to_bytes, to_bytes
 from phalanx.errors import WireError, naming, require
@@ -21,7 +23,9 @@ class ProcessNetwork(Network):
     What comes is not trusted: values that are not finite, and bytes that are no message, raise a
     `WireError` that names the neighbour. A neighbour that is gone, or silent for longer than the
     timeout of the group, raises a `RankLostError` with its rank. After either, nodes have not all
-    taken the same rounds: start from the last checkpoint.
+    taken the same rounds: start from the last checkpoint. Neighbours that are at different rounds,
+    after checkpoints of different rounds, say, raise a `DisagreementError` before anything else is
+    sent; for that each sends the number of the round, 8 bytes that `bytes_sent` does not count.
     """
 
     def __init__(self, topology: Topology, group: dist.ProcessGroup | None = None) -> None:
@@ -41,6 +45,15 @@ class ProcessNetwork(Network):
                 f"{self._peers.size} ranks"
             )
         super().__init__(topology, [self._peers.rank])
+        self._step: int | None = None
+
+    def require_agreement(self, facts: Mapping[str, Any], device: torch.device | str) -> None:
+        """Compares the topology and other facts among all ranks; see the function of that name."""
+        require_agreement(self._peers, {"topology": self.topology, **facts}, device)
+
+    def begin(self, step: int) -> None:
+        """Keeps the number of the round, which goes to the neighbours before all else."""
+        self._step = step
 
     def swap(self, outgoing: list[Tensor]) -> list[Tensor]:
         """To each neighbour its row of every tensor, in one message."""
@@ -76,20 +89,18 @@ class ProcessNetwork(Network):
     def mean(self, values: list[Tensor]) -> list[Tensor]:
         """All-reduces, one a tensor; gloo and NCCL give all ranks the same bits."""
         self._count_mean(values)
+        self._compare_steps(values[0].device)
         found = [x / self.topology.num_nodes for x in values]
         with naming():
             for x in found:
                 dist.all_reduce(x, group=self._peers.group)
         return found
 
-    def gather(self, data: Tensor) -> Tensor:
-        """The tensors of all ranks, of one shape: for checks before the first round."""
-        return self._peers.gather(data)
-
     def _exchange(self, outgoing: list[Tensor], lengths: list[int]) -> list[Tensor]:
         """A row of bytes to each neighbour, and one of the given length from each."""
         device = outgoing[0].device if outgoing else torch.device("cpu")
         nothing = torch.empty(0, dtype=torch.uint8, device=device)
+        self._compare_steps(device)
         there, here = [nothing] * self._peers.size, [nothing] * self._peers.size
         peers = self.edges.peers.tolist()
         for peer, row, length in zip(peers, outgoing, lengths, strict=True):
@@ -97,6 +108,12 @@ class ProcessNetwork(Network):
             here[peer] = torch.empty(length, dtype=torch.uint8, device=device)
         self._peers.swap(there, here).wait()
         return [here[peer] for peer in peers]
+
+    def _compare_steps(self, device: torch.device) -> None:
+        """Once a round: messages of another one might have other lengths, which gloo dies of."""
+        if self._step is not None:
+            step, self._step = self._step, None
+            StepCheck(self._peers, step, device, self.edges.peers.tolist()).finish()
 
     def _lengths(self, message: Tensor, most: int) -> list[int]:
         """The lengths of the neighbours' messages, none of them longer than messages can be."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from phalanx.checks import require_at_least
+from phalanx.parameters import make_dense, module_modes, set_modes
 
 
 class Replicas(nn.Module):
@@ -17,8 +18,9 @@ class Replicas(nn.Module):
     optimizer that treats every number by itself (SGD, Adam): all nodes step at once. Take the sum
     of the nodes' losses backward, not the mean: each node's gradient is then that of its own loss.
 
-    Buffers are those of the model at every node and do not change in training: use normalisation
-    without running statistics.
+    In training mode its layers are in the modes that those of the model had. Buffers are those of
+    the model at every node and do not change in training: use normalisation without running
+    statistics, or in evaluation mode. Embeddings have dense gradients.
     Cost: that of the copies; small layers take the time of one large call.
 
     >>> import torch
@@ -48,6 +50,8 @@ class Replicas(nn.Module):
             self.register_parameter(name, nn.Parameter(stacked[place].detach().clone(), trains))
         # In a list, so that its parameters are not taken for ours.
         self._model = [copy.deepcopy(model)]
+        make_dense(self._model[0])
+        self._modes = module_modes(self._model[0])
 
     def forward(self, inputs: Tensor) -> Any:
         """Outputs of every node for its own inputs: the nodes are the first axis of both."""
@@ -56,7 +60,7 @@ class Replicas(nn.Module):
         def one(values: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Any:
             return functional_call(self._model[0], (values, buffers), (x,))
 
-        self._model[0].train(self.training)
+        set_modes({one: mode and self.training for one, mode in self._modes.items()})
         return vmap(one, randomness="different")(values, self._buffers_here, inputs)
 
     def by_name(self) -> dict[str, nn.Parameter]:

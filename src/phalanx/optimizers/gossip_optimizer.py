@@ -6,6 +6,7 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 
 from phalanx.gossip import ParameterGossip
+from phalanx.optimizers.scaled import unscale
 
 
 class GossipOptimizer(Optimizer):
@@ -74,12 +75,7 @@ class GossipOptimizer(Optimizer):
         """Whether `GradScaler` found gradients that are not finite; it unscales them if not."""
         if bool(getattr(self, "found_inf", False)):
             return True
-        if (scale := getattr(self, "grad_scale", None)) is not None:
-            inverse = scale.double().reciprocal().float()
-            for group in self.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        parameter.grad.mul_(inverse.to(parameter.grad.device))
+        unscale(self)
         return False
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,12 +7,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from phalanx.communication.agreement import StepCheck, require_agreement
+from phalanx.communication.point_to_point import Peers
 from phalanx.compression.averaging import TensorStates
 from phalanx.compression.base import Compressor
 from phalanx.compression.distributed import communicate
 from phalanx.compression.error_feedback import ErrorFeedback
 from phalanx.compression.two_stage import TwoStage
 from phalanx.compression.uncompressed import Uncompressed
+from phalanx.errors import NotFiniteError
+from phalanx.optimizers.scaled import unscale
+from phalanx.parameters import unfit_parameters
 
 
 class OneBitAdam(torch.optim.Optimizer):
@@ -39,6 +44,8 @@ class OneBitAdam(torch.optim.Optimizer):
     1
     >>> dist.destroy_process_group()
     """
+
+    _step_supports_amp_scaling = True  # `GradScaler` then calls `step` whatever it found
 
     def __init__(
         self,
@@ -67,7 +74,7 @@ class OneBitAdam(torch.optim.Optimizer):
             group: the processes; all of them by default.
 
         Raises:
-            ValueError: if a number is out of its range.
+            ValueError: if a number is out of its range, or parameters are not dense and real.
         """
         if lr < 0 or eps < 0 or weight_decay < 0:
             raise ValueError(
@@ -78,46 +85,79 @@ class OneBitAdam(torch.optim.Optimizer):
         if freeze_step < 1:
             raise ValueError(f"freeze_step must be at least 1, got {freeze_step}")
         named = list(named_parameters)
+        if problems := unfit_parameters(dict(named)):
+            raise ValueError("; ".join(problems))
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__([parameter for _, parameter in named], defaults)
         self.freeze_step, self.memory = freeze_step, TensorStates()
         self.compressor = compressor or ErrorFeedback(TwoStage())
         self._names = {parameter: name for name, parameter in named}
-        self._seed, self._group = seed, group
+        self._seed, self._group, self._agreed = seed, group, False
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step on the gradients of all workers, which call it together.
 
+        Where a worker's `GradScaler` found gradients that are not finite, all workers leave out the
+        step.
+
         Raises:
+            DisagreementError: on all workers, if they differ in fields, parameters or versions, or
+                are at different steps.
             NotFiniteError: on all workers, before anything is changed, naming those with NaN or
-                infinity in their gradients.
+                infinity in their gradients. Not under a `GradScaler`.
             RankLostError: if a worker is gone or silent.
         """
+        self._agree()
+        scaled = getattr(self, "found_inf", None) is not None
+        if scaled:
+            unscale(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         frozen = self.memory.step >= self.freeze_step
-        told, self.memory = communicate(
-            self.compressor if frozen else Uncompressed(),
-            {
-                self._names[parameter]: self._sent(parameter, group["betas"][0], frozen)
-                for group in self.param_groups
-                for parameter in group["params"]
-            },
-            self.memory,
-            seed=self._seed,
-            group=self._group,
-        )
+        try:
+            told, self.memory = communicate(
+                self.compressor if frozen else Uncompressed(),
+                {
+                    self._names[parameter]: self._sent(parameter, group["betas"][0], frozen)
+                    for group in self.param_groups
+                    for parameter in group["params"]
+                },
+                self.memory,
+                seed=self._seed,
+                group=self._group,
+            )
+        except NotFiniteError:
+            if scaled:  # on all workers: nothing was sent, and nothing changed
+                return loss
+            raise
         for group in self.param_groups:
             for parameter in group["params"]:
                 self._move(parameter, told[self._names[parameter]], group, frozen)
         return loss
 
+    def _agree(self) -> None:
+        """Compares what workers are told to do, once, and the number of the step."""
+        peers = Peers(self._group)
+        first = next(iter(self._names))
+        if not self._agreed:
+            facts = {
+                "compressor": self.compressor,
+                "freeze_step": self.freeze_step,
+                "seed": self._seed,
+                "parameters": [(name, tuple(x.shape), x.dtype) for x, name in self._names.items()],
+            }
+            require_agreement(peers, {"optimizer": "OneBitAdam", **facts}, first.device)
+            self._agreed = True
+        StepCheck(peers, self.memory.step, first.device).finish()
+
     def _sent(self, parameter: nn.Parameter, keep: float, frozen: bool) -> Tensor:
         """The gradient; later the momentum that the worker would have, were it alone."""
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        if gradient.layout != torch.strided:
+            gradient = gradient.to_dense()
         if not frozen:
             return gradient
         return torch.lerp(gradient, self.state[parameter]["first"], keep)

@@ -30,6 +30,11 @@ class Batches:
         """Samples per partition."""
         return self.batch_size // self.num_partitions
 
+    @property
+    def rounds_per_epoch(self) -> int:
+        """Rounds that the data set fills; one if it does not fill any."""
+        return max(1, self.num_samples // self.batch_size)
+
 
 @dataclass(frozen=True)
 class Order(ABC):
@@ -57,8 +62,7 @@ class Order(ABC):
 
     def samples(self, batches: Batches, step: int, partition: int) -> Int[Tensor, " size"]:
         """Indices of the samples of one partition of one round."""
-        rounds = batches.num_samples // batches.batch_size
-        epoch, place = divmod(step, rounds)
+        epoch, place = divmod(step, batches.rounds_per_epoch)
         start = place * batches.batch_size + partition * batches.size
         visited = _permutation(self, batches.num_samples, epoch, batches.seed, "order")
         return visited[start : start + batches.size]

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from phalanx.parameters import module_modes, set_modes
+
 _PROBE = 8  # tokens on which chain and model are compared
 
 
@@ -194,7 +196,7 @@ _HEADS: dict[str, Callable[[Any, bool], nn.Sequential]] = {
 @torch.no_grad()
 def _compare(chain: nn.Module, model: Any, padding: int | None) -> None:
     """Refuses a model that computes something else, by its configuration or its version."""
-    config, training = model.config, model.training
+    config, modes = model.config, module_modes(model) | module_modes(chain)
     length = min(_PROBE, config.max_position_embeddings - 2)  # of which RoBERTa leaves out two
     used = {padding, config.pad_token_id}
     tokens = [token for token in range(config.vocab_size) if token not in used][:length]
@@ -208,8 +210,7 @@ def _compare(chain: nn.Module, model: Any, padding: int | None) -> None:
         wanted = model(inputs, attention_mask=real).logits
         found = chain(inputs)
     finally:
-        model.train(training)
-        chain.train(training)
+        set_modes(modes)
     allowed = torch.finfo(wanted.dtype).eps ** 0.5 * wanted.norm()
     if found.shape != wanted.shape or not (found - wanted).norm() <= allowed:
         raise ValueError(

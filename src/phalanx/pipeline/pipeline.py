@@ -1,7 +1,9 @@
 """Compressed pipeline training on several processes."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +13,12 @@ import torch.distributed as dist
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from phalanx.communication.agreement import require_agreement
+from phalanx.communication.point_to_point import Peers
+from phalanx.communication.wire import from_buffer
 from phalanx.compression import Compressor, SampleQuantization, TensorStates
+from phalanx.errors import DisagreementError
+from phalanx.parameters import sparse_gradients, unfit_parameters
 from phalanx.pipeline.activation_difference import ActivationDifference
 from phalanx.pipeline.base import ActivationCodec
 from phalanx.pipeline.boundary import ActivationBoundary, BoundaryTraffic
@@ -111,7 +118,9 @@ class CompressedPipeline:
 
         Raises:
             ValueError: if an argument is out of its range, there is not one stage a process, a
-                stage hands on anything but one floating-point tensor, or a buffer does not fit.
+                stage hands on anything but one floating-point tensor, a buffer does not fit, or
+                gradients of replicas are not dense and real.
+            DisagreementError: on all processes, if they were told different things.
         """
         if num_microbatches < 1:
             raise ValueError(f"num_microbatches must be at least 1, got {num_microbatches}")
@@ -143,9 +152,24 @@ class CompressedPipeline:
             num_epochs,
         )
         self.index = dist.get_rank(group)
+        self._peers = Peers(group)
         self.module = stages[self.index]
         self._crossings = crossings(stages, example[:1])
         self.estimate = crossed.estimate(self._crossings)
+        facts = {field.name: getattr(crossed, field.name) for field in fields(crossed)}
+        del facts["folder"]  # each process has its own
+        facts |= {"crossings": self._crossings, "gradients": gradients, "schedule": schedule}
+        facts |= {"hook": "CompressedPipeline", "num_microbatches": num_microbatches}
+        require_agreement(self._peers, facts, example.device)
+        if replicas is not None:
+            named = dict(self.module.named_parameters())
+            problems = unfit_parameters(named)
+            if sparse := sparse_gradients(self.module):
+                problems.append(f"gradients must be dense: those of {sparse} are sparse")
+            if problems:
+                raise ValueError("; ".join(problems))
+            layout = [(name, tuple(one.shape), one.dtype) for name, one in named.items()]
+            require_agreement(Peers(replicas), {"parameters": layout, **facts}, example.device)
         crossed.warn_of_noise(stages)
         _log.info(
             "activations of %s samples take %s bytes on each side of each boundary",
@@ -165,6 +189,7 @@ class CompressedPipeline:
             self.after = crossed.boundary(self._crossings[self.index], name, device)
         self._gradients, self._replicas, self._seed = gradients, replicas, seed
         self._memory = TensorStates()
+        self._num_steps = 0
         self._made: dict[tuple[int, bool], tuple[Any, Any]] = {}
 
     @property
@@ -208,6 +233,7 @@ class CompressedPipeline:
 
         Raises:
             ValueError: if the batch has no equal parts, or something that is needed is missing.
+            DisagreementError: if processes are at different steps, or have different ids.
             NotFiniteError: if activations or gradients of this stage are not finite. Neighbours
                 wait until this process ends, or for the timeout of the group.
             WireError: if a neighbour's bytes are not what was to come.
@@ -218,6 +244,7 @@ class CompressedPipeline:
             raise ValueError("targets must be given on the last stage, got None")
         stage, schedule = self._prepare(len(ids), inputs, training=True)
         stage.begin(ids, self._num_microbatches)
+        self._same_step(ids)
         losses: list[Tensor] = []
         with stage.neighbours_named():
             schedule.step(
@@ -231,6 +258,21 @@ class CompressedPipeline:
                 self.module, self._gradients, self._memory, seed=self._seed, group=self._replicas
             )
         return torch.stack(losses).mean().detach() if self.is_last else None
+
+    def _same_step(self, ids: Tensor) -> None:
+        """Compares the number of the step and the ids among all stages."""
+        own = hashlib.blake2b(
+            repr((self._num_steps, ids.tolist())).encode(), digest_size=8
+        ).digest()
+        told = self._peers.gather(from_buffer(own).to(self._example.device))
+        odd = [rank for rank, row in enumerate(told) if not torch.equal(row, told[self.index])]
+        if odd:
+            raise DisagreementError(
+                f"all stages must take the same step with the same ids, step {self._num_steps} of "
+                f"{len(ids)} here, got another one on ranks {odd}",
+                ranks=odd,
+            )
+        self._num_steps += 1
 
     @torch.no_grad()
     def predict(self, num_inputs: int, inputs: Tensor | None = None) -> Tensor | None:
@@ -295,6 +337,7 @@ class CompressedPipeline:
         """
         sides = {"before": self.before, "after": self.after}
         return {
+            "step": self._num_steps,
             "gradients": self._memory.state_dict(),
             **{name: one.state_dict() for name, one in sides.items() if one is not None},
         }
@@ -312,4 +355,5 @@ class CompressedPipeline:
         for name, one in sides.items():
             if one is not None:
                 one.load_state_dict(state[name])
+        self._num_steps = int(state["step"])
         self._memory = TensorStates.from_state_dict(state["gradients"])

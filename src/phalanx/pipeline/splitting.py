@@ -111,7 +111,7 @@ def noise_upstream(stages: Sequence[nn.Module]) -> list[str]:
         f"stage {place}: {name or type(module).__name__}"
         for place, stage in enumerate(stages[:-1])
         for name, module in stage.named_modules()
-        if _dropout(module) > 0
+        if module.training and _dropout(module) > 0
     ]
 
 

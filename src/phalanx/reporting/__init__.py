@@ -7,9 +7,11 @@ from phalanx.reporting.frontier import plot_frontier, write_frontier
 from phalanx.reporting.html import write_report
 from phalanx.reporting.link_plan import plot_link_plan, write_link_plan
 from phalanx.reporting.page import Plot, Table, drawn, markdown_table, render_page
+from phalanx.reporting.plan import write_plan
 from phalanx.reporting.plots import (
     plot_accuracy,
     plot_loss,
+    plot_metric,
     plot_residual,
     plot_seconds,
     plot_suspicion,
@@ -35,6 +37,7 @@ __all__ = [
     "plot_frontier",
     "plot_link_plan",
     "plot_loss",
+    "plot_metric",
     "plot_residual",
     "plot_seconds",
     "plot_suspicion",
@@ -43,5 +46,6 @@ __all__ = [
     "terminal_table",
     "write_frontier",
     "write_link_plan",
+    "write_plan",
     "write_report",
 ]

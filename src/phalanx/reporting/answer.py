@@ -1,12 +1,18 @@
 """Summary sentence of a report, computed from the figures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from phalanx.reporting.compare_runs import SAME_WEIGHTS, Row, is_honest
-from phalanx.reporting.detection import byzantine_senders, detection, total
+from phalanx.reporting.detection import Detection, byzantine_senders, detection, total
 from phalanx.reporting.format import count, difference, excerpt, listed, percent, score
-from phalanx.reporting.record import RunRecord, byzantine, excluded, suspects
+from phalanx.reporting.record import (
+    RunRecord,
+    byzantine,
+    excluded,
+    excluded_by_suspicion,
+    suspected,
+)
 
 NOTABLE_FALL = 0.01
 """Test accuracy lost against the reference, as a share, that is called a fall."""
@@ -25,16 +31,24 @@ def answer(records: Sequence[RunRecord], rows: Sequence[Row]) -> str:
 
 def _one(record: RunRecord) -> str:
     rounds = count(len(record.rounds), "round")
-    accuracy = record.test_accuracy
-    at = "" if accuracy is None else f"at {percent(accuracy)} test accuracy"
+    at = _at(record.test_accuracy, record.evaluation)
     if record.status == "finished":
-        outcome = f"The run ended after {rounds} {at or 'without a measured test accuracy'}"
+        by = "" if record.stopped_by is None else f"was stopped by {record.stopped_by} and "
+        outcome = f"The run {by}ended after {rounds} {at or 'and was not evaluated'}"
     else:
         error = record.error and f" by an error (“{excerpt(record.error)}”)"
         how = f"was stopped{error}" if error else "is not finished"
         outcome = f"The run {how} after {rounds}{at and f', last measured {at}'}"
     clauses = [outcome, _loss(record), _byzantine(record), _excluded(record)]
     return "; ".join(clause for clause in clauses if clause) + "."
+
+
+def _at(accuracy: float | None, evaluation: Mapping[str, float]) -> str:
+    """For example "at 97.5 % test accuracy", or "at test mae 0.12"; empty if nothing is known."""
+    if accuracy is not None:
+        return f"at {percent(accuracy)} test accuracy"
+    first = next(iter(evaluation), None)
+    return "" if first is None else f"at {first.replace('_', ' ')} {evaluation[first]:.4g}"
 
 
 def _loss(record: RunRecord) -> str:
@@ -47,15 +61,16 @@ def _byzantine(record: RunRecord) -> str:
     if not record.rounds:
         return ""
     attacked = [byzantine(entry) for entry in record.rounds if byzantine(entry)]
-    named = set().union(*(suspects(entry) for entry in record.rounds))
-    if not attacked:
-        verdict = f", yet the decoder named {count(len(named), 'worker')}" if named else None
-        return "no Byzantine worker was simulated" + (verdict or " and nobody was named")
+    named = set().union(*(suspected(entry) for entry in record.rounds))
     found = detection(record.rounds)
+    if not attacked:
+        who = count(len(named), "worker")
+        verdict = f", yet the decoder {found.verb} {who}" if named else None
+        return "no Byzantine worker was simulated" + (verdict or " and nobody was named")
     if not found.lies:
         return f"{_who(record, attacked)}, and none of their messages entered decoding"
     heard = [byzantine_senders(entry) for entry in record.rounds if byzantine_senders(entry)]
-    verdict = _verdict(found.caught, found.lies, found.false_alarms)
+    verdict = _verdict(found)
     scores = [f"recall {score(found.recall)}"]
     if found.precision is not None:
         scores.insert(0, f"precision {score(found.precision)}")
@@ -67,9 +82,13 @@ def _excluded(record: RunRecord) -> str:
     since = sorted(excluded(record).items(), key=lambda pair: (pair[1], pair[0]))
     if not since:
         return ""
+    doubted = excluded_by_suspicion(record)
     (first, rounds), *others = since
-    parts = [f"{first} (after {count(rounds, 'round')})"]
-    parts += [f"{worker} (after {later})" for worker, later in others]
+    whens = [(first, count(rounds, "round")), *((worker, str(later)) for worker, later in others)]
+    parts = [
+        f"{worker} (after {when}{', without proof' if worker in doubted else ''})"
+        for worker, when in whens
+    ]
     noun, verb = ("workers", "were") if others else ("worker", "was")
     return f"{noun} {listed(parts)} {verb} excluded"
 
@@ -88,13 +107,14 @@ def _who(record: RunRecord, groups: list[set[int]]) -> str:
     return f"{who} {was} Byzantine in {when}"
 
 
-def _verdict(caught: int, lies: int, false_alarms: int) -> str:
-    alarms = f", along with honest ones {count(false_alarms, 'time')}" if false_alarms else ""
-    if caught == lies:
-        return "all were named" + alarms
-    if caught:
-        return f"were named for {caught} of {lies} Byzantine messages" + alarms
-    return "none was named" + (f", but honest ones {count(false_alarms, 'time')}" if alarms else "")
+def _verdict(found: Detection) -> str:
+    wrong = count(found.false_alarms, "time")
+    alarms = f", along with honest ones {wrong}" if found.false_alarms else ""
+    if found.caught == found.lies:
+        return f"all were {found.verb}" + alarms
+    if found.caught:
+        return f"were {found.verb} for {found.caught} of {found.lies} Byzantine messages" + alarms
+    return f"none was {found.verb}" + (f", but honest ones {wrong}" if alarms else "")
 
 
 def _several(records: Sequence[RunRecord], rows: Sequence[Row]) -> str:
@@ -147,7 +167,7 @@ def _naming(rows: list[Row]) -> str:
     )
     part = f"{found.caught} of {found.lies} Byzantine messages"
     named = "every Byzantine worker" if found.caught == found.lies else part
-    return f" and named {named}{alarms}"
+    return f" and {found.verb} {named}{alarms}"
 
 
 def _outcomes(rows: list[Row], reference: Row | None) -> str:
@@ -175,9 +195,10 @@ def _fell(row: Row, reference: Row | None) -> bool:
 
 
 def _outcome(row: Row, reference: Row | None) -> str:
-    at = "" if row.test_accuracy is None else f" at {percent(row.test_accuracy)} test accuracy"
+    at = _at(row.test_accuracy, row.evaluation)
+    at = f" {at}" if at else ""
     if reference is None:
-        return f"{row.title} ended{at or ' without a measured test accuracy'}"
+        return f"{row.title} ended{at or ' and was not evaluated'}"
     if row.weight_difference is None:
         return f"{row.title} ended{at} with weights that cannot be compared"
     finite = math.isfinite(row.weight_difference)

@@ -1,8 +1,8 @@
 """Comparison of runs: distance from the reference, speed, and detection."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -44,6 +44,8 @@ class Row:
     """Whether the others are held against this run."""
     round_bytes: float | None = None
     """Median bytes of messages per round; None if they were not counted."""
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    """Final (or last measured) evaluation by name, see `RunRecord.evaluation`."""
 
 
 def is_honest(record: RunRecord) -> bool:
@@ -110,6 +112,7 @@ def _row(record: RunRecord, reference: RunRecord | None) -> Row:
         detection=detection(record.rounds),
         is_reference=reference is not None and record.folder == reference.folder,
         round_bytes=_median(record, "message_bytes"),
+        evaluation=record.evaluation,
     )
 
 

@@ -16,12 +16,19 @@ from phalanx.reporting.page import Plot, drawn, render_page
 from phalanx.reporting.plots import (
     plot_accuracy,
     plot_loss,
+    plot_metric,
     plot_residual,
     plot_seconds,
     plot_suspicion,
     plot_workers,
 )
-from phalanx.reporting.record import RunRecord, excluded, missing, worker_ids
+from phalanx.reporting.record import (
+    RunRecord,
+    excluded,
+    excluded_by_suspicion,
+    missing,
+    worker_ids,
+)
 from phalanx.reporting.table import MEANINGS, cells
 
 _SIZE = (5.6, 3.0)  # inches
@@ -89,9 +96,14 @@ def _plots(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Plot]:
         alt = f"Test accuracy over rounds. Last values: {ends}."
         caption = "On the whole test set. Higher is better."
         plots.append(Plot("Test accuracy", caption, alt, partial(plot_accuracy, records), _SIZE))
+    else:
+        plots += _metric_plots(records)
     if any(value > 0 for record in records for _, value in record.series("loss")):
         alt = f"Training loss over rounds. Last values: {_last(records, 'loss')}."
-        caption = "Lower is better; what is not finite is left out."
+        caption = (
+            "Lower is better. What is not finite is left out; where a run went far above the "
+            "others it is cut off, and the legend says how high it went."
+        )
         plots.append(Plot("Training loss", caption, alt, partial(plot_loss, records), _SIZE))
     if any(row.round_seconds is not None for row in rows):
         spent = listed([f"{row.title} {duration(row.round_seconds)}" for row in rows])
@@ -112,6 +124,19 @@ def _plots(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Plot]:
     return plots
 
 
+def _metric_plots(records: Sequence[RunRecord]) -> list[Plot]:
+    """The first metric of runs without an accuracy, over rounds: of regressions, say."""
+    names = list(dict.fromkeys(name for record in records for name in record.evaluation))[:1]
+    plots = []
+    for name in names:
+        if any(record.series(name) for record in records):
+            title = name.replace("_", " ").capitalize()
+            alt = f"{title} over rounds. Last values: {_last(records, name)}."
+            draw = partial(plot_metric, records, name)
+            plots.append(Plot(title, "As it was evaluated.", alt, draw, _SIZE))
+    return plots
+
+
 def _suspicion_plot(record: RunRecord) -> Plot:
     last = record.rounds[-1].get("suspicion") or [0.0]
     out = sorted(excluded(record))
@@ -121,8 +146,8 @@ def _suspicion_plot(record: RunRecord) -> Plot:
         f"{', '.join(map(str, out)) or 'nobody'}."
     )
     caption = (
-        "The share of the last rounds, about ten, in which a worker was suspected; a cross marks "
-        "its exclusion."
+        "The share of the last rounds, about ten, in which a worker was named, or suspected "
+        "without proof; a cross marks its exclusion."
     )
     draw = partial(plot_suspicion, record)
     return Plot(f"Suspicion: {record.title}", caption, alt, draw, _worker_size(record))
@@ -132,15 +157,22 @@ def _worker_size(record: RunRecord) -> tuple[float, float]:
     return _SIZE[0], 1.2 + 0.12 * min(max(record.num_workers, 6), 60)
 
 
+_READING = (
+    "One row per worker. Named: Byzantine for certain, within the bound. Suspected: left out by a "
+    "rule or outvoted, as honest workers are now and then."
+)
+
+
 def _worker_plot(record: RunRecord) -> Plot:
     found = detection(record.rounds)
     alt = (
         f"Workers by rounds of {record.title}: {count(found.lies, 'Byzantine message')},"
-        f" {found.caught} of them named; honest workers named {count(found.false_alarms, 'time')}."
+        f" {found.caught} of them {found.verb}; honest workers {found.verb}"
+        f" {count(found.false_alarms, 'time')}."
     )
     title = f"Who was Byzantine and who was named: {record.title}"
     draw = partial(plot_workers, record)
-    return Plot(title, "One row per worker.", alt, draw, _worker_size(record))
+    return Plot(title, _READING, alt, draw, _worker_size(record))
 
 
 def _last(records: Sequence[RunRecord], metric: str) -> str:
@@ -165,11 +197,17 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "partitions of a batch": result.get("num_partitions"),
         "gradients computed per partition": _number(result.get("redundancy")),
         "parameters": _number(result.get("num_parameters")),
-        "final test loss": _number(result.get("test_loss")),
+        "evaluation": _evaluation(record),
+        "stopped by": record.stopped_by,
         "messages that never entered decoding": _missing(record),
         "excluded": _excluded(record),
     }
     return {name: str(value) for name, value in facts.items() if value is not None}
+
+
+def _evaluation(record: RunRecord) -> str | None:
+    found = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in record.evaluation.items()]
+    return ", ".join(found) or None
 
 
 def _sent(record: RunRecord) -> str | None:
@@ -194,8 +232,10 @@ def _missing(record: RunRecord) -> str | None:
 
 
 def _excluded(record: RunRecord) -> str | None:
+    doubted = excluded_by_suspicion(record)
     parts = [
-        f"worker {worker} (after {count(rounds, 'round')})"
+        f"worker {worker} (after {count(rounds, 'round')}"
+        f"{', without proof' if worker in doubted else ''})"
         for worker, rounds in sorted(excluded(record).items())
     ]
     return "; ".join(parts) or None

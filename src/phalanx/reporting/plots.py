@@ -1,5 +1,6 @@
 """Plots of a report: each draws one figure on given axes."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,15 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from phalanx.reporting.compare_runs import Row
-from phalanx.reporting.record import RunRecord, byzantine, excluded, missing, suspects, worker_ids
+from phalanx.reporting.record import (
+    RunRecord,
+    byzantine,
+    excluded,
+    missing,
+    suspected,
+    suspects,
+    worker_ids,
+)
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colour-blind safe (Okabe and Ito, 2008), and readable on white and on near-black."""
@@ -22,8 +31,11 @@ WORKER_STATES = (
     ("bad and named", "#0072B2"),
     ("bad, not named", "#D55E00"),
     ("honest, yet named", "#CC79A7"),
+    ("bad and suspected", "#56B4E9"),
+    ("honest, yet suspected", "#F0DCE8"),
 )
-"""What a worker can be in a round, with its colour; missing covers Byzantine and honest workers."""
+"""What a worker can be in a round, with its colour; missing covers Byzantine and honest workers.
+Named is who was Byzantine for certain, suspected who was an outlier only."""
 
 
 def plot_accuracy(records: Sequence[RunRecord], ax: Axes) -> None:
@@ -33,11 +45,37 @@ def plot_accuracy(records: Sequence[RunRecord], ax: Axes) -> None:
     ax.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, symbol=""))
 
 
+def plot_metric(records: Sequence[RunRecord], name: str, ax: Axes) -> None:
+    """A metric of evaluations over rounds, one line per run."""
+    _lines(records, ax, name, marker="o")
+    ax.set_ylabel(name.replace("_", " "))
+
+
 def plot_loss(records: Sequence[RunRecord], ax: Axes) -> None:
-    """Training loss over rounds, one line per run, on a logarithmic axis."""
-    _lines(records, ax, "loss", positive=True)
+    """Training loss over rounds, one line per run, on a logarithmic axis.
+
+    The axis ends where a run that diverged would flatten the others; the legend says how high it
+    went.
+    """
+    top = _top([[y for _, y in record.series("loss")] for record in records])
+    _lines(records, ax, "loss", positive=True, top=top)
     ax.set_ylabel("training loss (log scale)")
     ax.set_yscale("log")
+    if math.isfinite(top):
+        ax.set_ylim(top=top)
+
+
+def _top(series: Sequence[Sequence[float]]) -> float:
+    """Where the axis ends: ten times what runs begin with, and what the calmest run reaches.
+
+    Infinite if no run goes a good deal beyond that.
+    """
+    drawn = [values for values in series if values]
+    if not drawn:
+        return math.inf
+    peaks = [max(values) for values in drawn]
+    top = 10 * max(min(peaks), *(values[0] for values in drawn))
+    return top if 0 < 10 * top < max(peaks) else math.inf
 
 
 def plot_residual(records: Sequence[RunRecord], ax: Axes) -> None:
@@ -87,9 +125,12 @@ def worker_states(record: RunRecord) -> np.ndarray[Any, np.dtype[np.int8]]:
     for entry in record.rounds:
         column = grid[:, entry["step"] - first]
         named, bad = suspects(entry), byzantine(entry)
+        doubted = suspected(entry) - named
         column[list(bad & named)] = 2
         column[list(bad - named)] = 3
         column[list(named - bad)] = 4
+        column[list(bad & doubted)] = 5
+        column[list(doubted - bad)] = 6
         column[list(missing(entry))] = 1
     return grid
 
@@ -152,6 +193,7 @@ def _lines(
     *,
     positive: bool = False,
     marker: str | None = None,
+    top: float = math.inf,
 ) -> None:
     for index, record in enumerate(records):
         points = record.series(name)
@@ -161,6 +203,8 @@ def _lines(
         zeros = sum(value == 0 for _, value in points) if positive else 0
         if zeros:
             label += f" (0 in {zeros} of {len(points)} rounds)"
+        if (peak := max(value for _, value in points)) > top:
+            label += f" (cut off; up to {peak:.2g})"
         shown = [(x, y) for x, y in points if not positive or y > 0]
         ax.plot(
             [x for x, _ in shown],

@@ -39,10 +39,41 @@ class RunRecord:
     @property
     def test_accuracy(self) -> float | None:
         """The final test accuracy, a share in [0, 1]; while unfinished, the one last measured."""
-        if self.result is not None and self.result.get("test_accuracy") is not None:
-            return float(self.result["test_accuracy"])
-        measured = self.series("test_accuracy")
+        return self._measured("test_accuracy")
+
+    @property
+    def test_loss(self) -> float | None:
+        """The final mean loss on the test set; while unfinished, the one last measured."""
+        return self._measured("test_loss")
+
+    def _measured(self, name: str) -> float | None:
+        if self.result is not None and self.result.get(name) is not None:
+            return float(self.result[name])
+        measured = self.series(name)
         return measured[-1][1] if measured else None
+
+    @property
+    def stopped_by(self) -> str | None:
+        """Which callback ended the run before its last round, and why."""
+        why = None if self.result is None else self.result.get("stopped_by")
+        return None if why is None else str(why)
+
+    @property
+    def evaluation(self) -> dict[str, float]:
+        """Final evaluation by name, such as `test_loss`; while unfinished, what was measured last.
+
+        Accuracies first, then metrics of the user's, then losses.
+        """
+        found = (self.result or {}).get("evaluation") or {
+            name: points[-1][1] for name in self._evaluated() if (points := self.series(name))
+        }
+        order = {"accuracy": 0, "loss": 2}
+        names = sorted(found, key=lambda name: order.get(name.partition("_")[2], 1))
+        return {name: float(found[name]) for name in names if found[name] is not None}
+
+    def _evaluated(self) -> list[str]:
+        names = (name for entry in self.rounds for name in entry)
+        return list(dict.fromkeys(one for one in names if one.startswith(("test_", "validation_"))))
 
     @property
     def num_workers(self) -> int:
@@ -66,8 +97,13 @@ def byzantine(entry: dict[str, Any]) -> set[int]:
 
 
 def suspects(entry: dict[str, Any]) -> set[int]:
-    """The workers that the decoder named in a round."""
+    """The workers that the decoder named in a round: Byzantine for certain, within the bound."""
     return set(entry.get("suspects") or ())
+
+
+def suspected(entry: dict[str, Any]) -> set[int]:
+    """The workers that the decoder named in a round, or suspected without proof (outliers)."""
+    return suspects(entry) | set(entry.get("outliers") or ())
 
 
 def missing(entry: dict[str, Any]) -> dict[int, str]:
@@ -84,9 +120,20 @@ def excluded(record: RunRecord) -> dict[int, int]:
     return since
 
 
+def excluded_by_suspicion(record: RunRecord) -> set[int]:
+    """The workers excluded without proof: outliers in the round that excluded them."""
+    since = excluded(record)
+    return {
+        worker
+        for entry in record.rounds
+        for worker in suspected(entry) - suspects(entry)
+        if since.get(worker) == entry["step"] + 1
+    }
+
+
 def worker_ids(entry: dict[str, Any]) -> set[int]:
     """All workers that a round mentions."""
-    return byzantine(entry) | suspects(entry) | set(missing(entry))
+    return byzantine(entry) | suspected(entry) | set(missing(entry))
 
 
 def load_run(folder: Path) -> RunRecord:
@@ -118,6 +165,9 @@ def load_run(folder: Path) -> RunRecord:
     )
 
 
+_KINDS: dict[str, type] = {"byzantine": list, "suspects": list, "excluded": list, "missing": dict}
+
+
 def _read_rounds(folder: Path) -> list[dict[str, Any]]:
     text = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
     lines = [line for line in text.split("\n") if line.strip("\0 \t\r")]
@@ -125,12 +175,15 @@ def _read_rounds(folder: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             entry = _parse(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise ValueError(f"{folder}: metrics.jsonl is broken in line {number}") from error
         if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
             raise ValueError(f"{folder}: metrics.jsonl has no step in line {number}")
+        for name, kind in _KINDS.items():
+            if not isinstance(entry.get(name), kind | None):
+                raise ValueError(f"{folder}: metrics.jsonl has no list {name} in line {number}")
         by_step[entry["step"]] = entry
     return [by_step[step] for step in sorted(by_step)]
 
@@ -141,7 +194,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any] | None:
         return None
     try:
         content = _parse(path.read_text(encoding="utf-8", errors="replace"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder}: {name} is no JSON") from error
     if not isinstance(content, dict):
         raise ValueError(f"{folder}: {name} holds no JSON object")

@@ -1,6 +1,7 @@
 """Inline SVG figures in the page's font and text colour."""
 
 import re
+import textwrap
 import warnings
 from collections.abc import Callable
 from io import StringIO
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
+_LABEL = 60  # characters of a line in a legend: one column of them fits every figure
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -40,7 +42,8 @@ def inline_svg(
 ) -> Markup:
     """Draws on fresh axes and gives the `<svg>` element.
 
-    The same drawing gives the same bytes.
+    The same drawing gives the same bytes. A legend is moved above the axes, in as many columns as
+    fit, and the figure grows by its height: it neither hides data nor squeezes the axes.
 
     Args:
         draw: draws on the axes.
@@ -52,7 +55,9 @@ def inline_svg(
         # a glyph that matplotlib's own font lacks is drawn by the browser's
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=size, layout="constrained")
-        draw(figure.add_subplot())
+        axes = figure.add_subplot()
+        draw(axes)
+        _legend_above(figure, axes)
         written = StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     svg = written.getvalue()
@@ -62,3 +67,23 @@ def inline_svg(
     )
     label = escape(alt)
     return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
+
+
+def _legend_above(figure: Figure, axes: Axes) -> None:
+    """Moves the legend out of the axes, and makes the figure higher by what it takes."""
+    found = axes.get_legend()
+    if found is None:
+        return
+    labels = [textwrap.fill(text.get_text(), _LABEL) for text in found.get_texts()]
+    handles = [one for one in found.legend_handles if one is not None]
+    title = found.get_title().get_text() or None
+    found.remove()
+    for columns in range(len(labels), 0, -1):
+        legend = figure.legend(
+            handles, labels, title=title, loc="outside upper left", ncols=columns
+        )
+        extent = legend.get_window_extent()
+        if columns == 1 or extent.width <= figure.bbox.width:
+            break
+        legend.remove()
+    figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)

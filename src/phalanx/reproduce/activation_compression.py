@@ -365,7 +365,7 @@ def staged_run(
         errors.extend(  # keeps those before a failure
             descend(pipelines, made, inputs, targets, epochs, batch_size, seed, gradients)
         )
-        accuracy, loss = evaluate(network, cross_entropy, splits.test, splits.train)
+        accuracy, loss, _ = evaluate(network, cross_entropy, splits.test, splits.train)
         if math.isfinite(loss):
             ended = {"test_accuracy": accuracy, "test_loss": loss, "error": errors[-1]}
         else:

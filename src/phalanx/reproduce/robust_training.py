@@ -109,7 +109,8 @@ def training_table(found: Iterable[Record], title: str = "Training") -> Findings
     }
     caption = (
         "Final test accuracy, largest weight difference relative to the largest weight of the run "
-        "without Byzantine workers, their messages (lies), and how many of those were named."
+        "without Byzantine workers, their messages (lies), and how many of those were named, or "
+        "suspected without proof."
     )
     return Findings("", [], [Records(found).table(title, caption, columns)])
 

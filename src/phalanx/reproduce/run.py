@@ -10,8 +10,8 @@ from typing import Any
 
 from phalanx.errors import PhalanxError
 from phalanx.experiments import Cell, Progress, Records, measure
-from phalanx.experiments.identity import digest
-from phalanx.files import whole
+from phalanx.files import owned, whole
+from phalanx.identity import digest
 from phalanx.reporting import drawn, markdown_table, render_page
 from phalanx.reproduce.base import SIZES, Findings, Recipe, Scope, Size
 from phalanx.training.environment import environment
@@ -82,6 +82,7 @@ def reproduce(
     Raises:
         ValueError: if there is no such recipe or size, the folder holds findings, or data that this
             size takes are missing.
+        FolderInUseError: if another process reproduces the recipe there.
         FileNotFoundError: if `data` is not there.
         PhalanxError: if a cell failed; the others are kept, and it is tried again next time.
     """
@@ -93,10 +94,10 @@ def reproduce(
         raise ValueError(f"out must be a new folder, got {out}, where {folder.name} holds findings")
     scope, runner = Scope(size, _place(data)), _Runner(folder, jobs, progress)
     recipe.cells(scope)  # what is missing is said before anything is written
-    folder.mkdir(parents=True, exist_ok=True)
-    findings = recipe.findings(recipe.measure(scope, runner), scope)
-    done = Reproduction(recipe, findings, folder, _about(recipe, scope, runner))
-    _write(done, folder, "findings")
+    with owned(folder):
+        findings = recipe.findings(recipe.measure(scope, runner), scope)
+        done = Reproduction(recipe, findings, folder, _about(recipe, scope, runner))
+        _write(done, folder, "findings")
     if publish is not None:
         _write(done, Path(publish), recipe.name)
         write_overview(sorted(Path(publish).glob("*.json")), Path(publish) / "overview.md")

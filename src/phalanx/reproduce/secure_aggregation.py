@@ -21,15 +21,32 @@ from phalanx.aggregation import (
     NearestNeighborMixing,
 )
 from phalanx.attacks import ReverseGradient
+from phalanx.computations import ClippedGradient
 from phalanx.data import Digits
+from phalanx.errors import DecodeError
 from phalanx.experiments import Cell, Record, Records, grid, train_run
-from phalanx.privacy import SecureAggregation, SecureSetup, communication_cost
+from phalanx.privacy import (
+    ModelServerView,
+    SecureAggregation,
+    SecureClient,
+    SecureSetup,
+    WorkerServerView,
+    communication_cost,
+    gaussian_epsilon,
+    run_round,
+    seeded_entropy,
+)
 from phalanx.randomness import generator
 from phalanx.reporting.format import difference, percent
 from phalanx.reproduce.base import Findings, Recipe, Scope, published, report
+from phalanx.stragglers import ShiftedExponential, WaitFor
+from phalanx.training.engines.local import Local
+from phalanx.transforms import GaussianNoise
 
 _UNIT = SecureSetup().unit
 _TRAINED = ("Krum", "Multi-Krum", "mean")
+_CLIP_NORM, _DELTA = 1.0, 1e-5
+_NOISES = (0.0, 0.003, 0.01, 0.03, 0.1, 10.0)  # the last is private by the classical theorem
 _TOLD = published("secure-aggregation")
 
 
@@ -37,9 +54,10 @@ _TOLD = published("secure-aggregation")
 class SecureAggregationRecipe(Recipe):
     """Secure two-server aggregation against the same rules in the clear.
 
-    First aggregates of random messages, Byzantine ones among them, then what each server sees, then
-    training under attack, then time and bytes against the number of workers and the length of
-    messages. Cost: in quick mode a few seconds.
+    First aggregates of random messages, Byzantine ones among them, then with workers that drop out,
+    then what each server sees, then training under attack, also with workers that drop out and with
+    noise on messages, then time and bytes against the number of workers and the length of messages.
+    Cost: in quick mode half a minute.
     """
 
     name: ClassVar[str] = "secure-aggregation"
@@ -55,6 +73,11 @@ class SecureAggregationRecipe(Recipe):
     """Rounds of the training runs; by default 60, or 400 in full."""
     sizes: tuple[tuple[int, int], ...] | None = None
     """Workers and numbers in a message of the rounds that are timed."""
+
+    @property
+    def fewest(self) -> int:
+        """Messages for which Krum's guarantee holds; with 2 f or fewer there is no aggregate."""
+        return 2 * self.num_byzantine + 3
 
     def cells(self, scope: Scope) -> list[Cell]:
         """Rules on random messages, what servers see, and training on scikit-learn's digits."""
@@ -81,11 +104,24 @@ class SecureAggregationRecipe(Recipe):
             shared |= {} if name == "mean" else {"attack": ReverseGradient(10.0)}
             runs |= {name: {"rule": rule, **shared}}
             runs |= {f"secure {name}": {"rule": SecureAggregation(rule), **shared}}
+            if name != "mean":  # who is not among the fastest has dropped out of the round
+                engine = Local(delays=ShiftedExponential(), policy=WaitFor(self.fewest))
+                runs |= {f"secure {name}, drop-outs": runs[f"secure {name}"] | {"engine": engine}}
+        noises = {noise: {"transforms": [GaussianNoise(noise * _CLIP_NORM)]} for noise in _NOISES}
+        noisy = training | {
+            "rule": SecureAggregation(rules["Multi-Krum"], fraction_bits=12),
+            "attack": ReverseGradient(10.0),
+            "compute": ClippedGradient(_CLIP_NORM),
+        }
+        spare = self.num_workers - self.fewest
+        lost = [*range(spare + 1), self.num_workers - 2 * self.num_byzantine]
         quick = ((10, 10_000), (10, 100_000), (20, 100_000))
         sizes = self.sizes or ((*quick, (10, 1_000_000), (50, 100_000)) if scope.full else quick)
         axis = {f"{n} x {dim}": {"num_workers": n, "dim": dim} for n, dim in sizes}
         return [
             *grid(_time, {"part": {"time": {}}, "size": axis}, alone=True),
+            *grid(_drop, {"part": {"drop-outs": {}}, "lost": lost}, draws),
+            *grid(train_run, {"part": {"noise": {}}, "noise / clip norm": noises}, noisy),
             *grid(_compare, {"part": {"aggregates": {}}, "rule": rules}, draws),
             *grid(_look, {"part": {"views": {}}}, {"recipe": self}),
             *grid(_lie, {"part": {"lie": {}}}, {"recipe": self}),
@@ -99,6 +135,12 @@ class SecureAggregationRecipe(Recipe):
         same, draws = exact.reduce("same workers", sum), exact.reduce("draws", sum)
         accuracy = {str(one["run"]): one["test_accuracy"] for one in runs}
         pairs = {name: (accuracy[name], accuracy[f"secure {name}"]) for name in _TRAINED}
+        lasting = {name: accuracy[f"secure {name}, drop-outs"] for name in _TRAINED[:2]}
+        noises = Records(map(_noisy, found.where(part="noise")))
+        drops = found.where(part="drop-outs")
+        enough = [one for one in drops if self.num_workers - one["lost"] >= self.fewest]
+        fewer = [one for one in drops if one not in enough]
+        private = next(one for one in noises if one["epsilon"] is not None)
         worst = max(abs(clear - secure) for clear, secure in pairs.values())
         values = {
             **view.values,
@@ -108,6 +150,20 @@ class SecureAggregationRecipe(Recipe):
             "error": exact.reduce("largest error", max),
             "pairs": math.comb(self.num_workers, 2),
             "caught": "left it out" if lie["caught"] else "did not see it",
+            "gone": enough[-1]["lost"],
+            "fewer": fewer[0]["lost"],
+            "refused": sum(one["refused"] for one in fewer),
+            "too few": sum(one["draws"] for one in fewer),
+            "left": sum(one["as in the clear"] for one in enough),
+            "asked": sum(one["draws"] for one in enough),
+            "lasting": "; ".join(
+                f"{name} {percent(one)} (all there: {percent(pairs[name][1])})"
+                for name, one in lasting.items()
+            ),
+            "epsilon": f"{private['epsilon']:.2f}",
+            "delta": _DELTA,
+            "private": percent(private["test_accuracy"]),
+            "quiet": percent(noises[0]["test_accuracy"]),
             "least": timed.reduce("times the clear rule", min),
             "most": timed.reduce("times the clear rule", max),
             "upload": timed.reduce("upload / message", max),
@@ -124,10 +180,22 @@ class SecureAggregationRecipe(Recipe):
             "uniform": [view["uneven"] < 5],
             "views": [True],
             "range": [lie["caught"], False],
+            "drop-outs": [
+                values["left"] == values["asked"],
+                values["refused"] == values["too few"],
+            ],
+            "lasting": [pairs[name][1] - one <= 0.05 for name, one in lasting.items()],
+            "noise": [True, noises[0]["test_accuracy"] - private["test_accuracy"] <= 0.05],
             "cost": [True, False],
             "training": [worst <= 0.02, worst <= 0.05],
         }
-        tables = {"exact": exact, "time": timed, "training": Records(map(_trained, runs))}
+        tables = {
+            "exact": exact,
+            "drop-outs": drops,
+            "noise": noises,
+            "time": timed,
+            "training": Records(map(_trained, runs)),
+        }
         return report(_TOLD, holds, values, tables, answer="answer")
 
 
@@ -135,6 +203,49 @@ def _trained(run: Record) -> Record:
     told = (percent(run["test_accuracy"]), difference(run["relative_difference"]))
     columns = ("test accuracy", "relative difference to the clear rule's weights")
     return replace(run, values=dict(zip(columns, told, strict=True)))
+
+
+def _noisy(run: Record) -> Record:
+    """What the classical theorem says of one message with this noise, and how training ended."""
+    noise, accuracy = float(run["noise / clip norm"]), run["test_accuracy"]
+    epsilon = gaussian_epsilon(noise, 1.0, _DELTA) if noise else None
+    told = {"test accuracy": percent(accuracy), "of a message": epsilon or "no statement"}
+    return replace(run, values={"epsilon": epsilon, "test_accuracy": accuracy, **told})
+
+
+def _drop(recipe: SecureAggregationRecipe, lost: int, draws: int) -> dict[str, Any]:
+    """Draws of workers that die before they send, or have reached one of the servers only.
+
+    Counts those in which the aggregate is the rule's on the messages of the others, and those that
+    end in an error since the others are too few.
+    """
+    rule, same, refused, error = MultiKrum(recipe.num_byzantine), 0, 0, 0.0
+    for draw in range(draws):
+        rows, entropy = _messages(recipe, draw), seeded_entropy("secure", "drop-outs", draw)
+        order = torch.randperm(len(rows), generator=generator("secure", "drop-outs", draw))
+        gone, left = order[:lost].tolist(), order[lost:].sort().values
+        setup = SecureSetup(*rows.shape)
+        one, other = ModelServerView(setup, 0), WorkerServerView(setup, 0)
+        for worker, row in enumerate(rows):
+            shares = SecureClient(setup, worker).share(row, 0, entropy)
+            sent = ("nothing", "seed", "vector")[gone.index(worker) % 3] if worker in gone else ""
+            one = one if sent in ("nothing", "vector") else one.receive(shares.for_model_server)
+            other = (
+                other if sent in ("nothing", "seed") else other.receive(shares.for_worker_server)
+            )
+        try:
+            answer = run_round(one, other, rule, (), entropy).aggregate()
+        except DecodeError:
+            refused += 1
+            continue
+        clear = rule.explain(rows[left])
+        assert answer.weights is not None
+        assert clear.weights is not None
+        off = (answer.value - clear.value).abs().max().item() / _UNIT
+        same += torch.equal(answer.weights[left] != 0, clear.weights != 0) and off <= 2
+        error = max(error, off)
+    counts = {"draws": draws, "as in the clear": same, "refused": refused}
+    return {"lost": lost, **counts, "largest error": error if refused < draws else None}
 
 
 def _messages(recipe: SecureAggregationRecipe, draw: int, dim: int = 1000) -> Tensor:

@@ -1,6 +1,7 @@
 """Training: rounds, engines that run them, and runs that resume after a kill."""
 
 from phalanx.evaluation import Evaluation, evaluate
+from phalanx.training.callbacks import Callback, EarlyStopping
 from phalanx.training.engines.base import (
     Collector,
     Engine,
@@ -16,22 +17,38 @@ from phalanx.training.engines.local import Local
 from phalanx.training.engines.ray import Ray
 from phalanx.training.exchange import Collected, ExchangeMemory, exchange
 from phalanx.training.job import Job
-from phalanx.training.loop import Run
-from phalanx.training.reputation import Reputation, Standing, rounds_until_excluded
+from phalanx.training.loggers import (
+    MLflowLogger,
+    TensorBoardLogger,
+    TrackioLogger,
+    WandbLogger,
+)
+from phalanx.training.reputation import OutlierTest, Reputation, Standing, rounds_until_excluded
 from phalanx.training.round import Round
 from phalanx.training.run import train
-from phalanx.training.server_step import OptimizerStep, ServerMomentum, ServerStep
+from phalanx.training.run_record import Run
+from phalanx.training.server_step import (
+    ClippedStep,
+    OptimizerStep,
+    ServerMomentum,
+    ServerStep,
+)
 from phalanx.training.worker import TrainingWorkers
 
 __all__ = [
+    "Callback",
+    "ClippedStep",
     "Collected",
     "Collector",
+    "EarlyStopping",
     "Engine",
     "Evaluation",
     "ExchangeMemory",
     "Job",
     "Local",
+    "MLflowLogger",
     "OptimizerStep",
+    "OutlierTest",
     "Ray",
     "Replies",
     "Reply",
@@ -44,8 +61,11 @@ __all__ = [
     "Site",
     "Standing",
     "Task",
+    "TensorBoardLogger",
+    "TrackioLogger",
     "TrainingWorkers",
     "Waiting",
+    "WandbLogger",
     "WorkerFactory",
     "evaluate",
     "exchange",

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from phalanx.attacks import AdversaryKnowledge, Attack, Rule, column_mean
+from phalanx.coding import Code
 from phalanx.computations import Broadcast
 from phalanx.randomness import generator
 from phalanx.training.inbox import Inbox
@@ -25,6 +26,7 @@ class Role:
         seed: the run's seed.
         step: the round.
         worker: its id.
+        code: what it would encode by.
     """
 
     attack: Attack
@@ -32,23 +34,25 @@ class Role:
     seed: int
     step: int
     worker: int
+    code: Code
 
     def forge(
         self,
-        own: Float[Tensor, " width"],
+        own: Num[Tensor, " width"],
         honest: Float[Tensor, "honest width"] | None = None,
         plan: Attack | None = None,
     ) -> Tensor:
         """What the worker sends, the same bits in any process; as planned, if there is a plan."""
         source = generator(self.seed, "attack", self.step, self.worker)
-        return (plan or self.attack).forge(own, honest, self.num_byzantine, source)
+        plan = plan or self.attack
+        return self.code.forged(plan.forge(_floating(own), honest, self.num_byzantine, source))
 
 
 def roles(job: Job, step: int) -> dict[int, Role]:
     """The Byzantine workers of a round, by id."""
     conduct = job.conduct(step)
     return {
-        worker: Role(attack, len(conduct), job.seed, step, worker)
+        worker: Role(attack, len(conduct), job.seed, step, worker, job.round.code)
         for worker, attack in conduct.items()
     }
 
@@ -100,7 +104,7 @@ def stage_attacks(
     step = byzantine_roles[readers[0]].step
     source = generator(job.seed, "plan", step)
     known = AdversaryKnowledge(
-        inbox.messages[honest],
+        _floating(inbox.messages[honest]),
         tuple(honest),
         len(byzantine_roles),
         rule or column_mean,
@@ -118,6 +122,11 @@ def stage_attacks(
         forged = byzantine_roles[worker].forge(inbox.messages[worker].clone(), seen, plan)
         inbox.put(worker, job.chain.forge(forged, step, worker), inbox.losses[worker].item())
     return plans
+
+
+def _floating(messages: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Messages as attacks compute with them; whole numbers up to 2^53 stay what they are."""
+    return messages if messages.is_floating_point() else messages.double()
 
 
 def behind(

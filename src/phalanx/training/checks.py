@@ -1,17 +1,31 @@
 """Compatibility checks of the stages of a round, made before a run starts."""
 
-from torch import Tensor
-from torch.utils.data import Dataset
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
 
 from phalanx.coding import Uncoded
-from phalanx.parameters import trained_parameters
+from phalanx.computations import Objective
+from phalanx.fetch import fetch, sample_problems
+from phalanx.losses import classes_second, cross_entropy, targets_problem
+from phalanx.parameters import trained_parameters, unfit_parameters
+from phalanx.randomness import seeded
 from phalanx.training.job import Job
 
 
-def check_job(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[str, int]) -> None:
-    """Raises ValueError with everything that does not fit together, not only the first of it."""
+def check_job(
+    job: Job, sets: Mapping[str, Dataset[tuple[Tensor, ...]]], counts: dict[str, int]
+) -> None:
+    """Raises ValueError with everything that does not fit together, not only the first of it.
+
+    If nothing is wrong by itself, model and loss are tried on the first samples.
+    """
     round_, trained = job.round, trained_parameters(job.model)
-    problems = []
+    problems = [f"model: {one}" for one in unfit_parameters(dict(job.model.named_parameters()))]
+    has_layout = bool(trained) and not problems
     kinds = {f"{value.dtype} on {value.device}" for value in trained}
     if not trained:
         problems.append("model must have parameters that require gradients, got none")
@@ -25,15 +39,10 @@ def check_job(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[s
             f"batch_size must be a multiple of the {code.num_partitions} partitions, got "
             f"{batch_size}"
         )
-    if not hasattr(job.dataset, "__len__") or not hasattr(job.dataset, "__getitem__"):
-        problems.append(
-            "dataset must have a length and items by number, which "
-            f"{type(job.dataset).__name__} has not"
-        )
-    elif round_.order.shared and len(job.dataset) < batch_size:
-        problems.append(
-            f"dataset must fill one batch of {batch_size} samples, got {len(job.dataset)}"
-        )
+    if unfit := sample_problems(job.dataset, "dataset"):
+        problems += unfit
+    elif round_.order.shared and (size := _length(job.dataset)) < batch_size:
+        problems.append(f"dataset must fill one batch of {batch_size} samples, got {size}")
     alone = isinstance(code, Uncoded)
     if not round_.order.shared and not alone:
         problems.append(
@@ -41,15 +50,18 @@ def check_job(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[s
             "several workers compute the same samples, which a worker with data of its own does "
             f"not have, got {code}"
         )
-    if not alone and round_.compute.init(job.layout):
+    if has_layout and not alone and round_.compute.init(job.layout):
         problems.append(
             f"compute {round_.compute} remembers rounds, which replicas may have missed: it needs "
             f"a rule instead of a code, got {code}"
         )
-    if trained:
+    if has_layout:
         problems += job.chain.problems(code)
-    if test is not None and len(test) == 0:  # type: ignore[arg-type]
-        problems.append("test must have at least 1 sample, got 0")
+    for name, data in sets.items():
+        unfit = sample_problems(data, name)
+        if not unfit and _length(data) == 0:
+            unfit = [f"{name} must have at least 1 sample, got 0"]
+        problems += unfit
     if round_.byzantine is not None and round_.attack is None:
         problems.append(
             "byzantine says who is Byzantine, and needs attack to say what they do, got None"
@@ -60,3 +72,61 @@ def check_job(job: Job, test: Dataset[tuple[Tensor, ...]] | None, counts: dict[s
     if problems:
         raise ValueError("; ".join(problems))
     job.conduct(0)  # the schedule must fit the number of workers
+    if not job.model.training:
+        warnings.warn(
+            "model is in evaluation mode, and is trained so: dropout does nothing, and batch "
+            "normalisation keeps its statistics; call model.train() before, unless it is meant",
+            stacklevel=3,
+        )
+    if unfit := _trial_problems(job, sets):
+        raise ValueError("; ".join(unfit))
+
+
+def _trial_problems(job: Job, sets: Mapping[str, Dataset[tuple[Tensor, ...]]]) -> list[str]:
+    """What goes wrong when a partition's gradient is computed, and which targets are no classes."""
+    parameters = job.layout.read(job.model)
+    size = min(job.batch_size // job.round.code.num_partitions, _length(job.dataset))
+    if not size:  # clients share out what there is, and say that it is nothing
+        return []
+    with seeded(job.seed, "trial"):
+        samples = [part.to(parameters.device) for part in fetch(job.dataset, torch.arange(size))]
+        objective = Objective(job.model, job.loss)
+        try:
+            scores = objective.outputs(parameters, samples[0])
+            if problems := _class_problems(job, sets, scores):
+                return problems
+            objective.gradient(parameters, *samples)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # model and loss are the user's
+            raise ValueError(
+                "model, loss and dataset must fit together, which they do not for "
+                f"{_told(samples[0], 'inputs')} and {_told(samples[1], 'targets')}, with "
+                f"parameters of {parameters.dtype}: {type(error).__name__}: {error}"
+            ) from error
+    return []
+
+
+def _class_problems(
+    job: Job, sets: Mapping[str, Dataset[tuple[Tensor, ...]]], scores: object
+) -> list[str]:
+    """Which targets are no classes, where all of them are at hand."""
+    own = any(job.loss is one for one in (cross_entropy, nn.functional.cross_entropy))
+    if not (own or isinstance(job.loss, nn.CrossEntropyLoss)) or not isinstance(scores, Tensor):
+        return []
+    ignored = getattr(job.loss, "ignore_index", -100)
+    problems = []
+    for name, dataset in {"dataset": job.dataset, **sets}.items():
+        if type(dataset) is TensorDataset and (
+            found := targets_problem(classes_second(scores), dataset.tensors[1], ignored)
+        ):
+            problems.append(f"{name}: {found}")
+    return problems
+
+
+def _length(dataset: Dataset[tuple[Tensor, ...]]) -> int:
+    return len(dataset)  # type: ignore[arg-type]
+
+
+def _told(values: Tensor, name: str) -> str:
+    return f"{name} of {values.dtype} and shape {tuple(values.shape)}"

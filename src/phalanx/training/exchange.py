@@ -4,13 +4,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from phalanx.attacks import Rule
 from phalanx.computations import Broadcast
 from phalanx.training.attack_simulation import AttackMemory, roles, stage_attacks
-from phalanx.training.engines.base import Collector, Session, Waiting
+from phalanx.training.engines.base import NO_FAILURES, Collector, Failure, Session, Waiting
 from phalanx.training.inbox import Inbox
 from phalanx.training.job import Job
 from phalanx.training.worker import ReadState, RoundTask
@@ -43,9 +43,10 @@ class Collected(NamedTuple):
         memory: for the next round.
         virtual_s: seconds that the round took on the engine's virtual clock; None if it has none.
         message_bytes: bytes of the messages that arrived, without what a transport adds.
+        failures: what workers raised, by id.
     """
 
-    messages: Float[Tensor, "workers width"]
+    messages: Num[Tensor, "workers width"]
     arrived: Bool[Tensor, " workers"]
     losses: Float[Tensor, " workers"]
     missing: dict[int, str]
@@ -53,6 +54,7 @@ class Collected(NamedTuple):
     memory: ExchangeMemory
     virtual_s: float | None
     message_bytes: int
+    failures: Mapping[int, Failure] = NO_FAILURES
 
 
 def exchange(
@@ -102,6 +104,7 @@ def exchange(
         ExchangeMemory(following, replies.waiting),
         replies.virtual_s,
         inbox.message_bytes,
+        replies.failures,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Num
 from torch import Tensor
 
 from phalanx.errors import WireError
@@ -23,7 +23,7 @@ class Inbox(Collector):
 
     def __init__(
         self,
-        messages: Float[Tensor, "workers width"],
+        messages: Num[Tensor, "workers width"],
         decode: Callable[[Tensor], Tensor],
     ) -> None:
         self.messages = messages

@@ -1,9 +1,20 @@
 """Interruption by Ctrl-C or SIGTERM: the loop stops between two rounds."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Turns SIGTERM into what Ctrl-C is, so that what is begun is ended in good order."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _handling(stop, [signal.SIGTERM]):
+        yield
 
 
 @contextmanager
@@ -17,12 +28,20 @@ def graceful() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked = True
 
+    with _handling(ask, [signal.SIGINT, signal.SIGTERM]):
+        yield lambda: asked
+
+
+@contextmanager
+def _handling(
+    handler: Callable[[int, FrameType | None], None], numbers: Sequence[int]
+) -> Iterator[None]:
     try:
-        previous = {name: signal.signal(name, ask) for name in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, handler) for number in numbers}
     except ValueError:  # not the main thread: signals are somebody else's
         previous = {}
     try:
-        yield lambda: asked
+        yield
     finally:
-        for name, handler in previous.items():
-            signal.signal(name, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)

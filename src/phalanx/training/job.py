@@ -53,11 +53,12 @@ class Job:
     def chain(self) -> Chain:
         """The transforms of messages.
 
-        Messages consist of the model's tensors, unless the code's have another width.
+        Messages consist of the model's tensors, unless the code's have another width or dtype.
         """
         layout, code = self.layout, self.round.code
-        if (width := code.width(layout.dim)) != layout.dim:
-            layout = ParameterLayout(("message",), ((width,),), layout.dtype)
+        width, dtype = code.width(layout.dim), code.message_dtype(layout.dtype)
+        if (width, dtype) != (layout.dim, layout.dtype):
+            layout = ParameterLayout(("message",), ((width,),), dtype)
         return Chain(tuple(self.round.transforms), layout, self.seed, code.num_workers)
 
     @property
@@ -67,8 +68,9 @@ class Job:
 
     def empty_table(self, device: torch.device) -> Tensor:
         """Room for the messages of all workers, `(workers, width)`."""
-        shape = (self.round.code.num_workers, self.chain.layout.dim)
-        return torch.empty(shape, dtype=self.layout.dtype, device=device)
+        layout = self.chain.layout
+        shape = (self.round.code.num_workers, layout.dim)
+        return torch.empty(shape, dtype=layout.dtype, device=device)
 
     def conduct(self, step: int) -> dict[int, Attack]:
         """What each Byzantine worker of a round does, by id."""

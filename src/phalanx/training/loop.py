@@ -1,46 +1,34 @@
 """Training loop: the state of a run between rounds, and one round after another."""
 
+import math
 import time
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import Tensor
 
 from phalanx.attacks import Rule
 from phalanx.batch_size import DiversityMonitor, Spread, squared_norm
-from phalanx.coding import Code
+from phalanx.coding import Code, Decoded
 from phalanx.computations import Broadcast
 from phalanx.docstrings import source
-from phalanx.evaluation import Evaluation, evaluate, with_statistics
+from phalanx.evaluation import with_statistics
 from phalanx.training.attack_simulation import AttackMemory
-from phalanx.training.engines.base import Session
+from phalanx.training.callbacks import Callbacks
+from phalanx.training.checkpoint import Checkpoint, reading
+from phalanx.training.composition import Composition, require_same, with_rates
+from phalanx.training.engines.base import Session, telling
 from phalanx.training.environment import environment
-from phalanx.training.exchange import ExchangeMemory, exchange, read_states
+from phalanx.training.evaluator import Evaluator
+from phalanx.training.exchange import Collected, ExchangeMemory, exchange, read_states
 from phalanx.training.job import Job
 from phalanx.training.reputation import Reputation, Standing
 from phalanx.training.run_folder import RunFolder
+from phalanx.training.run_record import Run
 from phalanx.training.worker_state import WorkerState
 
 _MALFORMED = ("wrong shape", "wrong type", "malformed", "not finite")
-
-
-@dataclass
-class Run:
-    """Result of a training run."""
-
-    model: nn.Module
-    """The trained model: the one that was given, changed in place."""
-
-    rounds: list[dict[str, Any]] = field(repr=False)
-    """One dictionary a round, as in `metrics.jsonl`."""
-
-    result: dict[str, Any]
-    """The summary, as in `result.json`."""
-
-    folder: Path | None = None
-    """Where it is written, if anywhere."""
 
 
 @dataclass(frozen=True)
@@ -68,28 +56,50 @@ class Loop:
         self,
         job: Job,
         reputation: Reputation,
-        test: Dataset[tuple[Tensor, ...]] | None,
+        evaluator: Evaluator,
+        callbacks: Callbacks,
         folder: RunFolder | None,
         title: str | None,
         config: str | None,
         monitor: DiversityMonitor | None = None,
     ) -> None:
-        self.job, self.test = job, test
-        self.folder, self.title, self.config = folder, title, config
-        self.decoder_state = job.round.code.init(job.layout.dim)
+        self.job, self.evaluator, self.callbacks = job, evaluator, callbacks
+        self.folder, self.config = folder, config
+        self.run = Run(
+            job.model,
+            folder=folder.path if folder is not None else None,
+            title=title or type(job.round.code.method).__name__,
+            evaluated=evaluator.names,
+        )
+        device = next(job.model.parameters()).device
+        self.decoder_state = job.round.code.init(
+            job.layout.dim, dtype=job.layout.dtype, device=device
+        )
         self.step_state = job.round.step.init(job.model)
         self.memory = ExchangeMemory()
         self.worker_states: dict[int, WorkerState] = {}  # as they were at the last checkpoint
         self.reputation, self.standing = reputation, reputation.init(job.round.code.num_workers)
         self.monitor, self.spread = monitor, Spread()
-        self.rounds: list[dict[str, Any]] = []
+        self.composition: Composition = {}
+        self.policy = ""  # when rounds are over, in words: whose memory the checkpoint holds
         self._first = 0  # the round that begins this part of the run
         self._open = False
 
-    def round(self, session: Session, step: int, *, evaluate: bool) -> dict[str, Any]:
+    def start(self, steps: int) -> None:
+        """Tells the callbacks that the run begins, or goes on, and has so many rounds."""
+        self.run.steps, self.run.done = steps, self._first
+        if not self._first:
+            self.callbacks.load_state_dict({})
+        self.callbacks.on_start(self.run)
+
+    def round(self, session: Session, step: int, *, evaluate: bool) -> None:
         """One round, from the broadcast of the weights to the server's step."""
         began, stages, out = time.perf_counter(), self.job.round, self.standing.out
-        broadcast = Broadcast(self._flat(), stages.step.extra(self.step_state))
+        extra = {
+            **stages.step.extra(self.step_state),
+            **stages.code.broadcast(self.decoder_state),
+        }
+        broadcast = Broadcast(self._flat(), extra)
         rule = self._rule(stages.code.excluding(len(out)), step)
         collected = exchange(session, self.job, step, broadcast, self.memory, rule, out)
         messages_in = time.perf_counter()
@@ -97,46 +107,76 @@ class Loop:
         # Who sends what is no message is one Byzantine worker fewer among the others, as who sends
         # NaN is.
         code = stages.code.excluding(len(out) + len(malformed))
-        decoded, state = code.update(collected.messages, collected.arrived, self.decoder_state)
-        decoded_in = time.perf_counter()
+        with telling(collected.failures):
+            decoded, state = code.update(collected.messages, collected.arrived, self.decoder_state)
+        decode_s = time.perf_counter() - messages_in
         self._open_folder()
         # From here on the round is done: what it leaves is remembered together, or not at all.
         self.decoder_state, self.memory = state, collected.memory
         self.step_state = stages.step.apply(self.job.model, decoded.gradient, self.step_state)
         suspects = sorted({*decoded.suspects.nonzero().flatten().tolist(), *malformed})
-        self.standing = self.reputation.update(self.standing, suspects, collected.arrived)
+        doubted = decoded.outliers
+        outliers = [] if doubted is None else doubted.nonzero().flatten().tolist()
+        self.standing = self.reputation.update(self.standing, suspects, collected.arrived, outliers)
         session.dismiss([worker for worker in self.standing.out if worker not in out])
+        self._tell(
+            {
+                **self._entry(step, collected, decoded, suspects, outliers),
+                "seconds": time.perf_counter() - began,
+                "decode_seconds": decode_s,
+                **(self.evaluator.measure(self.job) if evaluate else {}),
+            },
+            evaluated=evaluate and bool(self.evaluator.sets),
+        )
+
+    def _entry(
+        self,
+        step: int,
+        collected: Collected,
+        decoded: Decoded,
+        suspects: list[int],
+        outliers: list[int],
+    ) -> dict[str, Any]:
+        """The metrics of a round."""
         trusted = [
             value
             for worker, value in enumerate(collected.losses.tolist())
-            if collected.arrived[worker] and worker not in suspects
+            if collected.arrived[worker] and worker not in {*suspects, *outliers}
         ]
         entry: dict[str, Any] = {
             "step": step,
+            "epoch": (step + 1) / self.job.batches.rounds_per_epoch,
             "loss": sum(trusted) / len(trusted) if trusted else None,
-            "seconds": time.perf_counter() - began,
             "compute_seconds": collected.compute_s,
             "virtual_seconds": collected.virtual_s,
-            "decode_seconds": decoded_in - messages_in,
             "message_bytes": collected.message_bytes,
             "byzantine": self._byzantine(step, collected.missing),
             "suspects": suspects,
+            "outliers": outliers,
             "missing": {str(worker): why for worker, why in collected.missing.items()},
             "residual": decoded.residual,
             "suspicion": [round(value, 4) for value in self.standing.suspicion.tolist()],
             "excluded": self.standing.out,
             "error": decoded.error,
+            "saturated": decoded.saturated,
+            **self.job.round.step.metrics(self.step_state),
         }
         if self.monitor is not None:
             honest = collected.arrived.clone()
-            honest[suspects] = False
+            honest[suspects + outliers] = False
             entry["gradient_diversity"] = self._diversity(self.monitor, collected.messages[honest])
-        if evaluate:
-            entry |= self._evaluation()
-        self.rounds.append(entry)
+        return entry
+
+    def _tell(self, entry: dict[str, Any], *, evaluated: bool) -> None:
+        """Hands the metrics of a round to the server's step, the folder and the callbacks."""
+        self.step_state = self.job.round.step.observe(self.step_state, entry)
+        self.run.rounds.append(entry)
+        self.run.done = entry["step"] + 1
         if self.folder is not None:
             self.folder.append(entry)
-        return entry
+        self.callbacks.on_round(self.run, entry)
+        if evaluated:
+            self.callbacks.on_evaluation(self.run, entry)
 
     def _open_folder(self) -> None:
         """Begins to write: before the first step of the optimizer, so that it can be repeated."""
@@ -146,10 +186,12 @@ class Loop:
         self.folder.open()
         if self.config is not None:
             self.folder.write_text("config.yaml", self.config)
-        if not self.folder.checkpoints():
+        if not self.folder.holds_json("env.json"):
             self.folder.write_json("env.json", environment(self.job.seed))
+        if not self.folder.checkpoints():
             self._save(0)
-        self.rounds = self.folder.truncate(self._first)
+        self.folder.write_json("run.json", dict(self.composition))
+        self.run.rounds[:] = self.folder.truncate(self._first)
 
     def checkpoint(self, session: Session, step: int) -> None:
         """Writes down all that round `step` and those after it depend on."""
@@ -161,70 +203,88 @@ class Loop:
     def _save(self, step: int) -> None:
         if self.folder is not None:
             attack = self.memory.attack
-            content = {
-                "parameters": self._flat(),
-                "server_step": self.job.round.step.dump(self.step_state),
-                "decoder": list(self.decoder_state),
-                "attack": {
+            checkpoint = Checkpoint(
+                step=step,
+                composition=dict(self.composition),
+                parameters=self._flat(),
+                server_step=self.job.round.step.dump(self.step_state),
+                decoder=list(self.decoder_state),
+                attack={
                     "past": [[one.parameters, dict(one.extra)] for one in attack.past],
                     "plans": dict(attack.plans),
                 },
-                "waiting": list(self.memory.waiting),
-                "workers": {
+                waiting=list(self.memory.waiting),
+                policy=self.policy,
+                workers={
                     worker: {name: list(parts) for name, parts in state.items()}
                     for worker, state in self.worker_states.items()
                 },
-                "standing": list(self.standing),
-                "spread": list(self.spread),
-            }
-            self.folder.save_checkpoint(step, content)
-
-    def restore(self) -> int:
-        """Goes back to the last checkpoint; returns the round to go on with. Writes nothing."""
-        assert self.folder is not None
-        saved, layout, model = self.folder.load_checkpoint(), self.job.layout, self.job.model
-        if (found := saved["parameters"].numel()) != layout.dim:
-            raise ValueError(
-                f"the checkpoint in {self.folder.path} has {found} parameters, the model "
-                f"{layout.dim}"
+                standing=list(self.standing),
+                spread=list(self.spread),
+                callbacks=self.callbacks.state_dict(),
             )
-        layout.write(model, saved["parameters"])
+            self.folder.save_checkpoint(checkpoint)
+
+    def restore(self, changes: Collection[str] = ()) -> int:
+        """Goes back to the last checkpoint; returns the round to go on with. Writes nothing.
+
+        Args:
+            changes: names of what is meant to differ from the run, see `BY_INTENT`.
+
+        Raises:
+            CheckpointError: if no checkpoint is whole.
+            ValueError: if the run is made of something else.
+        """
+        assert self.folder is not None
+        saved = self.folder.load_checkpoint()
+        require_same(saved.composition, self.composition, changes)
+        with reading(self.folder.path):
+            self._restore(saved, changes)
+        return self._first
+
+    def _restore(self, saved: Checkpoint, changes: Collection[str]) -> None:
+        layout, model, step = self.job.layout, self.job.model, self.job.round.step
+        layout.write(model, saved.parameters)
         device = next(model.parameters()).device
-        self.step_state = self.job.round.step.load(model, saved["server_step"])
-        self.decoder_state = tuple(saved["decoder"])
+        dumped = saved.server_step
+        if "lr" in changes:
+            dumped = with_rates(dumped, step.dump(self.step_state))
+        self.step_state = step.load(model, dumped)
+        self.decoder_state = tuple(saved.decoder)
         past = tuple(
             Broadcast(parameters.to(device), {name: one.to(device) for name, one in extra.items()})
-            for parameters, extra in saved["attack"]["past"]
+            for parameters, extra in saved.attack["past"]
         )
-        attack = AttackMemory(past, saved["attack"]["plans"])
-        self.memory = ExchangeMemory(attack, tuple(saved["waiting"]))
+        attack = AttackMemory(past, saved.attack["plans"])
+        if {"attack", "byzantine"} & set(changes):
+            attack = AttackMemory()
+        waiting = tuple(saved.waiting) if saved.policy == self.policy else ()
+        self.memory = ExchangeMemory(attack, waiting)
         self.worker_states.update(
             {
                 worker: {name: tuple(parts) for name, parts in state.items()}
-                for worker, state in saved["workers"].items()
+                for worker, state in saved.workers.items()
             }
         )
-        self.standing = Standing(*saved["standing"])
-        self.spread = Spread(*saved["spread"])
-        self._first = saved["step"]
-        return self._first
+        self.standing = Standing(*saved.standing)
+        self.spread = Spread(*saved.spread)
+        self.callbacks.load_state_dict(saved.callbacks)
+        self._first = saved.step
 
     def finish(self, rounds: int, stopped: str | None = None) -> Run:
         """Writes the result down and hands the run over."""
         self._open_folder()
-        model = self.job.model
-        ready = with_statistics(model, self.job.dataset)
-        model.load_state_dict(ready.state_dict())
-        measured = self.rounds[-1] if self.rounds else {}
-        if "test_accuracy" not in measured:
-            measured = self._evaluation()
+        model, run = self.job.model, self.run
+        evaluation = self._final_evaluation(last_round=stopped is None)
+        model.load_state_dict(with_statistics(model, self.job.dataset).state_dict())
         code = self.job.round.code
         methods = [source(type(part)) for part in self._parts_of_method()]
         result = {
-            "title": self.title or type(code.method).__name__,
+            "title": run.title,
             "rounds": rounds,
-            "test_accuracy": measured.get("test_accuracy"),
-            "test_loss": measured.get("test_loss"),
+            "test_accuracy": evaluation.get("test_accuracy"),
+            "test_loss": evaluation.get("test_loss"),
+            "evaluation": {name: _finite(value) for name, value in evaluation.items()},
             "num_parameters": self.job.layout.dim,
             "num_workers": code.num_workers,
             "num_partitions": code.num_partitions,
@@ -234,16 +294,28 @@ class Loop:
                 name: _shown(getattr(self.job.round, name))
                 for name in ("order", "compute", "transforms", "attack", "step")
             },
-            "message_bytes": _total(self.rounds, "message_bytes"),
+            "message_bytes": _total(run.rounds, "message_bytes"),
             "stopped": stopped,
+            "stopped_by": run.stopped_by,
             "excluded": self.standing.out,
-            "virtual_seconds": _total(self.rounds, "virtual_seconds"),
+            "virtual_seconds": _total(run.rounds, "virtual_seconds"),
             "methods": [text for text in methods if text],
         }
         if self.folder is not None:
             self.folder.save_model(model.state_dict())
             self.folder.write_json("result.json", result)
-        return Run(model, self.rounds, result, self.folder.path if self.folder else None)
+        run.result = result
+        return run
+
+    def _final_evaluation(self, *, last_round: bool) -> dict[str, float | None]:
+        """That of the last round, unless there is none or callbacks then changed the weights."""
+        run, before = self.run, self._flat()
+        if last_round:
+            self.callbacks.on_last_round(run)
+        entry = run.rounds[-1] if run.rounds else {}
+        if self._flat().equal(before) and set(self.evaluator.names) <= set(entry):
+            return {name: entry[name] for name in self.evaluator.names}
+        return self.evaluator.measure(self.job)
 
     def _rule(self, code: Code, step: int) -> Rule | None:
         """The decoder as a rule, for simulated attacks that know it; None under an exact code."""
@@ -260,12 +332,6 @@ class Loop:
         inner += [getattr(one, "partitioner", None) for one in parts]
         inner += [getattr(one, "inner", None) for one in inner]  # of error feedback
         return [part for part in [*parts, *inner] if part is not None]
-
-    def _evaluation(self) -> dict[str, float | None]:
-        if self.test is None:
-            return {}
-        found: Evaluation = evaluate(self.job.model, self.job.loss, self.test, self.job.dataset)
-        return {"test_accuracy": found.accuracy, "test_loss": found.loss}
 
     def _diversity(self, monitor: DiversityMonitor, messages: Tensor) -> float | None:
         """B_S as it is known by now, from the gradients of workers that are not suspected."""
@@ -291,6 +357,10 @@ class Loop:
         return self.job.layout.read(self.job.model)
 
 
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
 def _shown(part: object | None) -> str | None:
     return repr(part) if part is not None and part != () else None
 
@@ -298,4 +368,5 @@ def _shown(part: object | None) -> str | None:
 def _total(rounds: list[dict[str, Any]], name: str) -> float | int | None:
     """The sum of a figure of all rounds; None if a round has none."""
     found: list[float | int] = [entry[name] for entry in rounds if entry.get(name) is not None]
-    return sum(found) if found and len(found) == len(rounds) else None
+    known = found and len(found) == len(rounds) == rounds[-1]["step"] + 1  # none is lost
+    return sum(found) if known else None

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -62,6 +63,7 @@ class PartitionUpdates:
             chunk_size = max(1, _BLOCK_BYTES // max(row_bytes, 1))
         self.chunk_size = chunk_size
         self._vectorises = False  # not known before it has been tried
+        self._unfit = ""  # why not, until it has been told
 
     def blocks(
         self,
@@ -86,18 +88,19 @@ class PartitionUpdates:
         device = broadcast.parameters.device
         for start in range(0, len(partitions), self.chunk_size):
             chunk = partitions[start : start + self.chunk_size]
-            batch = Samples(*self._batch(step, chunk, device))
-            if len(chunk) > 1:
-                found = self._together(objective, broadcast, batch)
-                if found is not None:
-                    yield found
-                    continue
+            with _placed(step, chunk):
+                batch = Samples(*self._batch(step, chunk, device))
+                found = self._together(objective, broadcast, batch) if len(chunk) > 1 else None
+            if found is not None:
+                yield found
+                continue
             for partition, *own in zip(chunk, *batch, strict=True):
                 state = (states or {}).get(partition) or compute.init(objective.layout)
                 draws = generator(self.job.seed, "computation", step, partition)
-                with seeded(self.job.seed, "layers", step, partition):
+                with _placed(step, [partition]), seeded(self.job.seed, "layers", step, partition):
                     done = compute.compute(objective, broadcast, Samples(*own), state, draws)
                 yield Block(done.update.unsqueeze(0), done.loss.reshape(1), (done.state,))
+            self._tell_unfit()
 
     def received(self, broadcast: Broadcast) -> Broadcast:
         """A broadcast where this process computes: a copy, if it was lent by another process."""
@@ -117,15 +120,20 @@ class PartitionUpdates:
             if self._vectorises or isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
             self.chunk_size = 1
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            warnings.warn(
-                "the model's gradients are computed one by one, which is slower, because vmap "
-                f"cannot take it: {reason} (chunk_size=1 asks for it, without this warning)",
-                stacklevel=2,
-            )
+            self._unfit = next(iter(str(error).splitlines()), type(error).__name__)
             return None
         self._vectorises = True
         return Block(*found)
+
+    def _tell_unfit(self) -> None:
+        """Once all has been done one by one: what fails there, too, is not vmap's fault."""
+        if self._unfit:
+            reason, self._unfit = self._unfit, ""
+            warnings.warn(
+                "the model's gradients are computed one by one, which is slower, because vmap "
+                f"cannot take it: {reason} (chunk_size=1 asks for it, without this warning)",
+                stacklevel=3,
+            )
 
     def _batch(
         self, step: int, partitions: Sequence[int], device: torch.device
@@ -144,6 +152,18 @@ class PartitionUpdates:
         return tuple(
             part.to(device).unflatten(0, (len(partitions), -1)) for part in (inputs, targets)
         )
+
+
+@contextmanager
+def _placed(step: int, partitions: Sequence[int]) -> Iterator[None]:
+    """Notes of an exception in the user's model, loss or data where it was met."""
+    try:
+        yield
+    except Exception as error:
+        first, last = partitions[0], partitions[-1]
+        which = f"partition {first}" if first == last else f"partitions {first} to {last}"
+        error.add_note(f"met in round {step}, with the samples of {which}")
+        raise
 
 
 class _RelabelledLoss:

@@ -78,7 +78,7 @@ class Worker:
         step, broadcast = behind(role, task.step, task.broadcast, task.past)
         broadcast = self.updates.received(broadcast)
         relabelling = role.attack if role is not None and role.attack.relabels else None
-        code = job.round.code.at(step)
+        code = job.round.code.at(step).informed(broadcast.extra)
         owned = code.assignment[self.id].nonzero().flatten().tolist()
         states = dict.fromkeys(owned, self.state.get("compute", ()))
         blocks = self.updates.blocks(step, owned, broadcast, states, relabelling)
@@ -142,7 +142,7 @@ class RoundTask(Task):
         if not workers:
             return
         updates = workers[0].updates
-        code = updates.job.round.code.at(self.step)
+        code = updates.job.round.code.at(self.step).informed(self.broadcast.extra)
         losses: list[Tensor] = []
         states: dict[int, tuple[Tensor, ...]] = {}
         remembered = {one.id: one.state.get("compute", ()) for one in workers}

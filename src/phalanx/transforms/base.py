@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from phalanx.coding import Code
@@ -95,7 +95,7 @@ class MessageTransform(ABC):
         )
 
 
-def checked(data: Tensor, layout: ParameterLayout) -> Float[Tensor, " width"]:
+def checked(data: Tensor, layout: ParameterLayout) -> Num[Tensor, " width"]:
     """A message that came as it is.
 
     Raises:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Num
 from torch import Tensor
 
 from phalanx.coding import Code
@@ -22,7 +22,7 @@ class Transformed(NamedTuple):
         states: what is remembered, by stage.
     """
 
-    message: Float[Tensor, " width"]
+    message: Num[Tensor, " width"]
     sent: Tensor | None
     states: dict[str, State]
 
@@ -41,7 +41,7 @@ class Chain:
     """Workers of the run."""
 
     def update(
-        self, message: Float[Tensor, " width"], states: Mapping[str, State], step: int, worker: int
+        self, message: Num[Tensor, " width"], states: Mapping[str, State], step: int, worker: int
     ) -> Transformed:
         """What a worker sends, and what its transforms remember.
 
@@ -72,7 +72,7 @@ class Chain:
             return message
         return self.transforms[-1].forge(message, self._context(step, worker))
 
-    def decode(self, sent: Tensor) -> Float[Tensor, " width"]:
+    def decode(self, sent: Tensor) -> Num[Tensor, " width"]:
         """The message that was sent.
 
         Raises:
@@ -92,6 +92,11 @@ class Chain:
 
     def problems(self, code: Code) -> list[str]:
         """Why the chain does not go with a code, if so."""
+        if self.transforms and not self.layout.dtype.is_floating_point:
+            return [
+                "transforms need messages of floating-point numbers, got "
+                f"{self.transforms[0]} with {code}, whose messages are {self.layout.dtype}"
+            ]
         found = [one.conflict(code, self.layout) for one in self.transforms]
         early = [one for one in self.transforms[:-1] if one.encodes]
         if early:

@@ -8,6 +8,8 @@ from phalanx.privacy.secure_aggregation.messages import (
     DealRequest,
     Message,
     ModelServerDeal,
+    OpenRequest,
+    OpenRound,
     WorkerServerDeal,
 )
 from phalanx.privacy.secure_aggregation.protocol import Entropy, SecureSetup, system_entropy
@@ -44,8 +46,10 @@ def deal(
 class Dealer(Server):
     """The dealer as a gRPC server: it gives each server its part of every deal, once.
 
-    It sees no share and no message, but it knows all masks: it must not collude with anybody, and
-    should run where neither server's operator can look.
+    It is a third party, and trusted: it sees no share and no message, but it knows all masks, so
+    that with what any server sees it knows every message, and a wrong deal spoils aggregates
+    unseen. It must not collude with anybody, and should run where neither server's operator can
+    look.
 
     Args:
         setup: the public parameters.
@@ -54,7 +58,12 @@ class Dealer(Server):
         credentials: of `grpc.ssl_server_credentials`; not encrypted, on this machine only, if None.
         plain: do not encrypt, wherever it listens.
         entropy: the source of secrets.
+
+    Raises:
+        ValueError: if a key is missing, too short or used twice.
     """
+
+    _name = "dealer"
 
     def __init__(
         self,
@@ -73,10 +82,13 @@ class Dealer(Server):
         super().__init__(setup, keys, address, credentials, plain)
 
     def _admits(self, name: str, kind: type[Any]) -> bool:
-        return name in self._ledgers and kind is DealRequest
+        return kind is DealRequest or (kind is OpenRequest and name == "model server")
 
     def _answer(self, name: str, request: Message) -> Message:
         with self._deal_lock:
+            if isinstance(request, OpenRequest):
+                spent = max(ledger.last for ledger in self._ledgers.values())
+                return OpenRound(request.round, max(request.round, spent + 1))
             self._ledgers[name].spend(request.round)
             if request.round < self._round:
                 raise RoundOverError(f"round {request.round} is over, {self._round} is dealt")

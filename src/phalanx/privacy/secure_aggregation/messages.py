@@ -136,6 +136,28 @@ class SumShare(NamedTuple):
     values: Int64[Tensor, " dim"]
 
 
+class OpenRequest(NamedTuple):
+    """Model server to dealer and worker server: a request to open a round, when it starts anew.
+
+    Attributes:
+        round: the first that may be opened.
+    """
+
+    round: int
+
+
+class OpenRound(NamedTuple):
+    """The answer to that: the first round from there on whose randomness is not spent.
+
+    Attributes:
+        round: that of the request.
+        next: the one to begin with.
+    """
+
+    round: int
+    next: int
+
+
 Message = (
     SeedShare
     | VectorShare
@@ -149,6 +171,8 @@ Message = (
     | WeightedShare
     | SumRequest
     | SumShare
+    | OpenRequest
+    | OpenRound
 )
 
 HEADER_BYTES = 8

@@ -18,6 +18,8 @@ from phalanx.privacy.secure_aggregation.messages import (
     MaskedShares,
     Message,
     ModelServerDeal,
+    OpenRequest,
+    OpenRound,
     Participants,
     Receipt,
     SeedShare,
@@ -114,6 +116,10 @@ class ModelServerView(ServerView):
 class ModelServer(Server):
     """The model server over gRPC: it collects the workers' seeds and leads every round.
 
+    It starts last, and asks dealer and worker server which round is the next: so one that takes the
+    place of another goes on where that one stopped. A round of which the worker server has shares
+    already is over then, since new shares of a message would contradict them.
+
     Args:
         setup: the public parameters.
         keys: how workers make themselves known; see `fresh_keys`.
@@ -125,7 +131,13 @@ class ModelServer(Server):
             vectors, or of the dealer.
         credentials: of `grpc.ssl_server_credentials`; not encrypted, on this machine only, if None.
         plain: do not encrypt, wherever it listens.
+
+    Raises:
+        ValueError: if a key is missing, too short or used twice.
+        ServerLostError: if the other server or the dealer does not answer in time.
     """
+
+    _name = "model server"
 
     def __init__(
         self,
@@ -145,7 +157,15 @@ class ModelServer(Server):
         self._uploads = Uploads(lambda round: ModelServerView(setup, round))
         self.round = 0
         """The round that is open."""
-        super().__init__(setup, keys, address, credentials, plain, timeout_s, self._uploads)
+        peers = {"worker server": worker_server, "dealer": dealer}
+        super().__init__(setup, keys, address, credentials, plain, timeout_s, self._uploads, peers)
+        try:
+            for connection in filter(None, (self._dealer, self._worker_server)):
+                answer = connection.ask(OpenRequest(self.round), OpenRound, timeout_s)
+                self.round = self._uploads.skip(answer.next, used=False)
+        except BaseException:
+            self.close()
+            raise
 
     def aggregate(self, deadline_s: float) -> Float[Tensor, " dim"]:
         """The aggregate of the round that is open; whatever comes of it, the next is opened.

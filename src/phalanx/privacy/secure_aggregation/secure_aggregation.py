@@ -50,6 +50,9 @@ class Transcript(NamedTuple):
 class SecureAggregation(Aggregator):
     """Secure aggregation: a rule computed by two servers neither of which sees a message.
 
+    Trusted: a third party, the dealer, which hands both servers correlated randomness for every
+    rule but `Mean`; and all three to follow the protocol, no two of them together.
+
     Every message is split into two shares. One server learns the aggregate and nothing else, the
     other the pairwise distances and the weights that follow. Here all parties live in one process,
     so nothing is hidden: for training as it would go, for comparisons and for tests. Real servers
@@ -61,7 +64,7 @@ class SecureAggregation(Aggregator):
     Guarantee: that of the rule, on messages rounded to multiples of 2^-`fraction_bits`. Where the
     rule's weights are equal (Krum, Multi-Krum, MDA, MoNNA, mixing before Krum) the aggregate is
     exactly that of the rounded messages; weights that differ add at most one more unit, unbiased.
-    Scores and suspects: those of the rule.
+    Scores and suspects: those of the rule, whose suspicion is no proof, see `Aggregate`.
     Cost: of all parties together, 48 n d pseudo-random bytes, which take most of the time, and
     3 n^2 d + 128 n d multiply-adds.
     Source: He, Karimireddy, Jaggi, "Secure Byzantine-Robust Machine Learning", arXiv 2006.04747,

@@ -4,11 +4,12 @@ import hmac
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, TypeVar
 
 from jaxtyping import Int64
 from torch import Tensor
@@ -115,6 +116,19 @@ class Uploads(Generic[View]):
             self._views = {one: kept for one, kept in self._views.items() if one > round}
             return view
 
+    def skip(self, round: int, *, used: bool) -> int:
+        """Opens this round, or the first after those that are over; says which.
+
+        Args:
+            round: the first that may be opened.
+            used: whether rounds of which somebody has sent a share are over, too.
+        """
+        with self._changed:
+            after = [number + 1 for number in self._views] if used else []
+            self._open = max([self._open, round, *after])
+            self._views = {one: kept for one, kept in self._views.items() if one >= self._open}
+            return self._open
+
     def _view(self, round: int) -> View:
         return self._views.get(round, self._fresh(round))
 
@@ -123,8 +137,12 @@ class Server(ABC):
     """A gRPC server that answers the messages of callers whose keys it knows.
 
     A caller may take `patience_s` over a message, and send one at a time; `uploads` notes who sends
-    bytes that are none. What is not encrypted is refused unless it listens on this machine alone.
+    bytes that are none. What is not encrypted is refused unless it listens on this machine alone,
+    and so is a table of keys in which a caller has none of its own.
     """
+
+    _name: ClassVar[str]
+    """What others call it."""
 
     def __init__(
         self,
@@ -135,7 +153,12 @@ class Server(ABC):
         plain: bool,
         patience_s: float = 60.0,
         uploads: Uploads[Any] | None = None,
+        peers: Mapping[str, transport.Peer | None] = MappingProxyType({}),
     ) -> None:
+        if credentials is None:
+            transport.require_local(address, plain)
+        own = {name: peer.key for name, peer in peers.items() if peer is not None}
+        transport.require_keys(keys, transport.callers(setup)[self._name], own)
         self._grpc = transport.import_grpc()
         self._setup, self._keys, self._malformed = setup, dict(keys), uploads
         self._patience_s, self._sending, self._lock = patience_s, set[str](), threading.Lock()
@@ -148,11 +171,13 @@ class Server(ABC):
             transport.SERVICE, {transport.METHOD: handler}
         )
         self._server.add_generic_rpc_handlers((service,))
-        if credentials is None:
-            transport.require_local(address, plain)
-            port = self._server.add_insecure_port(address)
-        else:
-            port = self._server.add_secure_port(address, credentials)
+        try:
+            if credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise ValueError(f"address must be free to listen at, got {address}") from error
         self.address = f"{address.rpartition(':')[0]}:{port}"
         """Where it listens."""
         self._server.start()

@@ -5,8 +5,9 @@ metadata, so it is as secret as the connection: encrypt it, or stay on one machi
 """
 
 import importlib
+import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
@@ -40,6 +41,9 @@ Answer = TypeVar("Answer", bound=Message)
 
 Keys = Mapping[str, str]
 """A secret for everybody who may speak to a server, by name."""
+
+MIN_KEY_LENGTH = 22
+"""Characters of 128 random bits in base64."""
 
 
 class UnexpectedMessageError(Exception):
@@ -86,7 +90,8 @@ class Connection:
         peer: the server.
 
     Raises:
-        ValueError: if it is on another machine and nothing encrypts the connection.
+        ValueError: if it is on another machine and nothing encrypts the connection, or the key is
+            none.
     """
 
     def __init__(self, setup: SecureSetup, peer: Peer) -> None:
@@ -98,6 +103,7 @@ class Connection:
             self._channel = grpc.insecure_channel(peer.address, options=OPTIONS)
         else:
             self._channel = grpc.secure_channel(peer.address, peer.credentials, options=OPTIONS)
+        require_key(f"at {peer.address}", peer.key)
         self._exchange = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")
 
     def ask(
@@ -177,16 +183,55 @@ def gather(
 
 def fresh_keys(setup: SecureSetup) -> dict[str, dict[str, str]]:
     """Random keys for each server: who may speak to it and by which secret."""
+    return {
+        server: {name: secrets.token_urlsafe(32) for name in names}
+        for server, names in callers(setup).items()
+    }
+
+
+def callers(setup: SecureSetup) -> dict[str, list[str]]:
+    """The names of those who speak to each server."""
     workers = [worker_name(worker) for worker in range(setup.num_workers)]
-    callers = {
+    return {
         "model server": workers,
         "worker server": [*workers, "model server"],
         "dealer": ["model server", "worker server"],
     }
-    return {
-        server: {name: secrets.token_urlsafe(32) for name in names}
-        for server, names in callers.items()
-    }
+
+
+def require_keys(keys: Keys, names: Sequence[str], own: Mapping[str, str]) -> None:
+    """Refuses a table of keys by which a server would take somebody for a caller who is not.
+
+    Args:
+        keys: what the server accepts.
+        names: who speaks to it.
+        own: what it makes itself known by to others, who see that, by their names.
+
+    Raises:
+        ValueError: if a caller is missing or unknown, a key is too short or cannot be sent, or two
+            are the same; the message has names, and no key.
+    """
+    if missing := [name for name in names if name not in keys]:
+        raise ValueError(f"keys must hold one for every caller, got none for {', '.join(missing)}")
+    if unknown := [name for name in keys if name not in names]:
+        raise ValueError(
+            f"keys must be those of {names[0]} to {names[-1]}, got one for {', '.join(unknown)}"
+        )
+    holders: dict[str, str] = {}
+    for name, key in [*keys.items(), *((f"this server at the {one}", own[one]) for one in own)]:
+        require_key(f"of {name}", key)
+        if key in holders:
+            raise ValueError(f"keys must differ, got one for both {holders[key]} and {name}")
+        holders[key] = name
+
+
+def require_key(whose: str, key: str) -> None:
+    """Refuses a key that is easily guessed, or changes on the way as gRPC metadata."""
+    if not re.fullmatch(f"[!-~]{{{MIN_KEY_LENGTH},}}", key):
+        raise ValueError(
+            f"the key {whose} must have at least {MIN_KEY_LENGTH} characters, ASCII and no spaces, "
+            f"got {len(key)} characters"
+        )
 
 
 def worker_name(worker: int) -> str:

@@ -20,6 +20,8 @@ from phalanx.privacy.secure_aggregation.messages import (
     DistanceShares,
     MaskedShares,
     Message,
+    OpenRequest,
+    OpenRound,
     Participants,
     Receipt,
     SumRequest,
@@ -40,7 +42,7 @@ from phalanx.privacy.secure_aggregation.transport import (
 State = tuple[Tensor, ...]
 
 _LOG = logging.getLogger(__name__)
-_STEPS = (Participants, MaskedShares, DistanceShares, SumRequest)
+_STEPS = (OpenRequest, Participants, MaskedShares, DistanceShares, SumRequest)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class WorkerServerView(ServerView):
     sums: Int64[Tensor, "present sums"] | None = None
     """Random sums of their messages in noise, less those of the first, opened."""
     verdict: Aggregate | None = None
-    """The rule's weights, scores and suspects of all workers; no value."""
+    """The rule's weights, scores and suspects of all workers; no value. Suspects are who failed the
+    range check, and without proof whom the rule left out."""
 
     def receive(self, share: VectorShare) -> "WorkerServerView":
         """Takes a worker's share in; one that is malformed, or a second one, marks its sender."""
@@ -203,8 +206,11 @@ class WorkerServer(Server):
         entropy: the source of secrets.
 
     Raises:
-        ValueError: if the rule needs more than distances.
+        ValueError: if the rule needs more than distances, or a key is missing, too short or used
+            twice.
     """
+
+    _name = "worker server"
 
     def __init__(
         self,
@@ -227,11 +233,21 @@ class WorkerServer(Server):
         self._dealer = None if dealer is None else Connection(setup, dealer)
         self._ledger, self._step_lock = protocol.RoundLedger(), threading.Lock()
         self._view: WorkerServerView | None = None
+        self._led = False  # whether a model server has spoken
         self._heard_s = time.monotonic()
         self._uploads = Uploads(lambda round: WorkerServerView(setup, round))
         self.verdict: Aggregate | None = None
         """Weights, scores and suspects of the last round."""
-        super().__init__(setup, keys, address, credentials, plain, timeout_s, self._uploads)
+        super().__init__(
+            setup,
+            keys,
+            address,
+            credentials,
+            plain,
+            timeout_s,
+            self._uploads,
+            {"dealer": dealer},
+        )
 
     def check(self) -> None:
         """A check for a model server that fell silent in the middle of a round.
@@ -275,11 +291,22 @@ class WorkerServer(Server):
             return Receipt(message.round)
         with self._step_lock:
             self._heard_s = time.monotonic()
-            answer = (
-                self._start(message) if isinstance(message, Participants) else self._step(message)
-            )
+            led, self._led = self._led, True
+            if isinstance(message, OpenRequest):
+                answer: Message = self._open(message, led)
+            elif isinstance(message, Participants):
+                answer = self._start(message)
+            else:
+                answer = self._step(message)
             self._heard_s = time.monotonic()
             return answer
+
+    def _open(self, request: OpenRequest, led: bool) -> OpenRound:
+        """Opens a round for a model server that starts; what another one led is over."""
+        self._view = None
+        opened = self._uploads.skip(request.round, used=led)
+        self._ledger.last = max(self._ledger.last, opened - 1)
+        return OpenRound(request.round, opened)
 
     def _start(self, other: Participants) -> Participants:
         """Closes the uploads of a round, once those that the other server has are here, too."""
@@ -297,11 +324,8 @@ class WorkerServer(Server):
         view = self._view
         if view is None or message.round != view.round:
             raise UnexpectedMessageError(f"round {message.round} is not going on")
-        try:
-            return self._stepped(view, message)
-        except Exception:
-            self._view = None
-            raise
+        self._view = None  # whatever goes wrong ends the round
+        return self._stepped(view, message)
 
     def _stepped(self, view: WorkerServerView, message: Message) -> Message:
         if isinstance(message, MaskedShares) and view.masked is None:
@@ -311,11 +335,11 @@ class WorkerServer(Server):
             done, weighted, self._state = view.weigh(
                 message, self._rule, self._state, self._entropy
             )
-            self._view, self.verdict = None, done.verdict
+            self.verdict = done.verdict
             return weighted
         if isinstance(message, SumRequest) and isinstance(self._rule, Mean):
             done, total = view.add_up()
-            self._view, self.verdict = None, done.verdict
+            self.verdict = done.verdict
             return total
         raise UnexpectedMessageError(
             f"{type(message).__name__} is not the next step of round {view.round}"

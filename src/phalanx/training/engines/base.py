@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 
+from phalanx.errors import PhalanxError
 from phalanx.stragglers import WaitingPolicy
 
 # Not `typing.Self`: the runtime checks of the tests read annotations one function at a time.
@@ -142,6 +144,43 @@ class Waiting(NamedTuple):
     memory: tuple[float, ...] = ()
 
 
+class Failure(NamedTuple):
+    """Exception of a worker.
+
+    Attributes:
+        error: the exception, as far as it could be sent.
+        trace: its traceback, as text.
+    """
+
+    error: BaseException
+    trace: str
+
+
+NO_FAILURES: Mapping[int, Failure] = MappingProxyType({})
+
+
+@contextmanager
+def telling(failures: Mapping[int, Failure]) -> Iterator[None]:
+    """Errors of a block that follow from failures of workers tell of one of them.
+
+    The traceback becomes a note of a `PhalanxError`, and the exception its cause.
+    """
+    try:
+        yield
+    except PhalanxError as error:
+        tell(error, failures)
+        raise
+
+
+def tell(error: PhalanxError, failures: Mapping[int, Failure]) -> None:
+    """Adds the traceback of one of the workers that failed to an error, and who they are."""
+    if failures:
+        worker = min(failures)
+        told = failures[worker]
+        error.add_note(f"workers {sorted(failures)} failed; worker {worker}:\n{told.trace}")
+        error.__cause__ = error.__cause__ or told.error
+
+
 class Replies(NamedTuple):
     """Outcome of a call to all workers; what they sent is in its collector.
 
@@ -151,12 +190,14 @@ class Replies(NamedTuple):
         seconds: until the last message that was waited for.
         virtual_s: seconds on the engine's virtual clock; None if it has none.
         waiting: what the waiting policy remembers.
+        failures: what workers raised, or died of as far as is known, by id.
     """
 
     missing: dict[int, str]
     seconds: float
     virtual_s: float | None
     waiting: tuple[float, ...]
+    failures: Mapping[int, Failure] = NO_FAILURES
 
 
 class Session(ABC):

@@ -2,8 +2,9 @@
 
 import math
 import os
+import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import ModuleType
@@ -11,10 +12,12 @@ from typing import Any
 
 import torch
 
+from phalanx.errors import EngineLostError, WorkerError
 from phalanx.stragglers import WaitingPolicy
 from phalanx.training.engines.base import (
     Collector,
     Engine,
+    Failure,
     Replies,
     Reply,
     Session,
@@ -22,11 +25,20 @@ from phalanx.training.engines.base import (
     Task,
     Waiting,
     WorkerFactory,
+    tell,
 )
 from phalanx.training.engines.packing import pack, unpack
-from phalanx.training.engines.ray_connection import STORE_BYTES, connect, import_ray
+from phalanx.training.engines.ray_connection import (
+    STORE_BYTES,
+    connect,
+    has_ended,
+    import_ray,
+    raylet_process,
+)
 
 _SIGNALS = "signals"
+_LOOK_S = 0.3  # between looks whether Ray is still there
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,10 @@ class Ray(Engine):
     with the server: it writes the checkpoints, and Ctrl-C reaches it alone. What their stages
     remember workers keep; the server asks for it when it writes a checkpoint. A worker that is
     started anew goes on with what the server knows: with its last momentum, if that is what it
-    sends, or with what it remembered at the last checkpoint.
+    sends, or with what it remembered at the last checkpoint. Where nobody answers, and not for want
+    of time, the run stops with the exception of one of the workers (`WorkerError`); where Ray's own
+    process on this machine dies, it stops with an `EngineLostError`, unless Ray ends this process
+    first (exit code 1, without a word); either way it resumes from its last checkpoint.
 
     In a simulated attack, Byzantine workers forge, and sleep, in their own processes; only attacks
     that read the honest messages are staged by the server. A silent worker says that it sends
@@ -116,7 +131,7 @@ class Ray(Engine):
         Raises:
             ImportError: if Ray is not installed.
             ConnectionError: if nothing answers at `address`.
-            RuntimeError: if all workers fail to start.
+            WorkerError: if all workers fail to start.
         """
         return RaySession(self, factory)
 
@@ -128,11 +143,12 @@ class RaySession(Session):
         self._ray = import_ray("the engine Ray")
         self._engine, self._factory, self.policy = engine, factory, engine.policy
         self._slots: list[_WorkerSlot] = []
-        self._owns_ray = False
+        self._owns_ray, self._raylet = False, None
         with ExitStack() as stack:
             stack.callback(self.close)  # whatever interrupts the start, Ctrl-C among it
             store_bytes = STORE_BYTES + factory.held_bytes
             self._owns_ray = connect(self._ray, engine.address, store_bytes)
+            self._raylet = raylet_process(self._ray)
             packed = self._ray.put(factory.packed())
             for worker in range(factory.num_workers):
                 self._slots.append(_WorkerSlot(self._ray, engine, worker, factory, packed))
@@ -151,14 +167,21 @@ class RaySession(Session):
         waiting: Waiting = Waiting(),  # noqa: B008 - immutable
         collector: Collector | None = None,
     ) -> Replies:
-        """Sends the task out, and takes replies in until all are here or late."""
+        """Sends the task out, and takes replies in until all are here or late.
+
+        Raises:
+            WorkerError: if nobody answers, and somebody raised an exception.
+            EngineLostError: if Ray's process on this machine is gone.
+        """
         began, collector = time.monotonic(), collector or Collector()
         missing: dict[int, str] = {}
+        self._require_ray()
         pending = self._hand_out(task, workers, missing)
         wait = _Wait(self._engine, self._factory.num_workers, began, waiting)
         while pending:
-            done, _ = self._ray.wait(list(pending), num_returns=1, timeout=wait.left_s())
-            if not done:
+            left_s = wait.left_s()
+            done = self._wait(list(pending), 1, min(left_s, _LOOK_S))
+            if not done and left_s <= _LOOK_S:
                 break
             for one in done:
                 slot = pending.pop(one)
@@ -176,7 +199,11 @@ class RaySession(Session):
             missing[slot.worker] = "late"
             if not task.concurrent:
                 slot.drop()
-        return Replies(missing, time.monotonic() - began, None, wait.remember())
+        failures = self._failures(workers)
+        failed = [worker for worker in missing if missing[worker].startswith(_FAILED)]
+        if failed and len(missing) == len(workers):
+            raise _worker_error(f"nobody answered in round {task.step}", missing, failures)
+        return Replies(missing, time.monotonic() - began, None, wait.remember(), failures)
 
     def dismiss(self, workers: Collection[int]) -> None:
         """See `Session.dismiss`; their processes are stopped."""
@@ -190,8 +217,9 @@ class RaySession(Session):
 
     def close(self) -> None:
         """Stops the workers, and Ray if it was started for them."""
-        for slot in self._slots:
-            slot.stop()
+        if not has_ended(self._raylet):
+            for slot in self._slots:
+                slot.stop()
         self._slots = []
         if self._owns_ray:
             self._ray.shutdown()
@@ -217,11 +245,39 @@ class RaySession(Session):
         return given
 
     def _await_start(self) -> None:
-        ready = [slot.ready for slot in self._slots]
-        self._ray.wait(ready, num_returns=len(ready), timeout=self._engine.start_timeout_s)
-        reasons = [slot.obstacle() for slot in self._slots]
-        if all(reason is not None and reason != "starting" for reason in reasons):
-            raise RuntimeError(f"no worker of the engine Ray could start; the first {reasons[0]}")
+        ready, end = [slot.ready for slot in self._slots], self._engine.start_timeout_s
+        began = time.monotonic()
+        while (left_s := began + end - time.monotonic()) > 0:
+            if len(self._wait(ready, len(ready), min(left_s, _LOOK_S))) == len(ready):
+                break
+        found = {slot.worker: slot.obstacle() for slot in self._slots}
+        reasons = {worker: why for worker, why in found.items() if why not in (None, "starting")}
+        if len(reasons) == len(found):
+            told = {worker: str(why) for worker, why in reasons.items()}
+            failures = self._failures(told)
+            raise _worker_error("no worker of the engine Ray could start", told, failures)
+
+    def _wait(self, references: list[Any], number: int, seconds: float) -> Sequence[Any]:
+        """The references that are done, at least so many of them unless the time is over."""
+        done, _ = self._ray.wait(references, num_returns=number, timeout=seconds)
+        self._require_ray()
+        found: Sequence[Any] = done
+        return found
+
+    def _require_ray(self) -> None:
+        """Looks whether Ray is there: once its process is gone, a call to it would end ours."""
+        if has_ended(self._raylet):
+            raise EngineLostError(
+                f"the engine Ray is gone: its process on this machine (raylet, {self._raylet}) has "
+                "ended"
+            )
+
+    def _failures(self, workers: Collection[int]) -> dict[int, Failure]:
+        """What workers raised since one asked last."""
+        found = {worker: self._slots[worker].failure for worker in workers}
+        for worker in workers:
+            self._slots[worker].failure = None
+        return {worker: failure for worker, failure in found.items() if failure is not None}
 
 
 class _Wait:
@@ -271,6 +327,7 @@ class _WorkerSlot:
         self._number = 0  # of the task: which the worker is asked to drop
         self._dropped: Any = None  # held, else Ray complains if nobody can be notified any more
         self._dismissed = False
+        self.failure: Failure | None = None  # what it raised last
         self._actor: Any
         self.ready: Any
         self._start()
@@ -312,12 +369,14 @@ class _WorkerSlot:
             self._task = None
         try:
             reply: Reply = self._ray.get(reference, timeout=self._engine.deadline_s)
-        except errors.RayActorError:
+        except errors.RayActorError as error:
+            self.failure = _failure(error)
             if not concurrent:
                 self.restart()
             return "dead"
         except errors.RayError as error:
-            return _failure(error)
+            self.failure = _failure(error)
+            return _reason(self.failure)
         return reply
 
     def dismiss(self) -> None:
@@ -359,7 +418,8 @@ class _WorkerSlot:
             self.pid = self._ray.get(self.ready)
         except self._ray.exceptions.RayError as error:
             self.restart()
-            return _failure(error)
+            self.failure = _failure(error)
+            return _reason(self.failure)
         return None
 
     def _done(self, task: Any) -> bool:
@@ -404,8 +464,27 @@ class _Actor:
         self._over = number
 
 
-def _failure(error: Exception) -> str:
-    """An exception in one line: the one that the worker raised, if Ray wrapped it."""
-    cause = getattr(error, "cause", None) or error
-    first, *_ = str(cause).strip().splitlines() or [""]
-    return f"failed: {type(cause).__name__}: {first}"
+_FAILED = "failed: "
+
+
+def _failure(error: Exception) -> Failure:
+    """An exception as the worker raised it, if Ray wrapped it."""
+    return Failure(getattr(error, "cause", None) or error, _COLOUR.sub("", str(error)).strip())
+
+
+def _reason(failure: Failure) -> str:
+    """The exception in one line."""
+    first, *_ = str(failure.error).strip().splitlines() or [""]
+    return f"{_FAILED}{type(failure.error).__name__}: {first}"
+
+
+def _worker_error(what: str, missing: dict[int, str], failures: dict[int, Failure]) -> WorkerError:
+    """The error of a call that nobody answered."""
+    reasons = {worker: why for worker, why in missing.items() if why.startswith(_FAILED)}
+    worker, reason = min(reasons.items())
+    error = WorkerError(
+        f"{what}: {len(reasons)} workers failed, worker {worker} with {reason[len(_FAILED) :]}",
+        reasons=reasons,
+    )
+    tell(error, failures)
+    return error

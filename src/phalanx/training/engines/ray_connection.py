@@ -2,8 +2,11 @@
 
 import logging
 import os
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 STORE_BYTES = 2**28  # of shared memory at least; it is only taken as it is written to
@@ -36,6 +39,35 @@ def connect(ray: ModuleType, address: str | None, store_bytes: int) -> bool:
             **({} if address else local),
         )
     return True
+
+
+def raylet_process(ray: ModuleType) -> int | None:
+    """Process id of this machine's raylet, which every call to Ray goes through.
+
+    None where that cannot be known: only Linux tells who listens at a socket.
+    """
+    node = ray._private.worker._global_node
+    if node is None or not hasattr(socket, "SO_PEERCRED"):
+        return None
+    with socket.socket(socket.AF_UNIX) as asked:
+        try:
+            asked.connect(node.raylet_socket_name)
+            answer = asked.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        except OSError:
+            return None
+    process: int = struct.unpack("3i", answer)[0]
+    return process
+
+
+def has_ended(process: int | None) -> bool:
+    """Whether a process is gone, or dead and not buried."""
+    if process is None:
+        return False
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return True
+    return status.rpartition(")")[2].split()[0] in "ZX"
 
 
 @contextmanager
