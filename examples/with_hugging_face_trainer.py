@@ -55,7 +55,7 @@ def main() -> None:
             TrainingArguments(
                 folder,
                 per_device_train_batch_size=8,
-                max_steps=20,
+                max_steps=60,
                 learning_rate=1e-2,
                 use_cpu=not torch.cuda.is_available(),
                 report_to="none",
