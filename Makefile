@@ -68,7 +68,7 @@ format: .venv/all.stamp ## Mend what `lint` can mend by itself
 types: .venv/all.stamp ## mypy --strict over the package
 	$(BIN)/mypy
 
-fuzz: .venv/all.stamp ## Damaged data files and a million forged messages; counts go to docs/measurements/
+fuzz: .venv/all.stamp ## Adaptive lies, kills, damaged files and a million forged messages; counts go to docs/measurements/
 	@for file in benchmarks/fuzz_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
 bench: .venv/bench.stamp ## Every benchmark; results go to docs/measurements/*.json

@@ -33,7 +33,7 @@ folder = Path(mkdtemp())
 # The first has no attack: it is what the others are held against.
 
 # %%
-attack = {"attack": ReverseGradient(scale=10), "byzantine": FixedWorkers([2, 5])}
+attack = {"attack": ReverseGradient(scale=10.0), "byzantine": FixedWorkers([2, 5])}
 runs = {
     "mean, no attack": {"rule": Mean()},
     "mean": {"rule": Mean(), **attack},

@@ -304,7 +304,11 @@ def test_who_is_framed_by_collusion_is_as_far_off_as_the_codes_distance():
     """s + 1 workers that add part of a codeword can frame s others, and no fewer can."""
     code = field(9, 2)
     messages = code.encode_all([rows(9)])
-    word = code.encode_all([torch.ones(9, DIM) * (torch.arange(9) == 4)[:, None]]).long()
+    one, nothing = (
+        code.encode_all([value * torch.ones(9, DIM) * (torch.arange(9) == 4)[:, None]]).long()
+        for value in (1.0, 0.0)
+    )
+    word = (one - nothing + LARGEST) % PRIME - LARGEST  # a message tells how large zeros are, too
     holders = word[:, 0].nonzero().flatten().tolist()
     assert len(holders) == 5
     for count, framed in [(2, False), (3, True)]:

@@ -330,7 +330,7 @@ def test_no_honest_worker_is_named_within_the_bound(kind, subtests):
             bad = torch.randperm(code.num_workers, generator=source)[: code.num_tolerated]
             forged = torch.randn(messages.shape, generator=source)
             forged[::2] = forged[0]  # some collude
-            messages[bad] = forged[bad] * 10.0 ** (seed % 4 - 1)
+            messages[bad] = (forged[bad] * 10.0 ** (seed % 4 - 1)).to(messages.dtype)
             try:
                 decoded = code.decode(messages, generator=source)
             except DecodeError:
@@ -387,10 +387,11 @@ def test_one_row_and_one_flag_for_each_worker(kind, subtests):
     for code in of(kind):
         with subtests.test(code=code):
             for rows in (0, code.num_workers - 1, code.num_workers + 1):
+                messages = torch.zeros(rows, 50, dtype=code.message_dtype(torch.float32))
                 with pytest.raises(
                     ValueError, match=rf"messages must have shape \({code.num_workers},"
                 ):
-                    code.decode(torch.zeros(rows, 50), torch.ones(rows, dtype=torch.bool))
+                    code.decode(messages, torch.ones(rows, dtype=torch.bool))
 
 
 def test_shapes_are_checked_without_type_checkers_too():

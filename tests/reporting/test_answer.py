@@ -90,10 +90,11 @@ def test_one_run_that_has_not_begun(make_run):
 
 
 def test_one_run_stopped_by_an_error(make_run):
-    folder = make_run("a", rounds=1, accuracy=None, stopped="3 of 9\nworkers are bad.", **LIARS)
+    stopped = {"stopped": "3 of 9\nworkers are bad.", "evaluation": {"test_loss": 0.1}}
+    folder = make_run("a", rounds=1, accuracy=None, **stopped, **LIARS)
     assert say(folder).startswith(
         "The run was stopped by an error (“3 of 9 workers are bad”) after 1 round, last "
-        "measured at a test loss of 0.1; 2 of 9"
+        "measured at test loss 0.1; 2 of 9"
     )
 
 

@@ -147,11 +147,10 @@ def test_a_comparison_is_readable_on_60_columns(make_run):
 
 
 def test_regressions_are_compared_by_their_loss(make_run):
-    runs = [load_run(make_run(name, accuracy=None)) for name in "ab"]
+    measured = {"accuracy": None, "evaluation": {"test_loss": 0.1}}
+    runs = [load_run(make_run(name, **measured)) for name in "ab"]
     rows = compare_runs(runs)
     assert "0.1" in shown(rows)
     assert "loss" in shown(rows)
     assert "accuracy" not in shown(rows)
-    assert answer(runs[:1], rows[:1]).startswith(
-        "The run ended after 4 rounds at a test loss of 0.1;"
-    )
+    assert answer(runs[:1], rows[:1]).startswith("The run ended after 4 rounds at test loss 0.1;")

@@ -29,6 +29,7 @@ from phalanx.coding import Detox, DracoRepetition, Uncoded
 from phalanx.computations import Broadcast
 from phalanx.training import Job, Local, Ray, Round, Site
 from phalanx.training.attack_simulation import roles
+from phalanx.training.run_folder import RunFolder
 from phalanx.training.worker import RoundTask
 from training.drifting import (
     a_job,
@@ -208,9 +209,9 @@ def test_drills_resume_with_what_they_remember(tmp_path):
     resumed = trained(**options, steps=9, out=tmp_path / "run", resume=True)
     assert flat(resumed.model).equal(flat(whole.model))
 
-    newest = max((tmp_path / "forgetful" / "checkpoints").iterdir())
-    content = torch.load(newest, weights_only=True)
-    torch.save({**content, "attack": {"past": [], "plans": {}}}, newest)
+    folder = RunFolder(tmp_path / "forgetful", resume=True)
+    saved = folder.load_checkpoint()
+    folder.save_checkpoint(replace(saved, attack={"past": [], "plans": {}}))
     forgetful = trained(**options, steps=9, out=tmp_path / "forgetful", resume=True)
     assert not flat(forgetful.model).equal(flat(whole.model))
 

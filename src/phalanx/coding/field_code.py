@@ -145,7 +145,7 @@ class FieldCode:
 
     def decode(
         self,
-        messages: Int32[Tensor, "workers width"],
+        messages: Shaped[Tensor, "workers width"],
         arrived: Bool[Tensor, " workers"] | None = None,
         *,
         generator: torch.Generator | None = None,
@@ -172,7 +172,7 @@ class FieldCode:
 
     def update(
         self,
-        messages: Int32[Tensor, "workers width"],
+        messages: Shaped[Tensor, "workers width"],
         arrived: Bool[Tensor, " workers"] | None,
         state: State,
         *,
@@ -189,7 +189,7 @@ class FieldCode:
 
     def _decode(
         self,
-        messages: Int32[Tensor, "workers width"],
+        messages: Shaped[Tensor, "workers width"],
         arrived: Bool[Tensor, " workers"] | None,
         dtype: torch.dtype,
         generator: torch.Generator | None,
@@ -315,7 +315,7 @@ def _malformed(messages: Tensor, asked: Tensor) -> Tensor:
 
 
 def _sums(
-    messages: Int32[Tensor, "workers width"],
+    messages: Shaped[Tensor, "workers width"],
     groups: Sequence[range],
     readers: Sequence[Int64[Tensor, " length"]],
 ) -> Iterator[tuple[slice, Float[Tensor, " columns"]]]:

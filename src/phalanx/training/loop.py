@@ -312,7 +312,8 @@ class Loop:
         run, before = self.run, self._flat()
         if last_round:
             self.callbacks.on_last_round(run)
-        entry = run.rounds[-1] if run.rounds else {}
+        last = run.rounds[-1] if run.rounds else {}
+        entry = last if last.get("step") == run.done - 1 else {}
         if self._flat().equal(before) and set(self.evaluator.names) <= set(entry):
             return {name: entry[name] for name in self.evaluator.names}
         return self.evaluator.measure(self.job)

@@ -48,14 +48,15 @@ class Run:
             self.stopped_by = reason
 
     def __repr__(self) -> str:
-        """What it came to: rounds, last loss, evaluation, suspects and folder."""
+        """What it came to: rounds, last loss, evaluation, suspects with outliers, and folder."""
         parts = [f"steps={self.done}"]
         if self.rounds and (loss := self.rounds[-1]["loss"]) is not None:
             parts.append(f"loss={loss:.4g}")
         for name, value in self.result.get("evaluation", {}).items():
             parts.append(f"{name}={_shown(value)}")
         named: dict[int, int] = {}
-        for worker in (worker for entry in self.rounds for worker in entry["suspects"]):
+        suspected = (entry["suspects"] + entry["outliers"] for entry in self.rounds)
+        for worker in (worker for workers in suspected for worker in workers):
             named[worker] = named.get(worker, 0) + 1
         if named:
             most = sorted(named, key=lambda worker: (-named[worker], worker))
