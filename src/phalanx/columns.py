@@ -1,5 +1,6 @@
 """Passes over the columns of a table of messages, in blocks that stay in the cache."""
 
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -41,6 +42,11 @@ class Shard(NamedTuple):
     def anywhere(self, flags: Bool[Tensor, " workers"]) -> Bool[Tensor, " workers"]:
         """Which flags are raised on any shard."""
         return self.add_up(flags.double()) > 0
+
+    def generator(self) -> torch.Generator:
+        """Randomness that all shards share, and that no one of them chose."""
+        drawn = self.add_up(torch.tensor(secrets.randbits(40)))
+        return torch.Generator().manual_seed(int(drawn))
 
 
 def whole(rows: Float[Tensor, "workers dim"]) -> Shard:

@@ -26,7 +26,7 @@ from phalanx.coding.groups import (
 )
 from phalanx.coding.projection import project
 from phalanx.coding.verdict import Evidence, Verdict, judge
-from phalanx.columns import weighted_sum
+from phalanx.columns import Shard, weighted_sum, whole
 from phalanx.errors import DecodeError
 from phalanx.floats import working
 
@@ -269,12 +269,18 @@ class DracoCyclic(Code):
         arrived: Bool[Tensor, " workers"] | None = None,
         *,
         generator: torch.Generator | None = None,
+        shard: Shard | None = None,
     ) -> Decoded:
         """The mean gradient, and who is Byzantine; see `Code.decode`.
 
         With `arithmetic="field"` the gradient is in float32.
+
+        With a `shard`, messages hold its columns only, and so does the gradient. Every shard is
+        projected by a secret of its own, and the projections add up to those of whole messages.
         """
         if self._field is not None:
+            if shard is not None:
+                raise ValueError("arithmetic must be 'float' to decode by shards, got 'field'")
             return self._field.decode(messages, arrived, generator=generator)
         if arrived is None:
             arrived = torch.ones(self.num_workers, dtype=torch.bool)
@@ -285,7 +291,7 @@ class DracoCyclic(Code):
             )
         if generator is None:
             generator = torch.Generator().manual_seed(secrets.randbits(63))
-        projections = self._project(messages, generator)
+        projections = (shard or whole(messages)).add_up(self._project(messages, generator))
         here = arrived.cpu()
         usable = here & projections.isfinite().all(dim=1)
         suspects = here & ~usable

@@ -1,6 +1,5 @@
 """DRACO, repetition code: replicated work and a majority vote per group."""
 
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from phalanx.coding.groups import (
     name,
 )
 from phalanx.coding.voting import Party, vote
-from phalanx.columns import WIDE_BLOCK, column_blocks
+from phalanx.columns import WIDE_BLOCK, Shard, column_blocks, whole
 from phalanx.errors import DecodeError
 from phalanx.floats import working
 
@@ -149,22 +148,28 @@ class DracoRepetition(Code):
         arrived: Bool[Tensor, " workers"] | None = None,
         *,
         generator: torch.Generator | None = None,
+        shard: Shard | None = None,
     ) -> Decoded:
-        """The mean gradient, and who is Byzantine; see `Code.decode`."""
+        """The mean gradient, and who is Byzantine; see `Code.decode`.
+
+        With a `shard`, messages hold its columns only, and so does the gradient; who disagrees in
+        one shard disagrees in all.
+        """
+        shard = shard or whole(messages)
         if arrived is None:
             arrived = torch.ones(self.num_workers, dtype=torch.bool)
         check_messages(messages, arrived, self.num_workers)
         if generator is None:
-            generator = torch.Generator().manual_seed(secrets.randbits(63))
+            generator = shard.generator()
         parties: list[Party] = []
         here = arrived.cpu()
         for group in self.groups:
             voters = [worker for worker in group if here[worker]]
-            party = vote(messages, voters, self.tolerance, generator)
+            party = vote(messages, voters, self.tolerance, generator, shard)
             if not party.members:
                 raise self._error(group, voters, "no strict majority of their messages agrees")
             parties.append(party)
-        gradient = self._mean(messages, [party.members[0] for party in parties])
+        gradient = self._mean(messages, [party.members[0] for party in parties], shard)
         suspects = here.clone()
         suspects[[member for party in parties for member in party.members]] = False
         residual = max(party.spread for party in parties)
@@ -173,22 +178,25 @@ class DracoRepetition(Code):
         error = radius / sum(party.shortest for party in parties) if radius else 0.0
         return Decoded(gradient, suspects.to(messages.device), residual, error)
 
-    def _mean(self, messages: Tensor, winners: list[int]) -> Tensor:
+    def _mean(self, messages: Tensor, winners: list[int], shard: Shard) -> Tensor:
         gradient = torch.empty_like(messages[0])
+        sound = True
         for columns in column_blocks(messages.shape[1], WIDE_BLOCK):
             total = messages[winners[0], columns].to(working(messages.dtype), copy=True)
             for winner in winners[1:]:
                 total += messages[winner, columns]
             # Infinities and NaN survive every addition, and show in the extremes.
             low, high = torch.aminmax(total)
-            if not (high - low).isfinite():
-                self._refuse_not_finite(messages, winners)
+            sound = sound and bool((high - low).isfinite())
             gradient[columns] = total.div_(self.num_partitions)
+        if shard.anywhere(torch.tensor([not sound])):
+            self._refuse_not_finite(messages, winners, shard)
         return gradient
 
-    def _refuse_not_finite(self, messages: Tensor, winners: list[int]) -> None:
-        for group, winner in zip(self.groups, winners, strict=True):
-            if not messages[winner].isfinite().all():
+    def _refuse_not_finite(self, messages: Tensor, winners: list[int], shard: Shard) -> None:
+        broken = shard.anywhere(~messages[winners].isfinite().all(dim=1).cpu())
+        for group, unfit in zip(self.groups, broken.tolist(), strict=True):
+            if unfit:
                 raise self._error(group, list(group), "the majority's message is not finite")
 
     def _error(self, group: range, voters: Sequence[int], reason: str) -> DecodeError:

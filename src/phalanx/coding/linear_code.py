@@ -12,7 +12,7 @@ from torch import Tensor
 
 from phalanx.coding.base import Code, Decoded
 from phalanx.coding.groups import check_messages, check_owned, check_partitions, name
-from phalanx.columns import add_weighted_sums, finite_rows, weighted_sum
+from phalanx.columns import Shard, add_weighted_sums, finite_rows, weighted_sum, whole
 from phalanx.errors import DecodeError
 from phalanx.floats import all_finite
 
@@ -98,8 +98,13 @@ class LinearCode(Code):
         arrived: Bool[Tensor, " workers"] | None = None,
         *,
         generator: torch.Generator | None = None,
+        shard: Shard | None = None,
     ) -> Decoded:
-        """The mean gradient, or nearly; see `Code.decode`. One pass over what arrived."""
+        """The mean gradient, or nearly; see `Code.decode`. One pass over what arrived.
+
+        With a `shard`, messages hold its columns only, and so does the gradient.
+        """
+        shard = shard or whole(messages)
         if arrived is None:
             arrived = torch.ones(self.num_workers, dtype=torch.bool)
         check_messages(messages, arrived, self.num_workers)
@@ -107,11 +112,11 @@ class LinearCode(Code):
         gradient, solution = self._mean(messages, here)
         # What is not finite shows in the sum, so that only rows outside of it are read for it.
         unread = here & (solution.coefficients == 0)
-        sound = all_finite([gradient])
-        broken = ~finite_rows(messages, unread if sound else here)
+        sound = _finite_everywhere(gradient, shard)
+        broken = shard.anywhere(~finite_rows(messages, unread if sound else here))
         if not sound:
             gradient, solution = self._mean(messages, here & ~broken)
-            if not all_finite([gradient]):
+            if not _finite_everywhere(gradient, shard):
                 raise DecodeError(
                     f"the messages are finite, but their sum overflows {messages.dtype}",
                     workers=(here & ~broken).nonzero().flatten().tolist(),
@@ -131,6 +136,10 @@ class LinearCode(Code):
                 bound=0,
             )
         return weighted_sum(messages, solution.coefficients / self.num_partitions), solution
+
+
+def _finite_everywhere(gradient: Tensor, shard: Shard) -> bool:
+    return not shard.anywhere(torch.tensor([not all_finite([gradient])])).any()
 
 
 class _Solution(NamedTuple):

@@ -12,12 +12,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from phalanx.columns import column_blocks
+from phalanx.columns import Shard, column_blocks, whole
 from phalanx.vertex_cover import bit_sets, coverable
 
 _COMPARED = 65_536  # words at a time: the leader's block is read from the cache, not again
 _COLUMNS = 32_768  # columns of a group whose distances are added up at a time
 _SLACK = 1e-9  # relative, of distances that are added up: honest pairs at the tolerance are near
+_HEADROOM = 10  # bits by which more shards than ranks have ever been cannot overflow
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -52,6 +53,7 @@ def vote(
     voters: Sequence[int],
     tolerance: float,
     generator: torch.Generator,
+    shard: Shard | None = None,
     *,
     complete: bool = False,
 ) -> Party:
@@ -66,15 +68,22 @@ def vote(
         voters: ids of the workers that vote.
         tolerance: largest relative distance at which messages agree; 0 compares bits.
         generator: draws whom the others are compared with; it never decides who wins.
+        shard: which columns of the messages these are; all by default. The generator is then the
+            same in all shards.
         complete: whether to compare those outside of the majority with one another, too.
     """
+    shard = shard or whole(messages)
     if tolerance == 0:
-        return _vote_by_bits(messages, voters, generator, complete)
-    return _vote_by_distance(messages, voters, tolerance, complete)
+        return _vote_by_bits(messages, voters, generator, complete, shard)
+    return _vote_by_distance(messages, voters, tolerance, complete, shard)
 
 
 def _vote_by_bits(
-    messages: Tensor, voters: Sequence[int], generator: torch.Generator, complete: bool
+    messages: Tensor,
+    voters: Sequence[int],
+    generator: torch.Generator,
+    complete: bool,
+    shard: Shard,
 ) -> Party:
     majority, undecided = len(voters) // 2 + 1, list(voters)
     members: list[int] = []
@@ -82,7 +91,10 @@ def _vote_by_bits(
     while undecided if complete else not members and len(undecided) >= majority:
         leader = undecided[int(torch.randint(len(undecided), (), generator=generator))]
         party = _equal_to(messages, leader, undecided)
-        finite = not complete or bool(messages[leader].isfinite().all())
+        unequal = torch.tensor([voter not in party for voter in undecided])
+        elsewhere = shard.anywhere(unequal).tolist()
+        party = [voter for voter, other in zip(undecided, elsewhere, strict=True) if not other]
+        finite = not complete or _finite(messages[leader], shard)
         company |= dict.fromkeys(party, len(party) if finite else 0)
         if len(party) >= majority:
             members = party
@@ -121,18 +133,23 @@ def _words(table: NDArray[Any]) -> NDArray[Any]:
 
 
 def _vote_by_distance(
-    messages: Tensor, voters: Sequence[int], tolerance: float, complete: bool
+    messages: Tensor, voters: Sequence[int], tolerance: float, complete: bool, shard: Shard
 ) -> Party:
     majority = len(voters) // 2 + 1
-    largest = {voter: _largest(messages[voter]) for voter in voters}
+    # Shards add up to something between the largest value and their number times it: scaled down,
+    # lest that overflow.
+    scaled = [ldexp(_largest(messages[voter]), -_HEADROOM) for voter in voters]
+    total = shard.add_up(torch.tensor(scaled, dtype=torch.float64)).tolist()
+    largest = dict(zip(voters, total, strict=True))
     finite = [voter for voter in voters if isfinite(largest[voter])]
     company = dict.fromkeys(voters, 0)
     if not finite:
         return Party([], company=company)
     # In units of a message that no minority can move: no square overflows or vanishes that matters.
     # A power of two, so that nothing is rounded.
-    unit = ldexp(0.5, frexp(sorted(largest[voter] for voter in finite)[len(finite) // 2])[1])
-    distances, norms = _distances(messages, finite, unit)
+    middle = sorted(largest[voter] for voter in finite)[len(finite) // 2]
+    unit = ldexp(0.5, min(frexp(middle)[1] + _HEADROOM, 1024))
+    distances, norms = _distances(messages, finite, unit, shard)
     longer = torch.maximum(norms[:, None], norms[None, :])
     relative = distances / longer.clamp_min(torch.finfo(torch.float64).tiny)
     near = relative <= tolerance * (1 + _SLACK)  # what overflowed is near to nobody
@@ -158,6 +175,10 @@ def _vote_by_distance(
     )
 
 
+def _finite(row: Tensor, shard: Shard) -> bool:
+    return not shard.anywhere(torch.tensor([not row.isfinite().all()])).any()
+
+
 def _largest(row: Tensor) -> float:
     """The largest absolute value; not finite if a value is not."""
     if not len(row):
@@ -167,7 +188,7 @@ def _largest(row: Tensor) -> float:
 
 
 def _distances(
-    messages: Tensor, voters: list[int], unit: float
+    messages: Tensor, voters: list[int], unit: float, shard: Shard
 ) -> tuple[Float[Tensor, "voters voters"], Float[Tensor, " voters"]]:
     """Distances between the voters' messages, and their norms, in these units."""
     squared = torch.zeros(len(voters), len(voters), dtype=torch.float64)
@@ -177,4 +198,5 @@ def _distances(
         norms += rows.square().sum(dim=1).cpu()
         # Differences, not a Gram matrix: its cancellation loses the digits that replicas differ in.
         squared += torch.stack([(rows - row).square().sum(dim=1) for row in rows]).cpu()
-    return squared.sqrt(), norms.sqrt()
+    total = shard.add_up(torch.cat([norms[None], squared])).sqrt()
+    return total[1:], total[0]

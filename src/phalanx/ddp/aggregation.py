@@ -1,4 +1,4 @@
-"""Robust aggregation of the gradients of `DistributedDataParallel`, by a communication hook."""
+"""Robust aggregation, or decoding, of the gradients of `DistributedDataParallel`, by a hook."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,8 +11,10 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from phalanx.aggregation import Aggregator
+from phalanx.coding import Code
 from phalanx.communication.agreement import StepCheck
 from phalanx.communication.point_to_point import Peers
+from phalanx.ddp.coded import Decoder, ShardedCode, message_loss
 from phalanx.ddp.collective import choose
 from phalanx.ddp.memory import ParameterMemory
 from phalanx.ddp.parameters import trained
@@ -34,6 +36,11 @@ class AggregatedStep(NamedTuple):
             off: suspicion, no proof, see `Aggregate`.
         outvoted: `(ranks,)` bool; the ranks that aggregated wrongly, for certain as long as no more
             than `num_byzantine_aggregators` of a group do; nobody without votes.
+        error: `Decoded.error` of a code; None from rules, which estimate none.
+
+    Of a code there are no weights, scores are 1 for suspects and 0 for others, and nobody is
+    dropped: a rank whose message is not finite is a suspect. Its suspects are proven, see
+    `Decoded`.
     """
 
     step: int
@@ -42,13 +49,14 @@ class AggregatedStep(NamedTuple):
     dropped: Bool[Tensor, " ranks"]
     suspects: Bool[Tensor, " ranks"]
     outvoted: Bool[Tensor, " ranks"]
+    error: float | None = None
 
 
 class GradientAggregation:
     """What `aggregate` installed: what happened, and what has to be saved.
 
     Attributes:
-        rule: how gradients are aggregated.
+        rule: how gradients are aggregated: a robust rule, or a code.
         num_steps: backward passes aggregated so far.
         last: what became of the last one; None before the first.
         times_suspected: `(ranks,)` int64, in how many steps each rank was a suspect. Under rules
@@ -58,7 +66,7 @@ class GradientAggregation:
     def __init__(
         self,
         model: DistributedDataParallel,
-        rule: Aggregator,
+        rule: Aggregator | Code,
         num_byzantine_aggregators: int = 0,
     ) -> None:
         names = trained(
@@ -69,7 +77,7 @@ class GradientAggregation:
         self.num_steps = 0
         self.last: AggregatedStep | None = None
         self.times_suspected = torch.zeros(peers.size, dtype=torch.int64)
-        self._names = names
+        self._names, self._rank = names, peers.rank
         self._pipeline = as_pipeline(rule)
         self._memory = ParameterMemory() if remembers(self._pipeline) else None
         self._under_way: list[_Bucket] = []
@@ -83,6 +91,22 @@ class GradientAggregation:
             dtype=widest({parameter.dtype for parameter in names}),
             num_byzantine_aggregators=num_byzantine_aggregators,
         )
+
+    def loss(self, losses: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+        """The loss whose gradient is this rank's message in the code: call `backward` on it.
+
+        Args:
+            losses: `(samples,)`, of a batch that `CodedSampler` made and in its order; or the mean
+                loss of each of the rank's partitions. Every partition's mean is multiplied by
+                the rank's weight for it (`Code.encoding`), and all are added up.
+
+        Raises:
+            ValueError: if gradients are aggregated by a rule, which has no messages but gradients;
+                or there are not equally many samples of each partition.
+        """
+        if not isinstance(self.rule, ShardedCode):
+            raise ValueError(f"rule must be a code for its loss, got {self.rule}")
+        return message_loss(self.rule, self._rank, losses)
 
     def state_dict(self) -> dict[str, Any]:
         """What a run needs to go on as if it had not stopped; the same on all ranks.
@@ -149,7 +173,8 @@ class GradientAggregation:
         answer, outvoted = self._collective.finish(self.num_steps)
         if self._memory is not None:
             self._memory.replace({one.layout: one.flat for one in buckets})
-        self.last = AggregatedStep(self.num_steps, *answer[1:], outvoted)
+        error = self._pipeline.error if isinstance(self._pipeline, Decoder) else None
+        self.last = AggregatedStep(self.num_steps, *answer[1:], outvoted, error)
         self.times_suspected += answer.suspects
         self.num_steps += 1
         for bucket in buckets:
@@ -163,7 +188,10 @@ class _Bucket(NamedTuple):
 
 
 def aggregate(
-    model: DistributedDataParallel, rule: Aggregator, *, num_byzantine_aggregators: int = 0
+    model: DistributedDataParallel,
+    rule: Aggregator | Code,
+    *,
+    num_byzantine_aggregators: int = 0,
 ) -> GradientAggregation:
     """Has a robust rule take the place of the mean over the gradients of all ranks.
 
@@ -176,11 +204,16 @@ def aggregate(
     survives is an error in `backward`, on all ranks; as after any error there, DDP cannot go on:
     wrap the model anew, or start from the last checkpoint.
 
+    With a code, every rank's gradient is a message: batches come from a `CodedSampler`, and
+    `backward` is called on `handle.loss(losses)`. Every rank decodes its share of the columns, and
+    all come to one verdict; each ends with the mean gradient of the code's partitions.
+
     Args:
         model: the wrapped model, without another hook. Any of DDP's options will do.
-        rule: how to aggregate; a rank is a worker.
+        rule: how to aggregate, or the code by which to decode: `DracoRepetition`, `DracoCyclic` or
+            any linear code against stragglers. A rank is a worker.
         num_byzantine_aggregators: ranks that may be Byzantine while they aggregate (s); see
-            `robust_all_reduce`.
+            `robust_all_reduce`. None with a code.
 
     Returns:
         What tells afterwards who was suspected and dropped, and is saved with a checkpoint.

@@ -5,6 +5,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from phalanx.aggregation import Aggregate, Aggregator, CenteredClipping, Pipeline, State
+from phalanx.coding import Code
 from phalanx.communication.agreement import require_agreement
 from phalanx.communication.point_to_point import Peers
 from phalanx.ddp.clipped import ClippedAllReduce
@@ -14,7 +15,7 @@ Collective = ShardedAllReduce | ClippedAllReduce
 
 
 def choose(
-    rule: Aggregator,
+    rule: Aggregator | Code,
     peers: Peers,
     *,
     length: int,
@@ -22,10 +23,18 @@ def choose(
     dtype: torch.dtype,
     num_byzantine_aggregators: int,
 ) -> Collective:
-    """The cheapest collective for the rule; arguments and errors are those of `ShardedAllReduce`.
+    """The cheapest collective for the rule or code; arguments are those of `ShardedAllReduce`.
 
     Centred clipping in one step, nobody voting, needs no messages in one place.
+
+    Raises:
+        ValueError: as `ShardedAllReduce` does, and if ranks are to vote on what a code decodes.
     """
+    if num_byzantine_aggregators and not isinstance(rule, Aggregator):
+        raise ValueError(
+            "num_byzantine_aggregators must be 0 with a code, whose decoders draw secrets of their "
+            f"own, got {num_byzantine_aggregators}"
+        )
     groups_of(peers.size, num_byzantine_aggregators)
     if (
         isinstance(rule, CenteredClipping)

@@ -11,10 +11,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from phalanx.aggregation import Aggregate, Aggregator, GeometryRule, Pipeline, Shard
-from phalanx.coding import DracoRepetition, vote
+from phalanx.coding import Code, DracoRepetition, vote
 from phalanx.communication import SharedTensor
 from phalanx.communication.point_to_point import Peers, Swap
 from phalanx.communication.wire import from_buffer
+from phalanx.ddp.coded import Decoder, ShardedCode
 from phalanx.errors import DecodeError
 
 
@@ -54,7 +55,7 @@ class ShardedAllReduce:
 
     def __init__(
         self,
-        rule: Aggregator,
+        rule: Aggregator | Code,
         peers: Peers,
         *,
         length: int,
@@ -65,7 +66,7 @@ class ShardedAllReduce:
         """Checks the rule; reserves memory when the first piece is posted.
 
         Args:
-            rule: how to aggregate.
+            rule: how to aggregate, or the code of which each rank's vector is a message.
             peers: the ranks that take part.
             length: of all pieces together, at most.
             max_pieces: how many there may be.
@@ -73,7 +74,8 @@ class ShardedAllReduce:
             num_byzantine_aggregators: Byzantine ranks that a group survives (s).
 
         Raises:
-            ValueError: if the rule cannot work with so few ranks, or the ranks are too few.
+            ValueError: if the rule cannot work with so few ranks, the code is for another number of
+                them, or they are too few.
         """
         self.pipeline = as_pipeline(rule)
         self.pipeline.num_tolerated(peers.size)
@@ -130,7 +132,8 @@ class ShardedAllReduce:
         Raises:
             TooManyByzantineError: if more messages are not finite than the rule survives. On all
                 ranks alike.
-            DecodeError: if a group of ranks does not agree. On all honest ranks alike.
+            DecodeError: if a group of ranks does not agree, or more is wrong than the code
+                survives. On all honest ranks alike.
             RankLostError: if a rank is gone or silent.
         """
         self._outvoted = torch.zeros(self.peers.size, dtype=torch.bool)
@@ -218,12 +221,19 @@ class ShardedAllReduce:
         return votes[party[0]]
 
 
-def as_pipeline(rule: Aggregator) -> Pipeline:
-    """The rule with nothing before it, unless it is a pipeline already.
+def as_pipeline(rule: Aggregator | Code) -> Pipeline | Decoder:
+    """The rule with nothing before it, unless it is a pipeline already; the decoder of a code.
 
     Raises:
-        ValueError: if it has a memory other than that of its last aggregate.
+        ValueError: if it has a memory other than that of its last aggregate, or is another code.
     """
+    if isinstance(rule, ShardedCode):
+        return Decoder(rule)
+    if not isinstance(rule, Aggregator):
+        raise ValueError(
+            "rule must be a robust rule, or one of the codes DracoRepetition, DracoCyclic and "
+            f"linear codes, got {rule}"
+        )
     pipeline = rule if isinstance(rule, Pipeline) else Pipeline((), rule)
     if remembers(pipeline) and not isinstance(pipeline.rule, GeometryRule):
         raise ValueError(
@@ -232,7 +242,7 @@ def as_pipeline(rule: Aggregator) -> Pipeline:
     return pipeline
 
 
-def remembers(pipeline: Pipeline) -> bool:
+def remembers(pipeline: Pipeline | Decoder) -> bool:
     """Whether the rule has a memory besides the number of the round."""
     return len(pipeline.init(1)) > 1
 
