@@ -79,7 +79,7 @@ docs: .venv/all.stamp ## Build the site into docs/_build; warnings are errors
 
 notebook: .venv/all.stamp ## Build the notebooks from their scripts, and run them into build/
 	$(BIN)/pip install --quiet --constraint .venv/constraints.txt --editable '.[notebook]'
-	$(BIN)/jupytext --quiet --opt notebook_metadata_filter=-all --opt cell_metadata_filter=-all --update --to ipynb examples/*.py
+	$(BIN)/jupytext --quiet --opt notebook_metadata_filter=-all --opt cell_metadata_filter=-all --update --to ipynb examples/byzantine_workers.py
 	@for file in examples/*.ipynb; do mkdir -p build && echo "$$file" && \
 		$(BIN)/jupyter execute --output "$(CURDIR)/build/$$(basename $$file)" "$$file" || exit 1; done
 
