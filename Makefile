@@ -84,9 +84,10 @@ notebook: .venv/all.stamp ## Build the notebooks from their scripts, and run the
 		$(BIN)/jupyter execute --output "$(CURDIR)/build/$$(basename $$file)" "$$file" || exit 1; done
 
 package: .venv/all.stamp ## Build the wheel and the source archive into dist/, and check them
-	$(BIN)/pip install --quiet --constraint .venv/constraints.txt build twine
-	rm -rf dist && $(BIN)/python -m build --outdir dist
-	$(BIN)/twine check --strict dist/*
+	rm -rf dist build/package && $(PYTHON) -m venv build/package
+	build/package/bin/pip install --quiet build twine
+	build/package/bin/python -m build --outdir dist
+	build/package/bin/twine check --strict dist/*
 	$(BIN)/python tests/check_wheel.py dist/*.whl
 
 clean: ## Remove everything that was made here
