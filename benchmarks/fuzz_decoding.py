@@ -159,10 +159,14 @@ def main() -> None:
     found = list(campaign(2_000 if options.quick else options.rounds, options.seed))
     failures = {key: sum(row[key] for row in found) for key in ("framed", "beyond", "refused")}
     total = sum(row["rounds"] for row in found)
-    claim = f"{total:,} rounds of adaptive lies against DracoCyclic over floats: {failures}"
+    claim = (
+        f"{total:,} rounds of adaptive lies against the cyclic code over floats: an honest worker "
+        f"named in {failures['framed']}, errors beyond the stated one in {failures['beyond']}, "
+        f"refused {failures['refused']}"
+    )
     print(claim, f"{time.perf_counter() - started:.0f} s")
     if not options.quick:
-        facts = environment("phalanx", "torch") | {"seed": options.seed}
+        facts = environment("phalanx", "torch") | {"seed": options.seed, "threads": 1}
         write_measurement("fuzz_decoding", claim, facts, found, COLUMNS, __doc__.split("\n\n")[2])
     raise SystemExit(any(failures.values()))
 

@@ -48,7 +48,7 @@ class DracoCyclic(Code):
     named as long as rounding keeps within the tolerance. Byzantine ones are unless their lies are
     small enough to be blamed on others: below about 3e-3 of a message at 15 workers and s = 3, if
     they know the code (`phalanx.attacks.LeastVisible`). Such lies move the gradient by less than
-    the tolerance times what rounding is amplified by: 2e-6 at 15 workers, 1e-4 at 21 with s = 5.
+    the tolerance times what rounding is amplified by: 2e-5 at 15 workers, 5e-4 at 21 with s = 5.
     The chance that a lie hides from the projections, so that the error is larger than stated, is
     told of at `phalanx.coding.projection.project`.
 
