@@ -249,7 +249,7 @@ def test_a_run_that_lost_a_rank_goes_on_from_its_checkpoint(tmp_path, ranks):
         left = [doomed.answer(rank, timeout_s=30.0) for rank in range(3)]
     for kind, message, _ in left:
         assert kind is RankLostError
-        assert "in an all-" in message
+        assert "is gone, or silent" in message
     saved = [kept for _, _, kept in left]
     # The rank that died had saved at the same step.
     saved.append(ranks(cases.train, POWER_SGD, {}, {}, steps=3)[3][3])
