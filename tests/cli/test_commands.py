@@ -9,6 +9,7 @@ import sys
 import pytest
 from safetensors import safe_open
 
+from phalanx.cli.console import console
 from phalanx.cli.main import COMMANDS
 from phalanx.cli.rooms import ROOMS
 from phalanx.terminal import SafeConsole
@@ -167,7 +168,7 @@ HELPERS = """
 
 def test_list_has_a_line_for_every_public_algorithm(phalanx, monkeypatch, subtests):
     for width in ("60", "80"):
-        monkeypatch.setenv("COLUMNS", width)
+        monkeypatch.setattr(console, "width", int(width))
         lines = phalanx("list")[1].splitlines()
         assert max(map(len, lines)) <= int(width)
         for room in ROOMS:

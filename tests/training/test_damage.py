@@ -175,7 +175,7 @@ def test_lines_that_are_no_round_are_left_out(go, killed, subtests):
     metrics = killed / "metrics.jsonl"
     good = metrics.read_bytes()
     for line in LINES:
-        with subtests.test(line[:20]):
+        with subtests.test(ascii(line[:20])):
             first, rest = good.split(b"\n", 1)
             odd = line.encode(errors="surrogateescape")
             metrics.write_bytes(first + b"\n" + odd + b"\n" + rest + odd)

@@ -96,7 +96,7 @@ def test_all_that_does_not_fit_is_said_at_once():
     ("model", "rule"),
     [
         (nn.LazyLinear(2), "parameters must have a shape: .*lazy layers"),
-        (nn.Linear(4, 2, device="meta"), "parameters must hold numbers"),
+        (nn.Linear(4, 2, device="meta"), "parameters on the meta device"),
         (nn.Linear(4, 2, dtype=torch.complex64), r"must be real: \['weight', 'bias'\]"),
         (nn.Identity(), "model must have parameters that require gradients, got none"),
         (nn.Linear(4, 2).requires_grad_(requires_grad=False), "that require gradients, got none"),
