@@ -317,7 +317,7 @@ def test_runs_on_processes_resume_and_end_with_the_weights_of_one_process(cluste
     with pytest.raises(TooManyByzantineError):
         trained(**{**options, **sleepers}, steps=4)
     honest = {"attack": None, "byzantine": None}
-    there = trained(**{**options, **honest}, steps=4, resume=True)
+    there = trained(**{**options, **honest}, steps=4, resume=True, changes=["attack", "byzantine"])
     here = trained(**{**drill, **honest}, engine=Local(chunk_size=1), steps=4)
     assert flat(here.model).equal(flat(there.model))
 
