@@ -58,13 +58,13 @@ def test_bytes_of_training(tables):
 
 
 def test_every_rate_is_tried_on_both_kinds_of_data_and_runs_of_four_lengths(findings):
-    tried, lengths = findings.tables[-2:]
-    assert len(tried.rows) == 2 * (3 + 3 + 2)
-    assert {row[:2] for row in lengths.rows} == {
+    assert any(len(table.rows) == 2 * (3 + 3 + 2) for table in findings.tables)
+    wanted = {
         (name, steps)
         for name in ("D-PSGD", "PowerGossip, rank 1, optimal diffusion")
         for steps in (1, 2, 5, 10)
     }
+    assert any({row[:2] for row in table.rows} == wanted for table in findings.tables)
 
 
 def test_every_graph_converges(tables):
@@ -82,6 +82,6 @@ def test_a_run_that_diverges_guesses_and_has_sent_its_bytes():
 
 
 def test_a_learning_rate_with_which_training_diverges_is_not_taken():
-    wild = replace(TINY, steps=40, learning_rates=(1e12, 0.1))
+    wild = replace(TINY, steps=40, learning_rates=(1e12, 0.1), seeds=1)
     reduced = [cell for cell in wild.cells(Scope()) if "rate" in cell.labels]
     assert _best_rate(measure(reduced, jobs=1)) == 0.1
