@@ -58,9 +58,15 @@ def test_bytes_of_training(tables):
 
 
 def test_every_rate_is_tried_on_both_kinds_of_data_and_runs_of_four_lengths(findings):
-    shown = " ".join(str(table) for table in findings.tables)
-    for name in ("D-PSGD", "PowerGossip, rank 1, optimal diffusion", "Choco, signs"):
-        assert name in shown
+    rows = {table.title: table.rows for table in findings.tables}
+    assert len(rows["Consensus rates that were tried"]) == 2 * (3 + 3 + 2)
+    lengths = rows["Shorter and longer runs, data different"]
+    assert len(lengths) == 8
+    assert {row[:2] for row in lengths} == {
+        (steps, name)
+        for name in ("D-PSGD", "PowerGossip, rank 1, optimal diffusion")
+        for steps in (1, 2, 5, 10)
+    }
 
 
 def test_every_graph_converges(tables):
