@@ -1,5 +1,5 @@
 # Phalanx on a CPU: `docker build -t phalanx . && docker run --rm phalanx` runs the demo.
-# Keep what it writes: docker run --rm -v "$PWD/runs:/work/runs" phalanx demo --out runs/demo
+# Keep what it writes: docker run --rm -v "$PWD/runs:/phalanx/runs" phalanx demo --out runs/demo
 FROM python:3.11-slim AS build
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE constraints.txt ./
@@ -12,8 +12,8 @@ RUN python -m venv /opt/phalanx \
 FROM python:3.11-slim
 COPY --from=build /opt/phalanx /opt/phalanx
 ENV PATH=/opt/phalanx/bin:$PATH MPLCONFIGDIR=/tmp/matplotlib
-RUN useradd --create-home phalanx && install --directory --owner phalanx /work
+RUN useradd --create-home phalanx && install --directory --owner phalanx /phalanx
 USER phalanx
-WORKDIR /work
+WORKDIR /phalanx
 ENTRYPOINT ["phalanx"]
 CMD ["demo"]

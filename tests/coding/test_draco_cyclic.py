@@ -417,6 +417,19 @@ def test_nobody_is_framed_by_the_lies_that_the_checks_see_least(subtests):
             assert seen[-1]
 
 
+def test_what_the_page_says_of_small_lies(subtests):
+    """The figures of docs/coding.md: what an honest round states, and what lies are named from."""
+    for workers, s, stated, size in [(9, 2, 3e-6, 1e-4), (15, 3, 5e-6, 3e-3), (21, 5, 2e-5, 1e-1)]:
+        with subtests.test(workers=workers, s=s):
+            code = DracoCyclic(workers, s)
+            honest = sent(code, 0, torch.float32)[1]
+            assert stated / 2 <= code.decode(honest).error <= stated * 1.5
+            bad = list(range(1, s + 1))
+            for share, named in [(1, bad), (0.03, [])]:
+                decoded = code.decode(least_visible(code, honest, bad, size * share))
+                assert decoded.suspects.nonzero().flatten().tolist() == named
+
+
 def test_a_gradient_that_may_be_too_far_off_is_refused():
     code = DracoCyclic(15, 3, max_error=1e-5)
     gradients = rows(15)

@@ -23,7 +23,7 @@ _AT_MOST = 3_000_000  # sets that are judged one by one if nothing else helps; h
 _STRIDES = (1, 2, 3)  # of the runs that are proposed: where lies hide best from the checks
 
 Allowed = Callable[[Tensor], Tensor]
-"""From sets of accused workers, `(sets, count)`, to what they may leave unexplained, `(sets,)`."""
+"""From sets of accused workers, `(sets, count)`, to what they may leave, `(sets,)`, above 0."""
 
 
 def locate(
@@ -91,7 +91,7 @@ class _Judge:
         """What each set leaves / what it may leave; an explanation is at most 1."""
         columns = torch.cat([sets.long(), torch.tensor([self.excused] * len(sets)).long()], dim=1)
         left = unexplained(self.algebra, self.syndrome, columns)
-        return left / self.allowed(sets.long()).clamp_min(torch.finfo(torch.float64).tiny)
+        return left / self.allowed(sets.long())
 
     def best(self, sets: Iterator[tuple[int, ...]]) -> tuple[list[int], float]:
         """The set of least excess, and its excess."""
@@ -106,7 +106,7 @@ class _Judge:
 
 
 def _proposals(judge: _Judge, present: list[int], count: int) -> Iterator[list[int]]:
-    """Sets of `count` workers that may be the Byzantine ones: one or two, the most likely."""
+    """Sets of `count` workers that may be the Byzantine ones: a few, the most likely."""
     if math.comb(len(present), count) <= _AT_ONCE:
         yield judge.best(itertools.combinations(present, count))[0]
         return
