@@ -181,7 +181,9 @@ def test_sigterm_at_any_time_is_an_interruption(start, tmp_path):
         code, _, err = finish(process)
         codes.add(code)
         assert "Traceback" not in err
-        assert code in (130, -signal.SIGTERM), err  # the latter while Python starts
+        # Killed while Python starts; by itself where that broke off code given as text, as
+        # dataclasses have: CPython then ends as if nobody had caught the interruption.
+        assert code in (130, -signal.SIGTERM, -signal.SIGINT), err
         if code == 130:
             assert err.startswith("phalanx: interrupted")
         assert list(tmp_path.rglob(".*")) == []

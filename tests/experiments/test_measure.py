@@ -254,6 +254,8 @@ def _gone(pipe, run):
 
 
 SCRIPT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also if started in the background
 from troublemakers import measured
 from phalanx.experiments import grid, measure
 if __name__ == "__main__":

@@ -236,9 +236,21 @@ def test_exceptions_of_a_worker_stop_nobody_else(cluster):
 
 
 def mistaken(job):
-    """The job with labels that count from 1: each worker meets the user's own mistake."""
-    inputs, targets = job.dataset.tensors
-    return replace(job, dataset=TensorDataset(inputs, targets + 1))
+    """The job with a wrong label wherever nobody looks before the first round."""
+
+    class Mislabelled(Dataset):  # defined here, it travels by value
+        def __init__(self, dataset, looked_at):
+            self.dataset, self.looked_at = dataset, looked_at
+
+        def __len__(self):
+            return len(self.dataset)
+
+        def __getitem__(self, index):
+            value, target = self.dataset[index]
+            return value, target if index < self.looked_at else torch.full_like(target, 3)
+
+    looked_at = job.batch_size // job.round.code.num_partitions
+    return replace(job, dataset=Mislabelled(job.dataset, looked_at))
 
 
 @pytest.mark.slow
@@ -247,14 +259,14 @@ def test_the_users_own_exception_is_told_when_everybody_meets_it(cluster, tmp_pa
     out = {"out": tmp_path / "run", "steps": 2}
     with pytest.raises(WorkerError, match="nobody answered in round 0: 3 workers failed") as caught:
         train(job.model, job.dataset, job.round.code, engine=Ray(), **out)
-    assert "IndexError: Target 3 is out of bounds" in str(caught.value)
-    assert isinstance(caught.value.__cause__, IndexError)
+    assert "ValueError: targets must be classes from 0 to 2" in str(caught.value)
+    assert isinstance(caught.value.__cause__, ValueError)
     notes = "\n".join(caught.value.__notes__)
     assert "workers [0, 1, 2] failed; worker 0:" in notes
     assert "in cross_entropy" in notes
     assert "met in round 0, with the samples of partition 0" in notes
     assert sorted(caught.value.reasons) == [0, 1, 2]
-    with pytest.raises(IndexError, match="Target 3 is out of bounds") as caught:
+    with pytest.raises(ValueError, match="targets must be classes from 0 to 2") as caught:
         train(job.model, job.dataset, job.round.code, engine=Local(chunk_size=1), steps=2)
     assert "met in round 0" in caught.value.__notes__[-1]
 
