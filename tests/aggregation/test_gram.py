@@ -1,9 +1,17 @@
 import itertools
 
+import pytest
 import torch
 
 from phalanx.aggregation.gram import Geometry, measure, partial_gram
 from phalanx.columns import finite_rows, weighted_sum
+
+
+@pytest.fixture(autouse=True, params=["AVX2", "AVX512"])
+def both_kinds_of_products(request, monkeypatch):
+    """NumPy's halves and torch's whole ones, whatever this processor is."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
+
 
 DIM = 30_000  # more than float64 is used for by itself, with a last block that is not full
 

@@ -80,9 +80,11 @@ def test_shards_together_do_what_the_rule_does(rule, subtests):
                     *([torch.cat([state[1] for _, state in told])] if here[1:] else []),
                 )
                 value = torch.cat([own.value for own, _ in told])
-                if isinstance(rule.rule, (CoordinateRule, Bulyan, Krum)) and not rule.before:
-                    assert value.equal(answer.value)
-                torch.testing.assert_close(value, answer.value, rtol=1e-5, atol=1e-5)
+                if isinstance(rule.rule, (CoordinateMedian, Krum)) and not rule.before:
+                    assert value.equal(answer.value)  # a message's own numbers: nothing is summed
+                exact = isinstance(rule.rule, (CoordinateRule, Bulyan)) and not rule.before
+                close = 1e-6 if exact else 1e-5  # kernels sum a last few columns in another order
+                torch.testing.assert_close(value, answer.value, rtol=close, atol=close)
                 for own, _ in told:
                     torch.testing.assert_close(own.scores, answer.scores, rtol=1e-5, atol=1e-5)
                     assert own.suspects.equal(answer.suspects)

@@ -7,10 +7,14 @@ of memory and without cancellation.
 """
 
 import math
+from functools import cache
+from threading import Lock
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from phalanx.columns import Shard, column_blocks, finite_rows, whole
@@ -19,11 +23,13 @@ from phalanx.floats import working
 _BLOCK = 4096  # columns of one product: short enough for float32 sums, long enough for the kernel
 _BLOCKS = 32  # products per call where there is no cache to fit
 _LANES = 8  # the rows of a product come in as many, or its kernels take a slow way for the rest
+_MANY = 24  # rows from which half a product pays on every processor
 _SMALL = 1 << 16  # numbers below which float64 costs nothing that anybody would notice
 _MAX_PASSES = 8
 _RANGE = 2.0**200  # squares of typical distances within which no others of note over- or underflow
 _SHIFT = 600  # by which exponents of messages are moved where squares did
 _FAR = 2.0**800  # times the typical squared distance: what is farther counts as infinitely far
+_LOCK = Lock()  # or who limits the threads second would restore the first one's limit
 
 
 class Geometry(NamedTuple):
@@ -175,24 +181,60 @@ def partial_gram(
     thread. The copies cost less than the long strides between the rows would.
     """
     dtype = dtype or working(rows.dtype)
-    num_workers, num_columns = rows.shape
-    size = num_workers + (0 if points is None else len(points))
+    parts = [rows] if points is None else [rows, points]
+    size, threads = sum(map(len, parts)), torch.get_num_threads()
+    on_cpu = rows.device.type == "cpu"
+    if on_cpu and threads == 1 and (size >= _MANY or _slow_products()):
+        return _by_halves(parts, reference, dtype, scale)
     total = torch.zeros(size, size, dtype=torch.float64, device=rows.device)
-    pieces = list(column_blocks(num_columns, _BLOCK))
-    at_once = torch.get_num_threads() if rows.device.type == "cpu" else _BLOCKS
-    height, width = -(-size // _LANES) * _LANES, min(_BLOCK, num_columns)
+    pieces = list(column_blocks(rows.shape[1], _BLOCK))
+    at_once = threads if on_cpu else _BLOCKS
+    height, width = -(-size // _LANES) * _LANES, min(_BLOCK, rows.shape[1])
     blocks = rows.new_zeros(min(at_once, len(pieces)), height, width, dtype=dtype)
     for first in range(0, len(pieces), at_once):
         batch = pieces[first : first + at_once]
         for block, columns in zip(blocks, batch, strict=False):
-            _fill(block[:size], [part[:, columns] for part in (rows, points) if part is not None])
-            if scale != 1:
-                block[:size] *= scale
-            if reference is not None:
-                block[:size] -= block[reference].clone()
+            _fill(block[:size], parts, columns, reference, scale)
         used = blocks[: len(batch)]
         total += torch.bmm(used, used.mT)[:, :size, :size].sum(dim=0, dtype=torch.float64)
     return total
+
+
+def _slow_products() -> bool:
+    """Whether half a product by NumPy is faster than a whole one by torch, for few rows too.
+
+    With AVX-512 it is not; without, where torch's products may take twice as long, it is.
+    """
+    return torch.backends.cpu.get_cpu_capability() != "AVX512"
+
+
+def _by_halves(
+    parts: list[Tensor], reference: int | None, dtype: torch.dtype, scale: float
+) -> Float[Tensor, "all all"]:
+    """`partial_gram` by NumPy in one thread.
+
+    Of a matrix and its own transpose NumPy computes one triangle (BLAS `syrk`). Messages from which
+    nothing is subtracted are not even copied.
+    """
+    rows, size = parts[0], sum(map(len, parts))
+    total = np.zeros((size, size))
+    buffer = rows.new_zeros(size, min(2 * _BLOCK, rows.shape[1]), dtype=dtype)
+    as_it_is = len(parts) == 1 and reference is None and rows.dtype == dtype and scale == 1
+    silent = np.errstate(over="ignore", invalid="ignore")  # what overflows shows on the diagonal
+    with _LOCK, _blas().limit(limits=1, user_api="blas"), silent:
+        for columns in column_blocks(rows.shape[1], 2 * _BLOCK):
+            block = rows[:, columns]
+            if not as_it_is:
+                block = buffer[:, : block.shape[1]]
+                _fill(block, parts, columns, reference, scale)
+            numbers = block.numpy()
+            total += numbers @ numbers.T
+    return torch.from_numpy(total)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def measure(
@@ -255,12 +297,24 @@ def measure(
     return geometry.in_its_own_unit(counted[finite]), finite
 
 
-def _fill(block: Tensor, parts: list[Tensor]) -> None:
-    """Copies rows from several tensors below one another into a block that may be wider."""
-    width = parts[0].shape[1]
-    for place, part in zip(block.split([len(part) for part in parts]), parts, strict=True):
-        place[:, :width].copy_(part)
-    block[:, width:] = 0
+def _fill(
+    block: Tensor, parts: list[Tensor], columns: slice, reference: int | None, scale: float
+) -> None:
+    """Scaled columns of several tensors, less the reference row, in a block that may be wider."""
+    width, start = columns.stop - columns.start, 0
+    origin = None if reference is None else parts[0][reference, columns]
+    for part in parts:
+        place, start = block[start : start + len(part), :width], start + len(part)
+        if origin is None:
+            place.copy_(part[:, columns])
+        elif part.dtype == block.dtype:
+            torch.sub(part[:, columns], origin, out=place)
+        else:
+            place.copy_(part[:, columns]).sub_(origin)
+    if scale != 1:
+        block *= scale
+    if width < block.shape[1]:
+        block[:, width:] = 0
 
 
 def _sample(rows: Tensor, pieces: int = 16, width: int = 256) -> Tensor:
