@@ -46,8 +46,9 @@ demo: .venv/core.stamp ## Train with liars among 15 workers and write a report
 test: .venv/all.stamp ## The fast tests, doctests and examples included
 	$(BIN)/pytest -n $(JOBS) -m "not slow"
 
+# Shapes and dtypes are checked at every call here, and not in the fast tests, which would take twice as long.
 test-slow: .venv/all.stamp ## The tests that take long or start many processes
-	$(BIN)/pytest -n $(JOBS) -m slow
+	$(BIN)/pytest -n $(JOBS) -m slow --jaxtyping-packages=phalanx,beartype.beartype
 
 test-core: ## Import every module in a fresh environment that holds the core dependencies alone
 	rm -rf build/core && $(PYTHON) -m venv build/core

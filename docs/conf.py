@@ -14,7 +14,7 @@ copyright = f"{date.today().year}, {author}"
 release = version = phalanx.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "rooms"]
-exclude_patterns = ["_build", "measurements/*", "reproductions/*"]
+exclude_patterns = ["_build", "measurements/*"]
 html_theme = "furo"
 html_title = f"Phalanx {release}"
 html_static_path = ["_static"]

@@ -1,4 +1,4 @@
-"""Two directives: `room` documents a room's public names, `fragments` includes files by pattern.
+"""Directives: a room's public names, files by pattern, and the headlines of the reproductions.
 
 A page says `.. room:: phalanx.coding` (inside `eval-rst` where the page is Markdown), so a name
 that is added to `phalanx.coding.__all__` is documented by that alone.
@@ -15,6 +15,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util.docutils import SphinxDirective
+
+from phalanx.reproduce.run import headlines
 
 GOOGLE = Config(napoleon_use_ivar=True)
 MARKUP = re.compile(
@@ -88,6 +90,19 @@ class Fragments(SphinxDirective):
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
 
+class Headlines(SphinxDirective):
+    """The table of all recipes' first claims, from the findings in a folder."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """The table."""
+        folder = Path(self.env.srcdir) / self.arguments[0]
+        for path in folder.glob("*.json"):
+            self.env.note_dependency(str(path))
+        return self.parse_text_to_nodes(headlines(folder))
+
+
 class Room(SphinxDirective):
     """Documents every name of a room's `__all__`."""
 
@@ -140,5 +155,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the directive and the docstring filter."""
     app.add_directive("room", Room)
     app.add_directive("fragments", Fragments)
+    app.add_directive("headlines", Headlines)
     app.connect("autodoc-process-docstring", docstring_to_rst)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -15,7 +15,7 @@ from phalanx.experiments import Records, grid
 from phalanx.reporting import Plot, Table
 from phalanx.reproduce import Claim, Draco, Findings, Recipe, recipes, reproduce, reproduce_all
 from phalanx.reproduce.base import SIZES, Scope
-from phalanx.reproduce.run import Reproduction, grid_digest, settings
+from phalanx.reproduce.run import Reproduction, grid_digest, headlines, settings
 
 TINY = Draco(
     num_workers=5,
@@ -247,7 +247,11 @@ def test_all_are_run_and_what_cannot_be_is_said(tmp_path, monkeypatch):
     assert "- Not run: fails: data must be there" in overview
     published = json.loads((tmp_path / "docs" / "pair.json").read_text())
     assert (published["recipe"], published["size"]) == ("pair", "quick")
-    assert "## pair" in (tmp_path / "docs" / "overview.md").read_text()
+    row = "| [pair](docs/pair.md) | Halves are less. | 1 | 1 |  |"
+    assert headlines(tmp_path / "docs").splitlines()[2:4] == [
+        f"| fails | {Halves.paper.partition(',')[0]} | not published |  |  |",
+        row,
+    ]
 
 
 FINDINGS = sorted((Path(__file__).parents[2] / "docs" / "reproductions").glob("*.json"))

@@ -35,7 +35,7 @@ def reproduce(
         jobs: Processes, of one thread each; as many as there are processors if not given. What is
             timed runs alone.
         out: Folder for the findings; a new one under runs/ if not given.
-        publish: Folder that gets a page and a JSON file for each recipe as well, and an overview.
+        publish: Folder that gets a page and a JSON file for each recipe as well.
     """
     # Imported where it is used: matplotlib would make every command wait, `--help` too.
     from phalanx.reproduce import reproduce as run

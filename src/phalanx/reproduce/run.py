@@ -73,8 +73,7 @@ def reproduce(
         progress: called with a few words whenever something new is being measured.
         jobs: processes; as many as there are processors if not given. What is timed runs alone, in
             this process, whatever is given.
-        publish: a folder that gets `<recipe>.json` and `<recipe>.md` as well, and `overview.md`
-            about all that are there.
+        publish: a folder that gets `<recipe>.json` and `<recipe>.md` as well.
 
     Returns:
         The findings and the folder that they are written to.
@@ -100,7 +99,6 @@ def reproduce(
         _write(done, folder, "findings")
     if publish is not None:
         _write(done, Path(publish), recipe.name)
-        write_overview(sorted(Path(publish).glob("*.json")), Path(publish) / "overview.md")
     return done
 
 
@@ -272,9 +270,8 @@ def write_overview(found: Iterable[Path], page: Path, failed: Sequence[str] = ()
     """Writes one page about the findings in some files: a table of claims for each paper."""
     lines = []
     for one in (json.loads(path.read_text(encoding="utf-8")) for path in found):
-        about, verdicts = one["environment"], [row["same"] for row in one["findings"]]
-        counted = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts) if v != "—")
-        lines += [f"### {one['recipe']}: {counted}", "", one["paper"], "", one["answer"], ""]
+        about = one["environment"]
+        lines += [f"### {one['recipe']}: {_counted(one)}", "", one["paper"], "", one["answer"], ""]
         lines += markdown_table(_COLUMNS, [[row[key] for key in _KEYS] for row in one["findings"]])
         lines += [
             f"Size {one['size']}, {one['minutes']} minutes on {about['num_cpus']} "
@@ -283,3 +280,30 @@ def write_overview(found: Iterable[Path], page: Path, failed: Sequence[str] = ()
         ]
     lines += [f"- Not run: {one}" for one in failed]
     page.write_text("\n".join(lines), encoding="utf-8")
+
+
+def headlines(published: Path) -> str:
+    """A Markdown table of every recipe's first claim, and how all of its claims came out.
+
+    Args:
+        published: the folder that `reproduce` published to; a recipe without findings there has a
+            row that says so.
+    """
+    rows = []
+    for name, recipe in recipes().items():
+        path = published / f"{name}.json"
+        if not path.is_file():
+            rows.append((name, recipe.paper.partition(",")[0], "not published", "", ""))
+            continue
+        one = json.loads(path.read_text(encoding="utf-8"))
+        first, counted = one["findings"][0], _counted(one)
+        link = f"[{name}]({published.name}/{name}.md)"
+        rows.append((link, first["claim"], first["paper"], first["ours"], counted))
+    columns = ("paper", "its first claim", "its figure", "here", "all its claims")
+    return "\n".join(markdown_table(columns, rows))
+
+
+def _counted(found: Mapping[str, Any]) -> str:
+    """How often each verdict was given, such as `2 yes, 1 no`."""
+    verdicts = [row["same"] for row in found["findings"]]
+    return ", ".join(f"{verdicts.count(v)} {v}" for v in ("yes", "partly", "no") if v in verdicts)
