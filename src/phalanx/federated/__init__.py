@@ -1,0 +1,3 @@
+"""Federated learning: many clients with data of their own, some of which take part in a round."""
+
+__all__: list[str] = []
