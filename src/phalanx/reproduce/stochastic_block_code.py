@@ -83,8 +83,13 @@ class StochasticBlockCodes(Recipe):
             source = CsvFile(scope.file(_FILE), _LABEL)
         orders = {"by class": {"by_class": True}, "shuffled": {"by_class": False}}
         choices = [_CHANCE, _KNOWN, _FOUND, _GREEDY]
-        training = {"part": {"training": {}}, "code": trained, "order": orders, "choice": choices}
-        whole = {"part": {"whole": {}}, "order": orders}
+        training: dict[str, Any] = {
+            "part": {"training": {}},
+            "code": trained,
+            "order": orders,
+            "choice": choices,
+        }
+        whole: dict[str, Any] = {"part": {"whole": {}}, "order": orders}
         given = {"recipe": self, "data": source}
         return [
             *grid(_errors, {"part": {"errors": {}}, "code": names, "choice": choices}, given),
