@@ -28,11 +28,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from measurement import write_measurement
+from phalanx.communication import EmulatedLinks
 from phalanx.compression import SampleQuantization
 from phalanx.models import GPT
 from phalanx.pipeline import ActivationDifference, CompressedPipeline, split
 from side_by_side import environment
-from slow_links import Cluster
 
 CLAIM = "A small language model in two stages: steps with activations in 4 bits, gradients in 8"
 LENGTH, WIDTH, DEPTH = 128, 256, 4
@@ -122,7 +122,7 @@ def measured(way: str, steps: int, rate: str | None) -> dict[str, Any]:
         command = [sys.executable, str(Path(__file__).resolve()), "--world", "2"]
         command += ["--init-file", f"{folder}/store", "--way", way, "--steps", str(steps)]
         if rate is not None:
-            with Cluster(2, rate=rate) as cluster:
+            with EmulatedLinks(2, rate) as cluster:
                 printed = cluster.run(command)
         else:
             processes = [

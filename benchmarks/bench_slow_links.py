@@ -4,8 +4,8 @@
     python benchmarks/bench_slow_links.py --part steps --links "10 Mbit/s" --ways DDP "top-k 1 %"
 
 As root on Linux, with iproute2: every rank has a network namespace with a link of its own
-(`slow_links.py`). Elsewhere it says so and writes nothing. Links and ways that are left out keep
-the rows that they have: the whole takes minutes, and can be had in pieces.
+(`phalanx.communication.EmulatedLinks`). Elsewhere it says so and writes nothing. Links and ways
+that are left out keep the rows that they have: the whole takes minutes, and can be had in pieces.
 
 Steps: a network of 2.6 M parameters, few samples, so that links decide; DDP's own all-reduce and
 `phalanx.ddp.compress`, by the clock and by the bytes that the interface counted, headers included.
@@ -32,7 +32,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from measurement import FOLDER, cell, write_measurement
-from phalanx.communication import Link, probe_link
+from phalanx.communication import EmulatedLinks, Link, probe_link
+from phalanx.communication.slow_links import own_bytes
 from phalanx.compression import (
     Compressor,
     ErrorFeedback,
@@ -44,10 +45,10 @@ from phalanx.compression import (
 )
 from phalanx.data import DataSource, Digits, NpzFile
 from phalanx.ddp import compress
+from phalanx.errors import EmulationError
 from phalanx.models import MLP
 from phalanx.planning import CompressorPlanner
 from side_by_side import environment
-from slow_links import Cluster, UnsupportedError, own_bytes
 
 CLAIM = "Compressed gradients on links of 10 Mbit/s to 1 Gbit/s"
 COMPRESSORS: dict[str, Compressor | None] = {
@@ -60,13 +61,13 @@ COMPRESSORS: dict[str, Compressor | None] = {
 }
 TRAINED = ("DDP", "half precision", "scaled sign", "top-k 1 %", "PowerSGD, rank 2")
 LINKS: dict[str, dict[str, str | None]] = {
-    "no limit": {"rate": None},
-    "1 Gbit/s": {"rate": "1gbit"},
-    "100 Mbit/s": {"rate": "100mbit"},
-    "100 Mbit/s, 20 ms": {"rate": "100mbit", "delay": "20ms"},
-    "10 Mbit/s": {"rate": "10mbit"},
+    "no limit": {"bandwidth": None},
+    "1 Gbit/s": {"bandwidth": "1gbit"},
+    "100 Mbit/s": {"bandwidth": "100mbit"},
+    "100 Mbit/s, 20 ms": {"bandwidth": "100mbit", "latency": "20ms"},
+    "10 Mbit/s": {"bandwidth": "10mbit"},
 }
-"""By name; of a `Cluster`."""
+"""By name; of `EmulatedLinks`."""
 # What is freed is kept for the next step. By default glibc may give it back to the kernel in each
 # step and get it page by page in the next, or not, as memory happens to lie.
 ALLOCATION = ("MALLOC_TRIM_THRESHOLD_=1000000000", "MALLOC_MMAP_THRESHOLD_=1000000000")
@@ -228,7 +229,7 @@ def data() -> DataSource:
     return NpzFile(path) if path.is_file() else Digits()
 
 
-def on_ranks(cluster: Cluster, *arguments: str) -> Any:
+def on_ranks(cluster: EmulatedLinks, *arguments: str) -> Any:
     """What rank 0 of a cluster measured."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--store", f"{folder}/store", *arguments]
@@ -241,12 +242,12 @@ def measure_steps(links: list[str], ways: list[str], steps: int, quick: bool) ->
     for link, ranks in CASES:
         if link not in links:
             continue
-        with Cluster(ranks, **LINKS[link]) as cluster:
+        with EmulatedLinks(ranks, **LINKS[link]) as cluster:
             few = 3 if link == "10 Mbit/s" else steps
             asked = ["--steps", str(few), "--ways", *ways]
-            if cluster.rate is not None:
-                asked += ["--rate", str(cluster.rate)]
-            asked += ["--delay_s", str(cluster.delay_s)]
+            if cluster.bandwidth is not None:
+                asked += ["--rate", str(cluster.bandwidth)]
+            asked += ["--delay_s", str(cluster.latency_s)]
             probe, found = on_ranks(cluster, *asked)
         probes[link, ranks, ""] = {"link": link, "ranks": ranks, **probe}
         for way, one in found.items():
@@ -289,7 +290,7 @@ def ordered(rows: dict[tuple[str, int, str], dict[str, Any]]) -> list[dict[str, 
 
 def training_rows(ranks: int, target: float, limit_s: float) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    with Cluster(ranks, "100mbit") as cluster:
+    with EmulatedLinks(ranks, "100mbit") as cluster:
         for name in TRAINED:
             options = ["--train", name, "--target", str(target), "--limit_s", str(limit_s)]
             found = on_ranks(cluster, *options)
@@ -342,7 +343,7 @@ def main() -> None:
             measure_steps(options.links, options.ways, steps, options.quick)
         if options.part in ("training", "all"):
             measure_training(2, options.target, options.limit_s, options.quick)
-    except UnsupportedError as error:
+    except EmulationError as error:
         print(f"skipped: {error}")
 
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 REFUSED = {
-    "bandwidth": ("from phalanx.planning import bits_per_second as call", "call('0mbit')"),
-    "no bandwidth": ("from phalanx.planning import bits_per_second as call", "call('fast')"),
+    "bandwidth": ("from phalanx.communication import bits_per_second as call", "call('0mbit')"),
+    "no bandwidth": ("from phalanx.communication import bits_per_second as call", "call('fast')"),
     "latency": ("from phalanx.planning import seconds as call", "call('1m')"),
     "generator": (
         "import torch; from phalanx.compression import PowerSGD; x = torch.ones(90, 90)",

@@ -127,6 +127,10 @@ def naming(peer: int | None = None, what: str | None = None) -> Iterator[None]:
         ) from error
 
 
+class EmulationError(PhalanxError, ValueError):
+    """This machine cannot emulate links, or may not; the message says what is missing."""
+
+
 class ReusedRandomnessError(PhalanxError):
     """Randomness that hides messages was about to be used a second time, which would show them."""
 

@@ -60,9 +60,12 @@ MISTAKES = {
     "report nope": "nope is no run folder",
     "list foo": "names must be families or algorithms, got 'foo'; did you mean",
     "list Krumm": "names must be families or algorithms, got 'Krumm'; did you mean Krum",
+    "emulate-links": "the following arguments are required: emulate-links.program",
+    "emulate-links --bandwidth fast -- true": "bandwidth must be a bandwidth such as 100mbit",
+    "emulate-links --num-ranks 0 -- true": "num_ranks must be from 1 to 250, got 0",
     "frobnicate": "invalid choice: 'frobnicate'",
-    "": "command must be one of demo, train, compare, plan, report, reproduce, serve, list, "
-    "completion",
+    "": "command must be one of demo, train, compare, plan, report, reproduce, serve, "
+    "emulate-links, list, completion",
 }
 
 

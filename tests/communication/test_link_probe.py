@@ -9,7 +9,7 @@ from phalanx.communication import probe_link
 
 @pytest.mark.slow
 def test_ranks_on_one_machine_are_close_and_agree(tmp_path):
-    """On links of a known rate and latency: `tests/benchmarks/test_slow_links.py`."""
+    """On links of a known rate and latency: `tests/communication/test_slow_links.py`."""
     with Ranks(2, tmp_path) as pair:
         one, other = pair(probe_link, num_rounds=3)
     assert one == other

@@ -17,7 +17,7 @@ from phalanx.compression import (
     TernGrad,
     TopK,
 )
-from phalanx.planning import CompressorPlanner, bits_per_second, seconds
+from phalanx.planning import CompressorPlanner
 from phalanx.planning.compressor_planner import CompressorOutlook
 
 ROWS, COLUMNS = 64, 96
@@ -124,30 +124,6 @@ def test_models_without_a_gradient_are_refused():
         CompressorPlanner().plan(frozen, torch.ones(2, 3), target)
     with pytest.raises(ValueError, match="model must have finite gradients"):
         CompressorPlanner().plan(nn.Linear(3, 2), torch.full((2, 3), torch.nan), target)
-
-
-def test_bandwidths_are_read(subtests):
-    for text, rate in [("10mbit", 1e7), ("2.5Gbit", 2.5e9), ("64 kbit", 64e3), ("9bit", 9.0)]:
-        with subtests.test(f"{text}, {rate}"):
-            assert bits_per_second(text) == rate
-
-
-def test_what_is_no_bandwidth_is_refused(subtests):
-    for text in ["", "fast", "10", "0mbit", "-1mbit", "1.2.3mbit", "1mbyte", "."]:
-        with (
-            subtests.test(text),
-            pytest.raises(ValueError, match="link must be a bandwidth such as 100mbit"),
-        ):
-            bits_per_second(text)
-
-
-def test_what_is_no_latency_is_refused(subtests):
-    for text in ["", "1", "1m", "ms", "-1ms", "1..2s"]:
-        with (
-            subtests.test(text),
-            pytest.raises(ValueError, match="latency must be a time span such as 1ms"),
-        ):
-            seconds(text)
 
 
 def test_no_saving_never_pays_and_no_cost_always_does():

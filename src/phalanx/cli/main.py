@@ -14,6 +14,7 @@ from phalanx.cli.compare import compare
 from phalanx.cli.completion import completion
 from phalanx.cli.console import complaints
 from phalanx.cli.demo import demo
+from phalanx.cli.emulate_links import emulate_links
 from phalanx.cli.listing import list_algorithms
 from phalanx.cli.parser import Parser, build, underscored
 from phalanx.cli.plan import plan
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "reproduce": reproduce,
     "serve": serve,
+    "emulate-links": emulate_links,
     "list": list_algorithms,
     "completion": completion,
 }

@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader
 from phalanx.cli import plan_delays, plan_link
 from phalanx.cli.console import console
 from phalanx.cli.train import MakeModel, default_out
-from phalanx.communication import Link
+from phalanx.communication import Link, bits_per_second, seconds
 from phalanx.compression import Compressor
 from phalanx.data import DataSource, Digits
 from phalanx.models import MLP
-from phalanx.planning import CodePlanner, CompressorPlanner, bits_per_second, seconds
+from phalanx.planning import CodePlanner, CompressorPlanner
 from phalanx.planning.compressor_planner import CANDIDATES
 from phalanx.randomness import seeded
 from phalanx.stragglers import DelayModel, RecordedTrace

@@ -1,4 +1,4 @@
-"""Collectives, links between workers, and the wire format of tensors."""
+"""Collectives, links between workers and their emulation, and the wire format of tensors."""
 
 from phalanx.communication.collectives import (
     AllGather,
@@ -14,6 +14,8 @@ from phalanx.communication.link_probe import probe_link
 from phalanx.communication.process_group import ProcessGroupCollectives
 from phalanx.communication.serialization import SharedTensor
 from phalanx.communication.simulation import simulate_collectives
+from phalanx.communication.slow_links import EmulatedLinks, InterfaceBytes
+from phalanx.communication.units import bits_per_second, seconds
 
 __all__ = [
     "AllGather",
@@ -21,11 +23,15 @@ __all__ = [
     "AllToAll",
     "Answer",
     "Averaged",
+    "EmulatedLinks",
     "ExchangeContext",
+    "InterfaceBytes",
     "Link",
     "ProcessGroupCollectives",
     "Request",
     "SharedTensor",
+    "bits_per_second",
     "probe_link",
+    "seconds",
     "simulate_collectives",
 ]

@@ -3,7 +3,6 @@
 from phalanx.planning.code_planner import CodeOutlook, CodePlanner
 from phalanx.planning.compressor_planner import CompressorOutlook, CompressorPlanner
 from phalanx.planning.plan import Plan
-from phalanx.planning.units import bits_per_second, seconds
 
 __all__ = [
     "CodeOutlook",
@@ -11,6 +10,4 @@ __all__ = [
     "CompressorOutlook",
     "CompressorPlanner",
     "Plan",
-    "bits_per_second",
-    "seconds",
 ]

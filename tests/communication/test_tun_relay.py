@@ -1,15 +1,10 @@
 """When packets arrive: the arithmetic of the relay between TUN devices."""
 
-import importlib.util
 import itertools
-from pathlib import Path
 
 import pytest
 
-PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "tun_relay.py"
-found = importlib.util.spec_from_file_location("tun_relay_alone", PATH)
-tun_relay = importlib.util.module_from_spec(found)
-found.loader.exec_module(tun_relay)
+from phalanx.communication import tun_relay
 
 PACKET = 1_000  # bytes, which take 1 ms
 RATE = 8e6

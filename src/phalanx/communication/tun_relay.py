@@ -1,6 +1,6 @@
-"""A switch with latency, in user space: packets of TUN devices, each delivered when it is due.
+"""Relay between TUN devices in user space: a switch with bandwidth, latency, jitter and loss.
 
-    python benchmarks/tun_relay.py --rate 1e8 --delay_s 0.02 --devices a b c
+    python tun_relay.py --rate 1e8 --delay_s 0.02 --devices a b c
 
 makes the devices, says so in a line, and relays until its input ends. Who started it gives the
 device at place `i` the address `x.x.x.(i + 1)`, wherever that device is by then: it may be moved to
@@ -109,6 +109,7 @@ def opened(name: str) -> int:
 
 
 def main() -> None:
+    """Makes the devices, and relays until the input ends."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=float, default=float("inf"), help="bits a second")
     parser.add_argument("--delay_s", type=float, default=0.0)

@@ -1,12 +1,8 @@
-"""Slow links on one machine: a network namespace for each rank, with its own bytes a second.
-
-    with Cluster(4, rate="100mbit") as cluster:
-        cluster.run([sys.executable, "script.py"])
+"""Emulation of slow links on one machine: a network namespace per rank, with its own bandwidth.
 
 Ranks are joined by a bridge; a token bucket limits what each of them sends, and another what it
 receives. Links with latency, jitter or loss are TUN devices, joined by a relay in user space
-(`tun_relay.py`): the kernel's `netem` is not asked for, since many kernels come without it. This
-needs Linux, root, and `ip` and `tc` of iproute2.
+(`tun_relay.py`): the kernel's `netem` is not asked for, since many kernels come without it.
 """
 
 import math
@@ -19,12 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple
 
-import tun_relay
-from phalanx.planning import bits_per_second, seconds
+from phalanx.communication import tun_relay
+from phalanx.communication.units import bits_per_second, seconds
+from phalanx.errors import EmulationError
 
 Backend = Literal["none", "tbf", "tun"]
 
@@ -32,18 +30,15 @@ Backend = Literal["none", "tbf", "tun"]
 # the 64 kB that the kernel hands over at once, since cutting these would halve the speed there.
 _BURST_S = 6e-4
 _SMALLEST_BURST = 2 * 1514  # bytes: of less than a frame nothing would pass
+_NETWORK, _PORT = "10.77.0", 29500  # of all ranks; of rank 0, in its own namespace
 _QUEUE = "400ms"  # what waits longer is dropped
 # The same on all machines. Where BBR was the usual one, messages of some 100 kB took half as long
 # again.
 _CONGESTION_CONTROL = "echo reno > /proc/sys/net/ipv4/tcp_congestion_control"
 
 
-class UnsupportedError(RuntimeError):
-    """This machine cannot make network namespaces; the message says why."""
-
-
-class Bytes(NamedTuple):
-    """What the interface of a rank has counted, headers included.
+class InterfaceBytes(NamedTuple):
+    """Bytes that a network interface has counted, headers included.
 
     Attributes:
         received: bytes.
@@ -55,7 +50,7 @@ class Bytes(NamedTuple):
 
 
 def why_unsupported() -> str | None:
-    """What is missing for a `Cluster`; None if nothing is."""
+    """What is missing for `EmulatedLinks`; None if nothing is."""
     if not sys.platform.startswith("linux"):
         return "network namespaces are Linux's"
     if os.geteuid() != 0:
@@ -65,21 +60,32 @@ def why_unsupported() -> str | None:
     return None
 
 
-class Cluster:
-    """Network namespaces, one a rank; a context manager that removes them whatever happens.
+class EmulatedLinks:
+    """Links of a stated bandwidth, latency, jitter and loss between ranks on this machine.
 
-    A process of its own removes them, and ends what still runs in them, when this one closes the
-    pipe between the two; the kernel does so for one that was killed. Names are fresh for each
-    cluster, so that several may stand at once, and a name that the kernel is still letting go of is
-    never asked for again.
+    A context manager: each rank has a network namespace with an interface `eth0`, and commands run
+    there. All is removed at the end, whatever happens: a process of its own does so, and ends what
+    still runs in the namespaces, when this one closes the pipe between the two, as the kernel does
+    for one that was killed. Names are fresh for each, so that several may stand at once.
+
+        with EmulatedLinks(4, "100mbit", latency="20ms") as links:
+            printed = links.run([sys.executable, "script.py"])
+
+    Needs Linux, root, and `ip` and `tc` of iproute2; of a container, the capabilities `NET_ADMIN`
+    and `SYS_ADMIN`. Cost: a few hundred milliseconds to make two of them; with latency, one process
+    that carries about 1 Gbit/s in all.
+
+    >>> links = EmulatedLinks(2, "100mbit", latency="20ms")
+    >>> links.backend, links.bandwidth, links.latency_s
+    ('tun', 100000000.0, 0.02)
     """
 
     def __init__(
         self,
         num_ranks: int,
-        rate: str | None = "100mbit",
+        bandwidth: str | None = "100mbit",
         *,
-        delay: str = "0s",
+        latency: str = "0s",
         jitter: str = "0s",
         loss: float = 0.0,
         backend: Backend | None = None,
@@ -88,8 +94,8 @@ class Cluster:
 
         Args:
             num_ranks: namespaces.
-            rate: of each rank's link, each way, such as 100mbit; None for no limit.
-            delay: latency from one rank to another, such as 20ms.
+            bandwidth: of each rank's link, each way, such as 100mbit; None for no limit.
+            latency: from one rank to another, one way, such as 20ms.
             jitter: the latency is longer by as much as this, drawn for each packet.
             loss: probability of a packet to be lost.
             backend: "tbf" for token buckets, "tun" for the relay, "none" for cables without any
@@ -104,33 +110,33 @@ class Cluster:
         if not 0 <= loss < 1:
             raise ValueError(f"loss must be at least 0 and below 1, got {loss}")
         self.num_ranks, self.loss = num_ranks, loss
-        self.rate = None if rate is None else bits_per_second(rate)
-        self.delay_s, self.jitter_s = seconds(delay), seconds(jitter)
-        relayed = self.delay_s > 0 or self.jitter_s > 0 or loss > 0
-        limited: Backend = "tbf" if rate is not None else "none"
+        self.bandwidth = None if bandwidth is None else bits_per_second(bandwidth, "bandwidth")
+        self.latency_s, self.jitter_s = seconds(latency), seconds(jitter, "jitter")
+        relayed = self.latency_s > 0 or self.jitter_s > 0 or loss > 0
+        limited: Backend = "tbf" if bandwidth is not None else "none"
         self.backend = backend or ("tun" if relayed else limited)
         if relayed and self.backend != "tun":
             raise ValueError(
-                f"backend must be tun where there is delay, jitter or loss, got {backend}"
+                f"backend must be tun where there is latency, jitter or loss, got {backend}"
             )
         self._tag = f"px{secrets.token_hex(3)}"  # names of interfaces have 15 characters at most
         self._helpers: list[subprocess.Popen[str]] = []  # each ends when its input does
 
-    def __enter__(self) -> "Cluster":
+    def __enter__(self) -> "EmulatedLinks":
         """Makes the namespaces.
 
         Raises:
-            UnsupportedError: if this machine cannot, or may not.
+            EmulationError: if this machine cannot, or may not.
         """
         if reason := why_unsupported():
-            raise UnsupportedError(reason)
+            raise EmulationError(reason)
         try:
             self._make()
         except BaseException as error:
             self.close()
             if isinstance(error, subprocess.CalledProcessError):
                 text = error.stderr.strip() or str(error)
-                raise UnsupportedError(f"{' '.join(error.cmd)}: {text}") from error
+                raise EmulationError(f"{' '.join(error.cmd)}: {text}") from error
             raise
         return self
 
@@ -154,9 +160,20 @@ class Cluster:
     def command(self, rank: int, command: Sequence[str]) -> list[str]:
         """The command that runs another one as a rank does: in its namespace, gloo on `eth0`.
 
-        RANK and WORLD_SIZE are set. Processes find each other by a `file://` store.
+        RANK, WORLD_SIZE, LOCAL_RANK and the address of rank 0 are set, for `init_process_group`
+        without arguments; torchrun takes its options from the variables that begin with PET.
         """
-        variables = {"GLOO_SOCKET_IFNAME": "eth0", "RANK": rank, "WORLD_SIZE": self.num_ranks}
+        first = {"MASTER_ADDR": f"{_NETWORK}.1", "MASTER_PORT": _PORT}
+        node = {"NNODES": self.num_ranks, "NODE_RANK": rank, "NPROC_PER_NODE": 1, **first}
+        variables = {
+            "GLOO_SOCKET_IFNAME": "eth0",
+            "NCCL_SOCKET_IFNAME": "eth0",
+            "RANK": rank,
+            "WORLD_SIZE": self.num_ranks,
+            "LOCAL_RANK": 0,
+            **first,
+            **{f"PET_{name}": value for name, value in node.items()},
+        }
         settings = [f"{name}={value}" for name, value in variables.items()]
         return ["ip", "netns", "exec", self.namespace(rank), "env", *settings, *command]
 
@@ -176,24 +193,35 @@ class Cluster:
                 raise RuntimeError(f"rank {rank} failed: {printed[rank]}")
         return printed
 
-    def counters(self, rank: int) -> Bytes:
+    def stream(self, command: Sequence[str], timeout_s: float = math.inf) -> list[int | None]:
+        """Runs a command on every rank, which print where this process does; their exit codes.
+
+        When one fails, the others are killed, and have none (None).
+
+        Raises:
+            TimeoutError: if they take too long; all are killed.
+        """
+        return self._finished(command, [None] * self.num_ranks, timeout_s)
+
+    def counters(self, rank: int) -> InterfaceBytes:
         """What the interface of a rank has counted so far."""
         command = ["ip", "netns", "exec", self.namespace(rank), "cat", "/proc/net/dev"]
         return interface_bytes(_run(*command), "eth0")
 
     def _finished(
-        self, command: Sequence[str], logs: Sequence[Path], timeout_s: float
+        self, command: Sequence[str], logs: Sequence[Path | None], timeout_s: float
     ) -> list[int | None]:
         """Exit codes of all ranks; when one fails, the others are killed, and have none."""
         end = time.monotonic() + timeout_s
         processes: list[subprocess.Popen[bytes]] = []
         try:
             for rank, log in enumerate(logs):
-                with log.open("w") as file:
+                with nullcontext() if log is None else log.open("w") as file:
                     started = subprocess.Popen(
                         self.command(rank, command),
+                        stdin=subprocess.DEVNULL,
                         stdout=file,
-                        stderr=subprocess.STDOUT,
+                        stderr=None if file is None else subprocess.STDOUT,
                         start_new_session=True,  # so that all of it can be killed
                     )
                 processes.append(started)
@@ -232,7 +260,7 @@ class Cluster:
                 _run("ip", "link", "set", self._port(rank), *moved)
             else:
                 self._lay_cable(rank)
-            address = f"10.77.0.{rank + 1}/24"
+            address = f"{_NETWORK}.{rank + 1}/24"
             _run("ip", "-n", name, "addr", "add", address, "dev", "eth0")
             for device in ("lo", "eth0"):
                 _run("ip", "-n", name, "link", "set", device, "up")
@@ -243,9 +271,9 @@ class Cluster:
         cable = ("type", "veth", "peer", "name", "eth0", "netns", name)
         _run("ip", "link", "add", port, *cable)
         _run("ip", "link", "set", port, "master", self._tag, "up")
-        if self.backend == "tbf" and self.rate is not None:
-            burst = max(round(self.rate / 8 * _BURST_S), _SMALLEST_BURST)
-            limit = ("rate", f"{self.rate:.0f}bit", "burst", f"{burst}b", "latency", _QUEUE)
+        if self.backend == "tbf" and self.bandwidth is not None:
+            burst = max(round(self.bandwidth / 8 * _BURST_S), _SMALLEST_BURST)
+            limit = ("rate", f"{self.bandwidth:.0f}bit", "burst", f"{burst}b", "latency", _QUEUE)
             _run("tc", "-n", name, "qdisc", "add", "dev", "eth0", "root", "tbf", *limit)
             _run("tc", "qdisc", "add", "dev", port, "root", "tbf", *limit)
 
@@ -253,16 +281,17 @@ class Cluster:
         """Has it make the TUN devices.
 
         Raises:
-            UnsupportedError: if it cannot.
+            EmulationError: if it cannot.
         """
         options = {
-            "rate": math.inf if self.rate is None else self.rate,
-            "delay_s": self.delay_s,
+            "rate": math.inf if self.bandwidth is None else self.bandwidth,
+            "delay_s": self.latency_s,
             "jitter_s": self.jitter_s,
             "loss": self.loss,
         }
         relay = self._help(
             sys.executable,
+            "-I",  # a script of the standard library alone: the package takes seconds to import
             tun_relay.__file__,
             *(f"--{name}={value}" for name, value in options.items()),
             "--devices",
@@ -270,7 +299,7 @@ class Cluster:
         )
         assert relay.stdout is not None
         if relay.stdout.readline() != "ready\n":
-            raise UnsupportedError(relay.communicate()[1].strip())
+            raise EmulationError(relay.communicate()[1].strip())
 
     def _help(self, *command: str) -> "subprocess.Popen[str]":
         """Starts a process that has to end by itself when its input does, and no earlier."""
@@ -296,7 +325,7 @@ class Cluster:
         return "\n".join([*lines, f"ip link del {self._tag}"])
 
 
-def interface_bytes(table: str, device: str) -> Bytes:
+def interface_bytes(table: str, device: str) -> InterfaceBytes:
     """The counters of a device in the text of `/proc/net/dev`.
 
     Raises:
@@ -306,11 +335,11 @@ def interface_bytes(table: str, device: str) -> Bytes:
         name, _, counts = line.partition(":")
         if name.strip() == device:
             fields = counts.split()
-            return Bytes(int(fields[0]), int(fields[8]))
+            return InterfaceBytes(int(fields[0]), int(fields[8]))
     raise ValueError(f"device must be one of this machine, got {device}")
 
 
-def own_bytes(device: str = "eth0") -> Bytes:
+def own_bytes(device: str = "eth0") -> InterfaceBytes:
     """What an interface of this process's namespace has counted so far."""
     return interface_bytes(Path("/proc/net/dev").read_text(), device)
 

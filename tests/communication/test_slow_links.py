@@ -1,6 +1,5 @@
 """Network namespaces: made, limited, counted, and removed whatever happens. As root only."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,44 +11,26 @@ import pytest
 import torch
 from torch import nn
 
+from phalanx.communication import EmulatedLinks, slow_links
 from phalanx.compression import ErrorFeedback, HalfPrecision, TopK
+from phalanx.errors import EmulationError
 from phalanx.planning import CompressorPlanner
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-def loaded(name):
-    found = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module
-    found.loader.exec_module(module)
-    return module
-
-
-tun_relay = loaded("tun_relay")
-slow_links = loaded("slow_links")
 reason = slow_links.why_unsupported()
 if reason is None:
     try:
-        with slow_links.Cluster(1):
+        with EmulatedLinks(1):
             pass
-    except slow_links.UnsupportedError as error:  # root, but of a container
+    except EmulationError as error:  # root, but of a container
         reason = str(error)
 as_root = pytest.mark.skipif(reason is not None, reason=f"no network namespaces: {reason}")
 if reason is None:
     try:
-        with slow_links.Cluster(1, backend="tun"):
+        with EmulatedLinks(1, backend="tun"):
             pass
-    except slow_links.UnsupportedError as error:
+    except EmulationError as error:
         reason = str(error)
 with_tun = pytest.mark.skipif(reason is not None, reason=f"no TUN devices: {reason}")
-
-
-@pytest.fixture
-def with_benchmarks(monkeypatch):
-    """Scripts can import what the benchmarks share."""
-    paths = [str(FOLDER), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
 
 
 def left(cluster):
@@ -68,7 +49,7 @@ def left(cluster):
 
 @as_root
 def test_ranks_run_in_namespaces_that_are_gone_afterwards():
-    with slow_links.Cluster(2, rate="10mbit") as cluster:
+    with EmulatedLinks(2, bandwidth="10mbit") as cluster:
         assert left(cluster)
         said = cluster.run(["sh", "-c", "echo $RANK of $WORLD_SIZE; ip -4 -o addr show eth0"])
         before = cluster.counters(0)
@@ -85,22 +66,22 @@ def test_ranks_run_in_namespaces_that_are_gone_afterwards():
 def test_a_rank_that_fails_ends_the_others_and_all_is_removed():
     with (
         pytest.raises(RuntimeError, match="rank 1 failed: broken"),
-        slow_links.Cluster(2) as cluster,
+        EmulatedLinks(2) as cluster,
     ):
         cluster.run(["sh", "-c", "test $RANK = 0 && exec sleep 60; echo broken; exit 3"])
     assert not left(cluster)
-    with pytest.raises(TimeoutError), slow_links.Cluster(1) as cluster:
+    with pytest.raises(TimeoutError), EmulatedLinks(1) as cluster:
         cluster.run(["sleep", "60"], timeout_s=0.2)
     assert not left(cluster)
-    with pytest.raises(KeyboardInterrupt), slow_links.Cluster(1) as cluster:
+    with pytest.raises(KeyboardInterrupt), EmulatedLinks(1) as cluster:
         raise KeyboardInterrupt
     assert not left(cluster)
 
 
 @as_root
 def test_a_rate_that_is_none_leaves_nothing_behind():
-    cluster = slow_links.Cluster(2, rate="0.1bit")  # which tc takes for none
-    with pytest.raises(slow_links.UnsupportedError, match="tc"), cluster:
+    cluster = EmulatedLinks(2, bandwidth="0.1bit")  # which tc takes for none
+    with pytest.raises(EmulationError, match="tc"), cluster:
         pass
     assert not left(cluster)
 
@@ -109,7 +90,7 @@ def test_a_rate_that_is_none_leaves_nothing_behind():
 def test_who_is_not_root_is_told_so():
     os.seteuid(65534)
     try:
-        with pytest.raises(slow_links.UnsupportedError, match="need root"), slow_links.Cluster(1):
+        with pytest.raises(EmulationError, match="need root"), EmulatedLinks(1):
             pass
     finally:
         os.seteuid(0)
@@ -131,35 +112,40 @@ def test_counters_are_read_by_the_name_of_the_device():
     ("options", "message"),
     [
         ({"loss": 1.0}, "loss must be at least 0 and below 1, got 1.0"),
-        ({"delay": "20"}, "latency must be a time span such as 1ms or 0.2s, got '20'"),
-        ({"rate": "fast"}, "link must be a bandwidth such as 100mbit"),
-        ({"delay": "1ms", "backend": "tbf"}, "backend must be tun where there is delay"),
+        ({"latency": "20"}, "latency must be a time span such as 1ms or 0.2s, got '20'"),
+        ({"bandwidth": "fast"}, "bandwidth must be a bandwidth such as 100mbit"),
+        ({"latency": "1ms", "backend": "tbf"}, "backend must be tun where there is latency"),
     ],
 )
 def test_links_that_cannot_be_made_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        slow_links.Cluster(2, **options)
+        EmulatedLinks(2, **options)
 
 
 @pytest.mark.parametrize(
     ("options", "backend"),
-    [({}, "tbf"), ({"rate": None}, "none"), ({"loss": 0.1}, "tun"), ({"backend": "tun"}, "tun")],
+    [
+        ({}, "tbf"),
+        ({"bandwidth": None}, "none"),
+        ({"loss": 0.1}, "tun"),
+        ({"backend": "tun"}, "tun"),
+    ],
 )
 def test_the_relay_is_used_where_nothing_else_will_do(options, backend):
-    assert slow_links.Cluster(2, **options).backend == backend
+    assert EmulatedLinks(2, **options).backend == backend
 
 
 @pytest.mark.parametrize("number", [0, 251])
 def test_more_ranks_than_addresses_are_refused(number):
     with pytest.raises(ValueError, match=f"num_ranks must be from 1 to 250, got {number}"):
-        slow_links.Cluster(number)
+        EmulatedLinks(number)
 
 
 KILLED = """
 import sys
-from slow_links import Cluster
+from phalanx.communication import EmulatedLinks
 
-with Cluster(2, delay="1ms") as cluster:
+with EmulatedLinks(2, latency="1ms") as cluster:
     print(cluster._tag, flush=True)
     cluster.run(["sleep", "600"])
 """
@@ -167,9 +153,9 @@ with Cluster(2, delay="1ms") as cluster:
 
 @with_tun
 @pytest.mark.slow
-def test_what_is_killed_leaves_nothing_behind(with_benchmarks):
+def test_what_is_killed_leaves_nothing_behind():
     script = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True)
-    cluster = slow_links.Cluster(2)
+    cluster = EmulatedLinks(2)
     cluster._tag = script.stdout.readline().strip()
     ranks = []
     while len(ranks) < 2:  # they are about to start
@@ -225,7 +211,7 @@ def times(cluster, folder):
 @pytest.mark.slow
 def test_latency_and_rate_are_those_asked_for(tmp_path):
     """An all-reduce of two takes two hops; each rank sends, and receives, as much as it has."""
-    with slow_links.Cluster(2, "100mbit", delay="20ms") as cluster:
+    with EmulatedLinks(2, "100mbit", latency="20ms") as cluster:
         one, many = times(cluster, tmp_path)
     assert 0.040 <= one <= 0.060
     assert 0.32 + 0.04 <= many <= 1.5 * 0.36
@@ -248,7 +234,7 @@ dist.destroy_process_group()
 @with_tun
 @pytest.mark.slow
 def test_a_link_is_probed_within_a_quarter(tmp_path):
-    with slow_links.Cluster(2, "100mbit", delay="10ms") as cluster:
+    with EmulatedLinks(2, "100mbit", latency="10ms") as cluster:
         said = cluster.run([sys.executable, "-c", PROBE, str(tmp_path / "store")])
     one, other = (json.loads(printed) for printed in said)
     assert one == other
@@ -260,7 +246,7 @@ def test_a_link_is_probed_within_a_quarter(tmp_path):
 @pytest.mark.slow
 def test_what_is_lost_is_sent_again(tmp_path):
     """TCP sees to that: the sum is right, and takes longer."""
-    with slow_links.Cluster(2, None, delay="2ms", jitter="2ms", loss=0.02) as cluster:
+    with EmulatedLinks(2, None, latency="2ms", jitter="2ms", loss=0.02) as cluster:
         one, many = times(cluster, tmp_path)
         assert cluster.counters(0).sent > 4e6
     assert 0.004 <= one <= 0.012
@@ -270,7 +256,8 @@ def test_what_is_lost_is_sent_again(tmp_path):
 WORK = """
 import os, sys, json, torch
 import torch.distributed as dist
-from slow_links import own_bytes
+from phalanx.communication.slow_links import own_bytes
+from phalanx.communication import EmulatedLinks, slow_links
 from phalanx.compression import ErrorFeedback, HalfPrecision, TensorStates, TopK, communicate
 
 torch.set_num_threads(1)
@@ -293,15 +280,48 @@ dist.destroy_process_group()
 @as_root
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_the_interface_counts_what_the_model_says_and_headers(tmp_path, with_benchmarks, ranks):
+def test_the_interface_counts_what_the_model_says_and_headers(tmp_path, ranks):
     """Between 0 and 8 % more, by two and by four ranks."""
     compressors = [HalfPrecision(), ErrorFeedback(TopK(ratio=0.1))]
     model = nn.Linear(1000, 500, bias=False)
     batch = torch.randn(4, 1000), torch.zeros(4, dtype=torch.int64)
     planner = CompressorPlanner(num_workers=ranks, compressors=compressors, num_rounds=1)
     wire = {one.compressor: one.wire_bytes for one in planner.plan(model, *batch)}
-    with slow_links.Cluster(ranks, "100mbit") as cluster:
+    with EmulatedLinks(ranks, "100mbit") as cluster:
         printed = cluster.run([sys.executable, "-c", WORK, str(tmp_path / "store")])
     for one in printed:
         for compressor, sent in zip(compressors, json.loads(one.splitlines()[-1]), strict=True):
             assert 1.00 <= sent / wire[str(compressor)] <= 1.08
+
+
+SUM = """
+import torch, torch.distributed as dist
+
+dist.init_process_group("gloo")
+x = torch.ones(1000)
+dist.all_reduce(x)
+print("sum", x[0].item(), flush=True)
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+@with_tun
+@pytest.mark.slow
+def test_the_command_runs_torchrun_on_every_rank(tmp_path):
+    """And says who sent how much; a rank that fails is named, by exit code 1."""
+    (tmp_path / "script.py").write_text(SUM)
+    emulate = [sys.executable, "-m", "phalanx", "emulate-links", "--latency", "2ms", "--"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", str(tmp_path / "script.py")]
+    done = subprocess.run([*emulate, *torchrun], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["sum", "2.0"] * 2
+    assert "rank 1 sent 0.0" in done.stderr
+    done = subprocess.run(
+        [*emulate, "sh", "-c", "test $RANK = 0 || exit 3; sleep 60"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "phalanx: stopped: rank 1 ended with exit code 3\n"

@@ -11,8 +11,12 @@ _RATES = {
 _SPANS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
-def bits_per_second(text: str) -> float:
+def bits_per_second(text: str, name: str = "link") -> float:
     """A bandwidth as `tc` writes it.
+
+    Args:
+        text: a number and its unit.
+        name: of the argument, for the error.
 
     Raises:
         ValueError: if it is none, or 0.
@@ -21,12 +25,16 @@ def bits_per_second(text: str) -> float:
     (100000000.0, 2500000000.0)
     """
     if not (rate := _value(text, _RATES)):
-        raise ValueError(f"link must be a bandwidth such as 100mbit or 2.5gbit, got {text!r}")
+        raise ValueError(f"{name} must be a bandwidth such as 100mbit or 2.5gbit, got {text!r}")
     return rate
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, name: str = "latency") -> float:
     """A time span with its unit: s, ms or us.
+
+    Args:
+        text: a number and its unit.
+        name: of the argument, for the error.
 
     Raises:
         ValueError: if it is none.
@@ -35,7 +43,7 @@ def seconds(text: str) -> float:
     (0.001, 0.2)
     """
     if (span := _value(text, _SPANS)) is None:
-        raise ValueError(f"latency must be a time span such as 1ms or 0.2s, got {text!r}")
+        raise ValueError(f"{name} must be a time span such as 1ms or 0.2s, got {text!r}")
     return span
 
 
