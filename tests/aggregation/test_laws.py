@@ -18,6 +18,7 @@ from phalanx.aggregation import (
     Bucketing,
     Bulyan,
     CenteredClipping,
+    ComparativeGradientElimination,
     CoordinateMedian,
     CoordinateRule,
     GeometricMedian,
@@ -99,7 +100,7 @@ def test_the_order_of_the_workers_does_not_matter(rule, subtests):
             assert torch.equal(other.suspects, one.suspects[order])
 
 
-@without(*SHRINKS)
+@without(ComparativeGradientElimination, *SHRINKS)
 def test_moves_with_the_messages(rule, subtests):
     for size in SIZES:
         with subtests.test(size=size):

@@ -5,7 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.attacks import AdversaryKnowledge, Mimic
+import phalanx
+from phalanx.attacks import AdversaryKnowledge, FixedWorkers, Mimic, Mixed, RandomWorkers, SignFlip
+from training.drifting import a_model, some_data
 
 
 def seeded(seed):
@@ -93,3 +95,31 @@ def test_equal_messages_leave_the_direction_alone():
 def test_a_target_is_chosen_in_some_round():
     with pytest.raises(ValueError, match="warmup must be at least 1, got 0"):
         Mimic(warmup=0)
+
+
+def test_a_given_worker_is_the_target_in_all_rounds_in_which_it_is_there():
+    attack, memory = Mimic(worker=2), ()
+    for seed in range(3):
+        rows = random_rows(seed)
+        plan, memory = attack.plan(a_view(rows), memory)
+        assert plan.forge(rows[0], rows, 2).equal(rows[2])
+    others = [0, 1, 3, 4, 5]
+    plan, memory = attack.plan(a_view(rows[others], workers=others), memory)
+    farthest = int((rows[others] @ memory[0]).argmax())
+    assert plan.forge(rows[0], rows[others], 2).equal(rows[others][farthest])
+
+
+def test_a_given_worker_must_be_honest(subtests):
+    told = r"worker of Mimic must be an honest worker's id, got {} of \[{}\]"
+    with pytest.raises(ValueError, match="worker must be at least 0, got -1"):
+        Mimic(worker=-1)
+    for attack in (Mimic(worker=6), Mixed([SignFlip(), Mimic(worker=6)])):
+        with pytest.raises(ValueError, match=told.format(6, "0, 1, 2, 3, 4, 5")):
+            attack(random_rows(0), 2)
+    cases = [(FixedWorkers([0, 2]), 2, "1, 3"), (RandomWorkers(1), 4, "0, 1, 2, 3")]
+    for schedule, worker, honest in cases:
+        with subtests.test(worker=worker):
+            call = {"num_workers": 4, "batch_size": 8, "steps": 1, "byzantine": schedule}
+            with pytest.raises(ValueError, match="attack: " + told.format(worker, honest)):
+                phalanx.train(a_model(), some_data(), attack=Mimic(worker=worker), **call)
+            phalanx.train(a_model(), some_data(), attack=Mimic(worker=1), **call)

@@ -7,6 +7,7 @@ from phalanx.aggregation.bucketing import Bucketing
 from phalanx.aggregation.bulyan import Bulyan
 from phalanx.aggregation.caf import CAF
 from phalanx.aggregation.centered_clipping import CenteredClipping
+from phalanx.aggregation.comparative_gradient_elimination import ComparativeGradientElimination
 from phalanx.aggregation.coordinate_median import CoordinateMedian
 from phalanx.aggregation.coordinate_rule import CoordinateRule
 from phalanx.aggregation.distances import require_distances_only, weigh_distances
@@ -40,6 +41,7 @@ __all__ = [
     "Bulyan",
     "CenteredClipping",
     "Chain",
+    "ComparativeGradientElimination",
     "CoordinateMedian",
     "CoordinateRule",
     "GeometricMedian",

@@ -56,6 +56,9 @@ class Aggregator(Bounded, ABC):
     _needs_geometry: ClassVar[bool] = False
     """Whether `_combine` asks how the mixtures lie to one another."""
 
+    from_origin: ClassVar[bool] = False
+    """Whether it measures from the origin, which is then the last point of the geometry."""
+
     @property
     def needs_distances_only(self) -> bool:
         """Whether its weights follow from how far the messages lie apart; see `weigh_distances`.

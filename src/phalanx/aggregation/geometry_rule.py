@@ -58,7 +58,8 @@ class MixtureRule(Aggregator):
     def _measured(
         self, rows: Tensor, state: State, weights: Tensor | None, shard: Shard | None
     ) -> Mixtures:
-        return gather(rows, weights, centre=state[0] if state else None, shard=shard)
+        centre = state[0] if state else None
+        return gather(rows, weights, origin=self.from_origin, centre=centre, shard=shard)
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class GeometryRule(MixtureRule):
 
     @property
     def needs_distances_only(self) -> bool:
-        """True, unless it measures from a centre that it remembers."""
-        return not self.init(0)
+        """True, unless it measures from the origin or from a centre that it remembers."""
+        return not (self.from_origin or self.init(0))
 
     @abstractmethod
     def weigh(self, geometry: Geometry, num_byzantine: int) -> Verdict:
@@ -98,7 +99,7 @@ class GeometryRule(MixtureRule):
         self, mixtures: Mixtures, num_byzantine: int, state: State
     ) -> tuple[Aggregate, State]:
         """One round on mixtures of messages, which are never formed."""
-        known = mixtures.geometry.with_points(1 if state else 0)
+        known = mixtures.geometry.with_points(1 if state or self.from_origin else 0)
         answer = self._answer(mixtures, self.weigh(known, num_byzantine))
         return answer, (answer.value,) if state else ()
 

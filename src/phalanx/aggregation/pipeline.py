@@ -224,7 +224,7 @@ class Pipeline(MixtureRule):
         if not (self.rule._needs_geometry or any(part.needs_geometry for part in self.before)):
             return gather_unmeasured(rows, weights, shard)
         centre = state[1] if self.rule._needs_geometry and state[1:] else None
-        origin = any(part.from_origin for part in self.before)
+        origin = any(part.from_origin for part in (*self.before, self.rule))
         return gather(rows, weights, origin=origin, centre=centre, shard=shard)
 
     def _mixed(self, mixtures: Mixtures, num_byzantine: int, step: int) -> tuple[Mixtures, int]:

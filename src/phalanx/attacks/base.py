@@ -1,7 +1,7 @@
 """Base class of Byzantine attacks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +85,14 @@ class Attack(ABC):
         """The attack of the `rank`-th Byzantine worker of a round: this one, by default."""
         return self
 
+    def problem(self, honest: Collection[int]) -> str | None:
+        """Why it cannot be carried out where these workers are honest; None if it can.
+
+        Args:
+            honest: ids of the workers that are not Byzantine for good.
+        """
+        return None
+
     def plan(self, view: AdversaryKnowledge, memory: State = ()) -> tuple["Attack", State]:
         """The attack that this one comes down to in a round, and what it remembers.
 
@@ -143,12 +151,15 @@ class Attack(ABC):
             generator: source of randomness.
 
         Raises:
-            ValueError: if `num_byzantine` is negative, `own` has another number of rows, or `own`
-                is missing where no worker is honest.
+            ValueError: if `num_byzantine` is negative, `own` has another number of rows, `own` is
+                missing where no worker is honest, or the attack has a `problem` with the honest
+                workers, whose ids are the numbers of their rows.
         """
         require_at_least(0, num_byzantine=num_byzantine)
         if num_byzantine == 0:
             return []
+        if (unfit := self.problem(range(len(honest)))) is not None:
+            raise ValueError(unfit)
         if own is None:
             if len(honest) == 0:
                 raise ValueError("own must be given when honest has no rows, got None")

@@ -1,5 +1,6 @@
 """Mimic attack: copies of one honest worker's message."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,8 @@ class Mimic(PlannedAttack):
 
     Nothing about the copies is suspect, but where data differ from worker to worker, one worker's
     share of it counts several times, and rules that trust agreement lose the rest. The target is
-    the honest worker that is farthest along the direction `z` in which honest messages vary most.
+    `worker`, if given, or the honest worker that is farthest along the direction `z` in which
+    honest messages vary most.
     `z` begins at random and is turned by one power step on the covariance of the honest messages in
     each of the first `warmup` rounds, averaged over them as their mean is; then the target is kept.
     In a round in which the target does not send, or is Byzantine itself, the farthest along `z`
@@ -41,8 +43,18 @@ class Mimic(PlannedAttack):
     warmup: int = 1
     """Rounds in which the target is chosen, from 1 on."""
 
+    worker: int | None = None
+    """Id of the target, an honest worker; chosen by `z` if not given."""
+
     def __post_init__(self) -> None:
         require_at_least(1, warmup=self.warmup)
+        require_at_least(0, worker=self.worker)
+
+    def problem(self, honest: Collection[int]) -> str | None:
+        """That the target is no honest worker."""
+        if self.worker is None or self.worker in honest:
+            return None
+        return f"worker of Mimic must be an honest worker's id, got {self.worker} of {[*honest]}"
 
     def plan(self, view: AdversaryKnowledge, memory: State = ()) -> tuple[Attack, State]:
         """A copy of the target's message.
@@ -56,7 +68,10 @@ class Mimic(PlannedAttack):
         direction, mean, rounds, target = (value.to(rows.device) for value in memory)
         if rounds < self.warmup:
             direction, mean = _turned(rows, direction, mean, int(rounds))
-            target = torch.tensor(view.workers[_farthest(rows, direction)])
+            chosen = (
+                view.workers[_farthest(rows, direction)] if self.worker is None else self.worker
+            )
+            target = torch.tensor(chosen)
             rounds = rounds + 1
         if int(target) in view.workers:
             row = view.workers.index(int(target))

@@ -1,5 +1,6 @@
 """Mixture of attacks, a different one per Byzantine worker."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +81,11 @@ class Mixed(Attack):
     def relabel(self, targets: Tensor, num_classes: int) -> Tensor:
         """The targets of the Byzantine worker of rank 0."""
         return self.member(0).relabel(targets, num_classes)
+
+    def problem(self, honest: Collection[int]) -> str | None:
+        """The first problem that a member has."""
+        found = (attack.problem(honest) for attack in self.parts)
+        return next((one for one in found if one is not None), None)
 
     def member(self, rank: int) -> Attack:
         """The attack that falls to the Byzantine worker of this rank."""

@@ -71,7 +71,7 @@ def check_job(
     ]
     if problems:
         raise ValueError("; ".join(problems))
-    job.conduct(0)  # the schedule must fit the number of workers
+    _check_attack(job)
     if not job.model.training:
         warnings.warn(
             "model is in evaluation mode, and is trained so: dropout does nothing, and batch "
@@ -80,6 +80,16 @@ def check_job(
         )
     if unfit := _trial_problems(job, sets):
         raise ValueError("; ".join(unfit))
+
+
+def _check_attack(job: Job) -> None:
+    """Raises ValueError if schedule or attack do not fit the workers."""
+    job.conduct(0)  # the schedule must fit their number
+    attack, schedule = job.round.attack, job.round.byzantine
+    if attack is not None and schedule is not None:
+        lying = schedule.permanent(job.round.code.num_workers, job.seed)
+        if unfit := attack.problem((~lying).nonzero().flatten().tolist()):
+            raise ValueError(f"attack: {unfit}")
 
 
 def _trial_problems(job: Job, sets: Mapping[str, Dataset[tuple[Tensor, ...]]]) -> list[str]:
