@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXTRAS = (
     "beartype",
     "byzfl",
@@ -42,6 +44,7 @@ import_everything.main()
 """
 
 
+@pytest.mark.slow
 def test_every_module_imports_without_the_extras():
     done = subprocess.run(
         [sys.executable, "-c", BLOCKED], capture_output=True, text=True, timeout=100, check=False

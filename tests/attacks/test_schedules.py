@@ -40,6 +40,7 @@ def test_random_workers_depend_on_the_seed():
     )
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same_workers():
     code = (
         "from phalanx.attacks import RandomWorkers\n"

@@ -64,6 +64,7 @@ def test_without_out_a_folder_is_named_after_the_time(phalanx, tmp_path):
     assert re.fullmatch(r"\d{8}-\d{6}", folder.name)
 
 
+@pytest.mark.slow
 def test_texts_are_trained_on(phalanx, tmp_path):
     (tmp_path / "a.csv").write_text("label,text\n" + "good,a good film\nbad,no film\n" * 60)
     (tmp_path / "a.txt").write_text("to be or not to be " * 80)
@@ -111,6 +112,7 @@ def test_momentum_and_data_of_the_workers_are_options(phalanx, tmp_path):
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_run_beyond_its_bound_says_how_to_go_on(phalanx, tmp_path):
     drill = "--byzantine SleeperWorkers --byzantine.workers [0,1,2,3] --byzantine.from_step 9"
     code, _, err = phalanx("train", *EXAMPLE, *drill.split(), "--out", "a")
@@ -128,6 +130,7 @@ def test_a_run_beyond_its_bound_says_how_to_go_on(phalanx, tmp_path):
     assert ended["test_accuracy"] == pytest.approx(whole["test_accuracy"], abs=0.01)
 
 
+@pytest.mark.slow
 def test_report_redraws_one_run_or_compares_several(phalanx, tmp_path):
     assert phalanx("train", *EXAMPLE, "--title", "liars", "--out", "runs/a")[0] == 0
     words = ["--num_workers", "9", "--steps", "30", "--seed", "3", "--title", "honest"]
@@ -298,6 +301,7 @@ def test_version_is_said(phalanx):
     assert re.fullmatch(r"phalanx \d+\.\d+\.\d+\n", phalanx("--version")[1])
 
 
+@pytest.mark.slow
 def test_help_waits_for_no_library_that_only_work_needs():
     script = (
         "import sys\n"

@@ -34,6 +34,7 @@ def one_line(err):
     return err.startswith("phalanx: ") and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_other_arguments_are_one_line_and_leave_all_as_it_is(phalanx, tmp_path):
     assert phalanx("train", *RUN, "--steps", 3, "--out", "a")[0] == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -32,6 +32,7 @@ def test_a_scheduler_is_an_option_and_resumes_to_the_same_bits(phalanx, tmp_path
     assert "ClippedStep" in result["step"]
 
 
+@pytest.mark.slow
 def test_early_stopping_metrics_and_epochs_are_options(phalanx, tmp_path):
     words = ["--num_workers", 3, "--batch_size", 48, "--epochs", 1, "--evaluate_every", 1]
     words += ["--validation", 0.2, "--callbacks+", "EarlyStopping", "--callbacks.patience", 1]
@@ -46,6 +47,7 @@ def test_early_stopping_metrics_and_epochs_are_options(phalanx, tmp_path):
     assert phalanx("train", "--resume", "a", "--epochs", 2)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_module_in_the_current_folder_is_found_by_the_command(tmp_path):
     package = tmp_path / "mylab"
     package.mkdir()

@@ -203,7 +203,7 @@ def test_any_so_many_workers_are_enough_and_fewer_may_not_be(kind, subtests):
         with subtests.test(code=code):
             generator = torch.Generator().manual_seed(0)
             numbers = range(code.num_workers)
-            missing = [set(), *({one, other} for one in numbers for other in numbers)]
+            missing = [set(), *map(set, itertools.combinations_with_replacement(numbers, 2))]
             missing += [
                 set(torch.randperm(code.num_workers, generator=generator)[:number].tolist())
                 for number in numbers

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import torch
 
 from phalanx.coding.projection import project
@@ -66,6 +67,7 @@ def test_projections_differ_where_messages_do(subtests):
             assert not found[3].any()
 
 
+@pytest.mark.slow
 def test_projections_are_as_long_as_what_two_messages_differ_by(subtests):
     width = 300_000
     for where in ([0], [width - 1], [5, 4101], [7, 7 + 4099], list(range(0, width, 3)), [1, 2, 3]):

@@ -162,6 +162,7 @@ SPECTRA = {
 }
 
 
+@pytest.mark.slow
 def test_random_projections_have_the_variance_of_exact_ones(subtests):
     """Within 5 % of the optimum, in no more bytes than exact singular vectors take."""
     for name, spectrum in SPECTRA.items():
@@ -207,6 +208,7 @@ def test_vectors_and_rest_add_up_to_the_matrix():
         torch.testing.assert_close(found / tensor.norm(), tensor / tensor.norm())
 
 
+@pytest.mark.slow
 def test_a_sketched_matrix_is_right_on_average():
     """Along its singular vectors, the first of which are atoms, and along random directions."""
     x = matrix_with(SPECTRA["harmonic"], 70, 90)

@@ -37,6 +37,7 @@ EXPECTED = [
 ]
 
 
+@pytest.mark.slow
 def test_shapes_are_those_of_the_set(subtests):
     for source, input_shape, num_classes, sizes in EXPECTED:
         with subtests.test(repr(source)):
@@ -45,6 +46,7 @@ def test_shapes_are_those_of_the_set(subtests):
             assert (len(splits.train), len(splits.test)) == sizes
 
 
+@pytest.mark.slow
 def test_mnist_is_standardised_to_its_published_statistics():
     inputs = load(NpzFile(FOLDER / "mnist.npz")).train.tensors[0]
     # Black is 0: it shows mean / standard deviation, 0.1307 / 0.3081.

@@ -32,6 +32,7 @@ def trained(blobs, make_model):
     return run
 
 
+@pytest.mark.slow
 def test_every_attack_leaves_the_bits_of_the_run_without_one(trained, subtests):
     reference = flat(trained().model)
     for attack in ATTACKS:

@@ -371,6 +371,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_the_engine_has_a_name_where_ray_is_not_installed():
     done = run(WITHOUT_RAY)
     assert done.returncode == 0, done.stderr

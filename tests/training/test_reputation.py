@@ -203,6 +203,7 @@ def excluded_by_chance(chances, test, rounds, runs, num_byzantine, seed=0):
     return wrong / runs
 
 
+@pytest.mark.slow
 def test_honest_workers_are_excluded_no_more_often_than_stated(subtests):
     """Monte-Carlo, nobody Byzantine, with 3 standard errors: a lax bar makes the figures large."""
     runs = 150

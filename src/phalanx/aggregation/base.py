@@ -25,6 +25,9 @@ State = tuple[Tensor, ...]
 class Bounded:
     """Base of rules and of pre-aggregations, which may have a field `num_byzantine`."""
 
+    from_origin: ClassVar[bool] = False
+    """Whether it measures from the origin, which is then the last point of the geometry."""
+
     def __post_init__(self) -> None:
         require_at_least(0, num_byzantine=getattr(self, "num_byzantine", None))
 
@@ -55,9 +58,6 @@ class Aggregator(Bounded, ABC):
 
     _needs_geometry: ClassVar[bool] = False
     """Whether `_combine` asks how the mixtures lie to one another."""
-
-    from_origin: ClassVar[bool] = False
-    """Whether it measures from the origin, which is then the last point of the geometry."""
 
     @property
     def needs_distances_only(self) -> bool:

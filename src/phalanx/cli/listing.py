@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import re
+from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ def list_algorithms(names: list[str] = []) -> None:  # noqa: B006 - never change
 list_algorithms.words = ("names",)  # type: ignore[attr-defined]
 
 
-def _show_family(name: str, found: list[type]) -> None:
+def _show_family(name: str, found: Sequence[type]) -> None:
     longest = max(len(one.__name__) for one in found)
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True, min_width=2 + longest)

@@ -60,7 +60,9 @@ def _main(argv: Sequence[str] | None) -> None:
     if os.getcwd() not in sys.path:  # where `mylab.rules.ClosestPair` may be, as for `python -m`
         sys.path.insert(0, os.getcwd())
     arguments = underscored(sys.argv[1:] if argv is None else argv)
-    parser = build(COMMANDS)
+    # Completion is of all commands; for the others, collecting all options would double the start.
+    command = arguments[0] if arguments and arguments[0] != "completion" else None
+    parser = build(COMMANDS, only=command)
     if not arguments:
         parser.error(f"command must be one of {', '.join(COMMANDS)}; see `phalanx --help`")
     config = parser.parse_args(_resumed(arguments))

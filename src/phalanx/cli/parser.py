@@ -186,8 +186,14 @@ def _underscored(argument: str) -> str:
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if dashed else argument
 
 
-def build(commands: dict[str, Callable[..., Any]]) -> Parser:
-    """A parser with one subcommand for each function; its help is the function's docstring."""
+def build(commands: dict[str, Callable[..., Any]], only: str | None = None) -> Parser:
+    """A parser with one subcommand for each function; its help is the function's docstring.
+
+    Args:
+        commands: the functions by name.
+        only: the one subcommand that gets its options, which take a while to collect; all if it is
+            none of them.
+    """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = Parser(
         prog="phalanx",
@@ -199,29 +205,33 @@ def build(commands: dict[str, Callable[..., Any]]) -> Parser:
     for name, function in commands.items():
         text = (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]
         sub = Parser(description=text)
-        sub.more = getattr(function, "more_help", None)
-        words = _positional(function)
-        said = {
-            one.arg_name: one.description
-            for one in docstring_parser.parse_from_object(function).params
-        }
-        for parameter, (item, nargs) in words.items():
-            sub.add_argument(parameter, nargs=nargs, type=item, help=said[parameter])
-        sub.add_function_arguments(
-            function,
-            as_group=False,
-            as_positional=True,
-            fail_untyped=False,
-            skip={*words, "options"},
-        )
-        if (whole := getattr(function, "options_of", None)) is not None:
-            own = {*inspect.signature(function).parameters, *getattr(function, "given", ())}
-            sub.add_function_arguments(whole, as_group=False, fail_untyped=False, skip=own)
-        sub.add_argument("--config", action="config", help="Read options from a YAML file.")
+        if only not in commands or name == only:
+            _add_options(sub, function)
         subcommands.add_subcommand(name, sub, help=text.split("\n")[0])
         parser.subcommands[name] = sub
         _grouped(sub, f"phalanx {name} [options]")
     return parser
+
+
+def _add_options(parser: Parser, function: Callable[..., Any]) -> None:
+    """The options of a function, or of what it hands them on to."""
+    parser.more = getattr(function, "more_help", None)
+    words = _positional(function)
+    params = docstring_parser.parse_from_object(function).params
+    said = {one.arg_name: one.description for one in params}
+    for parameter, (item, nargs) in words.items():
+        parser.add_argument(parameter, nargs=nargs, type=item, help=said[parameter])
+    parser.add_function_arguments(
+        function,
+        as_group=False,
+        as_positional=True,
+        fail_untyped=False,
+        skip={*words, "options"},
+    )
+    if (whole := getattr(function, "options_of", None)) is not None:
+        own = {*inspect.signature(function).parameters, *getattr(function, "given", ())}
+        parser.add_function_arguments(whole, as_group=False, fail_untyped=False, skip=own)
+    parser.add_argument("--config", action="config", help="Read options from a YAML file.")
 
 
 def _grouped(parser: Parser, usage: str) -> None:

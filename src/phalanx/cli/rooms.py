@@ -1,6 +1,7 @@
 """Where the command line finds algorithms by name."""
 
 import inspect
+from functools import cache
 from types import ModuleType
 
 from phalanx import (
@@ -40,11 +41,12 @@ ROOMS = (
 """Where the command line looks for names: what their `__all__` lists."""
 
 
-def algorithms(module: ModuleType) -> list[type]:
+@cache
+def algorithms(module: ModuleType) -> tuple[type, ...]:
     """The concrete classes of a room: what an option can name."""
     found = (getattr(module, name) for name in module.__all__)
     options = [cls for cls in found if inspect.isclass(cls) and not inspect.isabstract(cls)]
-    return [cls for cls in options if _implements(cls)]
+    return tuple(cls for cls in options if _implements(cls))
 
 
 def _implements(cls: type) -> bool:
