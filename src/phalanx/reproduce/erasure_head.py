@@ -193,21 +193,20 @@ def _descend(
     weights = before = torch.zeros(inputs.shape[1], targets.shape[1])
     size, shrink, labels = len(inputs), 1 / len(inputs), targets.argmax(dim=1)
     # Softmax is 1/2-smooth in its scores, so the loss is so in the weights:
-    rate = 1 / (0.5 * torch.linalg.matrix_norm(inputs, ord=2).item() ** 2 / size + shrink)
-    clock, losses, scale = (
-        _clock(recipe, code, enough, slow, seed),
-        list[float](),
-        code.num_workers / size,
-    )
+    rate = 1 / (0.5 * torch.linalg.eigvalsh(inputs.T @ inputs)[-1].item() / size + shrink)
+    clock, losses = _clock(recipe, code, enough, slow, seed), list[float]()
+    scores = scored = inputs @ weights
     for step, arrived in enumerate(clock.arrived):
         ahead = step / (step + 3) if accelerated else 0.0  # Nesterov's momentum
         point, before = weights + ahead * (weights - before), weights
-        residual = (inputs @ point).softmax(dim=1) - targets
+        residual = (scores + ahead * (scores - scored)).softmax(dim=1) - targets
         parts = (whole.tensor_split(code.num_workers) for whole in (inputs, residual))
-        gradients = [scale * (x.T @ r).flatten() for x, r in zip(*parts, strict=True)]
-        decoded = code.decode(code.encode_all([torch.stack(gradients)]), arrived).gradient
+        gradients = torch.stack([(x.T @ r).flatten() for x, r in zip(*parts, strict=True)])
+        messages = code.encode_all([gradients * (code.num_workers / size)])
+        decoded = code.decode(messages, arrived).gradient
         weights = point - rate * (decoded.view_as(point) + shrink * point)
-        losses.append(cross_entropy(inputs @ weights, labels).item())
+        scores, scored = inputs @ weights, scores
+        losses.append(cross_entropy(scores, labels).item())
     times = clock.duration_s.cumsum(0).tolist()
     return {"times": times, "losses": losses, "s per iteration": times[-1] / recipe.iterations}
 
@@ -259,4 +258,4 @@ def _table(path: Path, label: str) -> CsvFile:
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         header = next(csv.reader(file))
     categories = [name for name in header if name != label] if label == "ACTION" else []
-    return CsvFile(path, label, categorical=categories, num_features=512)
+    return CsvFile(path, label, categorical=categories, num_features=128)
