@@ -178,9 +178,8 @@ class LayerMatching:
         first = next(iter(padded.values()))
         rows = {name: first[name] for name in names}
         tensors = self._layout.split_atoms(found.atoms, layer, rows)
-        for name, told in self._layout.tensors.items():
-            left = name not in self.finished and name not in tensors
-            if left and told.layer is not None and told.layers <= {*self._matched}:
+        for name in self._layout.completed_by(layer, self._matched):
+            if name not in tensors:
                 tensors[name] = self._mean(name, padded)
         self.finished |= tensors
         return MatchedLayer(layer, width, assignments, tensors)
@@ -246,15 +245,14 @@ def average_last(
     held = counts.sum(dim=0)
     by_class = torch.where(held > 0, counts / held.clamp(min=1e-300), shares[:, None])
     found = {}
-    for name, told in layout.tensors.items():
-        if told.layer is not None:
-            continue
+    for name in layout.last():
+        axes = layout.tensors[name].axes
         stacked = torch.stack([state[name] for state in states.values()])
         if not stacked.is_floating_point():
             found[name] = stacked.amax(dim=0)
             continue
         by_rows = class_counts is not None and stacked.shape[1:2] == counts.shape[1:]
-        weights = by_class if by_rows and told.axes[0] is None else shares
+        weights = by_class if by_rows and axes[0] is None else shares
         weights = weights.view(*weights.shape, *[1] * (stacked.ndim - weights.ndim))
         weights = weights.to(stacked.device)
         found[name] = (stacked * weights).sum(dim=0).to(stacked)

@@ -65,10 +65,10 @@ class NeuronLayout:
     """By name of the parameter or buffer."""
 
     def widths(self, state: Mapping[str, Tensor]) -> dict[str, int]:
-        """How many neurons each layer has."""
+        """How many neurons each layer has, as far as the tensors that are there show."""
         found: dict[str, int] = {}
-        for name, told in self.tensors.items():
-            for size, axis in zip(state[name].shape, told.axes, strict=True):
+        for name, one in state.items():
+            for size, axis in zip(one.shape, self.tensors[name].axes, strict=True):
                 if axis is not None:
                     found[axis.layer] = size // (axis.before * axis.after)
         return found
@@ -78,8 +78,8 @@ class NeuronLayout:
     ) -> State:
         """The network of the given neurons, in their order; other layers are left as they are."""
         widths, found = self.widths(state), dict(state)
-        for name, told in self.tensors.items():
-            for dim, axis in enumerate(told.axes):
+        for name in state:
+            for dim, axis in enumerate(self.tensors[name].axes):
                 if axis is not None and axis.layer in neurons:
                     places = axis.entries(neurons[axis.layer], widths[axis.layer])
                     found[name] = found[name].index_select(dim, places.to(found[name].device))
@@ -93,8 +93,8 @@ class NeuronLayout:
     ) -> State:
         """The network with each neuron at the given place among `widths`; zero elsewhere."""
         found = dict(state)
-        for name, told in self.tensors.items():
-            for dim, axis in enumerate(told.axes):
+        for name in state:
+            for dim, axis in enumerate(self.tensors[name].axes):
                 if axis is None or axis.layer not in neurons:
                     continue
                 small, width = found[name], widths[axis.layer]
@@ -117,6 +117,22 @@ class NeuronLayout:
             and sum(axis is not None and axis.layer == layer for axis in told.axes) == 1
             and told.layers <= {layer, *matched}
         ]
+
+    def completed_by(self, layer: str, matched: Collection[str]) -> list[str]:
+        """The tensors that a layer completes: all that its match needs, and that follows from it.
+
+        Their layers are matched then, and they belong to one of those.
+        """
+        after = {layer, *matched}
+        return [
+            name
+            for name, told in self.tensors.items()
+            if told.layer is not None and layer in told.layers and told.layers <= after
+        ]
+
+    def last(self) -> list[str]:
+        """The tensors that make no hidden layer's neurons: the last layer, and counts."""
+        return [name for name, told in self.tensors.items() if told.layer is None]
 
     def atoms(
         self, state: Mapping[str, Tensor], layer: str, names: Collection[str]
