@@ -1,8 +1,10 @@
 """The recipe of secure aggregation, at a tiny size."""
 
 import pytest
+import torch
 
 from phalanx.reproduce import SecureAggregationRecipe, reproduce
+from phalanx.reproduce.secure_processes import processes_record
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +37,18 @@ def test_noise_is_told_beside_what_it_promises(secure):
     table = next(one for one in secure.findings.tables if one.title == "Noise")
     assert [row[1] for row in table.rows[:5]] == ["no statement"] * 5
     assert 0 < table.rows[5][1] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_rounds_with_a_process_for_each_party_are_those_of_the_rule():
+    """Two clients die when one server has their share; noise of clients averages out as it does."""
+    pytest.importorskip("grpc")
+    rows = torch.randn(1, 2000, generator=torch.Generator().manual_seed(0)).repeat(6, 1) / 50
+    rows[0] *= -50
+    found = processes_record(rows, 1, 1, 0.0, None)
+    assert (found["lost"], found["noise"]) == (1, 0.0)
+    assert found["largest error"] <= 2
+    found = processes_record(rows, 1, 0, 0.1, 100.0)
+    ratio = found["root mean square error"] / found["expected of the noise"]
+    assert ratio == pytest.approx(1, abs=0.1)

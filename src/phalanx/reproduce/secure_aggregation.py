@@ -1,7 +1,9 @@
 """Secure aggregation: the clear rule's answer, from servers that see no message."""
 
+import dataclasses
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -19,6 +21,7 @@ from phalanx.aggregation import (
     MinimumDiameterAveraging,
     MultiKrum,
     NearestNeighborMixing,
+    weigh_distances,
 )
 from phalanx.attacks import ReverseGradient
 from phalanx.computations import ClippedGradient
@@ -36,9 +39,17 @@ from phalanx.privacy import (
     run_round,
     seeded_entropy,
 )
+from phalanx.privacy.secure_aggregation.fixed_point import (
+    decode_squares,
+    encode,
+    inner_products,
+    pair_distances,
+    symmetric,
+)
 from phalanx.randomness import generator
 from phalanx.reporting.format import difference, percent
-from phalanx.reproduce.base import Findings, Recipe, Scope, published, report
+from phalanx.reproduce.base import Findings, Recipe, Scope, published, report, sized, words
+from phalanx.reproduce.secure_processes import processes_record
 from phalanx.stragglers import ShiftedExponential, WaitFor
 from phalanx.training.engines.local import Local
 from phalanx.transforms import GaussianNoise
@@ -47,6 +58,8 @@ _UNIT = SecureSetup().unit
 _TRAINED = ("Krum", "Multi-Krum", "mean")
 _CLIP_NORM, _DELTA = 1.0, 1e-5
 _NOISES = (0.0, 0.003, 0.01, 0.03, 0.1, 10.0)  # the last is private by the classical theorem
+_TESTED = 450  # digits that accuracies are measured on
+_SECRETS = {"squared_distances", "verdict", "aggregate"}
 _TOLD = published("secure-aggregation")
 
 
@@ -71,6 +84,8 @@ class SecureAggregationRecipe(Recipe):
     """Random draws per rule; by default 20, or 100 in full."""
     steps: int | None = None
     """Rounds of the training runs; by default 60, or 400 in full."""
+    processes: bool = sized(False, True, True)
+    """Whether rounds are also run with a process for each party; they need gRPC."""
     sizes: tuple[tuple[int, int], ...] | None = None
     """Workers and numbers in a message of the rounds that are timed."""
 
@@ -106,7 +121,8 @@ class SecureAggregationRecipe(Recipe):
             runs |= {f"secure {name}": {"rule": SecureAggregation(rule), **shared}}
             if name != "mean":  # who is not among the fastest has dropped out of the round
                 engine = Local(delays=ShiftedExponential(), policy=WaitFor(self.fewest))
-                runs |= {f"secure {name}, drop-outs": runs[f"secure {name}"] | {"engine": engine}}
+                for told in (name, f"secure {name}"):
+                    runs |= {f"{told}, drop-outs": runs[told] | {"engine": engine}}
         noises = {noise: {"transforms": [GaussianNoise(noise * _CLIP_NORM)]} for noise in _NOISES}
         noisy = training | {
             "rule": SecureAggregation(rules["Multi-Krum"], fraction_bits=12),
@@ -118,8 +134,15 @@ class SecureAggregationRecipe(Recipe):
         quick = ((10, 10_000), (10, 100_000), (20, 100_000))
         sizes = self.sizes or ((*quick, (10, 1_000_000), (50, 100_000)) if scope.full else quick)
         axis = {f"{n} x {dim}": {"num_workers": n, "dim": dim} for n, dim in sizes}
+        rounds = {
+            "nobody lost": {"num_lost": 0, "noise_std": 0.0},
+            f"{spare} die while they send": {"num_lost": spare, "noise_std": 0.0},
+            "noise": {"num_lost": 0, "noise_std": _CLIP_NORM / 10},
+        }
+        apart = grid(_apart, {"part": {"processes": {}}, "round": rounds}, {"recipe": self})
         return [
             *grid(_time, {"part": {"time": {}}, "size": axis}, alone=True),
+            *(apart if self.processes else []),
             *grid(_drop, {"part": {"drop-outs": {}}, "lost": lost}, draws),
             *grid(train_run, {"part": {"noise": {}}, "noise / clip norm": noises}, noisy),
             *grid(_compare, {"part": {"aggregates": {}}, "rule": rules}, draws),
@@ -135,13 +158,19 @@ class SecureAggregationRecipe(Recipe):
         same, draws = exact.reduce("same workers", sum), exact.reduce("draws", sum)
         accuracy = {str(one["run"]): one["test_accuracy"] for one in runs}
         pairs = {name: (accuracy[name], accuracy[f"secure {name}"]) for name in _TRAINED}
-        lasting = {name: accuracy[f"secure {name}, drop-outs"] for name in _TRAINED[:2]}
+        lasting = {
+            name: (accuracy[f"{name}, drop-outs"], accuracy[f"secure {name}, drop-outs"])
+            for name in _TRAINED[:2]
+        }
+        apart = found.where(part="processes") if "processes" in found.labels("part") else []
+        exactly = [one["largest error"] for one in apart if not one["noise"]]
+        noised = [one for one in apart if one["noise"]]
         noises = Records(map(_noisy, found.where(part="noise")))
         drops = found.where(part="drop-outs")
         enough = [one for one in drops if self.num_workers - one["lost"] >= self.fewest]
         fewer = [one for one in drops if one not in enough]
         private = next(one for one in noises if one["epsilon"] is not None)
-        worst = max(abs(clear - secure) for clear, secure in pairs.values())
+        uploads = {one["workers"]: one["upload / message"] for one in timed}
         values = {
             **view.values,
             "same": same,
@@ -150,6 +179,7 @@ class SecureAggregationRecipe(Recipe):
             "error": exact.reduce("largest error", max),
             "pairs": math.comb(self.num_workers, 2),
             "caught": "left it out" if lie["caught"] else "did not see it",
+            "alone": "survives it" if lie["survived"] else "falls for it",
             "gone": enough[-1]["lost"],
             "fewer": fewer[0]["lost"],
             "refused": sum(one["refused"] for one in fewer),
@@ -157,8 +187,9 @@ class SecureAggregationRecipe(Recipe):
             "left": sum(one["as in the clear"] for one in enough),
             "asked": sum(one["draws"] for one in enough),
             "lasting": "; ".join(
-                f"{name} {percent(one)} (all there: {percent(pairs[name][1])})"
-                for name, one in lasting.items()
+                f"{name} {percent(clear)}, secure {percent(one)} (all there: "
+                f"{percent(pairs[name][1])})"
+                for name, (clear, one) in lasting.items()
             ),
             "epsilon": f"{private['epsilon']:.2f}",
             "delta": _DELTA,
@@ -166,7 +197,9 @@ class SecureAggregationRecipe(Recipe):
             "quiet": percent(noises[0]["test_accuracy"]),
             "least": timed.reduce("times the clear rule", min),
             "most": timed.reduce("times the clear rule", max),
-            "upload": timed.reduce("upload / message", max),
+            "uploads": {f"{number} workers": one for number, one in uploads.items()},
+            "apart": self._processes(apart),
+            "noised": self._noised(noised),
             "clear": percent(accuracy["Multi-Krum"]),
             "secure": percent(accuracy["secure Multi-Krum"]),
             "ended": "; ".join(
@@ -178,16 +211,24 @@ class SecureAggregationRecipe(Recipe):
             "choice": [same == draws],
             "aggregate": [values["error"] <= 2],
             "uniform": [view["uneven"] < 5],
-            "views": [True],
-            "range": [lie["caught"], False],
+            "views": [view["apart"]],
+            "range": [lie["survived"], lie["caught"]],
             "drop-outs": [
                 values["left"] == values["asked"],
                 values["refused"] == values["too few"],
             ],
-            "lasting": [pairs[name][1] - one <= 0.05 for name, one in lasting.items()],
-            "noise": [True, noises[0]["test_accuracy"] - private["test_accuracy"] <= 0.05],
-            "cost": [True, False],
-            "training": [worst <= 0.02, worst <= 0.05],
+            "processes": [one <= 2 for one in exactly] or None,
+            "lasting": [_alike(*both) for both in lasting.values()],
+            "noise": [
+                abs(one["root mean square error"] / one["expected of the noise"] - 1)
+                <= 3 / math.sqrt(2 * one["numbers"])
+                for one in noised
+            ]
+            or None,
+            "private": None,
+            "communication": [len(set(uploads.values())) == 1],
+            "cost": None,
+            "training": [_alike(*both) for both in pairs.values()],
         }
         tables = {
             "exact": exact,
@@ -196,7 +237,40 @@ class SecureAggregationRecipe(Recipe):
             "time": timed,
             "training": Records(map(_trained, runs)),
         }
+        if apart:
+            tables["processes"] = apart
         return report(_TOLD, holds, values, tables, answer="answer")
+
+    def _processes(self, apart: Sequence[Record]) -> str:
+        """What came of rounds with a process for each party, in a sentence."""
+        if not apart:
+            return _TOLD["no processes"]
+        return "; ".join(
+            f"{one['round']}: {one['largest error']:.2f} units off, {one['seconds']:.2g} s"
+            for one in apart
+            if not one["noise"]
+        )
+
+    def _noised(self, noised: Sequence[Record]) -> str:
+        if not noised:
+            return _TOLD["no processes"]
+        one = noised[0]
+        return words(_TOLD["noised"], {"one": one})
+
+
+def _alike(clear: float, secure: float) -> bool:
+    """Whether two accuracies are the same but for two standard errors of a test set's."""
+    return secure >= clear - 2 * math.sqrt(max(clear * (1 - clear), 1e-4) / _TESTED)
+
+
+def _apart(recipe: SecureAggregationRecipe, num_lost: int, noise_std: float) -> dict[str, Any]:
+    """A round with a process for each party; Byzantine workers send reversed messages."""
+    rows = _messages(recipe, 0, 10_000)
+    # Honest messages are nearly alike, so that noise does not decide who is chosen.
+    rows[recipe.num_byzantine :] = rows[-1] + 0.01 * rows[recipe.num_byzantine :]
+    rows[: recipe.num_byzantine] = -50 * rows[-1]
+    clip_norm = 100.0 if noise_std else None
+    return processes_record(rows, recipe.num_byzantine, num_lost, noise_std, clip_norm)
 
 
 def _trained(run: Record) -> Record:
@@ -274,7 +348,9 @@ def _look(recipe: SecureAggregationRecipe) -> dict[str, Any]:
     one, other = seen.model_server, seen.worker_server
     assert one.masked is not None
     worst = max(map(_uneven, (one.shares(), other.shares(), one.masked)))
-    return {"uneven": worst, "dim": one.setup.dim}
+    fields = [{one.name for one in dataclasses.fields(kind)} for kind in (type(one), type(other))]
+    held, theirs = ({name for name in each if name in _SECRETS} for each in fields)
+    return {"uneven": worst, "dim": one.setup.dim, "apart": not held & theirs}
 
 
 def _uneven(words: Tensor) -> float:
@@ -291,8 +367,13 @@ def _lie(recipe: SecureAggregationRecipe) -> dict[str, Any]:
     rows[:, 0] = 0
     rows[0] = rows[-1]  # and at the same distances modulo 2^64 as this one
     rows[0, 0] = 2.0**61 * _UNIT
-    answer = SecureAggregation(MultiKrum(recipe.num_byzantine)).explain(rows)
-    return {"caught": bool(answer.dropped[0])}
+    rule, setup = MultiKrum(recipe.num_byzantine), SecureSetup(*rows.shape)
+    answer = SecureAggregation(rule).explain(rows)
+    words = encode(rows, setup)
+    pairs = decode_squares(pair_distances(inner_products(words, words)), setup)
+    unchecked, _ = weigh_distances(rule, symmetric(pairs, len(rows)), recipe.num_byzantine, ())
+    assert unchecked.weights is not None
+    return {"caught": bool(answer.dropped[0]), "survived": bool(unchecked.weights[0] == 0)}
 
 
 def _time(num_workers: int, dim: int) -> dict[str, Any]:
