@@ -90,10 +90,9 @@ def robust_rules(num_byzantine: int, radius: float, iterations: int) -> dict[str
     }
 
 
-def momentum(beta: float, *, published: bool) -> dict[str, Any]:
-    """Worker momentum as an argument: a sum as the papers have it, or an average; none if 0."""
-    transform = WorkerMomentum(beta, "sum" if published else "average") if beta else None
-    return {"transforms": [transform]} if transform else {}
+def momentum(beta: float) -> dict[str, Any]:
+    """Worker momentum, an average, as an argument; none if 0."""
+    return {"transforms": [WorkerMomentum(beta)]} if beta else {}
 
 
 def side_by_side(
