@@ -1,22 +1,14 @@
 """Resampling and bucketing: what data that differ cost robust rules, and what mixing wins back."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 from torch.optim import SGD
 
-from phalanx.aggregation import Bucketing, PreAggregation, Resampling
-from phalanx.attacks import (
-    Attack,
-    FixedWorkers,
-    InnerProductManipulation,
-    LabelFlip,
-    Mimic,
-    SignFlip,
-)
-from phalanx.data import IidPartitioner, LongTailedPartitioner, ShardPartitioner
+from phalanx.aggregation import Aggregator, Bucketing, CoordinateMedian, PreAggregation, Resampling
+from phalanx.attacks import FixedWorkers, Mimic
+from phalanx.data import IidPartitioner, LongTailedPartitioner, Partitioner, ShardPartitioner
 from phalanx.experiments import Cell, Records, grid, pivot, train_run
 from phalanx.models import MLP, LeNet
 from phalanx.ordering import PerClient
@@ -32,37 +24,24 @@ from phalanx.reproduce.base import (
     to_points,
     unless_stopped,
 )
-from phalanx.reproduce.robust_training import OtherTest, momentum, robust_rules, side_by_side
+from phalanx.reproduce.robust_training import OtherTest, robust_rules, side_by_side
 
 _MIXED: dict[str, PreAggregation] = {"bucketing": Bucketing(2), "resampling": Resampling(2)}
-_PLAIN, _BUCKETS, _SAMPLES = "alone", *_MIXED
+_PLAIN, _BUCKETS, _SAMPLES = _WAYS = "alone", *_MIXED
 _IID, _DIFFERENT = "iid", "non-iid"
 _TAIL, _MIMIC = "long tail, no attack", "mimic"
-_ATTACKS: dict[str, Attack] = {
-    "inner product manipulation": InnerProductManipulation(0.1),
-    "flipped signs": SignFlip(),
-    "flipped labels": LabelFlip(),
-}
 _RULES = ("mean", "Krum", "median", "RFA", "centred clipping")
 _PICKING, _CLIPPING = _RULES[1:4], _RULES[4]
-_BETAS = {"no momentum": 0.0, "momentum 0.9": 0.9}
-_FALL = 5.0  # points of accuracy that are called a fall
-_ALIKE, _ALONE, _BUCKETED = (_IID, _PLAIN), (_DIFFERENT, _PLAIN), (_DIFFERENT, _BUCKETS)
-_NO_MOMENTUM = [("no momentum", way) for way in (_PLAIN, _BUCKETS)]
-_CHANGES = {
-    "tail lost": (_TAIL, _ALIKE, _ALONE, -_FALL),
-    "tail regained": (_TAIL, _ALONE, _BUCKETED, 1.0),
-    "mimic": (_MIMIC, _ALIKE, _ALONE, -_FALL),
-    "mimic in buckets": (_MIMIC, _ALONE, _BUCKETED, 1.0),
-}
+_FAILS = 10.0  # points of accuracy that are called a failure, or a recovery
+_COPIES = (1, 2, 4)
 
 
 @dataclass(frozen=True)
 class ResamplingAndBucketing(Recipe):
     """Robust rules on data that differ from worker to worker, alone and after mixing in pairs.
 
-    Three tables: a long tail of classes without any attack, the mimic attack, and three others.
-    A small network on scikit-learn's digits; in full LeNet on MNIST.
+    The mimic attack; a long tail of classes without any attack; and how far resampling may go. An
+    MLP on MNIST, in full LeNet; at size quick the MLP on scikit-learn's digits.
 
     Source: He, Karimireddy, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via
     Resampling", arXiv 2006.09365v1, 2020; Karimireddy, He, Jaggi, "Byzantine-Robust Learning on
@@ -74,156 +53,175 @@ class ResamplingAndBucketing(Recipe):
     """Workers (n)."""
     num_byzantine: int = 5
     """Byzantine workers (f)."""
-    num_honest: int = 20
-    """Workers where nobody is Byzantine; 24 in full runs on MNIST, as in the paper."""
-    steps: int = sized(60, 200, 600)
+    few_byzantine: int = 3
+    """Byzantine workers of the runs that resample more often."""
+    num_honest: int = 24
+    """Workers where nobody is Byzantine."""
+    keep: float = 0.5
+    """What a class keeps of what the class before keeps, on a long tail."""
+    steps: int = sized(6, 300, 600)
     """Rounds of a run."""
-    tail_steps: int = sized(60, 200, 4500)
-    """Rounds of a run on a long tail."""
-    seeds: int = 1
+    samples: int = sized(4, 16, 32)
+    """Samples per worker and round."""
+    seeds: int = sized(1, 3, 3)
     """Runs of which the mean counts."""
 
     def cells(self, scope: Scope) -> list[Cell]:
-        """A long tail without attack, mimic, and other attacks on the rules that the paper has."""
-        data = self._images(scope)
-        given, byzantine = data.published, FixedWorkers(list(range(self.num_byzantine)))
-        keep = 0.5 if given else 0.6
-        attacked = self._sized(scope, self.num_workers, 32 if given else 16, self.steps)
-        attacked |= {"byzantine": byzantine, "order": PerClient(ShardPartitioner())}
-        honest, samples = 24 if given else self.num_honest, 32 if given else 8
-        quiet = self._sized(scope, honest, samples, self.tail_steps)
-        quiet["data"] = OtherTest(data.source, tail=keep)
-        splits = {_IID: IidPartitioner(), _DIFFERENT: ShardPartitioner()}
-        tails, mimic = dict[str, Any](), dict[str, Any]()
-        for name, split in splits.items():
-            tails[name] = {"order": PerClient(LongTailedPartitioner(keep, split))}
-            mimic[name] = {"order": PerClient(split), "attack": Mimic()}
-        cells = self._grid(_TAIL, tails, quiet, given) + self._grid(_MIMIC, mimic, attacked, given)
-        for name, attack in _ATTACKS.items():
-            for column, beta in list(_BETAS.items())[: None if scope.full else 1]:
-                staged = {column: {"attack": attack, **momentum(beta, published=given)}}
-                cells += self._grid(name, staged, attacked, given, beta)
-        return [cell for cell in cells if self._wanted(**cell.labels)]
+        """Mimic, a long tail without attack, and messages that are used more often."""
+        data, byzantine = self._images(scope).source, list(range(self.num_byzantine))
+        attacked = self._sized(scope, self.num_workers)
+        attacked |= {"attack": Mimic(), "byzantine": FixedWorkers(byzantine)}
+        quiet = self._sized(scope, self.num_honest) | {"data": OtherTest(data, tail=self.keep)}
+        splits: dict[str, Partitioner] = {_IID: IidPartitioner(), _DIFFERENT: ShardPartitioner()}
+        columns = [(_IID, _PLAIN), *((_DIFFERENT, way) for way in _WAYS)]
+        cells = list[Cell]()
+        for split, way in columns:
+            order = splits[split]
+            cells += self._grid(_MIMIC, split, way, self.num_byzantine, attacked, order)
+            if way != _SAMPLES:
+                tailed = LongTailedPartitioner(self.keep, order)
+                cells += self._grid(_TAIL, split, way, 0, quiet, tailed)
+        return [*cells, *self._copies(attacked)]
 
-    def _images(self, scope: Scope) -> Images:
-        return scope.images(["mnist.npz"], "MNIST")
-
-    def _sized(self, scope: Scope, num_workers: int, samples: int, steps: int) -> dict[str, Any]:
-        data = self._images(scope)
-        return {
-            "data": data.source,
-            "model": LeNet if data.published else MLP,
-            "device": scope.device,
-            "num_workers": num_workers,
-            "batch_size": samples * num_workers,
-            "steps": steps,
-            "evaluate_every": max(1, steps // 20),
-            "optimizer": partial(SGD, lr=0.01 if data.published else 0.1),
+    def _copies(self, attacked: dict[str, Any]) -> list[Cell]:
+        """Every message used once, twice and more often, by two rules."""
+        few = FixedWorkers(list(range(self.few_byzantine)))
+        fixed = attacked | {"byzantine": few, "order": PerClient(ShardPartitioner())}
+        rules = robust_rules(self.few_byzantine, 1.0, iterations=3)
+        used = {
+            name: {copies: Resampling(copies) >> rules[name] for copies in _COPIES}
+            for name in ("median", "RFA")
         }
+        seeds = {"seed": range(self.seeds)}
+        return [
+            cell
+            for name, by in used.items()
+            for copies, rule in by.items()
+            for cell in grid(
+                train_run, {"copies": {copies: {}}, "rule": {name: {"rule": rule}}, **seeds}, fixed
+            )
+        ]
 
     def _grid(
         self,
         table: str,
-        columns: Mapping[str, Mapping[str, Any]],
-        fixed: Mapping[str, Any],
-        given: bool,
-        beta: float = 0.0,
+        split: str,
+        way: str,
+        byzantine: int,
+        fixed: dict[str, Any],
+        partitioner: Partitioner,
     ) -> list[Cell]:
-        """All rules alone and after mixing."""
-        # The sum of messages is 1 / (1 - beta) times as long as one, and so is the radius.
-        radius = 10 / (1 - beta) if given else 1.0
-        rules = robust_rules(0 if table == _TAIL else self.num_byzantine, radius, iterations=3)
-        cells = []
-        for before in (_PLAIN, *_MIXED):
-            used = {
-                name: _MIXED[before] >> rules[name] if before in _MIXED else rules[name]
-                for name in _RULES
-            }
-            axes: dict[str, Any] = {"table": {table: {}}, "before": {before: {}}, "rule": used}
-            axes |= {"column": columns, "seed": range(self.seeds)}
-            cells += grid(train_run, axes, fixed)
-        return cells
+        """All rules on one split, alone or after mixing, which leaves the mean as it is."""
+        rules = robust_rules(byzantine, 1.0, iterations=3)
+        used = {
+            name: _MIXED[way] >> rules[name] if way in _MIXED else rules[name]
+            for name in _RULES
+            if name != "mean" or way == _PLAIN
+        }
+        axes: dict[str, Any] = {"table": {table: {}}, "column": {split: {}}, "before": {way: {}}}
+        axes |= {"rule": used, "seed": range(self.seeds)}
+        return grid(train_run, axes, fixed | {"order": PerClient(partitioner)})
 
-    def _wanted(self, table: Any, rule: Any, before: Any, column: Any, **_: Any) -> bool:
-        """Mixing leaves the mean as it is; some cells are in nobody's table."""
-        if rule == "mean":
-            return bool(before == _PLAIN)
-        if before == _SAMPLES and (table == _TAIL or column == _IID):
-            return False
-        return table not in _ATTACKS or rule in self.told["figures"][table]["rules"]
+    def _images(self, scope: Scope) -> Images:
+        return scope.images(["mnist.npz"], "MNIST", sizes=("default", "full"))
+
+    def _sized(self, scope: Scope, num_workers: int) -> dict[str, Any]:
+        return {
+            "data": self._images(scope).source,
+            "model": LeNet if scope.full else MLP,
+            "device": scope.device,
+            "num_workers": num_workers,
+            "batch_size": self.samples * num_workers,
+            "steps": self.steps,
+            "evaluate_every": max(1, self.steps // 20),
+            "optimizer": partial(SGD, lr=0.05),
+        }
 
     def findings(self, found: Records, scope: Scope) -> Findings:
-        """Every rule with and without mixing, beside the authors' logs."""
-        images, parts = self._images(scope), Findings("", [])
-        for key, (table, before, after, by) in _CHANGES.items():
-            parts += self._change(found, key, table, (before, after), by)
-        for attack in _ATTACKS:
-            parts += self._change(found, "attacks", attack)
-        near = [(_PLAIN, _CLIPPING), (_BUCKETS, _CLIPPING), (_PLAIN, "mean")]
-        clipped, logged = (
-            [of(_MIMIC, (_DIFFERENT, way), (rule,))[0] for way, rule in near]
-            for of in (partial(_ours, found), self._paper)
-        )
-        values = {
-            "data": images.origin,
-            "rules": ", ".join(_PICKING),
-            "all": ", ".join(_RULES[1:]),
-            "alone": _ours(found, _MIMIC, _ALONE),
-            "mixed": _ours(found, _MIMIC, _BUCKETED),
-            "mean": clipped[2],
-            "clipped": clipped,
-            "logged": logged,
-            "twice": [
-                _ours(found, _MIMIC, (_DIFFERENT, way), _RULES[1:]) for way in (_SAMPLES, _BUCKETS)
-            ],
+        """Every rule with and without mixing, beside the authors' logs; how far mixing may go."""
+        tables = Records(one for one in found if "table" in one.labels)
+        copied = Records(one for one in found if "copies" in one.labels)
+        read = unless_stopped("last_accuracies")
+
+        def of(table: str, column: str, way: str, *rules: str) -> list[float | None]:
+            where = {"table": table, "column": column, "before": way}
+            return [points(tables, rule=one, **where) for one in rules]
+
+        alike = {name: of(name, _IID, _PLAIN, *_PICKING) for name in (_MIMIC, _TAIL)}
+        alone = {name: of(name, _DIFFERENT, _PLAIN, *_PICKING) for name in (_MIMIC, _TAIL)}
+        mixed = {name: of(name, _DIFFERENT, _BUCKETS, *_PICKING) for name in (_MIMIC, _TAIL)}
+        twice = of(_MIMIC, _DIFFERENT, _SAMPLES, *_PICKING)
+        (mean,) = of(_MIMIC, _DIFFERENT, _PLAIN, "mean")
+        clipped = [of(_MIMIC, _DIFFERENT, way, _CLIPPING)[0] for way in _WAYS]
+        copies = {
+            rule: [points(copied, rule=rule, copies=one) for one in _COPIES]
+            for rule in ("median", "RFA")
         }
-        holds = {"near the mean": [above(clipped[1], clipped[2], -3.0)], "resampling": None}
-        notes = ("notes", "full" if images.published else "quick")
-        parts += report(self.told, holds, values, answer="answer", notes=notes)
-        for name in (_TAIL, _MIMIC, *_ATTACKS):
-            read = unless_stopped("last_accuracies")
-            ours = pivot(found.where(table=name), "rule", ("column", "before"), read, to_points)
+        most = _most_copies(self.num_workers, self.num_byzantine)
+        values = {
+            "recipe": self,
+            "data": self._images(scope).origin,
+            "rules": ", ".join(_PICKING),
+            "mean": mean,
+            "clipped": clipped,
+            "mimic": [alike[_MIMIC], alone[_MIMIC], mixed[_MIMIC], twice],
+            "tail": [alike[_TAIL], alone[_TAIL], mixed[_TAIL]],
+            "copies": copies,
+            "numbers": _COPIES,
+            "most": most,
+            "paper": {name: self._paper(name) for name in (_MIMIC, _TAIL)},
+        }
+        pairs = {
+            "mimic": (alone[_MIMIC], alike[_MIMIC]),
+            "mimic in buckets": (alone[_MIMIC], mixed[_MIMIC]),
+            "resampling": (alone[_MIMIC], twice),
+            "tail": (alone[_TAIL], alike[_TAIL]),
+            "tail in buckets": (alone[_TAIL], mixed[_TAIL]),
+        }
+        holds: dict[str, Any] = {
+            key: [above(more, less, _FAILS) for less, more in zip(*pair, strict=True)]
+            for key, pair in pairs.items()
+        }
+        holds |= {"near": [above(clipped[1], mean, -3.0)], "limit": [most == _bound(self)]}
+        best = max(one or 0.0 for one in (*mixed[_MIMIC], *twice, *clipped))
+        answer = "mean suffices" if above(mean, best, -2.0) else "answer"
+        parts = report(self.told, holds, values, answer=answer)
+        for name in (_MIMIC, _TAIL):
+            where = found.where(table=name)
+            ours = pivot(where, "rule", ("column", "before"), read, to_points)
+            logged = self.told["figures"][name]
             paper = {
-                (str(row), key): self._paper(name, key, (row,))[0]  # type: ignore[arg-type]
-                for row in ours.rows
-                for key in ours.columns
+                (rule, tuple(column.split(", "))): figure
+                for rule, row in logged["rules"].items()
+                for column, figure in zip(logged["columns"], row, strict=True)
             }
             caption = self.told["caption"]
             parts += side_by_side(name.capitalize(), caption, ours, paper, "{column}, {who}")
         return parts
 
-    def _change(
-        self,
-        found: Records,
-        key: str,
-        table: str,
-        columns: Sequence[tuple[str, str]] = _NO_MOMENTUM,
-        by: float = 1.0,
-    ) -> Findings:
-        """That rules go up, or down, from one column to another."""
-        rules = list(self.told["figures"][table]["rules"]) if table in _ATTACKS else _PICKING
-        before, after = (_ours(found, table, column, rules) for column in columns)
-        pairs = zip(before, after, strict=True)
-        shown = [above(b, a, by) if by > 0 else above(a, b, -by) for a, b in pairs]
-        paper = [self._paper(table, column, rules) for column in columns]
-        values: dict[str, Any] = {"attack": table, "rules": ", ".join(rules), "paper": paper}
-        values |= {"ours": [before, after], "mean": _ours(found, table, columns[0], ("mean",))}
-        return report(self.told, {key: shown}, values)
-
-    def _paper(
-        self, table: str, column: tuple[str, str], rules: Sequence[str]
-    ) -> list[float | None]:
-        """The authors' figures; None where they have none."""
+    def _paper(self, table: str) -> list[Any]:
+        """The authors' figures of the rules that pick, by column: iid, non-iid, in buckets."""
         logged = self.told["figures"][table]
-        by_column = {
-            name: dict(zip(logged["columns"], row, strict=True))
-            for name, row in logged["rules"].items()
-        }
-        return [by_column.get(rule, {}).get(", ".join(column)) for rule in rules]
+        order = [
+            logged["columns"].index(f"{a}, {b}")
+            for a, b in ((_IID, _PLAIN), (_DIFFERENT, _PLAIN), (_DIFFERENT, _BUCKETS))
+        ]
+        return [[logged["rules"][rule][place] for rule in _PICKING] for place in order]
 
 
-def _ours(
-    found: Records, table: str, column: tuple[str, str], rules: Sequence[str] = _PICKING
-) -> list[float | None]:
-    where = {"table": table, "column": column[0], "before": column[1]}
-    return [points(found, rule=one, **where) for one in rules]
+def _bound(recipe: ResamplingAndBucketing) -> int:
+    """The largest s with s f < n / 2."""
+    return (recipe.num_workers - 1) // (2 * recipe.num_byzantine)
+
+
+def _most_copies(num_workers: int, num_byzantine: int) -> int:
+    """How often the package lets messages be used before it refuses the rule."""
+
+    def fits(rule: Aggregator) -> bool:
+        try:
+            return rule.num_tolerated(num_workers) == num_byzantine
+        except ValueError:
+            return False
+
+    rule = CoordinateMedian(num_byzantine)
+    return sum(fits(Resampling(copies) >> rule) for copies in range(1, num_workers))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from phalanx.aggregation import (
@@ -26,6 +27,27 @@ from phalanx.transforms import WorkerMomentum
 
 REFERENCE = {"rule": Mean(), "code": None, "attack": None, "byzantine": None}
 """The mean without attack: with its final weights those of other runs are compared."""
+CIFAR = ("cifar10.npz", "cifar10_12k.npz"), "CIFAR-10"
+"""Files of CIFAR-10, of which the first that is there is taken."""
+
+
+class SmallConvNet(nn.Sequential):
+    """Three 3 x 3 convolutions of stride 2 (16, 32 and 32 filters), and a linear layer.
+
+    >>> import torch
+    >>> SmallConvNet((3, 32, 32), 10)(torch.zeros(5, 3, 32, 32)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        """A model with weights drawn from torch's global generator."""
+        before, *sides = input_shape
+        layers: list[nn.Module] = []
+        for filters in (16, 32, 32):
+            layers += [nn.Conv2d(before, filters, 3, stride=2, padding=1), nn.ReLU()]
+            before, sides = filters, [-(-side // 2) for side in sides]
+        inputs = before * sides[0] * sides[1]
+        super().__init__(*layers, nn.Flatten(), nn.Linear(inputs, num_classes))
 
 
 @dataclass(frozen=True)
@@ -68,10 +90,9 @@ def robust_rules(num_byzantine: int, radius: float, iterations: int) -> dict[str
     }
 
 
-def momentum(beta: float, *, published: bool) -> dict[str, Any]:
-    """Worker momentum as an argument: a sum as the papers have it, or an average; none if 0."""
-    transform = WorkerMomentum(beta, "sum" if published else "average") if beta else None
-    return {"transforms": [transform]} if transform else {}
+def momentum(beta: float) -> dict[str, Any]:
+    """Worker momentum, an average, as an argument; none if 0."""
+    return {"transforms": [WorkerMomentum(beta)]} if beta else {}
 
 
 def side_by_side(

@@ -47,11 +47,12 @@ def time_decoder(
 ) -> dict[str, Any]:
     """Median seconds to decode messages with Byzantine ones among them, and for the round.
 
-    Under a code each worker computes 2 s + 1 gradients of `gradient_s` seconds, under a rule one;
-    `decode_ratio` is decoding over the plain mean of the same messages, in turn.
+    Under a code each worker computes `redundancy` gradients of `gradient_s` seconds, under a rule
+    one; `decode_ratio` is decoding over the plain mean of the same messages, in turn.
     """
     coded = isinstance(decoder, Code)
-    messages = all_gradients(num_workers, dim)
+    partitions = decoder.num_partitions if isinstance(decoder, Code) else num_workers
+    messages = all_gradients(partitions, dim)
     if isinstance(decoder, Code) and byzantine > 0:
         messages = decoder.encode_all([messages])  # without redundancy it is the gradient itself
     bad = RandomWorkers(byzantine).byzantine(0, num_workers, seed=0).nonzero().flatten().tolist()
@@ -61,7 +62,7 @@ def time_decoder(
     decode = decoder.decode if isinstance(decoder, Code) else decoder
     seconds, ratio = _in_turn(lambda: decode(messages), lambda: messages.mean(dim=0), repeats)
     messages[bad] = honest
-    gradients = 2 * byzantine + 1 if coded else 1
+    gradients = round(decoder.redundancy) if isinstance(decoder, Code) else 1
     return {
         "coded": coded,
         "gradients": gradients,
