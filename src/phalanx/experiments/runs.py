@@ -1,7 +1,7 @@
 """Training runs as functions of an experiment, with or without compressed messages."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
@@ -161,6 +161,8 @@ def compressed_run(
     num_workers: int = 4,
     samples: int = 32,
     watch: Callable[[TensorStates], None] = lambda _: None,
+    evaluate_every: int | None = None,
+    target: float | None = None,
 ) -> dict[str, Any]:
     """SGD with momentum 0.9 after the mean that workers, simulated in step, decode.
 
@@ -179,10 +181,15 @@ def compressed_run(
         num_workers: workers.
         samples: per worker and round.
         watch: called before every round with what the first worker remembers.
+        evaluate_every: rounds from one evaluation to the next; only the last weights are evaluated
+            if not given.
+        target: test accuracy at which an evaluation ends the run.
 
     Returns:
         `test_accuracy`, a share in [0, 1], and `train_loss` of the last weights; a run whose
         numbers left the range guesses, and its loss is 1e4.
+        `evaluated` and `accuracies`: rounds completed and test accuracy at each evaluation.
+        `reached`: rounds to the target; None if it was not reached, or none was given.
         `message_bytes`: of one worker and round, a mean over Gaussian tensors.
         `stopped`: why, if numbers left the range.
     """
@@ -193,18 +200,27 @@ def compressed_run(
     optimizer = SGD(network.parameters(), lr=rate, momentum=0.9)
     schedule = MultiStepLR(optimizer, list(milestones))
     memories, size = [TensorStates()] * num_workers, len(splits.train)  # type: ignore[arg-type]
+    evaluated, accuracies = list[int](), list[float]()
+    per_epoch = size // (num_workers * samples)
+    values |= {"evaluated": evaluated, "accuracies": accuracies, "reached": None}
     try:
-        for epoch in range(epochs):
-            order = torch.randperm(size, generator=generator(seed, "order", epoch))
-            for batch in order.split(num_workers * samples)[: size // (num_workers * samples)]:
-                watch(memories[0])
-                parts = [fetch(splits.train, one) for one in batch.split(samples)]
-                rows = [_gradients(network, *part) for part in parts]
-                means, memories = simulate(compressor, rows, memories, seed=seed)
-                for name, value in network.named_parameters():
-                    value.grad = means[0][name]
-                optimizer.step()
-            schedule.step()
+        for step, batch in enumerate(_batches(size, num_workers * samples, epochs, seed)):
+            watch(memories[0])
+            parts = [fetch(splits.train, one) for one in batch.split(samples)]
+            rows = [_gradients(network, *part) for part in parts]
+            means, memories = simulate(compressor, rows, memories, seed=seed)
+            for name, value in network.named_parameters():
+                value.grad = means[0][name]
+            optimizer.step()
+            if (step + 1) % per_epoch == 0:
+                schedule.step()
+            if evaluate_every is not None and (step + 1) % evaluate_every == 0:
+                found = evaluate(network, cross_entropy, splits.test, splits.train).accuracy
+                evaluated.append(step + 1)
+                accuracies.append(found or 0.0)
+                if target is not None and accuracies[-1] >= target:
+                    values["reached"] = step + 1
+                    break
     except NotFiniteError as error:
         guess = {"test_accuracy": 1 / splits.num_classes, "train_loss": _DIVERGED}
         return values | guess | {"stopped": str(error)}
@@ -212,6 +228,13 @@ def compressed_run(
     loss = evaluate(network, cross_entropy, splits.train, splits.train).loss
     loss = loss if loss < _DIVERGED else _DIVERGED
     return values | {"test_accuracy": accuracy, "train_loss": loss}
+
+
+def _batches(size: int, batch_size: int, epochs: int, seed: int) -> Iterator[Tensor]:
+    """The samples of every round; what does not fill a last one is left out."""
+    for epoch in range(epochs):
+        order = torch.randperm(size, generator=generator(seed, "order", epoch))
+        yield from order.split(batch_size)[: size // batch_size]
 
 
 _DIVERGED = 1e4  # the loss of a run whose numbers left the range

@@ -1,32 +1,30 @@
-"""Accordion: bytes and accuracy of two levels of compression, and of the change between them."""
+"""Accordion: accuracy, bytes and time of two levels of compression, and of the change between."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from statistics import fmean
 from typing import Any, ClassVar
 
-import torch
-from torch.optim import SGD
-from torch.optim.lr_scheduler import MultiStepLR
-
-from phalanx.batch_size import AccordionBatch, AccordionBatchSampler, squared_norm
-from phalanx.compression import Accordion, ErrorFeedback, PowerSGD, TensorStates, TopK, Uncompressed
-from phalanx.data import DataSource
-from phalanx.evaluation import evaluate
-from phalanx.experiments import Cell, Records, build, compressed_run, grid, load
-from phalanx.experiments.runs import MakeModel
-from phalanx.fetch import fetch
-from phalanx.losses import cross_entropy
-from phalanx.models import MLP, LeNet
-from phalanx.reproduce.base import Findings, Images, Recipe, Scope, report, sized, words
+from phalanx.batch_size import AccordionBatch
+from phalanx.compression import Accordion, Compressor, ErrorFeedback, PowerSGD, TopK, Uncompressed
+from phalanx.experiments import Cell, Records, grid, load
+from phalanx.reproduce.accordion_runs import batch_run, level_run
+from phalanx.reproduce.base import Findings, Recipe, Scope, report, sized, words
+from phalanx.reproduce.cifar_training import (
+    BANDWIDTHS,
+    NUM_WORKERS,
+    cifar10,
+    convolutional,
+    round_costs,
+    seconds_per_round,
+)
 
 _LOW, _HIGH, _ACCORDION = _LEVELS = ("low compression", "high compression", "Accordion")
 _BLIND = ("low first, high after", "high first, low after")
 _PLAIN, *_ = _KINDS = ("top-k", "top-k, error feedback", "PowerSGD")
-_BATCHES = "batch size"
-_WORKERS = 4
+_BATCHES, _DENSE = "batch size", "none"
+_LOST = 10.0  # points that high compression has to cost for a setting to show what is kept
 
 
 @dataclass(frozen=True)
@@ -39,39 +37,45 @@ class AccordionRecipe(Recipe):
 
     name: ClassVar[str] = "accordion"
 
-    epochs: int = sized(20, 60, 60)
+    epochs: int = sized(6, 6, 60)
     """Of every run; the learning rate falls to a tenth after a half, and again after 5/6."""
-    interval: int = 2
-    """Epochs from one look at the norms to the next: in proportion to the paper's 10 of 300."""
-    top_k: tuple[float, float] = (0.2, 0.005)
+    interval: int = sized(1, 1, 2)
+    """Epochs from one look at the norms to the next: the paper's are 10 of 300."""
+    top_k: tuple[float, float] = (0.1, 0.001)
     """Shares kept at low and high compression, with and without error feedback."""
     ranks: tuple[int, int] = (4, 1)
     """Ranks of PowerSGD, with error feedback."""
     batch_sizes: tuple[int, int] = (32, 256)
     """Batches of critical regimes, and elsewhere."""
-    samples: int = 48
+    samples: int = 64
     """Per worker and round; there are four workers."""
-    hidden: tuple[int, ...] = (128,)
-    """Widths of the network, where images are too small for LeNet."""
-    seeds: int = sized(1, 3, 5)
+    rate: float = 0.05
+    """Learning rate of all compressed runs at first."""
+    seeds: int = sized(1, 2, 5)
     """Runs of each kind."""
 
-    def cells(self, scope: Scope) -> list[Cell]:
-        """The levels of every kind on digits, or in full on CIFAR-10 where it is given; batches."""
-        images, (small, large) = _images(scope), self.batch_sizes
-        steps = len(load(images.source).train) // (_WORKERS * self.samples)  # type: ignore[arg-type]
-        milestones = max(1, self.epochs // 2), max(1, 5 * self.epochs // 6)
-        model = LeNet if images.published else partial(MLP, hidden=self.hidden)
-        fixed: dict[str, Any] = {"data": images.source, "model": model, "epochs": self.epochs}
-        fixed["milestones"] = milestones
-        levels = {"rate": 0.1, "samples": self.samples, "num_workers": _WORKERS}
-        plain = [TopK(ratio) for ratio in self.top_k]
+    @property
+    def pairs(self) -> Mapping[str, tuple[Compressor, Compressor]]:
+        """Low and high compression of every kind; and none, for plain SGD."""
+        low, high = (TopK(ratio) for ratio in self.top_k)
         ranks = [ErrorFeedback(PowerSGD(rank)) for rank in self.ranks]
-        pairs: list[Sequence[Any]] = [plain, [ErrorFeedback(one) for one in plain], ranks]
+        found = [(low, high), (ErrorFeedback(low), ErrorFeedback(high)), (ranks[0], ranks[1])]
+        return {_DENSE: (Uncompressed(), Uncompressed()), **dict(zip(_KINDS, found, strict=True))}
+
+    def cells(self, scope: Scope) -> list[Cell]:
+        """The levels of every kind, batches, and what a round of each level costs."""
+        data, (small, large) = cifar10(scope).source, self.batch_sizes
+        steps = len(load(data).train) // (NUM_WORKERS * self.samples)  # type: ignore[arg-type]
+        milestones = max(1, self.epochs // 2), max(1, 5 * self.epochs // 6)
+        fixed: dict[str, Any] = {"data": data, "model": convolutional, "epochs": self.epochs}
+        fixed["milestones"] = milestones
+        levels = {"rate": self.rate, "samples": self.samples, "num_workers": NUM_WORKERS}
         cells, seeds = list[Cell](), range(self.seeds)
-        for kind, (low, high) in zip(_KINDS, pairs, strict=True):
+        for kind, (low, high) in self.pairs.items():
             ours = Accordion(low, high, 0.5, steps, self.interval, milestones)
             compared = [replace(ours, high=low), replace(ours, low=high), ours]
+            if kind == _DENSE:
+                compared = [ours]
             if kind == _PLAIN:  # low for two intervals, whatever the norms: for a fifth of the run
                 fifth = max(1, self.epochs // 10)
                 blind = replace(ours, eta=math.inf, milestones=(), interval=fifth)
@@ -80,142 +84,110 @@ class AccordionRecipe(Recipe):
             settings: dict[str, Any] = {name: {"compressor": one} for name, one in named}
             axes: dict[str, Any] = {"kind": {kind: {}}, "setting": settings, "seed": seeds}
             cells += grid(level_run, axes, fixed | levels)
+            costs: dict[str, Any] = {
+                "codec": {kind: {}},
+                "compressor": dict(zip(_LEVELS, (low, high), strict=False)),
+            }
+            cells += grid(round_costs, costs, {"data": data, "samples": self.samples}, alone=True)
         settings = {}
-        for name, first, last in zip(
-            _LEVELS, (small, large, small), (small, large, large), strict=True
-        ):
+        pairs = zip(_LEVELS, (small, large, small), (small, large, large), strict=True)
+        for name, first, last in pairs:
             batch = AccordionBatch(first, last, interval=self.interval)
             settings[name] = {"batch": batch, "rate": 0.02 * first / small}
         axes = {"kind": {_BATCHES: {}}, "setting": settings, "seed": seeds}
         return cells + grid(batch_run, axes, fixed)
 
     def findings(self, found: Records, scope: Scope) -> Findings:
-        """Accuracies, bytes and updates of every setting."""
-        kinds, parts, gains = (*_KINDS, _BATCHES), Findings("", []), []
-        for kind in kinds:
+        """Accuracies, bytes and seconds of every kind, and updates of batches that grow."""
+        parts, gains, lost = Findings("", []), list[str](), dict[str, float]()
+        slow, *_ = BANDWIDTHS
+        plain: dict[str, Any] = {
+            "accuracy": _accuracy(found, _DENSE, _LOW),
+            "time": _times(found, _DENSE)[_LOW],
+        }
+        for kind in (*_KINDS, _BATCHES):
             low, high, ours = (_accuracy(found, kind, name) for name in _LEVELS)
             sent = "updates" if kind == _BATCHES else "megabytes"
-            less = _times(found, kind, _ACCORDION, sent)
+            less = _mean(found, sent, kind, _LOW) / _mean(found, sent, kind, _ACCORDION)
             values: dict[str, Any] = {"kind": kind, "low": low, "high": high, "ours": ours}
-            values |= {"less": less, "logged": self.told["logged"].get(kind)}
-            if kind == _BATCHES:
-                blind = [_accuracy(found, _PLAIN, name) for name in _BLIND]
-                values["blind"] = blind
-                values["sent"] = [found.mean("megabytes", kind=_PLAIN, setting=n) for n in _BLIND]
-                holds = {"early": [blind[0] > blind[1]], kind: [ours >= low - 0.5, less >= 2]}
-            else:
-                holds = {"accurate": [ours >= low - 0.5], "bytes": [less >= 3, less >= 1.2]}
+            values |= {"less": less, "logged": self.told["logged"].get(kind), "lost": low - high}
+            holds = {kind: [ours >= low - 0.5, less >= 2]}
+            times = {} if kind == _BATCHES else _times(found, kind)
+            if kind != _BATCHES:
+                lost[kind] = low - high
+                values |= {"links": list(BANDWIDTHS), "times": times, "plain": plain["time"]}
+                quicker = [a < b for a, b in zip(times[_ACCORDION], times[_LOW], strict=True)]
+                holds = {"accurate": [ours >= low - 0.5], "kept": [low - high >= _LOST]}
+                holds["kept"].append(ours >= low - 0.5)
+                holds |= {"bytes": [less >= 1.5], "time": quicker}
+                values["quicker"] = times[_LOW][0] / times[_ACCORDION][0]
                 gains.append(words(self.told["gain"], values | {"more": ours - low}))
-            parts += report(self.told, holds, values, {"levels": _rows(kind, found)})
-        times = {kind: found.mean("low_share", kind=kind, setting=_ACCORDION) for kind in kinds}
-        means = "; ".join(f"{kind} {100 * fmean(shares):.0f} %" for kind, shares in times.items())
-        lines = {"levels": {kind: (range(len(shares)), shares) for kind, shares in times.items()}}
-        values = {"data": _images(scope).origin, "gains": ", ".join(gains), "means": means}
-        return parts + report(self.told, {}, values, plots=lines, answer="answer")
+            tables = {"levels": _rows(kind, found, times)}
+            parts += report(self.told, holds, values, tables)
+        blind = [_accuracy(found, _PLAIN, name) for name in _BLIND]
+        values = {"blind": blind, "sent": [_mean(found, "megabytes", _PLAIN, n) for n in _BLIND]}
+        parts += report(self.told, {"early": [blind[0] > blind[1]]}, values)
+        shares = {
+            k: found.mean("low_share", kind=k, setting=_ACCORDION) for k in (*_KINDS, _BATCHES)
+        }
+        means = "; ".join(f"{kind} {100 * fmean(one):.0f} %" for kind, one in shares.items())
+        lines = {"levels": {kind: (range(len(one)), one) for kind, one in shares.items()}}
+        values |= {"data": cifar10(scope).origin, "gains": "; ".join(gains), "means": means}
+        values |= {"link": slow, "recipe": self, "plain": plain["accuracy"], "lost": lost}
+        values |= {"seconds": plain["time"][0], "enough": sum(v >= _LOST for v in lost.values())}
+        ours = _accuracy(found, _PLAIN, _ACCORDION)
+        values |= {
+            "accordion": ours,
+            "accordion_sent": _mean(found, "megabytes", _PLAIN, _ACCORDION),
+        }
+        key = (
+            "blind"
+            if blind[0] >= ours and values["sent"][0] <= values["accordion_sent"]
+            else "answer"
+        )
+        return parts + report(self.told, {}, values, plots=lines, answer=key)
 
 
-def _images(scope: Scope) -> Images:
-    return scope.images(("cifar10.npz", "cifar10_12k.npz"), "CIFAR-10")
+def _mean(found: Records, value: str, kind: str, setting: str) -> float:
+    return float(found.mean(value, kind=kind, setting=setting))
 
 
 def _accuracy(found: Records, kind: str, setting: str) -> float:
     """In percent; runs that diverged guess."""
-    share: float = found.mean("test_accuracy", kind=kind, setting=setting)
-    return 100 * share
+    return 100 * _mean(found, "test_accuracy", kind, setting)
 
 
-def _times(found: Records, kind: str, setting: str, value: str) -> float:
-    """How many times less of something a setting takes than low compression."""
-    low, ours = (found.mean(value, kind=kind, setting=name) for name in (_LOW, setting))
-    return float(low / ours)
+def _times(found: Records, kind: str) -> dict[str, list[float]]:
+    """Seconds of a run over each link: in between the levels, as its bytes are."""
+    compute_s = min(one["compute_s"] for one in found if "codec" in one.labels)
+    names = found.where(kind=kind).labels("setting")
+    sent = {str(name): _mean(found, "megabytes", kind, str(name)) for name in names}
+    most, least = (sent.get(name, sent[_LOW]) for name in (_LOW, _HIGH))
+    costs = [found.where(codec=kind, compressor=level)[0] for level in (_LOW, _HIGH)]
+    seconds = dict[str, list[float]]()
+    for name, megabytes in sent.items():
+        share = (megabytes - least) / (most - least) if most > least else 1.0
+        rounds = _mean(found, "updates", kind, name)
+        seconds[name] = [
+            rounds
+            * sum(
+                part * seconds_per_round(one, compute_s, bandwidth)
+                for part, one in zip((share, 1 - share), costs, strict=True)
+            )
+            for bandwidth in BANDWIDTHS.values()
+        ]
+    return seconds
 
 
-def _rows(kind: str, found: Records) -> list[tuple[Any, ...]]:
-    rows = []
+def _rows(kind: str, found: Records, times: Mapping[str, list[float]]) -> list[tuple[Any, ...]]:
+    rows, whole = [], _mean(found, "megabytes", kind, _LOW)
     for name in map(str, found.where(kind=kind).labels("setting")):
-        mean, less = (
-            partial(found.mean, setting=name, kind=kind),
-            _times(found, kind, name, "megabytes"),
-        )
         apart = found.spread(lambda one: 100 * one["test_accuracy"], setting=name, kind=kind)
-        accuracy, loss, sent = _accuracy(found, kind, name), mean("train_loss"), mean("megabytes")
-        rows.append((name, accuracy, apart, loss, sent, less, mean("updates")))
+        loss, sent, updates = (
+            _mean(found, value, kind, name) for value in ("train_loss", "megabytes", "updates")
+        )
+        spent = times.get(name, [None] * len(BANDWIDTHS))
+        rows.append(
+            (name, _accuracy(found, kind, name), apart, loss, sent, whole / sent, updates, *spent)
+        )
     return rows
-
-
-def level_run(
-    *, data: DataSource, model: MakeModel, compressor: Accordion, **options: Any
-) -> dict[str, Any]:
-    """`compressed_run` with messages at the level of every layer.
-
-    Returns:
-        What `compressed_run` does; `megabytes`, the payload of one worker's messages over the run;
-        `updates`, steps of the optimizer; and `low_share`, per epoch the share of the compressed
-        values that were at the low level.
-    """
-    named = build(model, load(data), 0).named_parameters()
-    shapes = {name: tuple(value.shape) for name, value in named}
-    codecs = {"low": compressor.low, "high": compressor.high, "dense": Uncompressed()}
-    sent, low = list[int](), list[float]()
-
-    def count(states: TensorStates) -> None:
-        """What a round will send; vectors are sent as they are."""
-        known = compressor.levels(states)
-        found = {n: known.get(n, "low" if len(s) > 1 else "dense") for n, s in shapes.items()}
-        sent.append(sum(codecs[found[n]].num_bytes(s, torch.float32) for n, s in shapes.items()))
-        compressed = {n: math.prod(s) for n, s in shapes.items() if found[n] != "dense"}
-        kept = sum(values for n, values in compressed.items() if found[n] == "low")
-        low.append(kept / sum(compressed.values()))
-
-    ended = compressed_run(data=data, model=model, compressor=compressor, watch=count, **options)
-    counts = {"megabytes": sum(sent) / 1e6, "updates": len(low)}
-    steps = compressor.steps_per_epoch  # of an equal share each
-    shares = [fmean(low[start : start + steps]) for start in range(0, len(low), steps)]
-    return {**ended, **counts, "low_share": shares}
-
-
-def batch_run(
-    *,
-    data: DataSource,
-    model: MakeModel,
-    batch: AccordionBatch,
-    rate: float,
-    epochs: int,
-    milestones: Sequence[int] = (),
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Trains one worker with batches that may grow; the learning rate grows with them.
-
-    Returns:
-        What `level_run` does, but for `message_bytes`; `low_share` is 1 in epochs of small batches.
-    """
-    splits = load(data)
-    network = build(model, splits, seed)
-    values = list(network.parameters())
-    optimizer = SGD(values, lr=rate, momentum=0.9)
-    schedule = MultiStepLR(optimizer, list(milestones))
-    sampler = AccordionBatchSampler(len(splits.train), batch, seed=seed)  # type: ignore[arg-type]
-    updates, shares = 0, []
-    for _ in range(epochs):
-        now = float(schedule.get_last_lr()[0])
-        optimizer.param_groups[0]["lr"] = now * batch.factor(sampler.state)
-        total = [torch.zeros_like(value) for value in values]
-        for samples in sampler:
-            inputs, targets = fetch(splits.train, torch.tensor(samples))
-            found = torch.autograd.grad(cross_entropy(network(inputs), targets), values)
-            for value, whole, gradient in zip(values, total, found, strict=True):
-                whole += gradient
-                value.grad = gradient
-            optimizer.step()
-            updates += 1
-        shares.append(float(sampler.state.size == batch.low))
-        optimizer.param_groups[0]["lr"] = now  # the schedule multiplies what stands there
-        schedule.step()
-        sampler.on_epoch_end(squared_norm(total) ** 0.5, now, float(schedule.get_last_lr()[0]))
-    return {
-        "test_accuracy": evaluate(network, cross_entropy, splits.test, splits.train).accuracy,
-        "train_loss": min(1e4, evaluate(network, cross_entropy, splits.train, splits.train).loss),
-        "megabytes": updates * sum(value.nbytes for value in values) / 1e6,
-        "updates": updates,
-        "low_share": shares,
-    }
