@@ -80,7 +80,7 @@ class Detox(Recipe):
                 "byzantine": FixedWorkers(list(range(number))),
             }
             named = [*_RULES, _MEAN] if number == self.few else ["Bulyan", _MEAN]
-            runs = [
+            runs: list[tuple[str, str, dict[str, Any]]] = [
                 (_ALONE, rule, {"rule": rules[rule].with_num_byzantine(number)}) for rule in named
             ]
             named = [*_RULES, _MEAN] if number == self.few else ["median"]
@@ -90,8 +90,9 @@ class Detox(Recipe):
                 axes |= {"rule": {rule: run}}
                 axes |= {"seed": range(self.seeds if number == self.few else 1)}
                 cells += grid(train_run, axes, fixed)
-        quiet = {"byzantine": {0: {}}, "votes": {_ALONE: {}}, "rule": {_MEAN: {"rule": Mean()}}}
-        return [*cells, *grid(train_run, {**quiet, "seed": range(self.seeds)}, fixed)]
+        quiet: dict[str, Any] = {"byzantine": {0: {}}, "votes": {_ALONE: {}}}
+        quiet |= {"rule": {_MEAN: {"rule": Mean()}}, "seed": range(self.seeds)}
+        return [*cells, *grid(train_run, quiet, fixed)]
 
     def _others(self, scope: Scope) -> list[Cell]:
         """Groups counted; a lone worker that wins no vote; the gradient that is timed."""
@@ -177,7 +178,7 @@ class Detox(Recipe):
             "decoding": decoding,
         }
         holds = {
-            "rules": [above(*few[one], 10.0) for one in _RULES],
+            "rules": [above(few[one][0], few[one][1], 10.0) for one in _RULES],
             "near": [above(few[one][0], clean, -5.0) for one in _RULES],
             "majority": [same],
             "groups": None,
