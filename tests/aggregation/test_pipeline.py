@@ -74,7 +74,8 @@ def mixtures_by_hand(part, rows, num_byzantine, position, step=0):
         clipped = int(2 * num_byzantine / num_rows * (num_rows - num_byzantine))
         radius = norms.sort(descending=True).values[clipped]
     else:
-        radius = norms.median() if part.radius is None else part.radius
+        given = getattr(part, "radius", None)  # adaptive ones begin as the median
+        radius = norms.median() if given is None else given
     return rows * (radius / norms).clamp(max=1)[:, None], num_byzantine
 
 

@@ -1,5 +1,6 @@
 """Robust aggregation rules: one vector from the messages of workers, some of them Byzantine."""
 
+from phalanx.aggregation.adaptive_norm_clipping import AdaptiveNormClipping
 from phalanx.aggregation.aggregate import Aggregate, far_out, left_out
 from phalanx.aggregation.arc import ARC
 from phalanx.aggregation.base import Aggregator, State, require_tolerated
@@ -35,6 +36,7 @@ from phalanx.columns import Shard
 __all__ = [
     "ARC",
     "CAF",
+    "AdaptiveNormClipping",
     "Aggregate",
     "Aggregator",
     "Bucketing",

@@ -48,6 +48,16 @@ class PreAggregation(Bounded, ABC):
             random: the only source of randomness.
         """
 
+    def init(self) -> State:
+        """What is remembered before the first round: nothing, by default; never of the model."""
+        return ()
+
+    def update(
+        self, geometry: Geometry, num_byzantine: int, random: torch.Generator, state: State
+    ) -> tuple[Float[Tensor, "mixtures messages"], State]:
+        """What `mix` gives, and what is remembered, for a part with memory."""
+        return self.mix(geometry, num_byzantine, random), state
+
     def counts(self, num_messages: int, num_byzantine: int) -> tuple[int, int]:
         """How many mixtures come out, and how many of them may be Byzantine."""
         return num_messages, num_byzantine
@@ -154,8 +164,9 @@ class Pipeline(MixtureRule):
     def init(
         self, dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> State:
-        """The number of the round, and what the rule remembers."""
-        return torch.tensor(0), *self.rule.init(dim, dtype=dtype, device=device)
+        """The number of the round, what the rule remembers, and what the parts do."""
+        rule = self.rule.init(dim, dtype=dtype, device=device)
+        return torch.tensor(0), *rule, *self._memories()
 
     def num_tolerated(self, num_workers: int) -> int:
         """`num_byzantine` of the parts, or as many as the rule tolerates among the mixtures.
@@ -205,38 +216,51 @@ class Pipeline(MixtureRule):
         """The aggregate alone; a coordinate-wise rule takes no pass for scores."""
         if not isinstance(self.rule, CoordinateRule):
             return super()._merge(rows, weights)
-        fresh = (torch.tensor(0),)
-        mixtures, num_byzantine = self._mixed(*self._gathered(rows, fresh, weights), step=0)
+        fresh = self.init(0)
+        gathered = self._gathered(rows, fresh, weights)
+        mixtures, num_byzantine, _ = self._mixed(*gathered, 0, self._memories())
         return self.rule._reduce(mixtures, num_byzantine)
 
     def _combine(
         self, mixtures: Mixtures, num_byzantine: int, state: State
     ) -> tuple[Aggregate, State]:
         """One round on messages that are measured already."""
-        round_, memory = state[0], state[1:]
-        mixtures, num_byzantine = self._mixed(mixtures, num_byzantine, int(round_))
+        round_, kept = state[0], len(state) - len(self._memories())
+        memory, parts = state[1:kept], state[kept:]
+        mixed = self._mixed(mixtures, num_byzantine, int(round_), parts)
+        mixtures, num_byzantine, parts = mixed
         answer, memory = self.rule._combine(mixtures, num_byzantine, memory)
-        return answer, (round_ + 1, *memory)
+        return answer, (round_ + 1, *memory, *parts)
+
+    def _memories(self) -> State:
+        """What the parts remember before the first round."""
+        return tuple(one for part in self.before for one in part.init())
 
     def _measured(
         self, rows: Tensor, state: State, weights: Tensor | None, shard: Shard | None
     ) -> Mixtures:
         if not (self.rule._needs_geometry or any(part.needs_geometry for part in self.before)):
             return gather_unmeasured(rows, weights, shard)
-        centre = state[1] if self.rule._needs_geometry and state[1:] else None
+        remembers = len(state) > 1 + len(self._memories())
+        centre = state[1] if self.rule._needs_geometry and remembers else None
         origin = any(part.from_origin for part in (*self.before, self.rule))
         return gather(rows, weights, origin=origin, centre=centre, shard=shard)
 
-    def _mixed(self, mixtures: Mixtures, num_byzantine: int, step: int) -> tuple[Mixtures, int]:
-        """What the parts make of the messages, and how many mixtures may be Byzantine."""
+    def _mixed(
+        self, mixtures: Mixtures, num_byzantine: int, step: int, memories: State
+    ) -> tuple[Mixtures, int, State]:
+        """What the parts make of the messages, how many may be Byzantine, and memories."""
+        following: list[Tensor] = []
         for position, part in enumerate(self.before):
             random = generator(self.seed, "mixing", position, step)
-            matrix = part.mix(mixtures.geometry, num_byzantine, random)
+            own = memories[len(following) : len(following) + len(part.init())]
+            matrix, own = part.update(mixtures.geometry, num_byzantine, random, own)
+            following += own
             _, num_byzantine = part.counts(len(mixtures.mixing), num_byzantine)
             weights = mixtures.geometry.weights
             carried = None if weights is None else normalized(part.mixture_weights(matrix, weights))
             mixtures = mixtures.mixed(matrix, carried, from_origin=part.from_origin)
-        return mixtures, num_byzantine
+        return mixtures, num_byzantine, tuple(following)
 
     def _declared(self) -> set[int]:
         """What the parts say about `num_byzantine`."""

@@ -20,7 +20,14 @@ from phalanx.attacks.optimal_a_little_is_enough import OptimalALittleIsEnough
 from phalanx.attacks.optimal_inner_product_manipulation import OptimalInnerProductManipulation
 from phalanx.attacks.planned_attack import PlannedAttack
 from phalanx.attacks.reverse_gradient import ReverseGradient
-from phalanx.attacks.schedules import FixedWorkers, Phases, RandomWorkers, Schedule, SleeperWorkers
+from phalanx.attacks.schedules import (
+    FixedWorkers,
+    PeriodicWorkers,
+    Phases,
+    RandomWorkers,
+    Schedule,
+    SleeperWorkers,
+)
 from phalanx.attacks.sign_flip import SignFlip
 from phalanx.attacks.silence import Silence
 from phalanx.attacks.stale_gradient import StaleGradient
@@ -47,6 +54,7 @@ __all__ = [
     "NotFinite",
     "OptimalALittleIsEnough",
     "OptimalInnerProductManipulation",
+    "PeriodicWorkers",
     "Phases",
     "PlannedAttack",
     "RandomWorkers",

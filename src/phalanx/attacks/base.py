@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,8 +22,8 @@ class Attack(ABC):
 
     An attack is a pure function of what its worker would have sent (`own`), and, if it is
     `omniscient`, of what the honest workers send. Some also say that their worker is to compute
-    something else (`relabels`, `rounds_behind`), or plan the round ahead (`plan`). Calling an
-    attack gives the messages of all Byzantine workers:
+    something else (`relabels`, `computation`, `rounds_behind`), or plan the round ahead (`plan`).
+    Calling an attack gives the messages of all Byzantine workers:
 
     >>> import torch
     >>> from phalanx.attacks import ReverseGradient
@@ -71,6 +72,11 @@ class Attack(ABC):
     def relabels(self) -> bool:
         """Whether its worker computes with other targets, those of `relabel`."""
         return False
+
+    @property
+    def computation(self) -> Any:
+        """The `Computation` that its worker does instead of the round's; None for the round's."""
+        return None
 
     def relabel(self, targets: Tensor, num_classes: int) -> Tensor:
         """The targets that its worker computes with, of the same shape: the true ones, by default.

@@ -124,6 +124,42 @@ class SleeperWorkers(Schedule):
 
 
 @dataclass(frozen=True)
+class PeriodicWorkers(Schedule):
+    """Byzantine workers that attack at a fixed frequency: in every k-th step, from some step on.
+
+    In between they do their duty, so that nobody is Byzantine for good.
+
+    Source: Wang, Sreenivasan, Rajput, Vishwakarma, Agarwal, Sohn, Lee and Papailiopoulos, "Attack
+    of the Tails: Yes, You Really Can Backdoor Federated Learning", NeurIPS 2020, experiments
+    (fixed-frequency attacks).
+
+    >>> schedule = PeriodicWorkers(every=5)
+    >>> [step for step in range(12) if schedule.byzantine(step, num_workers=3, seed=0).any()]
+    [0, 5, 10]
+    """
+
+    every: int = 10
+    """Steps from one attack to the next."""
+
+    first: int = 0
+    """The first step, counted from 0, in which they attack."""
+
+    workers: list[int] = field(default_factory=lambda: [0])
+    """Ids of the Byzantine workers, counted from 0."""
+
+    def __post_init__(self) -> None:
+        _check_ids(self.workers)
+        require_at_least(1, every=self.every)
+        require_at_least(0, first=self.first)
+
+    def byzantine(self, step: int, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
+        """The same workers in the steps `first`, `first + every` and so on; else nobody."""
+        attackers = _mask(self.workers, num_workers)
+        due = step >= self.first and (step - self.first) % self.every == 0
+        return attackers if due else torch.zeros_like(attackers)
+
+
+@dataclass(frozen=True)
 class Phases(Schedule):
     """A sequence of schedules: phase `i` is followed from step `starts[i]` on.
 

@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from phalanx.checks import require_at_least
 from phalanx.data.arrays import (
+    Array,
     channels_first,
     check_fraction,
     check_samples,
@@ -59,6 +63,32 @@ class NpzFile(DataSource):
         check_samples("test_samples", self.test_samples)
         require_at_least(1, max_bytes=self.max_bytes)
         check_fraction(self.test_fraction)
+
+    def scaled(self, inputs: Array, name: str) -> Tensor:
+        """Other inputs on the scale of this file: shifted and scaled by its training set.
+
+        Args:
+            inputs: as `x_train`, of the same units, such as pixels from 0 to 255.
+            name: where they come from, for messages.
+
+        Returns:
+            float32, of the shape of an input of `load`.
+
+        Raises:
+            FileNotFoundError, ValueError: as `load` does, and if inputs have another shape.
+        """
+        x_train = read_npz(self.path, ["x_train"], max_bytes=self.max_bytes)["x_train"]
+        train, others = (
+            channels_first(x_train, f"{self.path}: x_train"),
+            channels_first(inputs, name),
+        )
+        if train.shape[1:] != others.shape[1:]:
+            raise ValueError(
+                f"{name} must be of the shape {train.shape[1:]} of {self.path}, "
+                f"got {others.shape[1:]}"
+            )
+        kept = take("train_samples", self.train_samples, len(train), str(self.path))
+        return torch.from_numpy(standardise(train[:kept], others)[1])
 
     def load(self) -> Splits:
         """The training and test sets of the file.

@@ -23,6 +23,7 @@ from phalanx.training.loggers import (
     TrackioLogger,
     WandbLogger,
 )
+from phalanx.training.noisy_step import NoisyStep
 from phalanx.training.reputation import OutlierTest, Reputation, Standing, rounds_until_excluded
 from phalanx.training.round import Round
 from phalanx.training.run import train
@@ -47,6 +48,7 @@ __all__ = [
     "Job",
     "Local",
     "MLflowLogger",
+    "NoisyStep",
     "OptimizerStep",
     "OutlierTest",
     "Ray",

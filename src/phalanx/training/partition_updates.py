@@ -71,7 +71,7 @@ class PartitionUpdates:
         partitions: Sequence[int],
         broadcast: Broadcast,
         states: Mapping[int, State] | None = None,
-        relabelling: Attack | None = None,
+        attack: Attack | None = None,
     ) -> Iterator[Block]:
         """Updates of the partitions, in order, `chunk_size` at a time.
 
@@ -80,17 +80,20 @@ class PartitionUpdates:
             partitions: which.
             broadcast: of the round.
             states: what the computation remembers, by partition; of those not in it, nothing.
-            relabelling: an attack whose worker computes with other targets.
+            attack: of the worker that computes, which may do so otherwise, or with other targets.
         """
         objective, compute = self.objective, self.job.round.compute
-        if relabelling is not None:
-            objective = objective.with_loss(_RelabelledLoss(objective.loss, relabelling))
+        if attack is not None and attack.relabels:
+            objective = objective.with_loss(_RelabelledLoss(objective.loss, attack))
+        other = attack.computation if attack is not None else None
+        compute = compute if other is None else other
         device = broadcast.parameters.device
         for start in range(0, len(partitions), self.chunk_size):
             chunk = partitions[start : start + self.chunk_size]
             with _placed(step, chunk):
                 batch = Samples(*self._batch(step, chunk, device))
-                found = self._together(objective, broadcast, batch) if len(chunk) > 1 else None
+                together = len(chunk) > 1 and other is None
+                found = self._together(objective, broadcast, batch) if together else None
             if found is not None:
                 yield found
                 continue

@@ -77,11 +77,11 @@ class Worker:
         role, job = task.roles.get(self.id), self.updates.job
         step, broadcast = behind(role, task.step, task.broadcast, task.past)
         broadcast = self.updates.received(broadcast)
-        relabelling = role.attack if role is not None and role.attack.relabels else None
+        attack = role.attack if role is not None else None
         code = job.round.code.at(step).informed(broadcast.extra)
         owned = code.assignment[self.id].nonzero().flatten().tolist()
         states = dict.fromkeys(owned, self.state.get("compute", ()))
-        blocks = self.updates.blocks(step, owned, broadcast, states, relabelling)
+        blocks = self.updates.blocks(step, owned, broadcast, states, attack)
         try:
             found = list(_unless(is_over, blocks))
         except RoundOver:
@@ -176,7 +176,8 @@ class RoundTask(Task):
         role = self.roles.get(worker)
         if role is None:
             return False
-        return role.attack.relabels or min(role.attack.rounds_behind, len(self.past)) > 0
+        attack, behind_by = role.attack, min(role.attack.rounds_behind, len(self.past))
+        return attack.relabels or attack.computation is not None or behind_by > 0
 
 
 @dataclass(frozen=True)
