@@ -1,102 +1,36 @@
 """What every engine promises: the same task has the same replies."""
 
 import pickle
-import sys
-from dataclasses import dataclass
-from typing import ClassVar
 
 import pytest
-import torch
 
+from ddp.ranks import Ranks
 from laws import concrete
 from phalanx import training
-from phalanx.training import Collector, Engine, Local, Reply, Task, WorkerFactory
+from phalanx.training import Engine, Local, Ray, TorchDistributed
+from training import adders
+from training.distributed_cases import on_server
 
 
-@dataclass
-class Adder:
-    """A worker that adds up what it is given."""
-
-    id: int
-    total: int
+def test_workers_keep_what_they_hold_and_reply_alike_in_one_process():
+    adders.check_replies(Local())
 
 
-@dataclass(frozen=True)
-class Adders(WorkerFactory):
-    """Workers that begin with a hundred times their id."""
-
-    number: int = 3
-
-    @property
-    def num_workers(self):
-        return self.number
-
-    def own(self, worker):
-        return 100 * worker
-
-    def make(self, owned, site):
-        return [Adder(worker, total) for worker, total in owned.items()]
+@pytest.mark.slow
+def test_workers_keep_what_they_hold_and_reply_alike_on_ray(cluster):
+    cluster.cloudpickle.register_pickle_by_value(adders)  # workers know no tests
+    adders.check_replies(Ray())
 
 
-@dataclass(frozen=True)
-class Add(Task):
-    """Adds a number; worker 2 has nothing to send in round 1."""
-
-    queued: ClassVar[bool] = True
-
-    values: torch.Tensor
-
-    def run(self, worker, is_over=lambda: False):
-        if worker.id == 2 and self.step == 1:
-            return Reply(missing="silent")
-        worker.total += int(self.values.sum())
-        return Reply({"total": worker.total, "parts": (self.values * worker.id,)})
+@pytest.mark.slow
+def test_workers_keep_what_they_hold_and_reply_alike_on_ranks(tmp_path):
+    with Ranks(4, tmp_path) as ranks:
+        for _ in range(2):  # a second session, and a second block
+            assert ranks(on_server, adders.check_replies) == [None] * 4
 
 
-class Kept(Collector):
-    """Keeps reasons, too."""
-
-    def __init__(self):
-        super().__init__()
-        self.reasons = {}
-
-    def refuse(self, worker, reason):
-        self.reasons[worker] = reason
-
-
-EXPECTED = [
-    ({0: 6, 1: 106, 2: 206}, {}),
-    ({0: 12, 1: 112}, {2: "silent"}),
-    ({0: 18, 2: 212}, {}),  # nobody asks worker 1
-    ({0: 6, 1: 118, 2: 218}, {}),  # worker 0 was started anew
-]
-
-
-def engines():
-    marks = {"Ray": pytest.mark.slow}
-    for kind in concrete(training, Engine):
-        yield pytest.param(kind, marks=marks.get(kind.__name__, ()))
-
-
-@pytest.mark.parametrize("kind", list(engines()))
-def test_workers_keep_what_they_hold_and_reply_alike(kind, request, subtests):
-    if kind is not Local:
-        ray = request.getfixturevalue("cluster")
-        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know no tests
-    with kind().start(Adders()) as session:
-        for step, (totals, reasons) in enumerate(EXPECTED):
-            with subtests.test(step=step):
-                if step == 3:
-                    session.restart([0])
-                found = Kept()
-                asked = [0, 2] if step == 2 else [0, 1, 2]
-                replies = session.call(Add(step, torch.arange(4)), asked, collector=found)
-                assert {one: value["total"] for one, value in found.values.items()} == totals
-                for worker, value in found.values.items():
-                    assert value["parts"][0].equal(worker * torch.arange(4))
-                assert found.reasons == reasons
-                assert replies.missing == {}
-                assert replies.seconds >= 0
+def test_every_engine_is_covered_here():
+    assert set(concrete(training, Engine)) == {Local, Ray, TorchDistributed}
 
 
 @pytest.mark.parametrize("kind", concrete(training, Engine))

@@ -15,6 +15,7 @@ from phalanx.training.engines.base import (
 )
 from phalanx.training.engines.local import Local
 from phalanx.training.engines.ray import Ray
+from phalanx.training.engines.torch_distributed import TorchDistributed
 from phalanx.training.exchange import Collected, ExchangeMemory, exchange
 from phalanx.training.job import Job
 from phalanx.training.loggers import (
@@ -64,6 +65,7 @@ __all__ = [
     "Standing",
     "Task",
     "TensorBoardLogger",
+    "TorchDistributed",
     "TrackioLogger",
     "TrainingWorkers",
     "Waiting",

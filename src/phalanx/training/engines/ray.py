@@ -27,6 +27,7 @@ from phalanx.training.engines.base import (
     WorkerFactory,
     tell,
 )
+from phalanx.training.engines.deadline import Deadline
 from phalanx.training.engines.packing import pack, unpack
 from phalanx.training.engines.ray_connection import (
     STORE_BYTES,
@@ -177,7 +178,7 @@ class RaySession(Session):
         missing: dict[int, str] = {}
         self._require_ray()
         pending = self._hand_out(task, workers, missing)
-        wait = _Wait(self._engine, self._factory.num_workers, began, waiting)
+        wait = Deadline(self._engine.deadline_s, self._factory.num_workers, began, waiting)
         while pending:
             left_s = wait.left_s()
             done = self._wait(list(pending), 1, min(left_s, _LOOK_S))
@@ -278,39 +279,6 @@ class RaySession(Session):
         for worker in workers:
             self._slots[worker].failure = None
         return {worker: failure for worker, failure in found.items() if failure is not None}
-
-
-class _Wait:
-    """Remaining wait of a call, as replies come in."""
-
-    def __init__(self, engine: Ray, num_workers: int, began: float, waiting: Waiting) -> None:
-        self._began, self._deadline_s = began, engine.deadline_s
-        self._policy, self._memory = waiting
-        self._arrivals = torch.full((num_workers,), torch.inf, dtype=torch.float64)
-
-    def left_s(self) -> float:
-        """Seconds until the call is over, if no reply comes."""
-        return max(0.0, self._end_s() - self._passed_s())
-
-    def see(self, worker: int, collector: Collector) -> None:
-        """Notes when a worker answered, unless its message is of no use."""
-        if self._policy is not None and collector.usable(worker):
-            self._arrivals[worker] = self._passed_s()
-
-    def remember(self) -> tuple[float, ...]:
-        """What the policy remembers once the call is over."""
-        if self._policy is None:
-            return self._memory
-        end_s = min(self._end_s(), self._passed_s())
-        return self._policy.update(self._arrivals, end_s, self._memory)
-
-    def _end_s(self) -> float:
-        if self._policy is None:
-            return self._deadline_s
-        return min(self._deadline_s, self._policy.ends_at(self._arrivals, self._memory).item())
-
-    def _passed_s(self) -> float:
-        return time.monotonic() - self._began
 
 
 class _WorkerSlot:
