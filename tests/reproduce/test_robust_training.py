@@ -1,7 +1,6 @@
 """Recipes that train under many rules, at tiny sizes: every figure is there, and in its place."""
 
 import json
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,13 +13,16 @@ from phalanx.data import Digits
 from phalanx.experiments import grid, measure, train_run
 from phalanx.reproduce import LearningFromHistory, ResamplingAndBucketing, Scope, reproduce
 from phalanx.reproduce.base import above, points
+from phalanx.reproduce.resampling import most_copies
 from phalanx.reproduce.robust_training import OtherTest, robust_rules
 
 DIGITS = Digits()
 
-HISTORY = LearningFromHistory(num_workers=7, num_byzantine=1, num_manipulating=2, steps=2)
+HISTORY = LearningFromHistory(
+    num_workers=11, num_byzantine=2, steps=2, tail_steps=2, tail_workers=6
+)
 MIXING = ResamplingAndBucketing(
-    num_workers=11, num_byzantine=1, num_honest=6, steps=2, tail_steps=2
+    num_workers=11, num_byzantine=2, few_byzantine=1, num_honest=6, steps=2
 )
 
 
@@ -35,24 +37,20 @@ def rows(table):
     return {row[0]: dict(zip(table.headers[1:], row[1:], strict=True)) for row in table.rows}
 
 
-@pytest.mark.slow
 def test_every_table_holds_the_mean_and_the_figures_of_all_its_rules(done):
     for table in done.findings.tables:
         found = rows(table)
-        assert "mean" in found
-        for rule, row in found.items():
-            ours = [value for name, value in row.items() if "ours" in name]
-            assert ours
-            # Mixing leaves the mean as it is: there is nothing to train.
-            assert all(0 <= value <= 100 for value in ours if rule != "mean")
+        assert set(found) == {"mean", "Krum", "median", "RFA", "centred clipping"}
+        for row in found.values():
+            ours = [value for name, value in row.items() if "paper" not in name]
             assert any(value is not None for value in ours)
+            assert all(0 <= value <= 100 for value in ours if value is not None)
 
 
 def test_findings_are_written_with_the_papers_figures_and_a_verdict_each(done):
     content = json.loads((done.folder / "findings.json").read_text())
     assert len(content["findings"]) >= 6
-    for finding in content["findings"]:
-        assert (finding["same"] == "—") == (finding["paper"] == "not quoted: not certain")
+    assert all(finding["same"] in ("yes", "partly", "no") for finding in content["findings"])
     assert "scikit-learn's digits" in content["notes"][0]
     assert "%" in content["answer"]
 
@@ -60,15 +58,12 @@ def test_findings_are_written_with_the_papers_figures_and_a_verdict_each(done):
 PAPER = {
     "learning-from-history": [
         ("Under attack: a little is enough", "RFA", "paper, beta 0.9", 49.6),
-        ("Under attack: flipped labels", "Krum", "paper, beta 0.9", 6.2),
-        ("Without attack", "mean", "paper, beta 0.0", 86.3),
+        ("Under attack: a little is enough", "centred clipping", "paper, beta 0.99", 88.8),
     ],
     "resampling": [
         ("Mimic", "Krum", "non-iid, alone, paper", 37.3),
         ("Mimic", "median", "non-iid, bucketing, paper", 78.6),
-        ("Long tail, no attack", "RFA", "iid, bucketing, paper", 98.8),
-        ("Inner product manipulation", "RFA", "no momentum, bucketing, paper", 90.6),
-        ("Flipped labels", "Krum", "no momentum, alone, paper", 1.0),
+        ("Long tail, no attack", "median", "non-iid, alone, paper", 80.4),
     ],
 }
 
@@ -79,25 +74,10 @@ def test_the_papers_figures_stand_where_they_belong(done):
         assert tables[title][rule][column] == figure
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)  # two networks of convolutions, some 80 times each
-@pytest.mark.parametrize(
-    ("recipe", "name", "shape"),
-    [(HISTORY, "cifar10.npz", (8, 8, 3)), (MIXING, "mnist.npz", (8, 8))],
-    ids=["history", "mixing"],
-)
-def test_full_runs_train_on_the_papers_data_where_it_is(tmp_path, recipe, name, shape):
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (450, *shape), dtype=np.uint8)
-    np.savez(tmp_path / name, x_train=pixels, y_train=np.arange(450) % 10)
-    tiny, out = replace(recipe, steps=1), tmp_path / "out"
-    found = reproduce(tiny, out, data=tmp_path, size="full", jobs=1)
-    facts, found = found.facts["settings"], found.findings
-    assert f"{name}, 360 training images" in found.notes[0]
-    assert any("Unlike in the paper" in note for note in found.notes)
-    sizes = str(facts["batch_size"]).split(", ")
-    assert str(32 * recipe.num_workers) in sizes
-    assert any("0.9" in header for table in found.tables for header in table.headers)
+def test_messages_are_used_as_often_as_fits_the_bound(subtests):
+    for workers, byzantine, most in [(25, 5, 2), (25, 3, 4), (24, 3, 3), (11, 2, 2), (9, 4, 1)]:
+        with subtests.test(workers=workers, byzantine=byzantine):
+            assert most_copies(workers, byzantine) == most
 
 
 def accuracy(seeds=(0,), data=DIGITS, **options):

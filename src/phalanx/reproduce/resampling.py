@@ -157,7 +157,7 @@ class ResamplingAndBucketing(Recipe):
             rule: [points(copied, rule=rule, copies=one) for one in _COPIES]
             for rule in ("median", "RFA")
         }
-        most = _most_copies(self.num_workers, self.num_byzantine)
+        most = most_copies(self.num_workers, self.num_byzantine)
         values = {
             "recipe": self,
             "data": self._images(scope).origin,
@@ -214,7 +214,7 @@ def _bound(recipe: ResamplingAndBucketing) -> int:
     return (recipe.num_workers - 1) // (2 * recipe.num_byzantine)
 
 
-def _most_copies(num_workers: int, num_byzantine: int) -> int:
+def most_copies(num_workers: int, num_byzantine: int) -> int:
     """How often the package lets messages be used before it refuses the rule."""
 
     def fits(rule: Aggregator) -> bool:

@@ -47,8 +47,9 @@ def time_decoder(
 ) -> dict[str, Any]:
     """Median seconds to decode messages with Byzantine ones among them, and for the round.
 
-    Under a code each worker computes `redundancy` gradients of `gradient_s` seconds, under a rule
-    one; `decode_ratio` is decoding over the plain mean of the same messages, in turn.
+    Under a rule each worker computes the gradient of its share of the batch, in `gradient_s`
+    seconds; under a code the busiest one computes `gradients` times as many samples.
+    `decode_ratio` is decoding over the plain mean of the same messages, in turn.
     """
     coded = isinstance(decoder, Code)
     partitions = decoder.num_partitions if isinstance(decoder, Code) else num_workers
@@ -62,7 +63,10 @@ def time_decoder(
     decode = decoder.decode if isinstance(decoder, Code) else decoder
     seconds, ratio = _in_turn(lambda: decode(messages), lambda: messages.mean(dim=0), repeats)
     messages[bad] = honest
-    gradients = round(decoder.redundancy) if isinstance(decoder, Code) else 1
+    gradients = 1
+    if isinstance(decoder, Code):
+        busiest = int(decoder.assignment.sum(dim=1).max())
+        gradients = busiest * num_workers // partitions
     return {
         "coded": coded,
         "gradients": gradients,
@@ -94,6 +98,15 @@ def median_by_passes(
         if step <= tolerance * distances.median():
             break
     return point
+
+
+def median_by_sorting(messages: Float[Tensor, "workers dim"]) -> Float[Tensor, " dim"]:
+    """The coordinate-wise median of stacked messages by torch, as it is usually computed.
+
+    >>> median_by_sorting(torch.tensor([[1.0, 5.0], [2.0, 4.0], [900.0, -900.0]]))
+    tensor([2., 4.])
+    """
+    return messages.median(dim=0).values
 
 
 @lru_cache(maxsize=1)
