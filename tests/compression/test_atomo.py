@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from phalanx.compression import (
     QSGD,
     Atomo,
-    Atoms,
+    AutoBasis,
     Basis,
+    Decomposition,
     Entries,
     RandomizedSingularVectors,
     SingularVectors,
@@ -251,7 +252,7 @@ def test_matrices_of_the_paper(subtests):
 
 def test_atoms_without_a_price_have_no_budget_of_bytes():
     class Free(SingularVectors):
-        affordable = Atoms.affordable
+        affordable = Decomposition.affordable
 
     with pytest.raises(ValueError, match="bytes_budget must be None"):
         Atomo(Free(), bytes_budget=3.0)
@@ -282,3 +283,84 @@ def test_budgets_are_above_zero(subtests):
             pytest.raises((ValueError, TypeError), match="budget"),
         ):
             Atomo(budget=budget)
+
+
+def test_the_least_variance_in_as_many_bytes_is_chosen(subtests):
+    """Whatever the scale; and the variance is that of the chosen kind, by both formulas."""
+    low_rank = torch.outer(normal(40), normal(50, seed=1)).float()
+    spikes = torch.zeros(40, 50)
+    spikes[::7, ::9] = normal(6, 6).float()
+    wave = torch.cos(torch.arange(2000.0) * 0.05).view(40, 50) + 0.01 * normal(40, 50).float()
+    for x in (low_rank, spikes, wave, normal(40, 50).float(), normal(300).float()):
+        for scale in (1.0, 1e-30, 1e30):
+            with subtests.test(f"{x.shape}, {scale}"):
+                auto = AutoBasis()
+                each = [Atomo(one, bytes_share=0.1).variance(x) for one in auto.kinds]
+                chosen = auto.kind(scale * x, 0.1 * x.numel() * 4)
+                assert each[auto.kinds.index(chosen)] == min(each)
+                found = Atomo(auto, bytes_share=0.1).variance(x)
+                assert found == pytest.approx(min(each), rel=1e-6, abs=1e-6)
+    assert AutoBasis().kind(low_rank, 800.0) == SingularVectors()
+    assert AutoBasis().kind(spikes, 800.0) == Entries()
+    assert AutoBasis().kind(wave, 200.0) == Waves()
+
+
+def test_the_variance_has_two_forms():
+    x = normal(50)
+    tau = threshold(x.abs(), 9.0)
+    chances = probabilities(x.abs(), tau)
+    below = x.abs()[x.abs() < tau]
+    first = (x**2 * (1 / chances - 1)).sum().item()
+    assert first == pytest.approx((below * (tau - below)).sum().item(), rel=1e-9)
+    assert Atomo(Entries(), budget=9.0).variance(x) == pytest.approx(first, rel=1e-9)
+
+
+def test_bytes_hold_the_values_of_certain_entries_too(subtests):
+    """A few large entries among many small ones: equal bytes means all that is sent."""
+    x = normal(100, 200).float() ** 7
+    for atoms in (Entries(), Waves(), AutoBasis()):
+        for share in (0.02, 0.1):
+            with subtests.test(f"{atoms}, {share}"):
+                compressor, source = (
+                    Atomo(atoms, bytes_share=share),
+                    torch.Generator().manual_seed(0),
+                )
+                sizes = [compressor.encode(x, source).num_bytes for _ in range(20)]
+                assert sum(sizes) / 20 <= 1.03 * share * 4 * x.numel() + 40
+                assert sum(sizes) / 20 >= 0.85 * share * 4 * x.numel()
+
+
+@pytest.mark.parametrize("failing", [{torch.float32}, {torch.float32, torch.float64}])
+def test_eigenvectors_that_are_not_found_stop_nothing(monkeypatch, failing, subtests):
+    """The atoms still add up, exactly, and on average."""
+    eigh, calls = torch.linalg.eigh, []
+
+    def broken(matrix):
+        calls.append(matrix.dtype)
+        if matrix.dtype in failing:
+            raise torch.linalg.LinAlgError("linalg.eigh: the algorithm failed to converge")
+        return eigh(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", broken)
+    for atoms in (SingularVectors(), RandomizedSingularVectors(rank=2)):
+        with subtests.test(f"{atoms}"):
+            x = normal(12, 20).float()
+            source = torch.Generator().manual_seed(0)
+            whole = Atomo(atoms, budget=100.0)
+            torch.testing.assert_close(whole.decode(whole.encode(x, source)), x)
+            some = Atomo(atoms, budget=4.0)
+            draws = torch.stack([some.decode(some.encode(x, source)) for _ in range(400)])
+            off = (draws.mean(dim=0) - x).norm().item()
+            assert off <= 2 * (some.variance(x) / 400) ** 0.5
+    assert calls.count(torch.float32) == calls.count(torch.float64) > 0
+
+
+def test_bytes_are_stated_once_and_where_they_are_needed():
+    with pytest.raises(ValueError, match="bytes_share must be None where bytes_budget is given"):
+        Atomo(bytes_budget=9.0, bytes_share=0.1)
+    with pytest.raises(ValueError, match="bytes_share must be"):
+        Atomo(bytes_share=0.0)
+    with pytest.raises(ValueError, match=r"bytes_share \(or bytes_budget\) must be given"):
+        Atomo(AutoBasis())
+    with pytest.raises(ValueError, match="kinds must be 1 to 256"):
+        AutoBasis((AutoBasis(),))

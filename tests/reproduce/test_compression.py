@@ -9,13 +9,13 @@ from phalanx.experiments import compressed_run
 from phalanx.reproduce import AtomoRecipe, PowerSGDRecipe, RandomBlocks, reproduce
 
 TINY = {"epochs": 1, "num_seeds": 1, "rates": (0.1,), "samples": 350}  # one step
-KINDS = (AtomoRecipe, PowerSGDRecipe)
+ATOMO = {**TINY, "width": 2, "steps": (0,), "evaluate_every": 1}
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    ours = [*(kind(**TINY) for kind in KINDS), RandomBlocks(**TINY, timed_values=10**4)]
+    ours = [AtomoRecipe(**ATOMO), PowerSGDRecipe(**TINY), RandomBlocks(**TINY, timed_values=10**4)]
     found = [reproduce(one, out, size="quick", jobs=1) for one in ours]
     return {one.recipe.name: one.findings for one in found}
 
@@ -58,14 +58,24 @@ def test_every_method_is_trained(done):
     dense = [(128, 64), (128,), (128, 128), (128,), (10, 128), (10,)]
     filters = [(16, 1, 3, 3), (16,), (32, 16, 3, 3), (32,), (64, 32, 3, 3), (64,), (10, 64), (10,)]
     for name, findings in done.items():
-        known = {"random-block": ("Training", filters)}
+        known = {"random-block": ("Training", filters), "atomo": ("Time to the accuracy", filters)}
         title, shapes = known.get(name, ("Training on digits", dense))
         rows = table(findings, title)
         assert rows["SGD"]["bytes"] == 4 * sum(torch.Size(shape).numel() for shape in shapes)
         assert all(
             row["bytes"] < rows["SGD"]["bytes"] for name, row in rows.items() if name != "SGD"
         )
-        assert all(0 <= row["test accuracy"] <= 100 for row in rows.values())
+        assert all(0 <= row.get("test accuracy", 0) <= 100 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_atomo_has_the_bytes_of_its_rivals_and_the_least_variance(done):
+    rows = table(done["atomo"], "Time to the accuracy")
+    for rival in ("TernGrad", "QSGD, 4 bits"):
+        ours = rows[f"ATOMO, singular vectors, bytes of {rival}"]["bytes"]
+        assert ours == pytest.approx(rows[rival]["bytes"], rel=0.35)
+    for row in table(done["atomo"], "Variance in as many bytes").values():
+        assert row["auto"] <= min(row[name] for name in ("singular vectors", "entries", "waves"))
 
 
 @pytest.mark.slow

@@ -2,7 +2,8 @@
 
 from phalanx.compression.accordion import Accordion
 from phalanx.compression.atomo import Atomo
-from phalanx.compression.atoms import Atoms, Basis, Entries, SingularVectors, Waves
+from phalanx.compression.atoms import Atoms, Basis, Decomposition, Entries, SingularVectors, Waves
+from phalanx.compression.auto_basis import AutoBasis
 from phalanx.compression.averaging import TensorStates, average, gather
 from phalanx.compression.base import Compressor, frame
 from phalanx.compression.critical_regimes import CriticalRegimes, Regime
@@ -34,9 +35,11 @@ __all__ = [
     "Accordion",
     "Atomo",
     "Atoms",
+    "AutoBasis",
     "Basis",
     "Compressor",
     "CriticalRegimes",
+    "Decomposition",
     "Entries",
     "ErrorFeedback",
     "HalfPrecision",

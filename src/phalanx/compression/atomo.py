@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phalanx.checks import require_above
-from phalanx.compression.atoms import Atoms, Budget, SingularVectors
+from phalanx.checks import require_above, require_share
+from phalanx.compression.atoms import Atoms, Budget, Bytes, SingularVectors
 from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.message import Part
 from phalanx.compression.sampling import Sampling
@@ -18,9 +18,11 @@ from phalanx.compression.sampling import Sampling
 class Atomo(Compressor):
     """Keeps atoms at random, large ones more often, each divided by its probability.
 
-    Unbiased. With a budget of `s` atoms the probabilities are those of the least variance, which is
-    `sum of size^2 (1 / p - 1)`. With `Entries` and a budget of "l2" it is QSGD with one level, with
-    "max" it is TernGrad: the same values from the same draws.
+    Unbiased. With a budget of `s` atoms the probabilities are those of the least variance:
+    `p = min(1, size / tau)`, with a `tau` for which they add up to `s`. The variance is then
+    `sum of size^2 (1 / p - 1)`, or `sum of size (tau - size)` over the sizes below `tau`.
+    With `Entries` and a budget of "l2" it is QSGD with one level, with "max" it is TernGrad: the
+    same values from the same draws. With `AutoBasis` each tensor has the atoms that suit it best.
     Wire: that of the atoms; how many are kept varies.
     Cost: the analysis. Singular vectors: one Gram matrix of the smaller side and its eigenvectors.
     Source: Wang, Sievert, Charles, Liu, Wright, Papailiopoulos, "ATOMO: Communication-efficient
@@ -41,8 +43,11 @@ class Atomo(Compressor):
     sampling: Sampling = "systematic"
     """Whether as many atoms are kept as the budget says, but for rounding; or each by itself."""
     bytes_budget: float | None = None
-    """Bytes that the atoms of a tensor take, on average, instead of `budget`, where it is given;
-    values of entries or waves that are certain come on top."""
+    """Bytes that the atoms of a tensor take, on average, instead of `budget`, where it is given.
+    Lengths of the parts come on top, up to 33 bytes a tensor."""
+    bytes_share: float | None = None
+    """Share of a tensor's own bytes that its atoms take, on average, instead of either: so that
+    atoms, and rivals, are compared at equal bytes."""
 
     def __post_init__(self) -> None:
         if isinstance(self.budget, str):
@@ -54,7 +59,19 @@ class Atomo(Compressor):
             raise ValueError(f"sampling must be systematic or bernoulli, got {self.sampling}")
         if self.bytes_budget is not None:
             require_above(0, bytes_budget=self.bytes_budget)
-            self.atoms.affordable(self.bytes_budget, (1,), torch.float32)
+        if self.bytes_share is not None:
+            require_share(bytes_share=self.bytes_share)
+        if self.bytes_budget is not None and self.bytes_share is not None:
+            raise ValueError(
+                f"bytes_share must be None where bytes_budget is given, got {self.bytes_share}"
+            )
+        if self.bytes_budget is not None or self.bytes_share is not None:
+            self.atoms.prepare(torch.ones(1), Bytes(4.0))  # refused if atoms have no price
+        elif self.atoms.needs_bytes:
+            raise ValueError(
+                "bytes_share (or bytes_budget) must be given: "
+                f"{type(self.atoms).__name__} compares atoms at equal bytes"
+            )
 
     @property
     def random(self) -> bool:
@@ -96,7 +113,7 @@ class Atomo(Compressor):
         """`E ||C(x) - x||^2` of this tensor, exactly."""
         return self.atoms.variance(x, self._budget(x))
 
-    def _budget(self, x: Float[Tensor, "..."]) -> Budget:
-        if self.bytes_budget is None:
-            return self.budget
-        return self.atoms.affordable(self.bytes_budget, tuple(x.shape), x.dtype)
+    def _budget(self, x: Float[Tensor, "..."]) -> Budget | Bytes:
+        if self.bytes_share is not None:
+            return Bytes(self.bytes_share * x.numel() * x.element_size())
+        return self.budget if self.bytes_budget is None else Bytes(self.bytes_budget)

@@ -2,9 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -21,63 +21,74 @@ from phalanx.bits import (
     unpack_signs,
 )
 from phalanx.compression.base import Shape
+from phalanx.compression.eigenvectors import eigenvectors
 from phalanx.compression.grid import norms
 from phalanx.compression.message import Part, fixed, num_values
 from phalanx.compression.sampling import Sampling, probabilities, sample, threshold
 from phalanx.errors import require
-from phalanx.floats import working
+from phalanx.floats import power_of_two, working
+
+
+class Bytes(NamedTuple):
+    """A budget in bytes.
+
+    Attributes:
+        number: that the atoms of a tensor take, on average.
+    """
+
+    number: float
+
 
 Budget = float | Literal["l2", "max"]
 """Atoms that are kept on average; or a norm of the sizes, whose ratio to their sum it is."""
 Reshape = Literal["out-first", "paper"]
 
 
+class Prepared(NamedTuple):
+    """A tensor that has been analysed for a budget.
+
+    Attributes:
+        spread: the expected squared error, in units of `power_of_two(x)` squared.
+        draw: makes the parts of a message.
+    """
+
+    spread: Callable[[], float]
+    draw: Callable[[Sampling, torch.Generator | None], tuple[Tensor, ...]]
+
+
 @dataclass(frozen=True)
 class Atoms(ABC):
     """Writes a tensor as a sum of atoms, of which a message holds some."""
 
+    needs_bytes: ClassVar[bool] = False
+    """Whether a budget has to be in bytes."""
+
     @abstractmethod
-    def analyse(self, x: Tensor) -> tuple[Float[Tensor, " atoms"], tuple[Tensor, ...]]:
-        """Sizes of the atoms, at least 0, and whatever `pack` needs of them."""
+    def prepare(self, x: Tensor, budget: Budget | Bytes) -> Prepared:
+        """Analyses a tensor."""
 
     @abstractmethod
     def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
         """What both sides know of the parts of a message."""
-
-    @abstractmethod
-    def pack(
-        self, handle: tuple[Tensor, ...], kept: Tensor, sizes: Tensor, tau: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Those atoms that are kept, each divided by its probability `min(1, size / tau)`."""
 
     @property
     def per_tensor_shape(self) -> bool:
         """Whether the atoms depend on the shape of a tensor, not only on how many values it has."""
         return False
 
-    def affordable(self, num_bytes: float, shape: Shape, dtype: torch.dtype) -> float:
-        """How many atoms these bytes buy, on average."""
-        raise ValueError(f"bytes_budget must be None: what atoms cost is not said by {self}")
-
-    def level(self, sizes: Float[Tensor, " atoms"], budget: Budget) -> Float[Tensor, ""]:
-        """The size from which on an atom is certain (tau)."""
-        if isinstance(budget, str):
-            return norms(sizes[None], budget)[0]
-        return threshold(sizes, budget)
-
     def sparsify(
-        self, x: Tensor, budget: Budget, sampling: Sampling, generator: torch.Generator | None
+        self,
+        x: Tensor,
+        budget: Budget | Bytes,
+        sampling: Sampling,
+        generator: torch.Generator | None,
     ) -> tuple[Tensor, ...]:
         """The parts of a message: analyses, draws and packs."""
-        sizes, handle = self.analyse(x)
-        tau = self.level(sizes, budget)
-        kept = sample(probabilities(sizes, tau), sampling, generator)
-        return self.pack(handle, kept, sizes, tau)
+        return self.prepare(x, budget).draw(sampling, generator)
 
-    def variance(self, x: Tensor, budget: Budget) -> float:
+    def variance(self, x: Tensor, budget: Budget | Bytes) -> float:
         """The expected squared error, exactly."""
-        sizes, _ = self.analyse(x)
-        return spread(sizes, self.level(sizes, budget))
+        return self.prepare(x, budget).spread() * float(power_of_two(x)) ** 2
 
     @abstractmethod
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
@@ -89,7 +100,59 @@ class Atoms(ABC):
 
 
 @dataclass(frozen=True)
-class Basis(Atoms):
+class Decomposition(Atoms):
+    """Atoms that are all known, each with its size."""
+
+    @abstractmethod
+    def analyse(self, x: Tensor) -> tuple[Float[Tensor, " atoms"], tuple[Tensor, ...]]:
+        """Sizes of the atoms, at least 0, and whatever `pack` needs of them."""
+
+    @abstractmethod
+    def pack(
+        self, handle: tuple[Tensor, ...], kept: Tensor, sizes: Tensor, tau: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Those atoms that are kept, each divided by its probability `min(1, size / tau)`."""
+
+    def affordable(
+        self,
+        num_bytes: float,
+        shape: Shape,
+        dtype: torch.dtype,
+        sizes: Float[Tensor, " atoms"] | None = None,
+    ) -> float:
+        """How many atoms these bytes buy, on average; of these sizes, if that makes a difference.
+
+        Raises:
+            ValueError: if it is not known what atoms cost.
+        """
+        raise ValueError(f"bytes_budget must be None: what atoms cost is not said by {self}")
+
+    def level(self, sizes: Float[Tensor, " atoms"], budget: Budget) -> Float[Tensor, ""]:
+        """The size from which on an atom is certain (tau)."""
+        if isinstance(budget, str):
+            return norms(sizes[None], budget)[0]
+        return threshold(sizes, budget)
+
+    def prepare(self, x: Tensor, budget: Budget | Bytes) -> Prepared:
+        """All atoms, and the size from which on they are certain."""
+        sizes, handle = self.analyse(x)
+        if isinstance(budget, Bytes):
+            budget = self.affordable(budget.number, tuple(x.shape), x.dtype, sizes)
+        tau = self.level(sizes, budget)
+
+        def spread() -> float:
+            unit = power_of_two(x).to(sizes)
+            return _spread(sizes / unit, tau / unit)
+
+        def draw(sampling: Sampling, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+            kept = sample(probabilities(sizes, tau), sampling, generator)
+            return self.pack(handle, kept, sizes, tau)
+
+        return Prepared(spread, draw)
+
+
+@dataclass(frozen=True)
+class Basis(Decomposition):
     """Vectors of an orthonormal basis that both sides know: `forward` and `inverse` define it.
 
     Wire: positions; where the probability is below one a sign, since all such atoms decode to the
@@ -124,16 +187,23 @@ class Basis(Atoms):
         chosen = kept.nonzero().flatten()
         return pack_chosen(chosen, coefficients[chosen], tau, len(coefficients))
 
-    def affordable(self, num_bytes: float, shape: Shape, dtype: torch.dtype) -> float:
+    def affordable(
+        self,
+        num_bytes: float,
+        shape: Shape,
+        dtype: torch.dtype,
+        sizes: Float[Tensor, " atoms"] | None = None,
+    ) -> float:
         """As many as find place with a sign, and a position in an Elias-Fano code.
 
-        Values of those that are certain come on top: few, if a tenth of the atoms are kept.
+        Those that are certain have a value instead of a sign; how many these are follows from the
+        sizes.
         """
         dim = num_values(shape)
         found = 8 * num_bytes
         for _ in range(20):  # fewer atoms have positions that are longer
             found = 8 * num_bytes / entry_bits(dim, found)
-        return found
+        return found if sizes is None else _with_values(sizes, num_bytes, found)
 
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         """The inverse of the coefficients that were sent, zeros elsewhere."""
@@ -190,12 +260,13 @@ class Waves(Basis):
 
 
 @dataclass(frozen=True)
-class SingularVectors(Atoms):
+class SingularVectors(Decomposition):
     """Matrices of rank one: the tensor as a matrix, along its singular vectors.
 
     The matrix is `G = sum of (G v_i) v_i^T` for any orthonormal `v_i`, so only these are computed,
     as eigenvectors of the smaller Gram matrix. Nothing is divided by singular values: however small
-    and inexact they are, the atoms add up to the matrix, and the sum stays unbiased.
+    and inexact they are, the atoms add up to the matrix, and the sum stays unbiased. Nor does it
+    matter if the eigenvectors are not found: see `eigenvectors`.
     Wire: two vectors an atom.
     """
 
@@ -212,7 +283,13 @@ class SingularVectors(Atoms):
         """True."""
         return True
 
-    def affordable(self, num_bytes: float, shape: Shape, dtype: torch.dtype) -> float:
+    def affordable(
+        self,
+        num_bytes: float,
+        shape: Shape,
+        dtype: torch.dtype,
+        sizes: Float[Tensor, " atoms"] | None = None,
+    ) -> float:
         """Two vectors an atom."""
         return num_bytes / (working(dtype).itemsize * sum(self.sides(shape)))
 
@@ -236,7 +313,7 @@ class SingularVectors(Atoms):
         tall = matrix.T if wide else matrix
         scale = tall.abs().max()
         scaled = tall / torch.where(scale > 0, scale, 1)
-        vectors = torch.linalg.eigh(scaled.T @ scaled).eigenvectors.flip(1)
+        vectors = eigenvectors(scaled.T @ scaled).flip(1)
         images = tall @ vectors
         left, right = (vectors, images) if wide else (images, vectors)
         return norms(images.T, "l2"), (left.T, right.T)
@@ -269,10 +346,41 @@ class SingularVectors(Atoms):
         require(parts[1].numel() == number * columns, "have as many left vectors as right ones")
 
 
-def spread(sizes: Float[Tensor, " atoms"], tau: Float[Tensor, ""]) -> float:
-    """`sum of size^2 (1 / p - 1)`: the variance of atoms that are certain from `tau` on."""
-    chances, wide = probabilities(sizes, tau).double(), sizes.double()
-    return float(torch.where(wide > 0, wide * wide * (1 / chances - 1), 0.0).sum())
+def _spread(sizes: Float[Tensor, " atoms"], tau: Float[Tensor, ""]) -> float:
+    """`sum of size^2 (1 / p - 1)`, which is `sum of size (tau - size)` over sizes below `tau`."""
+    wide = sizes.double()
+    return float((wide * (tau.double() - wide).clamp_(min=0)).sum())
+
+
+def _with_values(sizes: Float[Tensor, " atoms"], num_bytes: float, most: float) -> float:
+    """How many entries these bytes buy, if the certain ones are sent with their values.
+
+    Bisects for tau: the bytes fall as it grows.
+    """
+    dim, scale = len(sizes), sizes.max()
+    tau = threshold(sizes, most)
+    if not scale or (tau and not bool((sizes >= tau).any())):
+        return most
+    wide = sizes / scale
+    value_bits = 8 * sizes.dtype.itemsize - 1  # in place of a sign
+
+    def kept(tau: float) -> tuple[float, float]:
+        """Entries, and bits that they take."""
+        certain = int((wide >= tau).sum())
+        number = float((wide / tau).clamp_(max=1).sum(dtype=torch.float64))
+        exact = certain * (value_bits + entry_bits(dim, certain))
+        return number, exact + (number - certain) * entry_bits(dim, number - certain)
+
+    low = float(tau / scale) or float(wide[wide > 0].min())
+    if kept(low)[1] <= 8 * num_bytes:
+        return kept(low)[0]
+    high = 1.0
+    while kept(high)[1] > 8 * num_bytes:
+        high *= 16
+    for _ in range(16):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if kept(middle)[1] > 8 * num_bytes else (low, middle)
+    return kept(high)[0]
 
 
 def entry_bits(dim: int, count: float) -> float:

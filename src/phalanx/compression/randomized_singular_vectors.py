@@ -11,14 +11,22 @@ from torch import Tensor
 
 from phalanx.bits import empty
 from phalanx.checks import require_at_least
-from phalanx.compression.atoms import Budget, Entries, SingularVectors, pack_chosen
+from phalanx.compression.atoms import (
+    Budget,
+    Bytes,
+    Entries,
+    Prepared,
+    SingularVectors,
+    pack_chosen,
+)
 from phalanx.compression.base import Shape
 from phalanx.compression.draws import Uniforms
+from phalanx.compression.eigenvectors import eigenvectors
 from phalanx.compression.message import Part
 from phalanx.compression.sampling import Sampling, probabilities, sample
 from phalanx.compression.selection import reached
 from phalanx.compression.spending import Extent, Levels, extent, share_budget
-from phalanx.floats import working
+from phalanx.floats import power_of_two, working
 from phalanx.randomness import generator as seeded_by
 
 _BLOCK = 1 << 16  # entries at a time: they stay in the cache
@@ -94,12 +102,36 @@ class RandomizedSingularVectors(SingularVectors):
         """Left vectors, right vectors; the entries."""
         return *super().layout(shape, dtype), *_ENTRIES.layout(shape, dtype)
 
-    def sparsify(
-        self, x: Tensor, budget: Budget, sampling: Sampling, generator: torch.Generator | None
-    ) -> tuple[Tensor, ...]:
-        """Vectors are drawn as `sampling` says, entries each by itself."""
+    def prepare(self, x: Tensor, budget: Budget | Bytes) -> Prepared:
+        """The vectors that are worth their bytes, and the entries of the rest.
+
+        Vectors are drawn as the sampling says, entries each by itself.
+        """
+        if isinstance(budget, Bytes):
+            budget = self.affordable(budget.number, tuple(x.shape), x.dtype)
         split = self.split(x, budget)
         levels = self._levels(split, budget)
+        sizes = split.sizes
+
+        def spread() -> float:
+            found = 0.0
+            for one, level in zip((sizes, split.rest.abs()), levels, strict=True):
+                wide = one.double()
+                found += float((wide * (level - wide).clamp_(min=0)).sum())
+            return found * (split.scale / float(power_of_two(x))) ** 2
+
+        def draw(sampling: Sampling, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+            return self._draw(split, levels, sampling, generator)
+
+        return Prepared(spread, draw)
+
+    def _draw(
+        self,
+        split: Split,
+        levels: Levels,
+        sampling: Sampling,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, ...]:
         sizes = split.sizes
         tau = sizes.new_tensor(levels.vectors)
         kept = sample(probabilities(sizes, tau), sampling, generator)
@@ -113,17 +145,6 @@ class RandomizedSingularVectors(SingularVectors):
         # The factors share what one of them may have no room for.
         root = math.sqrt(split.scale)
         return *((one * root).clamp_(limits.min, limits.max) for one in (left, right)), *entries
-
-    def variance(self, x: Tensor, budget: Budget) -> float:
-        """The expected squared error, exactly."""
-        split = self.split(x, budget)
-        levels = self._levels(split, budget)
-        pairs = zip((split.sizes, split.rest.abs()), levels, strict=True)
-        found = 0.0
-        for sizes, level in pairs:
-            wide = sizes.double()
-            found += float((wide * (level - wide).clamp_(min=0)).sum())
-        return found * split.scale**2
 
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         """The sum of the outer products, and the entries."""
@@ -188,11 +209,13 @@ def _leading(
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     source = seeded_by("range", turn, *matrix.shape)
     basis = torch.randn(rank, len(wide), generator=source).to(wide)
+    images = basis.T
     for _ in range(power_iterations):
         images = wide @ torch.linalg.qr((basis @ wide).T).Q
-        squares, turned = torch.linalg.eigh(images.T @ images)
-        basis = torch.linalg.qr(images @ turned.flip(1)).Q.T.contiguous()
-    return basis, squares.clamp(min=0).sqrt().flip(0)
+        images = images @ eigenvectors(images.T @ images).flip(1)
+        basis = torch.linalg.qr(images).Q.T.contiguous()
+    sizes: Tensor = torch.linalg.vector_norm(images, dim=0)
+    return basis, sizes
 
 
 def _atoms(

@@ -1,11 +1,10 @@
-"""ATOMO: which atoms are worth their bytes, and what the shape of a matrix costs."""
+"""ATOMO: time to an accuracy over links against QSGD and TernGrad at their bytes; and variances."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from statistics import fmean
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from phalanx.compression import (
     QSGD,
     Atomo,
     Atoms,
-    Basis,
+    AutoBasis,
     Compressor,
     Entries,
     RandomizedSingularVectors,
@@ -25,79 +24,144 @@ from phalanx.compression import (
     Uncompressed,
     Waves,
 )
-from phalanx.data import Digits
-from phalanx.experiments import Cell, Records, build, grid, load, pivot
-from phalanx.models import MLP
+from phalanx.data import DataSource
+from phalanx.experiments import Cell, Records, build, grid, load, tuned
+from phalanx.fetch import fetch
+from phalanx.models import ResNet18
 from phalanx.randomness import generator
-from phalanx.reproduce.base import Findings, Recipe, Scope, above, report
-from phalanx.reproduce.digits_training import DigitsTraining, percents, training
+from phalanx.reproduce.base import Findings, Measure, Recipe, Scope, report, sized
+from phalanx.reproduce.cifar_training import (
+    BANDWIDTHS,
+    CifarTraining,
+    cifar10,
+    round_costs,
+    seconds_per_round,
+)
 from phalanx.reproduce.network_bytes import megabytes_claim, resnet18
 
 _ATOMS: dict[str, Atoms] = {
     "singular vectors": SingularVectors(),
-    "vectors and entries": RandomizedSingularVectors(),
     "entries": Entries(),
     "waves": Waves(),
+    "vectors and entries": RandomizedSingularVectors(),
+    "auto": AutoBasis(),
 }
-_SHARES = {f"{share:.0%}": share for share in (0.02, 0.05, 0.1, 0.2)}
-_MOMENTS = {"before training": {"passes": 0}, "after an epoch": {"passes": 1}}
-_SPECTRAL = {f"singular vectors, s = {s}": Atomo(budget=float(s)) for s in (1, 2, 3)}
+_SHARES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
+_RIVALS: dict[str, tuple[Compressor, float]] = {  # and the share of the bytes that they send
+    "TernGrad": (TernGrad(share_scale=False), 0.05),
+    "QSGD, 4 bits": (QSGD(levels=7), 0.127),
+}
+
+
+def _ours(atoms: str, rival: str) -> str:
+    return f"ATOMO, {atoms}, bytes of {rival}"
 
 
 @dataclass(frozen=True)
-class AtomoRecipe(DigitsTraining, Recipe):
-    """Bytes of ResNet-18 exactly, variance against bytes, and training on digits.
+class AtomoRecipe(CifarTraining, Recipe):
+    """Seconds to an accuracy on CIFAR-10, variances of ResNet-18's gradients, and its bytes.
 
     Source: Wang, Sievert, Charles, Liu, Wright and Papailiopoulos, "ATOMO: Communication-efficient
-    Learning via Atomic Sparsification", NeurIPS 2018; its traffic and accuracy on ResNet-18 as
-    measured by Vogels, Karimireddy and Jaggi, "PowerSGD", NeurIPS 2019, table 6.
+    Learning via Atomic Sparsification", NeurIPS 2018; its traffic on ResNet-18 as measured by
+    Vogels, Karimireddy and Jaggi, "PowerSGD", NeurIPS 2019, table 6.
     """
 
     name: ClassVar[str] = "atomo"
     methods: ClassVar[Mapping[str, Compressor]] = {
         "SGD": Uncompressed(),
-        **_SPECTRAL,
-        "vectors and entries, s = 1": Atomo(RandomizedSingularVectors(), budget=1.0),
-        "QSGD, 1 level": QSGD(levels=1),
-        "TernGrad": TernGrad(),
+        **{name: rival for name, (rival, _) in _RIVALS.items()},
+        **{
+            _ours(atoms, rival): Atomo(_ATOMS[atoms], bytes_share=share)
+            for rival, (_, share) in _RIVALS.items()
+            for atoms in ("auto", "singular vectors")
+        },
     }
 
+    epochs: int = sized(4, 6, 40)
+    rates: tuple[float, ...] = (0.03, 0.1, 0.3)
+    target: float = sized(0.4, 0.4, 0.6)
+    """Test accuracy whose time is taken."""
+    evaluate_every: int = sized(4, 13, 13)
+    """Rounds from one look at the accuracy to the next."""
+    width: int = sized(4, 16, 64)
+    """Channels of the ResNet-18 whose gradients have variances."""
+    steps: tuple[int, ...] = (0, 20)
+    """Of training, after which these gradients are taken."""
+
     def cells(self, scope: Scope) -> list[Cell]:
-        """Variances, and training with every method."""
-        variances = grid(variance_run, {"moment": _MOMENTS, "atoms": _ATOMS, "share": _SHARES})
-        return [*variances, *super().cells(scope)]
+        """Training and the costs of a round with every method; variances."""
+        fixed = {"data": cifar10(scope).source, "samples": self.samples}
+        costs = grid(round_costs, {"compressor": self.methods}, fixed, alone=True)
+        options = {**fixed, "width": self.width}
+        return [*super().cells(scope), *costs, *grid(variance_run, {"steps": self.steps}, options)]
+
+    def options(self, scope: Scope) -> dict[str, Any]:
+        """Runs end where they reach the target."""
+        return {"target": self.target, "evaluate_every": self.evaluate_every}
+
+    def measure(self, scope: Scope, run: Measure) -> Records:
+        """The first seed chooses the learning rate that takes the fewest rounds."""
+        return tuned(self.cells(scope), "rate", "reached", run)
 
     def findings(self, found: Records, scope: Scope) -> Findings:
-        """Counts of bytes, variances, and how training ended."""
-        variances = pivot(found, ("moment", "atoms"), "share", "variance", _three_digits)
-        score, traffic = percents(found), _traffic()
-        plain, spectral = score["SGD"], [score[name] for name in _SPECTRAL]
-        entries, both = (
-            [
-                found.mean("variance", **place, atoms="singular vectors")
-                < found.mean("variance", **place, atoms=other)
-                for place in ({"moment": m, "share": s} for m in _MOMENTS for s in _SHARES)
-            ]
-            for other in ("entries", "vectors and entries")
-        )
-        values = {"plain": plain, "spectral": spectral, "fewer": [row[2] for row in traffic]}
-        values |= {"entries": sum(entries), "both": sum(both), "cases": len(entries)}
-        holds = {
-            "smaller": None,
-            "training": [above(one, plain, -1.0) for one in spectral],
-            "variance": entries,
+        """Seconds to the target, variances, and counts of bytes."""
+        rows = {name: self._row(found, name) for name in self.methods}
+        times = {name: row[3:] for name, row in rows.items()}
+        pairs = {name: (times[name], times[_ours("auto", name)]) for name in _RIVALS}
+        ratios = {
+            name: [None if a is None or b is None else a / b for a, b in zip(*pair, strict=True)]
+            for name, pair in pairs.items()
         }
-        rows = [(name, size, round(x, 1), round(sent, 1)) for name, size, x, sent in traffic]
-        tables = {"traffic": rows, "variance": variances, "training": training(found)}
+        faster = [one is not None and one > 1 for each in ratios.values() for one in each]
+        spectral, entries, least = self._variances(found)
+        better = [one < other for one, other in zip(spectral, entries, strict=True)]
+        traffic = _traffic()
+        values: dict[str, Any] = {"data": cifar10(scope).origin, "recipe": self}
+        values |= {"links": list(BANDWIDTHS), "ratios": ratios, "percent": 100 * self.target}
+        values |= {"rounds": {name: row[2] for name, row in rows.items()}}
+        values |= {"better": sum(better), "cases": len(better), "least": least}
+        values |= {"fewer": [row[2] for row in traffic], "won": sum(faster), "of": len(faster)}
+        values["plain"] = times["SGD"]
+        quick = [one is not None and one >= 2 for one in ratios["QSGD, 4 bits"]]
+        quick += [one is not None and one >= 3 for one in ratios["TernGrad"]]
+        holds = {"time": faster, "published": quick, "variance": better, "smaller": None}
+        variances = [
+            (
+                f"{steps} steps, {share:.0%}",
+                *(self._variance(found, steps, n, share) for n in _ATOMS),
+            )
+            for steps in self.steps
+            for share in _SHARES
+        ]
+        shown = [(name, size, round(x, 1), round(sent, 1)) for name, size, x, sent in traffic]
+        tables = {"time": list(rows.values()), "variance": variances, "traffic": shown}
+        answer = "faster" if all(faster) else "partly" if any(faster) else "slower"
         sizes = [self.told["megabytes with two atoms"]], [traffic[1][3]]
-        parts = megabytes_claim(self.told, "ResNet-18, two atoms a tensor", *sizes)
-        parts += report(self.told, holds, values, tables, answer="answer")
-        for moment in _MOMENTS:
-            lines = {
-                name: (list(_SHARES.values()), variances.row((moment, name))) for name in _ATOMS
-            }
-            parts += report(self.told, {}, {"moment": moment}, plots={"variance": lines})
-        return parts
+        counted = megabytes_claim(self.told, "ResNet-18, two atoms a tensor", *sizes)
+        return report(self.told, holds, values, tables, answer=answer) + counted
+
+    def _row(self, found: Records, name: str) -> tuple[Any, ...]:
+        """A method, its bytes, the mean rounds to the target, and seconds over every link."""
+        runs = found.where(compressor=name, tuned=True)
+        costs = next(one for one in runs if one["compute_s"] is not None)
+        rounds = Records(one for one in runs if "seed" in one.labels).mean("reached")
+        compute_s = min(one["compute_s"] for one in found if one["compute_s"] is not None)
+        seconds = [seconds_per_round(costs, compute_s, rate) for rate in BANDWIDTHS.values()]
+        spent = [None if rounds is None else rounds * one for one in seconds]
+        return name, costs["payload_bytes"], rounds, *spent
+
+    def _variance(self, found: Records, steps: int, atoms: str, share: float) -> float:
+        return float(found.mean(f"{atoms}, {share}", steps=steps))
+
+    def _variances(self, found: Records) -> tuple[list[float], list[float], int]:
+        """Those of singular vectors and of entries; and how often the choice has the least."""
+        cases = [
+            [self._variance(found, steps, name, share) for name in _ATOMS]
+            for steps in self.steps
+            for share in _SHARES
+        ]
+        least = sum(row[-1] <= min(row[:3]) * (1 + 1e-6) for row in cases)
+        return [row[0] for row in cases], [row[1] for row in cases], least
 
 
 def _traffic() -> list[tuple[str, int, float, float]]:
@@ -118,49 +182,37 @@ def _traffic() -> list[tuple[str, int, float, float]]:
     return found
 
 
-def _three_digits(values: Sequence[float]) -> float:
-    return float(f"{fmean(values):.3g}")
+def variance_run(*, data: DataSource, samples: int, width: int, steps: int) -> dict[str, float]:
+    """Variances of a worker's gradient of ResNet-18, relative to its squared norm.
 
-
-def variance_run(*, passes: int, atoms: Atoms, share: float) -> dict[str, float]:
-    """The variance of a worker's gradient of the first layer, relative to its squared norm.
+    Every tensor is compressed by itself, to the same share of its bytes.
 
     Args:
-        passes: of SGD over the data before it is taken.
-        atoms: what the gradient is made of.
-        share: of the gradient's bytes that messages take.
+        data: images.
+        samples: of the gradient.
+        width: channels of the first stage.
+        steps: of SGD before it is taken.
     """
-    gradient = _gradient(passes)
-    wanted = share * 4 * gradient.numel()
-    compressor = (
-        _of_size(gradient, atoms, wanted)
-        if isinstance(atoms, Basis)
-        else Atomo(atoms, bytes_budget=wanted)
-    )
-    return {"variance": compressor.variance(gradient) / float(gradient.square().sum())}
+    gradient = _gradient(data, samples, width, steps)
+    whole = sum(float(one.square().sum()) for one in gradient)
+    return {
+        f"{name}, {share}": sum(Atomo(atoms, bytes_share=share).variance(x) for x in gradient)
+        / whole
+        for name, atoms in _ATOMS.items()
+        for share in _SHARES
+    }
 
 
-def _gradient(passes: int) -> Tensor:
-    splits = load(Digits())
-    inputs, targets = splits.train[:]
-    model = build(partial(MLP, hidden=(128, 128)), splits, 0)
-    layer, sgd = max(model.parameters(), key=Tensor.numel), SGD(model.parameters(), lr=0.05)
-    rows = torch.randperm(len(inputs), generator=generator(0, "order"))
-    batches = rows[: len(rows) // 32 * 32].view(-1, 32)
-    for place, batch in enumerate([*batches] * passes + [rows[:32]]):
-        if place:
-            sgd.step()
-        sgd.zero_grad()
-        cross_entropy(model(inputs[batch]), targets[batch]).backward()
-    assert layer.grad is not None  # just computed
-    return layer.grad
-
-
-def _of_size(gradient: Tensor, atoms: Basis, wanted: float) -> Atomo:
-    """The largest budget whose messages are no longer than wanted, values of certain atoms too."""
-    low, high = 1e-3, float(gradient.numel())
-    for _ in range(20):
-        middle = (low * high) ** 0.5
-        message = Atomo(atoms, budget=middle).encode(gradient, generator(0, "sizes"))
-        low, high = (low, middle) if message.num_bytes > wanted else (middle, high)
-    return Atomo(atoms, budget=low)
+def _gradient(data: DataSource, samples: int, width: int, steps: int) -> list[Tensor]:
+    splits = load(data)
+    model = build(partial(ResNet18, width=width), splits, 0)
+    optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
+    order = torch.randperm(len(splits.train), generator=generator(0, "order"))  # type: ignore[arg-type]
+    for step in range(steps + 1):
+        batch = order.roll(-samples * step)[:samples]
+        inputs, targets = fetch(splits.train, batch)
+        optimizer.zero_grad()
+        cross_entropy(model(inputs), targets).backward()
+        if step < steps:
+            optimizer.step()
+    return [one.grad for one in model.parameters() if one.grad is not None]

@@ -81,6 +81,9 @@ class RandomBlocks(CifarTraining, Recipe):
         values |= {"own": own, "own_block": own_block, "bare": bare, "loss": loss, "plain": plain}
         values |= {"times": times, "quicker": quicker, "recipe": self}
         values |= {"data": cifar10(scope).origin, "lost": [plain - tenth[0], plain - block]}
+        runs = found.where(tuned=True)
+        lowest = [one["compressor"] for one in runs if one["rate"] == min(self.rates)]
+        values["edge"] = list(dict.fromkeys(lowest)) or ["none"]
         holds = {
             "close": near,
             "encode": [one > 1 for one in quicker],
