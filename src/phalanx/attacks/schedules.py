@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -29,6 +30,19 @@ class Schedule(ABC):
         Raises:
             ValueError: if the schedule does not fit `num_workers`.
         """
+
+    def among(
+        self, members: Sequence[int], step: int, num_workers: int, seed: int
+    ) -> Bool[Tensor, " members"]:
+        """Mask of those that take part in this step: clients that were sampled, say.
+
+        Args:
+            members: ids of those that take part.
+            step: the round, counted from 0.
+            num_workers: how many there are in all.
+            seed: the run's seed.
+        """
+        return self.byzantine(step, num_workers, seed)[list(members)]
 
     def permanent(self, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
         """Mask of the workers that are Byzantine for good, from some step on. By default nobody.
@@ -86,6 +100,12 @@ class RandomWorkers(Schedule):
     def byzantine(self, step: int, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
         """Workers drawn from `(seed, step)`."""
         return _drawn(self.num_byzantine, num_workers, generator(seed, "byzantine", step))
+
+    def among(
+        self, members: Sequence[int], step: int, num_workers: int, seed: int
+    ) -> Bool[Tensor, " members"]:
+        """So many of those that take part."""
+        return self.byzantine(step, len(members), seed)
 
 
 @dataclass(frozen=True)
@@ -198,6 +218,15 @@ class Phases(Schedule):
         if phase < 0:
             return torch.zeros(num_workers, dtype=torch.bool)
         return self.parts[phase].byzantine(step, num_workers, seed)
+
+    def among(
+        self, members: Sequence[int], step: int, num_workers: int, seed: int
+    ) -> Bool[Tensor, " members"]:
+        """Those of the phase of this step."""
+        phase = bisect_right(self.starts, step) - 1
+        if phase < 0:
+            return torch.zeros(len(members), dtype=torch.bool)
+        return self.parts[phase].among(members, step, num_workers, seed)
 
     def permanent(self, num_workers: int, seed: int) -> Bool[Tensor, " workers"]:
         """Those that are Byzantine for good in the last phase, which does not end."""

@@ -201,6 +201,14 @@ class Code(ABC):
         """The code that is left once so many Byzantine workers are excluded; itself by default."""
         return self
 
+    def weighing(self, weights: Sequence[float]) -> "Code":
+        """The code of a round in which workers count by weights, such as numbers of samples.
+
+        Raises:
+            ValueError: by default, since every partition counts alike.
+        """
+        raise ValueError(f"weights need a rule instead of a code, got {self}")
+
     def attacked(
         self, messages: Float[Tensor, "sent width"], state: State, byzantine: Sequence[int]
     ) -> Float[Tensor, " dim"]:

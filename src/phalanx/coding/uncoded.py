@@ -42,10 +42,19 @@ class Uncoded(Code):
     rule: Aggregator = Mean()  # noqa: RUF009 - frozen
     """The robust rule."""
 
+    weights: tuple[float, ...] | None = None
+    """How much each worker counts, such as its number of samples; None if all count alike. Not
+    every rule gives weights a meaning."""
+
     def __post_init__(self) -> None:
         if self.num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
         self.rule.num_tolerated(self.num_workers)
+        if self.weights is not None and len(self.weights) != self.num_workers:
+            raise ValueError(
+                f"weights must be one for each of {self.num_workers} workers, got "
+                f"{len(self.weights)}"
+            )
 
     @cached_property
     def assignment(self) -> Bool[Tensor, "workers partitions"]:
@@ -136,7 +145,8 @@ class Uncoded(Code):
             ) from error
         rows = messages if not missing else messages[workers]
         try:
-            aggregate, state = self.rule.update(rows, state)
+            own = None if self.weights is None else torch.tensor(self.weights)[workers]
+            aggregate, state = self.rule.update(rows, state, own)
         except TooManyByzantineError as error:
             ids = workers[error.workers].tolist()
             raise DecodeError(
@@ -159,11 +169,19 @@ class Uncoded(Code):
         rule = self.rule.with_num_byzantine(max(bound - number, 0))
         return replace(self, rule=rule)
 
+    def weighing(self, weights: Sequence[float]) -> "Uncoded":
+        """With these weights."""
+        return replace(self, weights=tuple(weights))
+
     def attacked(
         self, messages: Float[Tensor, "sent width"], state: State, byzantine: Sequence[int]
     ) -> Float[Tensor, " dim"]:
         """See `Code.attacked`; to a rule all workers are alike."""
+        own = None
+        if self.weights is not None and len(messages) == self.num_workers:
+            honest = [worker for worker in range(self.num_workers) if worker not in byzantine]
+            own = torch.tensor(self.weights)[[*honest, *byzantine]]
         try:
-            return self.rule.update(messages, state)[0].value
+            return self.rule.update(messages, state, own)[0].value
         except (ValueError, TooManyByzantineError):
             return messages.mean(dim=0)

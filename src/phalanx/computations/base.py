@@ -1,7 +1,7 @@
 """Computation interface: a worker's update from the broadcast and its samples."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -42,7 +42,8 @@ class Computed(NamedTuple):
     """Result of a computation: update, loss and state.
 
     Attributes:
-        update: `(dim,)`, what the server is to step against: a gradient, or what stands for one.
+        update: `(dim,)`, what the server is to step against: a gradient, or what stands for one;
+            `num_vectors` of them, one after the other.
         loss: the mean loss of the samples.
         state: what is remembered.
     """
@@ -64,6 +65,16 @@ class Computation(ABC):
     @property
     def vectorised(self) -> bool:
         """Whether `compute_many` takes several partitions at once."""
+        return False
+
+    @property
+    def num_vectors(self) -> int:
+        """Vectors of the model's size in an update; one, unless the server step takes more."""
+        return 1
+
+    @property
+    def takes_clients(self) -> bool:
+        """Whether `compute_clients` takes several clients at once, whatever data they hold."""
         return False
 
     def init(self, layout: ParameterLayout) -> State:
@@ -106,3 +117,20 @@ class Computation(ABC):
             RuntimeError: if `torch.func.vmap` cannot take the model.
         """
         raise NotImplementedError(f"{type(self).__name__} computes partitions one by one")
+
+    def compute_clients(
+        self,
+        objective: Objective,
+        broadcast: Broadcast,
+        samples: Sequence[Samples],
+        states: Sequence[State],
+        generators: Sequence[torch.Generator],
+    ) -> Sequence[Computed]:
+        """Updates of clients whose data differ in size, by one call, if `takes_clients`.
+
+        The same numbers as `compute` gives one by one, to rounding; what remembers, too.
+
+        Raises:
+            RuntimeError: if `torch.func.vmap` cannot take the model.
+        """
+        raise NotImplementedError(f"{type(self).__name__} computes clients one by one")

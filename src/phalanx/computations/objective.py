@@ -120,6 +120,21 @@ class Objective:
         """
         return self._vectorised(self._loss, parameters, inputs, targets)
 
+    def client_gradients(
+        self, parameters: Float[Tensor, "clients dim"], inputs: Tensor, targets: Tensor
+    ) -> tuple[Float[Tensor, "clients dim"], Float[Tensor, " clients"]]:
+        """The gradients of several batches of one size, each at parameters of its own.
+
+        Args:
+            parameters: flat, one row for each batch.
+            inputs: `(clients, size, ...)`.
+            targets: `(clients, size, ...)`.
+
+        Raises:
+            RuntimeError: if `torch.func.vmap` cannot take the model.
+        """
+        return self._vectorised(self._loss, parameters, inputs, targets, own=True)
+
     def sample_gradients(
         self, parameters: Float[Tensor, " dim"], inputs: Tensor, targets: Tensor
     ) -> tuple[Float[Tensor, "samples dim"], Float[Tensor, " samples"]]:
@@ -131,10 +146,21 @@ class Objective:
         return self._vectorised(self._loss_of_one, parameters, inputs, targets)
 
     def _vectorised(
-        self, loss: Callable[..., Tensor], parameters: Tensor, inputs: Tensor, targets: Tensor
+        self,
+        loss: Callable[..., Tensor],
+        parameters: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        own: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        values = self.layout.unflatten(parameters)
-        call = vmap(grad_and_value(loss), in_dims=(None, 0, 0, None, None))
+        if own:
+            parts = zip(self.layout.shapes, parameters.split(self.layout.sizes, 1), strict=True)
+            rows = [part.reshape(len(parameters), *shape) for shape, part in parts]
+            values = dict(zip(self.layout.names, rows, strict=True))
+        else:
+            values = self.layout.unflatten(parameters)
+        call = vmap(grad_and_value(loss), in_dims=(0 if own else None, 0, 0, None, None))
 
         def scaled(scale: float) -> tuple[Tensor, Tensor]:
             gradients, losses = call(values, inputs, targets, copy.deepcopy(self._buffers), scale)

@@ -1,6 +1,7 @@
 """Sample order interface: which samples form which partition of which round."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -48,6 +49,10 @@ class Order(ABC):
     shared: ClassVar[bool] = True
     """Whether every sample may fall to every worker; else partition i is worker i's own data."""
 
+    moves: ClassVar[bool] = False
+    """Whether partitions are other clients' in other rounds: what a client remembers then goes
+    where the client is computed, and it gives `clients`, `num_clients` and `num_samples`."""
+
     @abstractmethod
     def permutation(
         self, num_samples: int, epoch: int, *names: int | str
@@ -66,6 +71,22 @@ class Order(ABC):
         start = place * batches.batch_size + partition * batches.size
         visited = _permutation(self, batches.num_samples, epoch, batches.seed, "order")
         return visited[start : start + batches.size]
+
+    def clients(self, step: int, num_workers: int, seed: int) -> Sequence[int]:
+        """Whose data the partitions of a round are, by partition; worker i's, by default."""
+        return range(num_workers)
+
+    def num_clients(self, num_workers: int) -> int:
+        """How many clients there are, of whom some may take part in a round."""
+        return num_workers
+
+    def num_samples(self, client: int) -> int:
+        """How many samples a client holds.
+
+        Raises:
+            ValueError: if clients hold none of their own.
+        """
+        raise ValueError(f"order must give clients data of their own, got {self}")
 
     def bind(
         self,

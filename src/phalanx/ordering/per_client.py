@@ -69,7 +69,7 @@ class PerClient(Order):
         Raises:
             ValueError: if targets are no classes, a worker would hold nothing, or nobody is honest.
         """
-        targets = _targets(dataset, seed)
+        targets = targets_of(dataset, seed)
         byzantine = torch.zeros(num_workers, dtype=torch.bool)
         if schedule is not None:
             byzantine = schedule.permanent(num_workers, seed)
@@ -116,7 +116,7 @@ def _permutation(order: Order, num_samples: int, epoch: int, *names: int | str) 
     return order.permutation(num_samples, epoch, *names)
 
 
-def _targets(dataset: Dataset[tuple[Tensor, ...]], seed: int) -> Int[Tensor, " samples"]:
+def targets_of(dataset: Dataset[tuple[Tensor, ...]], seed: int) -> Int[Tensor, " samples"]:
     """The class of every sample; data sets that are no tensors are read once."""
     if type(dataset) is TensorDataset:
         targets = dataset.tensors[1]

@@ -1,6 +1,12 @@
 """Training: rounds, engines that run them, and runs that resume after a kill."""
 
 from phalanx.evaluation import Evaluation, evaluate
+from phalanx.training.adaptive_server_step import (
+    AdaptiveServerStep,
+    ServerAdagrad,
+    ServerAdam,
+    ServerYogi,
+)
 from phalanx.training.callbacks import Callback, EarlyStopping
 from phalanx.training.engines.base import (
     Collector,
@@ -25,6 +31,7 @@ from phalanx.training.loggers import (
     WandbLogger,
 )
 from phalanx.training.noisy_step import NoisyStep
+from phalanx.training.received import Received
 from phalanx.training.reputation import OutlierTest, Reputation, Standing, rounds_until_excluded
 from phalanx.training.round import Round
 from phalanx.training.run import train
@@ -38,6 +45,7 @@ from phalanx.training.server_step import (
 from phalanx.training.worker import TrainingWorkers
 
 __all__ = [
+    "AdaptiveServerStep",
     "Callback",
     "ClippedStep",
     "Collected",
@@ -53,13 +61,17 @@ __all__ = [
     "OptimizerStep",
     "OutlierTest",
     "Ray",
+    "Received",
     "Replies",
     "Reply",
     "Reputation",
     "Round",
     "Run",
+    "ServerAdagrad",
+    "ServerAdam",
     "ServerMomentum",
     "ServerStep",
+    "ServerYogi",
     "Session",
     "Site",
     "Standing",

@@ -14,6 +14,7 @@ from phalanx.losses import classes_second, cross_entropy, targets_problem
 from phalanx.parameters import trained_parameters, unfit_parameters
 from phalanx.randomness import seeded
 from phalanx.training.job import Job
+from phalanx.training.round import Round
 
 
 def check_job(
@@ -55,6 +56,7 @@ def check_job(
             f"compute {round_.compute} remembers rounds, which replicas may have missed: it needs "
             f"a rule instead of a code, got {code}"
         )
+    problems += _stage_problems(round_)
     if has_layout:
         problems += job.chain.problems(code)
     for name, data in sets.items():
@@ -90,6 +92,37 @@ def _check_attack(job: Job) -> None:
         lying = schedule.permanent(job.round.code.num_workers, job.seed)
         if unfit := attack.problem((~lying).nonzero().flatten().tolist()):
             raise ValueError(f"attack: {unfit}")
+
+
+def _stage_problems(stages: Round) -> list[str]:
+    """What the computation, the server step and the order have against one another."""
+    compute, step, problems = stages.compute, stages.step, []
+    if compute.num_vectors != step.num_vectors:
+        problems.append(
+            f"step must take updates of {compute.num_vectors} vectors, which compute "
+            f"{type(compute).__name__} gives, got {type(step).__name__}, which takes "
+            f"{step.num_vectors}"
+        )
+    other = None if stages.attack is None else stages.attack.computation
+    if other is not None and other.num_vectors != compute.num_vectors:
+        problems.append(
+            f"attack must compute updates of {compute.num_vectors} vectors, as "
+            f"{type(compute).__name__} does, got {stages.attack}, which computes "
+            f"{other.num_vectors}"
+        )
+    if stages.preparation is not None and not isinstance(stages.code, Uncoded):
+        problems.append(f"preparation needs a rule instead of a code, got {stages.code}")
+    if stages.preparation is not None and stages.transforms:
+        problems.append(
+            f"transforms must be none where workers send {type(stages.preparation).__name__} "
+            f"first, which goes as it is, got {list(stages.transforms)}"
+        )
+    if stages.order.moves and stages.attack is not None and stages.attack.rounds_behind:
+        problems.append(
+            "attack must not be rounds behind where clients are sampled anew every round, got "
+            f"{stages.attack}"
+        )
+    return problems
 
 
 def _trial_problems(job: Job, sets: Mapping[str, Dataset[tuple[Tensor, ...]]]) -> list[str]:

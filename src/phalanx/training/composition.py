@@ -50,6 +50,8 @@ def composition(job: Job, step_state: Any, **options: Any) -> Composition:
         "transforms": stages.transforms,
         "attack": stages.attack,
         "byzantine": stages.byzantine,
+        **({"preparation": stages.preparation} if stages.preparation is not None else {}),
+        **({"weighted": True} if stages.weighted else {}),
         "loss": job.loss,
         "batch_size": job.batch_size,
         "seed": job.seed,

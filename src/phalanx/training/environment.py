@@ -3,19 +3,18 @@
 import platform
 import subprocess
 from datetime import UTC, datetime
+from importlib import import_module
 from os import cpu_count
 from typing import Any
 
 import numpy as np
 import torch
 
-import phalanx
-
 
 def environment(seed: int) -> dict[str, Any]:
     """Versions, machine, commit and seed: what one must know to repeat a run."""
     return {
-        "phalanx": phalanx.__version__,
+        "phalanx": import_module("phalanx").__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

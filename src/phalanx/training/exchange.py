@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from jaxtyping import Bool, Float, Num
@@ -44,6 +45,7 @@ class Collected(NamedTuple):
         virtual_s: seconds that the round took on the engine's virtual clock; None if it has none.
         message_bytes: bytes of the messages that arrived, without what a transport adds.
         failures: what workers raised, by id.
+        states: what clients remember that may be elsewhere in the next round, by worker.
     """
 
     messages: Num[Tensor, "workers width"]
@@ -55,6 +57,7 @@ class Collected(NamedTuple):
     virtual_s: float | None
     message_bytes: int
     failures: Mapping[int, Failure] = NO_FAILURES
+    states: Mapping[int, WorkerState] = MappingProxyType({})
 
 
 def exchange(
@@ -65,6 +68,9 @@ def exchange(
     memory: ExchangeMemory | None = None,
     rule: Rule | None = None,
     excluded: Collection[int] = (),
+    lent: Mapping[int, WorkerState] | None = None,
+    *,
+    preparing: bool = False,
 ) -> Collected:
     """Has every worker compute and send its message for one round, on any engine.
 
@@ -77,13 +83,16 @@ def exchange(
         rule: the server's decoder as it stands in this round, for attacks that know it; None if it
             is not known.
         excluded: workers that are asked no more.
+        lent: what the clients of the round remember, by worker, if they are not always the same.
+        preparing: whether this is what workers compute first, see `Round.preparation`; `job` then
+            is `Job.preparing`.
     """
     memory, code = memory or ExchangeMemory(), job.round.code.at(step)
     byzantine_roles = roles(job, step)
     inbox = Inbox(job.empty_table(broadcast.parameters.device), job.chain.decode)
     policy = session.policy.for_code(code.can_decode) if session.policy is not None else None
     replies = session.call(
-        RoundTask(step, broadcast, byzantine_roles, memory.attack.past),
+        RoundTask(step, broadcast, byzantine_roles, memory.attack.past, lent, preparing),
         [worker for worker in range(code.num_workers) if worker not in excluded],
         Waiting(policy, memory.waiting),
         inbox,
@@ -105,6 +114,7 @@ def exchange(
         replies.virtual_s,
         inbox.message_bytes,
         replies.failures,
+        {worker: state for worker, state in inbox.states.items() if inbox.arrived[worker]},
     )
 
 

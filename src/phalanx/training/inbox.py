@@ -8,6 +8,7 @@ from torch import Tensor
 
 from phalanx.errors import WireError
 from phalanx.training.engines.base import Collector
+from phalanx.training.worker_state import WorkerState
 
 
 class Inbox(Collector):
@@ -35,6 +36,7 @@ class Inbox(Collector):
         self.arrived = torch.zeros(len(self.messages), dtype=torch.bool)
         self.losses = torch.full((len(self.messages),), torch.nan, dtype=torch.float64)
         self.missing: dict[int, str] = {}
+        self.states: dict[int, WorkerState] = {}  # of those that sent theirs
         self._num_bytes = torch.zeros(len(self.messages), dtype=torch.int64)
 
     def take(self, worker: int, value: object) -> None:
@@ -43,6 +45,9 @@ class Inbox(Collector):
         parts = tuple.__getitem__(value, slice(2)) if isinstance(value, tuple) else (value,)
         message, loss = parts if len(parts) == 2 else (value, None)
         self.put(worker, message, loss if type(loss) is float else torch.nan)
+        state = tuple.__getitem__(value, slice(2, 3)) if isinstance(value, tuple) else ()
+        if state and type(state[0]) is dict:
+            self.states[worker] = state[0]
 
     def put(self, worker: int, message: object, loss: float = torch.nan) -> None:
         """Takes a message in, or marks its sender."""

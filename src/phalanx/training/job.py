@@ -1,5 +1,6 @@
 """Training job: a round with its model, loss and data, for any engine."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -44,6 +45,37 @@ class Job:
         return ParameterLayout.of(self.model)
 
     @cached_property
+    def sent(self) -> ParameterLayout:
+        """Of an update: the parameters, as often as the computation says."""
+        own, number = self.layout, self.round.compute.num_vectors
+        if number == 1:
+            return own
+        names = tuple(f"{place}.{name}" for place in range(number) for name in own.names)
+        return ParameterLayout(names, own.shapes * number, own.dtype)
+
+    @cached_property
+    def preparing(self) -> "Job":
+        """The job of what workers compute first; see `Round.preparation`."""
+        assert self.round.preparation is not None
+        return replace(self, round=replace(self.round, compute=self.round.preparation))
+
+    def clients(self, step: int) -> Sequence[int]:
+        """Whose data the partitions of a round are; see `Order.clients`."""
+        return self.round.order.clients(step, self.round.code.num_workers, self.seed)
+
+    def weights(self, step: int) -> Tensor | None:
+        """How much each worker's update counts in a round, `(workers,)`; None if all alike."""
+        if not self.round.weighted:
+            return None
+        sizes = [self.round.order.num_samples(one) for one in self.clients(step)]
+        return torch.tensor(sizes, dtype=torch.float64)
+
+    @property
+    def num_clients(self) -> int:
+        """Clients in all, of whom some may take part in a round."""
+        return self.round.order.num_clients(self.round.code.num_workers)
+
+    @cached_property
     def batches(self) -> Batches:
         """How the samples of a round are cut."""
         size = len(self.dataset)  # type: ignore[arg-type]
@@ -55,7 +87,7 @@ class Job:
 
         Messages consist of the model's tensors, unless the code's have another width or dtype.
         """
-        layout, code = self.layout, self.round.code
+        layout, code = self.sent, self.round.code
         width, dtype = code.width(layout.dim), code.message_dtype(layout.dtype)
         if (width, dtype) != (layout.dim, layout.dtype):
             layout = ParameterLayout(("message",), ((width,),), dtype)

@@ -2,15 +2,15 @@
 
 import math
 import time
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from phalanx.attacks import Rule
 from phalanx.batch_size import DiversityMonitor, Spread, squared_norm
-from phalanx.coding import Code, Decoded
+from phalanx.coding import Decoded
 from phalanx.computations import Broadcast
 from phalanx.docstrings import source
 from phalanx.evaluation import with_statistics
@@ -18,35 +18,16 @@ from phalanx.training.attack_simulation import AttackMemory
 from phalanx.training.callbacks import Callbacks
 from phalanx.training.checkpoint import Checkpoint, reading
 from phalanx.training.composition import Composition, require_same, with_rates
-from phalanx.training.engines.base import Session, telling
+from phalanx.training.conversation import converse, traffic
+from phalanx.training.engines.base import Session
 from phalanx.training.environment import environment
 from phalanx.training.evaluator import Evaluator
-from phalanx.training.exchange import Collected, ExchangeMemory, exchange, read_states
+from phalanx.training.exchange import Collected, ExchangeMemory, read_states
 from phalanx.training.job import Job
 from phalanx.training.reputation import Reputation, Standing
 from phalanx.training.run_folder import RunFolder
 from phalanx.training.run_record import Run
-from phalanx.training.worker_state import WorkerState
-
-_MALFORMED = ("wrong shape", "wrong type", "malformed", "not finite")
-
-
-@dataclass(frozen=True)
-class KnownRule:
-    """Aggregation rule of the server in a round, for simulated attacks that know it."""
-
-    code: Code
-    state: tuple[Tensor, ...]
-    byzantine: tuple[int, ...]
-
-    @property
-    def needs_distances_only(self) -> bool:
-        """Whether its weights follow from how far the messages lie apart."""
-        return self.code.needs_distances_only
-
-    def __call__(self, messages: Tensor) -> Tensor:
-        """See `Code.attacked`."""
-        return self.code.attacked(messages, self.state, self.byzantine)
+from phalanx.training.worker_state import WorkerState, copied
 
 
 class Loop:
@@ -73,12 +54,13 @@ class Loop:
         )
         device = next(job.model.parameters()).device
         self.decoder_state = job.round.code.init(
-            job.layout.dim, dtype=job.layout.dtype, device=device
+            job.sent.dim, dtype=job.layout.dtype, device=device
         )
         self.step_state = job.round.step.init(job.model)
         self.memory = ExchangeMemory()
-        self.worker_states: dict[int, WorkerState] = {}  # as they were at the last checkpoint
-        self.reputation, self.standing = reputation, reputation.init(job.round.code.num_workers)
+        # As they were at the last checkpoint; those of clients that change places, as they are.
+        self.worker_states: dict[int, WorkerState] = {}
+        self.reputation, self.standing = reputation, reputation.init(job.num_clients)
         self.monitor, self.spread = monitor, Spread()
         self.composition: Composition = {}
         self.policy = ""  # when rounds are over, in words: whose memory the checkpoint holds
@@ -95,35 +77,45 @@ class Loop:
     def round(self, session: Session, step: int, *, evaluate: bool) -> None:
         """One round, from the broadcast of the weights to the server's step."""
         began, stages, out = time.perf_counter(), self.job.round, self.standing.out
-        extra = {
-            **stages.step.extra(self.step_state),
-            **stages.code.broadcast(self.decoder_state),
-        }
-        broadcast = Broadcast(self._flat(), extra)
-        rule = self._rule(stages.code.excluding(len(out)), step)
-        collected = exchange(session, self.job, step, broadcast, self.memory, rule, out)
-        messages_in = time.perf_counter()
-        malformed = [worker for worker, why in collected.missing.items() if why in _MALFORMED]
-        # Who sends what is no message is one Byzantine worker fewer among the others, as who sends
-        # NaN is.
-        code = stages.code.excluding(len(out) + len(malformed))
-        with telling(collected.failures):
-            decoded, state = code.update(collected.messages, collected.arrived, self.decoder_state)
-        decode_s = time.perf_counter() - messages_in
+        step_state, first = self.step_state, None
+        if stages.preparation is not None:
+            first = converse(session, self.job.preparing, step, self._broadcast(step_state))
+            step_state = stages.step.prepare(first.decoded.gradient, step_state)
+        conversation = converse(
+            session,
+            self.job,
+            step,
+            self._broadcast(step_state),
+            self.memory,
+            self.decoder_state,
+            out,
+            self.worker_states if stages.order.moves else None,
+        )
         self._open_folder()
         # From here on the round is done: what it leaves is remembered together, or not at all.
-        self.decoder_state, self.memory = state, collected.memory
-        self.step_state = stages.step.apply(self.job.model, decoded.gradient, self.step_state)
-        suspects = sorted({*decoded.suspects.nonzero().flatten().tolist(), *malformed})
+        collected, decoded = conversation.collected, conversation.decoded
+        self.decoder_state, self.memory = conversation.state, collected.memory
+        self.step_state = stages.step.receive(
+            self.job.model, conversation.received(self.job, step), step_state
+        )
+        clients = self.job.clients(step)
+        if stages.order.moves:
+            self.worker_states |= {clients[i]: copied(one) for i, one in collected.states.items()}
+        suspects = conversation.suspects
         doubted = decoded.outliers
         outliers = [] if doubted is None else doubted.nonzero().flatten().tolist()
-        self.standing = self.reputation.update(self.standing, suspects, collected.arrived, outliers)
+        arrived = torch.zeros(self.job.num_clients, dtype=torch.bool)
+        arrived[list(clients)] = collected.arrived
+        self.standing = self.reputation.update(
+            self.standing, _ids(suspects, clients), arrived, _ids(outliers, clients)
+        )
         session.dismiss([worker for worker in self.standing.out if worker not in out])
         self._tell(
             {
                 **self._entry(step, collected, decoded, suspects, outliers),
+                **traffic(conversation, first),
                 "seconds": time.perf_counter() - began,
-                "decode_seconds": decode_s,
+                "decode_seconds": conversation.decode_s + (first.decode_s if first else 0.0),
                 **(self.evaluator.measure(self.job) if evaluate else {}),
             },
             evaluated=evaluate and bool(self.evaluator.sets),
@@ -143,17 +135,18 @@ class Loop:
             for worker, value in enumerate(collected.losses.tolist())
             if collected.arrived[worker] and worker not in {*suspects, *outliers}
         ]
+        clients = self.job.clients(step)
+        missing = {str(clients[worker]): why for worker, why in collected.missing.items()}
         entry: dict[str, Any] = {
             "step": step,
             "epoch": (step + 1) / self.job.batches.rounds_per_epoch,
             "loss": sum(trusted) / len(trusted) if trusted else None,
             "compute_seconds": collected.compute_s,
             "virtual_seconds": collected.virtual_s,
-            "message_bytes": collected.message_bytes,
-            "byzantine": self._byzantine(step, collected.missing),
-            "suspects": suspects,
-            "outliers": outliers,
-            "missing": {str(worker): why for worker, why in collected.missing.items()},
+            "byzantine": _ids(self._byzantine(step, collected.missing), clients),
+            "suspects": _ids(suspects, clients),
+            "outliers": _ids(outliers, clients),
+            "missing": missing,
             "residual": decoded.residual,
             "suspicion": [round(value, 4) for value in self.standing.suspicion.tolist()],
             "excluded": self.standing.out,
@@ -161,6 +154,8 @@ class Loop:
             "saturated": decoded.saturated,
             **self.job.round.step.metrics(self.step_state),
         }
+        if self.job.round.order.moves:
+            entry["clients"] = list(clients)
         if self.monitor is not None:
             honest = collected.arrived.clone()
             honest[suspects + outliers] = False
@@ -197,7 +192,8 @@ class Loop:
         """Writes down all that round `step` and those after it depend on."""
         self._open_folder()
         if self.folder is not None:
-            self.worker_states.update(read_states(session, self.job, step))
+            if not self.job.round.order.moves:
+                self.worker_states.update(read_states(session, self.job, step))
             self._save(step)
 
     def _save(self, step: int) -> None:
@@ -287,6 +283,7 @@ class Loop:
             "evaluation": {name: _finite(value) for name, value in evaluation.items()},
             "num_parameters": self.job.layout.dim,
             "num_workers": code.num_workers,
+            "num_clients": self.job.num_clients,
             "num_partitions": code.num_partitions,
             "redundancy": code.redundancy,
             "decoder": repr(code.method),
@@ -295,6 +292,7 @@ class Loop:
                 for name in ("order", "compute", "transforms", "attack", "step")
             },
             "message_bytes": _total(run.rounds, "message_bytes"),
+            "broadcast_bytes": _total(run.rounds, "broadcast_bytes"),
             "stopped": stopped,
             "stopped_by": run.stopped_by,
             "excluded": self.standing.out,
@@ -318,11 +316,11 @@ class Loop:
             return {name: entry[name] for name in self.evaluator.names}
         return self.evaluator.measure(self.job)
 
-    def _rule(self, code: Code, step: int) -> Rule | None:
-        """The decoder as a rule, for simulated attacks that know it; None under an exact code."""
-        if self.job.round.attack is None or code.exact:
-            return None
-        return KnownRule(code, self.decoder_state, tuple(self.job.conduct(step)))
+    def _broadcast(self, step_state: Any) -> Broadcast:
+        """What workers are told: the weights, and what the server step and the code add."""
+        stages = self.job.round
+        extra = {**stages.step.extra(step_state), **stages.code.broadcast(self.decoder_state)}
+        return Broadcast(self._flat(), extra)
 
     def _parts_of_method(self) -> list[object]:
         """The stages, and what they are made of: whose papers a report cites."""
@@ -356,6 +354,11 @@ class Loop:
 
     def _flat(self) -> Tensor:
         return self.job.layout.read(self.job.model)
+
+
+def _ids(workers: list[int], clients: Sequence[int]) -> list[int]:
+    """The clients that workers computed for, in order."""
+    return sorted(clients[worker] for worker in workers)
 
 
 def _finite(value: float | None) -> float | None:

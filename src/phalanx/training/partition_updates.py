@@ -16,6 +16,7 @@ from phalanx.fetch import fetch
 from phalanx.losses import Loss, classes_second
 from phalanx.randomness import generator, seeded
 from phalanx.training.job import Job
+from phalanx.training.worker_state import WorkerState
 
 State = tuple[Tensor, ...]
 
@@ -55,7 +56,9 @@ class PartitionUpdates:
         self.job, self.device = job, device
         self.objective = Objective(job.model, job.loss, device)
         layout = self.objective.layout
-        together = job.round.compute.vectorised and not self.objective.is_random
+        compute, self._moves = job.round.compute, job.round.order.moves
+        together = compute.takes_clients if self._moves else compute.vectorised
+        together = together and not self.objective.is_random
         if not together or (chunk_size is None and self.objective.prefers_loops):
             chunk_size = 1
         elif chunk_size is None:
@@ -64,6 +67,7 @@ class PartitionUpdates:
         self.chunk_size = chunk_size
         self._vectorises = False  # not known before it has been tried
         self._unfit = ""  # why not, until it has been told
+        self.preparation: PartitionUpdates | None = None  # of what is computed first, if anything
 
     def blocks(
         self,
@@ -90,20 +94,33 @@ class PartitionUpdates:
         device = broadcast.parameters.device
         for start in range(0, len(partitions), self.chunk_size):
             chunk = partitions[start : start + self.chunk_size]
+            remembered = [
+                (states or {}).get(one) or self.placed({"": compute.init(objective.layout)})[""]
+                for one in chunk
+            ]
             with _placed(step, chunk):
-                batch = Samples(*self._batch(step, chunk, device))
-                together = len(chunk) > 1 and other is None
-                found = self._together(objective, broadcast, batch) if together else None
+                batch = self._batch(step, chunk, device)
+                found = None
+                if len(chunk) > 1 and other is None:
+                    found = self._together(objective, broadcast, batch, remembered, step, chunk)
             if found is not None:
                 yield found
                 continue
-            for partition, *own in zip(chunk, *batch, strict=True):
-                state = (states or {}).get(partition) or compute.init(objective.layout)
-                draws = generator(self.job.seed, "computation", step, partition)
+            for partition, own, state in zip(chunk, batch, remembered, strict=True):
+                draws = self._draws(step, partition)
                 with _placed(step, [partition]), seeded(self.job.seed, "layers", step, partition):
-                    done = compute.compute(objective, broadcast, Samples(*own), state, draws)
+                    done = compute.compute(objective, broadcast, own, state, draws)
                 yield Block(done.update.unsqueeze(0), done.loss.reshape(1), (done.state,))
             self._tell_unfit()
+
+    def placed(self, state: WorkerState) -> WorkerState:
+        """What is remembered, where this process computes."""
+        if self.device is None:
+            return state
+        return {name: tuple(one.to(self.device) for one in parts) for name, parts in state.items()}
+
+    def _draws(self, step: int, partition: int) -> torch.Generator:
+        return generator(self.job.seed, "computation", step, partition)
 
     def received(self, broadcast: Broadcast) -> Broadcast:
         """A broadcast where this process computes: a copy, if it was lent by another process."""
@@ -114,11 +131,25 @@ class PartitionUpdates:
         return Broadcast(broadcast.parameters.to(self.device, copy=True), extra)
 
     def _together(
-        self, objective: Objective, broadcast: Broadcast, samples: Samples
+        self,
+        objective: Objective,
+        broadcast: Broadcast,
+        batch: Sequence[Samples],
+        states: Sequence[State],
+        step: int,
+        chunk: Sequence[int],
     ) -> Block | None:
         """Updates and losses by one call; None if the model turns out to be unfit for it."""
+        compute = self.job.round.compute
         try:
-            found = self.job.round.compute.compute_many(objective, broadcast, samples)
+            if self._moves:
+                draws = [self._draws(step, one) for one in chunk]
+                done = compute.compute_clients(objective, broadcast, batch, states, draws)
+                updates, losses, states = zip(*done, strict=True)
+                found = Block(torch.stack(updates), torch.stack(losses), states)
+            else:
+                inputs, targets = (_stacked(parts) for parts in zip(*batch, strict=True))
+                found = Block(*compute.compute_many(objective, broadcast, Samples(inputs, targets)))
         except RuntimeError as error:
             if self._vectorises or isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
@@ -126,7 +157,7 @@ class PartitionUpdates:
             self._unfit = next(iter(str(error).splitlines()), type(error).__name__)
             return None
         self._vectorises = True
-        return Block(*found)
+        return found
 
     def _tell_unfit(self) -> None:
         """Once all has been done one by one: what fails there, too, is not vmap's fault."""
@@ -138,23 +169,30 @@ class PartitionUpdates:
                 stacklevel=3,
             )
 
-    def _batch(
-        self, step: int, partitions: Sequence[int], device: torch.device
-    ) -> tuple[Tensor, ...]:
-        """The samples of the partitions, one row of them per partition, asked for at once."""
+    def _batch(self, step: int, partitions: Sequence[int], device: torch.device) -> list[Samples]:
+        """The samples of the partitions, asked for at once."""
         job = self.job
         samples = [job.round.order.samples(job.batches, step, one) for one in partitions]
         if type(job.dataset) is TensorDataset:
-            inputs, targets = fetch(job.dataset, torch.cat(samples))
-        else:
-            batches = []
-            for partition, own in zip(partitions, samples, strict=True):
-                with seeded(job.seed, "samples", step, partition):  # it may crop or flip at random
-                    batches.append(fetch(job.dataset, own))
-            inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        return tuple(
-            part.to(device).unflatten(0, (len(partitions), -1)) for part in (inputs, targets)
-        )
+            parts = fetch(job.dataset, torch.cat(samples))
+            sizes = [len(own) for own in samples]
+            pieces = [part.to(device).split(sizes) for part in parts]
+            return [Samples(*own) for own in zip(*pieces, strict=True)]
+        batches = []
+        for partition, own in zip(partitions, samples, strict=True):
+            with seeded(job.seed, "samples", step, partition):  # it may crop or flip at random
+                inputs, targets = fetch(job.dataset, own)
+            batches.append(Samples(inputs.to(device), targets.to(device)))
+        return batches
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape as one, without a copy if they are the pieces of one already."""
+    whole: Tensor | None = parts[0]._base
+    if whole is not None and len(whole) == sum(map(len, parts)):
+        folded: Tensor = whole.unflatten(0, (len(parts), -1))
+        return folded
+    return torch.stack(list(parts))
 
 
 @contextmanager

@@ -49,6 +49,13 @@ class Round:
     step: ServerStep = OptimizerStep()  # noqa: RUF009 - frozen
     """What becomes of the decoded update."""
 
+    preparation: Computation | None = None
+    """What workers compute and send first, whose aggregate the step is given by `prepare`, and may
+    then tell all of them; nothing by default."""
+
+    weighted: bool = False
+    """Whether updates count by the number of samples of their clients, under a rule."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "transforms", tuple(self.transforms))
         if self.attack is not None and self.byzantine is None:
@@ -58,7 +65,9 @@ class Round:
         """What each Byzantine worker of a round does, by id; their ranks are in order."""
         if self.attack is None or self.byzantine is None:
             return {}
-        mask = self.byzantine.byzantine(step, self.code.num_workers, seed)
+        members = self.order.clients(step, self.code.num_workers, seed)
+        everybody = self.order.num_clients(self.code.num_workers)
+        mask = self.byzantine.among(members, step, everybody, seed)
         workers = mask.nonzero().flatten().tolist()
         return {worker: self.attack.member(rank) for rank, worker in enumerate(workers)}
 

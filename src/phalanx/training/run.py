@@ -219,10 +219,7 @@ def train(
     check_monitor(lr_scheduler_monitor, evaluator.names)
     steps = rounds_in(steps, epochs, job.batches.rounds_per_epoch)
     reputation = _reputation(code, exclude_after, exclude_outliers, steps)
-    if out is None and resume:
-        raise ValueError("resume needs out, the folder of the run, got None")
-    if unknown := [name for name in changes if name not in BY_INTENT]:
-        raise ValueError(f"changes must be among {', '.join(BY_INTENT)}, got {unknown}")
+    check_resume(out, resume, changes)
     told = [*callbacks, *([OnRound(on_round)] if on_round is not None else [])]
     monitor = _monitor(job) if measure_diversity else None
     bound = order.bind(dataset, code.num_workers, stages.byzantine, seed)
@@ -250,15 +247,24 @@ def train(
             raise ValueError(
                 f"steps must be at least the {first} rounds that are done, got {steps}"
             )
-        return _run(loop, engine, range(first, steps), evaluate_every, checkpoint_every)
+        return run_rounds(loop, engine, range(first, steps), evaluate_every, checkpoint_every)
 
 
-def _run(
+def check_resume(out: Path | str | None, resume: bool, changes: Sequence[str]) -> None:
+    """Raises ValueError unless a run can be resumed as asked."""
+    if out is None and resume:
+        raise ValueError("resume needs out, the folder of the run, got None")
+    if unknown := [name for name in changes if name not in BY_INTENT]:
+        raise ValueError(f"changes must be among {', '.join(BY_INTENT)}, got {unknown}")
+
+
+def run_rounds(
     loop: Loop, engine: Engine, rounds: range, evaluate_every: int, checkpoint_every: int
 ) -> Run:
     """The rounds that are left, until the last, or until a callback, an error or a signal."""
     run, steps = loop.run, rounds.stop
-    workers = TrainingWorkers(loop.job, loop.worker_states)
+    known = {} if loop.job.round.order.moves else loop.worker_states
+    workers = TrainingWorkers(loop.job, known)
     try:
         loop.start(steps)
         with engine.start(workers) as session, graceful() as interrupted:

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from phalanx.checks import require_finite_above
 from phalanx.parameters import ParameterLayout, trained_parameters
+from phalanx.training.received import Received
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 """Makes an optimizer from the parameters: a class of `torch.optim`, or a partial of one."""
@@ -50,6 +51,23 @@ class ServerStep(ABC):
     @abstractmethod
     def apply(self, model: nn.Module, update: Float[Tensor, " dim"], state: Any) -> Any:
         """Changes the model's trained parameters in place; returns what is remembered."""
+
+    @property
+    def num_vectors(self) -> int:
+        """Vectors of the model's size in an update, as `Computation.num_vectors` has to say."""
+        return 1
+
+    def receive(self, model: nn.Module, received: Received, state: Any) -> Any:
+        """What `apply` does, for a step that asks for more than the decoded update.
+
+        By default the update is applied. A step that looks at the messages one by one decides for
+        itself which of them it believes: no rule stands before it.
+        """
+        return self.apply(model, received.update, state)
+
+    def prepare(self, update: Float[Tensor, " dim"], state: Any) -> Any:
+        """What is remembered of the aggregate of what workers sent first: `Round.preparation`."""
+        return state
 
     def observe(self, state: Any, entry: Mapping[str, Any]) -> Any:
         """What is remembered once a round has been measured; schedules move on by it.
@@ -305,6 +323,9 @@ class ServerMomentum(ServerStep):
     lr: float = 1.0
     """Learning rate of the server."""
 
+    nesterov: bool = False
+    """Whether the step looks ahead: `x <- x - lr (u + momentum v)`, as torch's SGD does."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
@@ -319,7 +340,8 @@ class ServerMomentum(ServerStep):
         """One step along the velocity."""
         velocity = self.momentum * state[0] + update
         layout = ParameterLayout.of(model)
-        layout.write(model, layout.read(model) - self.lr * velocity)
+        way = update + self.momentum * velocity if self.nesterov else velocity
+        layout.write(model, layout.read(model) - self.lr * way)
         return (velocity,)
 
     def dump(self, state: Any) -> Any:

@@ -31,7 +31,8 @@ class Sent(NamedTuple):
     Attributes:
         message: its message.
         loss: the mean loss that it claims over its partitions.
-        state: what it remembers, where that is nothing but the message, and costs nothing to send.
+        state: what it remembers, where that is nothing but the message, and costs nothing to send,
+            or belongs to a client that may be elsewhere in the next round.
     """
 
     message: Tensor
@@ -55,6 +56,7 @@ class Worker:
         self, worker: int, updates: PartitionUpdates, state: WorkerState | None = None
     ) -> None:
         self.id, self.updates = worker, updates
+        self.preparation = updates.preparation
         self._history: tuple[DatedState, ...] = (DatedState(0, copied(state or {})),)
 
     @property
@@ -67,6 +69,19 @@ class Worker:
         known = [one for one in self._history if one.step <= step]
         return known[-1].state if known else {}
 
+    def updates_of(self, task: "RoundTask") -> PartitionUpdates:
+        """How it computes a task of a round: the first one, or the only one."""
+        if not task.preparing:
+            return self.updates
+        assert self.preparation is not None
+        return self.preparation
+
+    def become(self, task: "RoundTask") -> None:
+        """Takes over what the client remembers whose turn it is, if clients change places."""
+        if task.lent is not None:
+            state = self.updates.placed(task.lent.get(self.id, {}))
+            self._history = (DatedState(task.step, state),)
+
     def compute(
         self, task: "RoundTask", is_over: Callable[[], bool] = lambda: False
     ) -> _Made | None:
@@ -74,20 +89,22 @@ class Worker:
 
         None if nobody waits for it any more.
         """
-        role, job = task.roles.get(self.id), self.updates.job
+        updates = self.updates_of(task)
+        role, job = task.roles.get(self.id), updates.job
+        self.become(task)
         step, broadcast = behind(role, task.step, task.broadcast, task.past)
-        broadcast = self.updates.received(broadcast)
+        broadcast = updates.received(broadcast)
         attack = role.attack if role is not None else None
         code = job.round.code.at(step).informed(broadcast.extra)
         owned = code.assignment[self.id].nonzero().flatten().tolist()
         states = dict.fromkeys(owned, self.state.get("compute", ()))
-        blocks = self.updates.blocks(step, owned, broadcast, states, attack)
+        blocks = updates.blocks(step, owned, broadcast, states, attack)
         try:
             found = list(_unless(is_over, blocks))
         except RoundOver:
             return None
         if not found:
-            empty = broadcast.parameters.new_empty(0, len(broadcast.parameters))
+            empty = broadcast.parameters.new_empty(0, job.sent.dim)
             return code.encode(self.id, empty), torch.nan, ()
         message = code.encode(self.id, torch.cat([one.updates for one in found]))
         loss = torch.cat([one.losses for one in found]).double().cpu().mean().item()
@@ -97,7 +114,8 @@ class Worker:
     def send(self, task: "RoundTask", made: _Made) -> Reply:
         """What leaves the worker, and remembers what its stages do."""
         message, loss, computed = made
-        role, chain, before = task.roles.get(self.id), self.updates.job.chain, self.state
+        chain = self.updates_of(task).job.chain
+        role, before = task.roles.get(self.id), self.state
         states = dict(before)
         if computed:
             states["compute"] = computed
@@ -114,7 +132,8 @@ class Worker:
         if role is None or role.attack.omniscient:  # the server stages those, who read all others
             parts = [part for one in states.values() for part in one]
             light = bool(parts) and all(part is sent for part in parts)
-            return Reply(Sent(sent, loss, states if light else None))
+            carried = light or (task.lent is not None and not task.preparing)
+            return Reply(Sent(sent, loss, states if carried else None))
         if not role.attack.sends:
             return Reply(missing="silent", delay_s=role.attack.delay_s)
         forged = chain.forge(role.forge(own), task.step, self.id)
@@ -131,6 +150,10 @@ class RoundTask(Task):
     """The Byzantine workers, by id."""
     past: tuple[Broadcast, ...] = ()
     """Earlier broadcasts, oldest first, for workers that are behind."""
+    lent: Mapping[int, WorkerState] | None = None
+    """What the clients remember that workers compute for, by worker; None if they stay the same."""
+    preparing: bool = False
+    """Whether this is what workers compute first, see `Round.preparation`."""
 
     def run(self, worker: Worker, is_over: Callable[[], bool] = lambda: False) -> Reply:
         """One worker's part, by itself."""
@@ -141,7 +164,9 @@ class RoundTask(Task):
         """The same for workers of one process: every partition is computed once."""
         if not workers:
             return
-        updates = workers[0].updates
+        updates = workers[0].updates_of(self)
+        for worker in workers:
+            worker.become(self)
         code = updates.job.round.code.at(self.step).informed(self.broadcast.extra)
         losses: list[Tensor] = []
         states: dict[int, tuple[Tensor, ...]] = {}
@@ -210,6 +235,8 @@ class TrainingWorkers(WorkerFactory):
         if isinstance(job.dataset, PackedDataset):
             job = replace(job, dataset=job.dataset.unpack())
         updates = PartitionUpdates(job, site.chunk_size, site.device)
+        if job.round.preparation is not None:
+            updates.preparation = PartitionUpdates(job.preparing, site.chunk_size, site.device)
         on = site.device or next(job.model.parameters()).device
         return [
             Worker(one, updates, {k: tuple(x.to(on) for x in v) for k, v in state.items()})
