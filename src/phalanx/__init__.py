@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
+from phalanx.federated import federate
 from phalanx.training import Run, train
 
-__all__ = ["Run", "train"]
+__all__ = ["Run", "federate", "train"]
