@@ -5,10 +5,11 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from phalanx.reporting.plots import COLOURS
+from phalanx.reporting.plots import COLOURS, DASHES
 from phalanx.reporting.record import RunRecord
 
 _ACCURACIES = {
@@ -23,9 +24,9 @@ def plot_partition(record: RunRecord, ax: Axes) -> None:
     counts = np.array(record.class_counts)
     counts = counts[np.argsort(-counts.sum(axis=1), kind="stable")]
     places, below = np.arange(len(counts)), np.zeros(len(counts))
-    shades = [f"C{number}" for number in range(10)]
+    shades = colormaps["tab20"].colors  # type: ignore[attr-defined]
     for number, column in enumerate(counts.T):
-        colour = COLOURS[number] if number < len(COLOURS) else shades[number % 10]
+        colour = shades[(2 * number + number // 10) % 20]  # the ten strong ones first
         label = str(number) if counts.shape[1] <= 12 else None
         ax.bar(places, column, bottom=below, width=1.0, color=colour, label=label)
         below = below + column
@@ -55,7 +56,8 @@ def plot_traffic(record: RunRecord, ax: Axes) -> None:
         {"message_bytes": "up", "broadcast_bytes": "down"}.items()
     ):
         rounds, values = zip(*record.series(name), strict=True)
-        ax.plot(rounds, [one / 1e6 for one in accumulate(values)], label=label, c=COLOURS[place])
+        total = [one / 1e6 for one in accumulate(values)]
+        ax.plot(rounds, total, label=label, color=COLOURS[place], linestyle=DASHES[place])
     ax.set_xlabel("rounds completed")
     ax.set_ylabel("MB so far")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
