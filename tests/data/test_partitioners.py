@@ -29,7 +29,7 @@ SHARDS += [
     DirichletPartitioner(balance=True),
     SizePartitioner("square"),
     SizePartitioner("exponential"),
-    PathologicalPartitioner(1),
+    PathologicalPartitioner(3),
 ]
 
 

@@ -43,7 +43,7 @@ class NaturalIdPartitioner(Partitioner):
         if len(ids) != len(classes):
             raise ValueError(f"ids must be one for each of {len(classes)} samples, got {len(ids)}")
         known = sorted(set(ids), key=lambda one: (isinstance(one, str), one))
-        places = range(len(known))
+        places = list(range(len(known)))
         if num_workers < len(known):
             places = shuffled(len(known), generator).tolist()
         client = {one: place % num_workers for one, place in zip(known, places, strict=True)}
