@@ -26,7 +26,7 @@ def test_examples_run(page, tmp_path, monkeypatch):
         for page in pages.PAGES
         for command in pages.commands(page)
         # the others need a run, a file or a module that only the reader has
-        if command[0] in ("train", "compare")
+        if command[0] in ("train", "compare", "federate")
         and "mylab" not in str(command)
         and not {"--resume", "--config"} & set(command)
     ],

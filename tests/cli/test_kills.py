@@ -83,3 +83,22 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_resume(start, tmp_path):
     assert finish(start("train", "--resume", "stopped", "--steps", total))[0] == 0
     assert finish(start("train", *RUN, "--steps", total, "--out", "whole"))[0] == 0
     assert ended(tmp_path / "stopped") == ended(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_killed_federation_ends_with_the_same_bits(start, tmp_path):
+    """With state of clients and of the server: control variates, and what compression left over."""
+    run = ["--algorithm", "Scaffold", "--num_clients", "12", "--clients_per_round", "4"]
+    run += ["--rounds", "120", "--checkpoint_every", "7", "--evaluate_every", "40"]
+    run += ["--transforms+", "Compressed", "--transforms.compressor", "ErrorFeedback"]
+    assert finish(start("federate", *run, "--out", "whole"))[0] == 0
+    words = ["federate", *run, "--out", "killed"]
+    for number in (2, 30, 71):
+        process = start(*words)
+        await_lines(process, tmp_path / "killed" / "metrics.jsonl", number)
+        process.send_signal(signal.SIGKILL)
+        assert finish(process)[0] == -signal.SIGKILL
+        words = ["federate", "--resume", "killed"]
+    code, _, err = finish(start(*words))
+    assert code == 0, err
+    assert ended(tmp_path / "killed") == ended(tmp_path / "whole")

@@ -1,6 +1,7 @@
 """Laws of all partitioners, and what each adds to them."""
 
 import pickle
+import re
 
 import pytest
 import torch
@@ -13,14 +14,22 @@ from phalanx.data import (
     DirichletPartitioner,
     IidPartitioner,
     LongTailedPartitioner,
+    NaturalIdPartitioner,
     Partitioner,
+    PathologicalPartitioner,
     ShardPartitioner,
+    SizePartitioner,
 )
 
 SHARDS = [kind() for kind in concrete(data, Partitioner)]
 SHARDS += [
     LongTailedPartitioner(keep=0.7, partitioner=ShardPartitioner()),
     DirichletPartitioner(alpha=0.01),
+    DirichletPartitioner(alpha=0.1, min_size=2),
+    DirichletPartitioner(balance=True),
+    SizePartitioner("square"),
+    SizePartitioner("exponential"),
+    PathologicalPartitioner(3),
 ]
 
 
@@ -42,7 +51,12 @@ def some_targets(num_samples, num_classes, seed=0):
 def no_sample_is_dealt_twice(shards, num_samples, num_classes, num_workers, seed):
     targets = some_targets(num_samples, num_classes, seed)
     before = targets.clone()
-    dealt = shards.split(targets, num_workers, seeded(seed))
+    try:
+        dealt = shards.split(targets, num_workers, seeded(seed))
+    except ValueError as error:  # rather than for ever, or with a class at nobody
+        if not re.match("(num_classes|min_size) must be", str(error)):
+            raise
+        return
     assert torch.equal(targets, before)
     assert len(dealt) == num_workers
     assert all(shard.dtype == torch.int64 and shard.ndim == 1 for shard in dealt)
@@ -57,6 +71,8 @@ def no_sample_is_dealt_twice(shards, num_samples, num_classes, num_workers, seed
 
 
 def another_seed_deals_otherwise(shards):
+    if isinstance(shards, NaturalIdPartitioner):  # with fewer clients than ids only
+        return
     targets = some_targets(500, 10)
     one, other = (shards.split(targets, 5, seeded(seed)) for seed in (1, 2))
     assert not all(torch.equal(*pair) for pair in zip(one, other, strict=True))
@@ -177,3 +193,58 @@ def test_fields_are_checked(subtests):
     ):
         with subtests.test(message), pytest.raises(ValueError, match=message):
             make()
+
+
+def test_pathological_clients_have_so_many_classes(subtests):
+    targets = torch.arange(1000) % 10
+    for number in (1, 2, 3, 10):
+        with subtests.test(number):
+            dealt = PathologicalPartitioner(number).split(targets, 20, seeded())
+            assert {len(targets[shard].unique()) for shard in dealt} == {number}
+    with pytest.raises(ValueError, match="num_classes must be at most the 10 classes"):
+        PathologicalPartitioner(11).split(targets, 20)
+    with pytest.raises(ValueError, match="num_classes must be such that 3 clients have all 10"):
+        PathologicalPartitioner(2).split(targets, 3)
+
+
+def test_natural_ids_are_never_parted():
+    ids = torch.randint(30, (500,), generator=seeded()).tolist()
+    dealt = NaturalIdPartitioner(ids).split(torch.zeros(500, dtype=torch.int64), 7, seeded())
+    owners = [{ids[index] for index in shard.tolist()} for shard in dealt]
+    assert sum(map(len, owners)) == len(set().union(*owners)) == len(set(ids))
+    with pytest.raises(ValueError, match="ids must be one for each of 3 samples, got 500"):
+        NaturalIdPartitioner(ids).split(torch.zeros(3, dtype=torch.int64), 7)
+
+
+def test_sizes_grow_as_they_are_told_and_nobody_goes_empty(subtests):
+    targets = torch.zeros(2000, dtype=torch.int64)
+    for kind in ("lognormal", "linear", "square", "exponential"):
+        with subtests.test(kind):
+            sizes = [len(shard) for shard in SizePartitioner(kind).split(targets, 30, seeded())]
+            assert min(sizes) >= 1
+            assert max(sizes) > 1.9 * 2000 / 30
+            assert kind == "lognormal" or sizes == sorted(sizes)
+    even = [len(shard) for shard in SizePartitioner(sigma=0.0).split(targets, 30, seeded())]
+    assert set(even) <= {66, 67}
+
+
+def test_dirichlet_keeps_its_bounds_or_refuses():
+    targets = torch.arange(2000) % 10
+    dealt = DirichletPartitioner(0.5, min_size=20).split(targets, 20, seeded())
+    assert min(map(len, dealt)) >= 20
+    balanced = DirichletPartitioner(0.5, balance=True).split(targets, 20, seeded())
+    plain = DirichletPartitioner(0.5).split(targets, 20, seeded())
+    assert max(map(len, balanced)) < max(map(len, plain))
+    with pytest.raises(ValueError, match="min_size must be at most 100"):
+        DirichletPartitioner(min_size=101).split(targets, 20)
+    with pytest.raises(ValueError, match="did not have in 1000 draws"):
+        DirichletPartitioner(0.001, min_size=90).split(targets, 20, seeded())
+    alike = DirichletPartitioner(1e3).split(targets, 10, seeded())
+    shares = [targets[shard].bincount(minlength=10) / len(shard) for shard in alike]
+    assert all((share - 0.1).abs().max() < 0.05 for share in shares)
+    skewed = DirichletPartitioner(0.05).split(targets, 20, seeded())
+    effective = []
+    for shard in (one for one in skewed if len(one)):
+        share = targets[shard].bincount(minlength=10) / len(shard)
+        effective.append(1 / (share**2).sum().item())
+    assert torch.tensor(effective).median() <= 2

@@ -6,7 +6,9 @@ from torch.utils.data import TensorDataset
 
 import phalanx
 from phalanx.federated import (
+    Distillation,
     FedAvg,
+    FedDF,
     FedProx,
     FrozenAdam,
     FrozenMomentum,
@@ -15,6 +17,7 @@ from phalanx.federated import (
     Mime,
     MimeLite,
     Scaffold,
+    noise_inputs,
 )
 from phalanx.training import Local
 
@@ -30,6 +33,7 @@ ALGORITHMS = [
     MimeLite(lr=0.01, base=FrozenAdam()),
     MimeLite(lr=0.01, base=FrozenTorch()),
 ]
+ALGORITHMS.append(FedDF(unlabelled=noise_inputs((4,), 30), distillation=Distillation(num_steps=5)))
 ONE_BY_ONE = Local(chunk_size=1)
 
 

@@ -15,6 +15,7 @@ from phalanx.cli.completion import completion
 from phalanx.cli.console import complaints
 from phalanx.cli.demo import demo
 from phalanx.cli.emulate_links import emulate_links
+from phalanx.cli.federate import federate
 from phalanx.cli.listing import list_algorithms
 from phalanx.cli.parser import Parser, build, underscored
 from phalanx.cli.plan import plan
@@ -28,6 +29,7 @@ from phalanx.training.interruption import terminable
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
+    "federate": federate,
     "compare": compare,
     "plan": plan,
     "report": report,
@@ -37,6 +39,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_algorithms,
     "completion": completion,
 }
+_RUNS = ("train", "federate")  # commands that fill a run folder, and resume it
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,8 +70,8 @@ def _main(argv: Sequence[str] | None) -> None:
         parser.error(f"command must be one of {', '.join(COMMANDS)}; see `phalanx --help`")
     config = parser.parse_args(_resumed(arguments))
     command = config.command
-    if command == "train" and not (config.train.out or config.train.resume):
-        config.train.out = str(default_out())
+    if command in _RUNS and not (config[command].out or config[command].resume):
+        config[command].out = str(default_out())
     if command == "compare" and not config.compare.out:
         config.compare.out = str(default_out().with_name("compare-" + default_out().name))
     try:
@@ -100,7 +103,7 @@ def _resumed(arguments: list[str]) -> list[str]:
     """
     if arguments[:1] == ["reproduce"]:
         return ["all" if one == "--all" else one for one in arguments]
-    if arguments[:1] != ["train"]:
+    if not arguments or arguments[0] not in _RUNS:
         return arguments
     for position, argument in enumerate(arguments):
         option, _, value = argument.partition("=")
@@ -108,7 +111,7 @@ def _resumed(arguments: list[str]) -> list[str]:
             folder = value or "".join(arguments[position + 1 : position + 2])
             saved = Path(folder) / "config.yaml"
             if saved.is_file():
-                return ["train", "--config", str(saved), *arguments[1:]]
+                return [arguments[0], "--config", str(saved), *arguments[1:]]
     return arguments
 
 
@@ -128,7 +131,7 @@ def _leave(message: str, code: int, chosen: dict[str, Any]) -> None:
     complaints.print(f"phalanx: {message}", soft_wrap=True, markup=False)
     folder = chosen.get("resume") or chosen.get("out")
     if folder is not None and (folder / "checkpoints").is_dir():
-        command = f"phalanx train --resume {folder}"
+        command = f"phalanx {'federate' if 'num_clients' in chosen else 'train'} --resume {folder}"
     elif folder is not None and (folder / "cells").is_dir():
         command = f"phalanx compare --config {folder / 'config.yaml'} --out {folder}"
     else:

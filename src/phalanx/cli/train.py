@@ -58,7 +58,7 @@ def train(
     # Imported where it is used: matplotlib would make every command wait, `--help` too.
     from phalanx.reporting import answer, compare_runs, load_run, terminal_table, write_report
 
-    folder = _run_folder(out, resume)
+    folder = run_folder(out, resume)
     home = usable(device)
     splits = data.load()
     with seeded(options["seed"], "weights"):
@@ -96,14 +96,14 @@ train.options_of = phalanx.train  # type: ignore[attr-defined]
 train.given = ("dataset", "loss", "test", "config", "on_round")  # type: ignore[attr-defined]
 
 
-def _run_folder(out: Path | None, resume: Path | None) -> Path:
+def run_folder(out: Path | None, resume: Path | None, command: str = "train") -> Path:
     """The run's folder; refused before any work if it does not fit."""
     if resume is not None:
         if out is not None:
             raise ValueError(f"out cannot be given with resume: the run stays in {resume}")
         if not (resume / "config.yaml").is_file():
             raise ValueError(
-                f"resume must name the folder of a run of `phalanx train`, got {resume}, which "
+                f"resume must name the folder of a run of `phalanx {command}`, got {resume}, which "
                 "holds no config.yaml"
             )
         return resume
@@ -111,6 +111,6 @@ def _run_folder(out: Path | None, resume: Path | None) -> Path:
     if (folder / "metrics.jsonl").exists():
         raise ValueError(
             f"out must be a new folder, got {folder}, which holds a run; go on with it by "
-            f"`phalanx train --resume {folder}`"
+            f"`phalanx {command} --resume {folder}`"
         )
     return folder

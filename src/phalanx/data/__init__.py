@@ -9,9 +9,12 @@ from phalanx.data.iid_partitioner import IidPartitioner
 from phalanx.data.jpeg_archive import JpegArchive
 from phalanx.data.labelled_texts import LabelledTexts
 from phalanx.data.long_tailed_partitioner import LongTailedPartitioner
+from phalanx.data.natural_id_partitioner import NaturalIdPartitioner
 from phalanx.data.npz_file import NpzFile
 from phalanx.data.partitioner import Partitioner
+from phalanx.data.pathological_partitioner import PathologicalPartitioner
 from phalanx.data.shard_partitioner import ShardPartitioner
+from phalanx.data.size_partitioner import SizePartitioner
 from phalanx.data.text_file import TextFile
 from phalanx.data.torchvision_dataset import TorchvisionDataset
 
@@ -25,9 +28,12 @@ __all__ = [
     "JpegArchive",
     "LabelledTexts",
     "LongTailedPartitioner",
+    "NaturalIdPartitioner",
     "NpzFile",
     "Partitioner",
+    "PathologicalPartitioner",
     "ShardPartitioner",
+    "SizePartitioner",
     "Splits",
     "TextFile",
     "TorchvisionDataset",

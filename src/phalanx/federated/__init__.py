@@ -3,7 +3,9 @@
 from phalanx.federated.base import FederatedAlgorithm
 from phalanx.federated.client_training import ClientTraining
 from phalanx.federated.clients import deal
+from phalanx.federated.distillation import Distillation, Distilled, noise_inputs
 from phalanx.federated.fed_avg import FedAvg, FedProx
+from phalanx.federated.fed_df import FedDF
 from phalanx.federated.federate import federate
 from phalanx.federated.fedma import FedMA, FedMARun, fedma
 from phalanx.federated.frozen_optimizers import (
@@ -19,12 +21,16 @@ from phalanx.federated.fusion import Fused, fuse
 from phalanx.federated.matching import Matching, MatchResult, match_layer
 from phalanx.federated.mime import Mime, MimeLite
 from phalanx.federated.neurons import NeuronLayout
+from phalanx.federated.prototypes import PrototypeRun, federate_prototypes
 from phalanx.federated.scaffold import Scaffold
 from phalanx.federated.tracing import neuron_layout
 
 __all__ = [
     "ClientTraining",
+    "Distillation",
+    "Distilled",
     "FedAvg",
+    "FedDF",
     "FedMA",
     "FedMARun",
     "FedProx",
@@ -42,11 +48,14 @@ __all__ = [
     "Mime",
     "MimeLite",
     "NeuronLayout",
+    "PrototypeRun",
     "Scaffold",
     "deal",
     "federate",
+    "federate_prototypes",
     "fedma",
     "fuse",
     "match_layer",
     "neuron_layout",
+    "noise_inputs",
 ]

@@ -45,11 +45,11 @@ class ClientSampling(Order):
         """The clients of a round, in order of their ids."""
         return _drawn(len(self.sizes), num_workers, seed, step)
 
-    def num_clients(self, num_workers: int) -> int:
+    def pool_size(self, num_workers: int) -> int:
         """All of them."""
         return len(self.sizes)
 
-    def num_samples(self, client: int) -> int:
+    def num_held(self, client: int) -> int:
         """How many samples a client holds."""
         return len(self.held[client])
 

@@ -18,6 +18,7 @@ from phalanx.federated.base import FederatedAlgorithm
 from phalanx.federated.client_evaluator import ClientEvaluator
 from phalanx.federated.clients import joined
 from phalanx.federated.fed_avg import FedAvg
+from phalanx.federated.partition_record import PartitionRecord
 from phalanx.files import owned
 from phalanx.losses import Loss, cross_entropy
 from phalanx.randomness import seeded
@@ -152,6 +153,7 @@ def federate(
     check_job(job, sets, counts)
     check_resume(out, resume, changes)
     told = [*callbacks, *([OnRound(on_round)] if on_round is not None else [])]
+    told.append(PartitionRecord(dataset, order))
     with terminable(), owned(Path(out)) if out is not None else nullcontext():
         loop = Loop(
             job,

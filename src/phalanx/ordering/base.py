@@ -51,7 +51,7 @@ class Order(ABC):
 
     moves: ClassVar[bool] = False
     """Whether partitions are other clients' in other rounds: what a client remembers then goes
-    where the client is computed, and it gives `clients`, `num_clients` and `num_samples`."""
+    where the client is computed, and it gives `clients`, `pool_size` and `num_held`."""
 
     @abstractmethod
     def permutation(
@@ -76,11 +76,11 @@ class Order(ABC):
         """Whose data the partitions of a round are, by partition; worker i's, by default."""
         return range(num_workers)
 
-    def num_clients(self, num_workers: int) -> int:
+    def pool_size(self, num_workers: int) -> int:
         """How many clients there are, of whom some may take part in a round."""
         return num_workers
 
-    def num_samples(self, client: int) -> int:
+    def num_held(self, client: int) -> int:
         """How many samples a client holds.
 
         Raises:

@@ -11,6 +11,13 @@ from phalanx.files import whole
 from phalanx.reporting.answer import answer
 from phalanx.reporting.compare_runs import Row, compare_runs, with_reference
 from phalanx.reporting.detection import detection
+from phalanx.reporting.federated_plots import (
+    participation,
+    plot_client_accuracy,
+    plot_participation,
+    plot_partition,
+    plot_traffic,
+)
 from phalanx.reporting.format import count, duration, listed, percent, size
 from phalanx.reporting.page import Plot, drawn, render_page
 from phalanx.reporting.plots import (
@@ -117,10 +124,53 @@ def _plots(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Plot]:
         draw = partial(plot_residual, records)
         plots.append(Plot("Decoding residual", caption, alt, draw, _SIZE))
     for record in records:
+        if record.is_federated:
+            plots += _federated_plots(record)
         if any(worker_ids(entry) for entry in record.rounds):
             plots.append(_worker_plot(record))
         if any(any(entry.get("suspicion") or ()) for entry in record.rounds):
             plots.append(_suspicion_plot(record))
+    return plots
+
+
+def _federated_plots(record: RunRecord) -> list[Plot]:
+    """Who holds what, who took part, and how clients fare."""
+    took, blamed = participation(record)
+    plots = []
+    if record.series("client_accuracy_median"):
+        alt = (
+            f"Accuracy over rounds of {record.title}: of the median client "
+            f"{_last([record], 'client_accuracy_median')}, of the worst tenth "
+            f"{_last([record], 'client_accuracy_worst_decile')} at the end."
+        )
+        caption = "Of the global model; clients' samples are those that they train on."
+        draw = partial(plot_client_accuracy, record)
+        plots.append(Plot(f"Accuracy over clients: {record.title}", caption, alt, draw, _SIZE))
+    if record.series("broadcast_bytes"):
+        up, down = (
+            sum(value for _, value in record.series(name))
+            for name in ("message_bytes", "broadcast_bytes")
+        )
+        alt = f"Megabytes so far of {record.title}: {size(up)} up, {size(down)} down at the end."
+        caption = "Without what a transport adds; the broadcast counts once for each client."
+        draw = partial(plot_traffic, record)
+        plots.append(Plot(f"Traffic: {record.title}", caption, alt, draw, _SIZE))
+    alt = (
+        f"Rounds of each client of {record.title}: {count(len(took), 'client')} took part, "
+        f"{count(len(blamed), 'client')} suspected at least once."
+    )
+    caption = "Suspected: named, left out by a rule or outvoted, as honest clients are at times."
+    draw = partial(plot_participation, record)
+    plots.append(Plot(f"Who took part: {record.title}", caption, alt, draw, _SIZE))
+    if record.class_counts:
+        sizes = [sum(own) for own in record.class_counts]
+        alt = (
+            f"Samples of each class at each client of {record.title}: {min(sizes)} to "
+            f"{max(sizes)} samples at {len(sizes)} clients."
+        )
+        caption = "How the training data lie with the clients."
+        draw = partial(plot_partition, record)
+        plots.append(Plot(f"Partition: {record.title}", caption, alt, draw, _SIZE))
     return plots
 
 
@@ -193,7 +243,8 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "transforms": result.get("transforms"),
         "server step": result.get("step"),
         "messages per round": _sent(record),
-        "workers": result.get("num_workers"),
+        "clients": result.get("num_clients") if record.is_federated else None,
+        "clients of a round" if record.is_federated else "workers": result.get("num_workers"),
         "partitions of a batch": result.get("num_partitions"),
         "gradients computed per partition": _number(result.get("redundancy")),
         "parameters": _number(result.get("num_parameters")),
@@ -245,10 +296,11 @@ def _repeat(record: RunRecord) -> str | None:
     """The command that runs it again, or goes on with it."""
     if record.config is None:
         return None
+    command = "federate" if record.is_federated else "train"
     if record.status == "unfinished":
-        return shlex.join(["phalanx", "train", "--resume", str(record.folder)])
+        return shlex.join(["phalanx", command, "--resume", str(record.folder)])
     config, out = str(record.folder / "config.yaml"), f"{record.folder}-again"
-    return shlex.join(["phalanx", "train", "--config", config, "--out", out])
+    return shlex.join(["phalanx", command, "--config", config, "--out", out])
 
 
 def _environments(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:

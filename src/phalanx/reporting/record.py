@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,13 @@ class RunRecord:
     """One dictionary a completed round from `metrics.jsonl`, in order of `step`."""
     result: dict[str, Any] | None
     """`result.json`; None if the run is not finished."""
+    class_counts: list[list[int]] = field(default_factory=list)
+    """Samples of every class at every client, from `partition.json`; empty if there is none."""
+
+    @property
+    def is_federated(self) -> bool:
+        """Whether clients took part in turns."""
+        return any("clients" in entry for entry in self.rounds)
 
     @property
     def status(self) -> str:
@@ -162,6 +169,7 @@ def load_run(folder: Path) -> RunRecord:
         environment=_read_json(folder, "env.json") or {},
         rounds=_read_rounds(folder),
         result=result,
+        class_counts=(_read_json(folder, "partition.json") or {}).get("class_counts") or [],
     )
 
 

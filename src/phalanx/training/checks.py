@@ -103,6 +103,13 @@ def _stage_problems(stages: Round) -> list[str]:
             f"{type(compute).__name__} gives, got {type(step).__name__}, which takes "
             f"{step.num_vectors}"
         )
+    other = None if stages.attack is None else stages.attack.computation
+    if other is not None and other.num_vectors != compute.num_vectors:
+        problems.append(
+            f"attack must compute updates of {compute.num_vectors} vectors, as "
+            f"{type(compute).__name__} does, got {stages.attack}, which computes "
+            f"{other.num_vectors}"
+        )
     if stages.preparation is not None and not isinstance(stages.code, Uncoded):
         problems.append(f"preparation needs a rule instead of a code, got {stages.code}")
     if stages.preparation is not None and stages.transforms:

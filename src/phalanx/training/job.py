@@ -67,13 +67,13 @@ class Job:
         """How much each worker's update counts in a round, `(workers,)`; None if all alike."""
         if not self.round.weighted:
             return None
-        sizes = [self.round.order.num_samples(one) for one in self.clients(step)]
+        sizes = [self.round.order.num_held(one) for one in self.clients(step)]
         return torch.tensor(sizes, dtype=torch.float64)
 
     @property
     def num_clients(self) -> int:
         """Clients in all, of whom some may take part in a round."""
-        return self.round.order.num_clients(self.round.code.num_workers)
+        return self.round.order.pool_size(self.round.code.num_workers)
 
     @cached_property
     def batches(self) -> Batches:

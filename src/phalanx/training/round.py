@@ -66,7 +66,7 @@ class Round:
         if self.attack is None or self.byzantine is None:
             return {}
         members = self.order.clients(step, self.code.num_workers, seed)
-        everybody = self.order.num_clients(self.code.num_workers)
+        everybody = self.order.pool_size(self.code.num_workers)
         mask = self.byzantine.among(members, step, everybody, seed)
         workers = mask.nonzero().flatten().tolist()
         return {worker: self.attack.member(rank) for rank, worker in enumerate(workers)}
