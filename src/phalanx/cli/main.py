@@ -15,6 +15,7 @@ from phalanx.cli.completion import completion
 from phalanx.cli.console import complaints
 from phalanx.cli.demo import demo
 from phalanx.cli.emulate_links import emulate_links
+from phalanx.cli.fuse import fuse
 from phalanx.cli.listing import list_algorithms
 from phalanx.cli.parser import Parser, build, underscored
 from phalanx.cli.plan import plan
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "plan": plan,
     "report": report,
+    "fuse": fuse,
     "reproduce": reproduce,
     "serve": serve,
     "emulate-links": emulate_links,
