@@ -39,7 +39,7 @@ def fuse(
         out: The file to write: of safetensors if it is called so, else of torch.save.
         model: A class that is called with the shape of an input and the number of classes.
         data: What gives shape and classes, and a test set for all networks.
-        matching: How neurons are matched; --matching.max_width 1 keeps the widest network's widths.
+        matching: How neurons are matched; with --matching.max_width 1 nothing grows.
         seed: Of the order in which networks are matched again.
     """
     states = {path: _read(path) for path in checkpoints}

@@ -43,9 +43,9 @@ class FedMARecipe(Recipe):
     """Their neurons."""
     seeds: int = sized(1, 5, 5)
     """Runs of which the mean counts."""
-    deep_samples: int = sized(600, 3000, 50000)
+    deep_samples: int = sized(600, 4000, 50000)
     """Training images of the VGG-9."""
-    pixels: int = sized(8, 16, 32)
+    pixels: int = sized(8, 8, 32)
     """Side of its images, which are averaged to it."""
     deep_width: int = sized(4, 8, 32)
     """Channels of its first layer."""
