@@ -16,6 +16,7 @@ from phalanx.cli.console import complaints
 from phalanx.cli.demo import demo
 from phalanx.cli.emulate_links import emulate_links
 from phalanx.cli.federate import federate
+from phalanx.cli.fuse import fuse
 from phalanx.cli.listing import list_algorithms
 from phalanx.cli.parser import Parser, build, underscored
 from phalanx.cli.plan import plan
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "plan": plan,
     "report": report,
+    "fuse": fuse,
     "reproduce": reproduce,
     "serve": serve,
     "emulate-links": emulate_links,

@@ -1,5 +1,6 @@
 """Matching of neurons across networks by Beta-Bernoulli process maximum a posteriori inference."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -8,8 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.special import gammaln
 from torch import Tensor
 
 from phalanx.checks import (
@@ -230,6 +229,8 @@ class _Globals:
         rows, width = self.rows[network], len(self.counts)
         new = len(rows) if self.limit is None else min(len(rows), self.limit - width)
         gains = benefit(rows, self.sums, self.counts, len(self.rows), new, self.prior)
+        from scipy.optimize import linear_sum_assignment  # `phalanx --help` need not wait for it
+
         chosen = linear_sum_assignment(gains, maximize=True)[1]
         added = chosen >= width
         chosen[added] = width + np.argsort(np.argsort(chosen[added]))  # without gaps
@@ -270,7 +271,7 @@ class _Globals:
         value += prior.matching.popularity_scale * climbed[self.counts - 1].sum()
         value += 2 * len(G) * np.log(prior.matching.mass / networks)
         alone = [(self.counts[one] == 1).sum() for one in self.assignments]
-        return float(value - 2 * gammaln(np.array(alone) + 1.0).sum())
+        return float(value - 2 * sum(math.lgamma(one + 1) for one in alone))
 
     def _posterior(self) -> tuple[Array, Array]:
         prior = self.prior

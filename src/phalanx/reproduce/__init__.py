@@ -9,6 +9,7 @@ from phalanx.reproduce.coded_shuffling import CodedShuffling
 from phalanx.reproduce.detox import Detox
 from phalanx.reproduce.draco import Draco
 from phalanx.reproduce.erasure_head import ErasureHeads
+from phalanx.reproduce.fedma import FedMARecipe
 from phalanx.reproduce.large_batch_width import LargeBatchWidth
 from phalanx.reproduce.learning_from_history import LearningFromHistory
 from phalanx.reproduce.power_gossip import PowerGossipRecipe
@@ -29,6 +30,7 @@ __all__ = [
     "Detox",
     "Draco",
     "ErasureHeads",
+    "FedMARecipe",
     "Findings",
     "LargeBatchWidth",
     "LearningFromHistory",
