@@ -62,7 +62,7 @@ class SampledClients(PerClient):
         num_workers: int,
         schedule: Schedule | None,
         seed: int,
-    ) -> ClientData:
+    ) -> "SeatedClients":
         """Deals the data set out to the clients, as a function of the seed; see `Order.bind`."""
         seated(self.num_clients, num_workers, 0, seed)
         inputs, targets = dataset[:]
@@ -85,7 +85,11 @@ class SeatedClients(ClientData):
     def samples(self, batches: Batches, step: int, partition: int) -> Int[Tensor, " size"]:
         """Indices of the samples that the client in a worker's seat computes on in a round."""
         clients = seated(len(self.held), batches.num_partitions, step, batches.seed)
-        return super().samples(batches, step, int(clients[partition]))
+        return self.of_client(batches, step, int(clients[partition]))
+
+    def of_client(self, batches: Batches, step: int, client: int) -> Int[Tensor, " size"]:
+        """Indices of the samples that a client computes on, if it takes part in a round."""
+        return super().samples(batches, step, client)
 
 
 @dataclass(frozen=True)
