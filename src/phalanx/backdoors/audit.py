@@ -18,7 +18,7 @@ from phalanx.backdoors.search import (
     worst_attacker,
 )
 from phalanx.checks import require_finite_at_least
-from phalanx.experiments import Records, Watch, load, measure, spread
+from phalanx.experiments import Records, Watch, load, measure
 from phalanx.files import whole
 
 

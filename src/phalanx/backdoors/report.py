@@ -121,9 +121,7 @@ def _harm(audit: "Audit") -> Table:
         (
             one.defence,
             percent(one.edge_learned),
-            *(
-                None if (share := getattr(one, name)) is None else percent(share) for name in names
-            ),
+            *(None if (share := getattr(one, name)) is None else percent(share) for name in names),
         )
         for one in audit.findings
     )
