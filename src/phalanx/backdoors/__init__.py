@@ -2,7 +2,6 @@
 
 from phalanx.backdoors.audit import Audit, Finding, audit_backdoor
 from phalanx.backdoors.backdoor import Backdoor, replacement_boost
-from phalanx.backdoors.clients import MaliciousClients, SampledClients, seated
 from phalanx.backdoors.defences import default_defences
 from phalanx.backdoors.drill import Attacker, Defence, Federation, backdoor_run
 from phalanx.backdoors.edge_cases import EdgeCases, EdgeSet
@@ -30,10 +29,8 @@ __all__ = [
     "Federation",
     "Finding",
     "LowDensity",
-    "MaliciousClients",
     "NpzEdgeCases",
     "PoisonedSteps",
-    "SampledClients",
     "TailDensity",
     "audit_backdoor",
     "backdoor_run",
@@ -45,6 +42,5 @@ __all__ = [
     "projected",
     "replacement_boost",
     "search_cells",
-    "seated",
     "worst_attacker",
 ]

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from phalanx.aggregation import Aggregator, Mean
 from phalanx.attacks import PeriodicWorkers
 from phalanx.backdoors.backdoor import Backdoor
-from phalanx.backdoors.clients import SampledClients
 from phalanx.backdoors.edge_cases import EdgeCases, EdgeSet
 from phalanx.backdoors.low_density import LowDensity
 from phalanx.backdoors.poisoned_steps import PoisonedSteps
@@ -23,13 +22,15 @@ from phalanx.checks import (
     require_between,
     require_finite_at_least,
 )
-from phalanx.computations import Broadcast, LocalSteps, Objective, Samples
+from phalanx.computations import Broadcast, Objective, Samples
 from phalanx.data import DataSource, Digits, DirichletPartitioner
 from phalanx.evaluation import evaluate
 from phalanx.experiments import MakeModel, build, load
+from phalanx.federated import FedAvg, deal, federate
 from phalanx.losses import cross_entropy
 from phalanx.models import MLP
-from phalanx.training import Callback, NoisyStep, OptimizerStep, Run, ServerStep, train
+from phalanx.randomness import generator
+from phalanx.training import Callback, NoisyStep, Run, ServerMomentum, ServerStep, train
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,14 @@ class Federation:
     """Concentration of the Dirichlet distribution by which classes are dealt to clients."""
     rounds: int = 21
     """Rounds of the drill."""
-    samples: int = 120
-    """Samples that a client visits in a round."""
-    local_steps: int = 4
-    """Local steps of a client in a round."""
-    lr: float = 0.1
+    epochs: int = 1
+    """Passes of a client over its samples in a round."""
+    batch_size: int = 32
+    """Samples of a local step."""
+    lr: float = 0.02
     """Learning rate of the local steps."""
+    momentum: float = 0.9
+    """Momentum of the local steps."""
     pretraining: int = 500
     """Steps of 64 samples by which the model is trained before the drill; 0 for none."""
     num_clean: int = 100
@@ -70,22 +73,36 @@ class Federation:
         require_at_least(1, rounds=self.rounds, clients_per_round=self.clients_per_round)
         require_at_least(self.clients_per_round, num_clients=self.num_clients)
         require_at_least(0, pretraining=self.pretraining, num_clean=self.num_clean)
-        require_at_least(self.local_steps, samples=self.samples)
-        self.compute  # noqa: B018 - checks what it is given
+        self.algorithm()  # checks what it is given
 
-    @property
-    def compute(self) -> LocalSteps:
-        """What an honest client does in a round."""
-        return LocalSteps(self.local_steps, self.lr)
-
-    def order(self, edge: EdgeSet) -> SampledClients:
-        """Who holds which samples, and who takes part."""
-        return SampledClients(
-            DirichletPartitioner(self.alpha),
-            num_clients=self.num_clients,
-            num_rare=edge.num_honest(self.honest_share),
-            rare_share=max(self.rare_share, 1 / self.num_clients),
+    def algorithm(self, server: ServerStep = ServerMomentum(momentum=0.0)) -> FedAvg:  # noqa: B008
+        """What an honest client does in a round: FedAvg, in which clients count alike."""
+        return FedAvg(
+            self.lr,
+            self.batch_size,
+            self.epochs,
+            server=server,
+            weighted=False,
+            momentum=self.momentum,
         )
+
+    def clients(self, edge: EdgeSet, seed: int) -> list[Subset[tuple[Tensor, ...]]]:
+        """The data sets of the clients: the training set dealt out, and rare samples to few."""
+        dataset = edge.honest(load(self.data), self.honest_share)
+        number = len(dataset) - edge.num_honest(self.honest_share)
+        common = TensorDataset(*(part[:number] for part in dataset.tensors))
+        dealt = deal(common, DirichletPartitioner(self.alpha), self.num_clients, seed)
+        held = [list(one.indices) for one in dealt]
+        rare = self.rare_clients(len(held), seed)
+        for place, sample in enumerate(range(number, len(dataset))):
+            held[rare[place % len(rare)]].append(sample)
+        return [Subset(dataset, own) for own in held]
+
+    def rare_clients(self, num_clients: int, seed: int) -> list[int]:
+        """Who holds the rare samples of honest clients, of those that hold anything."""
+        number = max(1, round(self.rare_share * num_clients))
+        drawn = torch.randperm(num_clients, generator=generator(seed, "rare clients"))
+        return drawn[:number].tolist()
 
 
 @dataclass(frozen=True)
@@ -101,10 +118,6 @@ class Attacker:
     """Rounds from one attack to the next, from the first round on."""
     attackers: int = 1
     """Clients of an attacked round that are malicious."""
-    lr: float = 0.02
-    """Learning rate of the poisoned training."""
-    momentum: float = 0.9
-    """Momentum of the poisoned training."""
     epochs: int = 2
     """Passes over the poisoned data."""
 
@@ -134,7 +147,7 @@ class Defence:
 
     def step(self, seed: int) -> ServerStep:
         """The server's step: the aggregate as it is, or with noise on it."""
-        plain = OptimizerStep(partial(SGD, lr=1.0))
+        plain = ServerMomentum(momentum=0.0)
         return NoisyStep(plain, self.noise, seed) if self.noise else plain
 
 
@@ -173,17 +186,15 @@ def backdoor_run(
             "attack": staged_attack(federation, attacker, edge, found["honest_norm"], seed),
             "byzantine": PeriodicWorkers(attacker.every, workers=seats),
         }
-    run = train(
-        model,
-        honest,
+    run = federate(
+        lambda: model,
+        federation.clients(edge, seed),
+        federation.algorithm(defence.step(seed)),
+        rounds=federation.rounds,
+        clients_per_round=federation.clients_per_round,
         rule=defence.rule,
-        num_workers=federation.clients_per_round,
-        order=federation.order(edge),
-        compute=federation.compute,
-        step=defence.step(seed),
-        steps=federation.rounds,
-        batch_size=federation.samples * federation.clients_per_round,
         seed=seed,
+        evaluate_every=federation.rounds,
         callbacks=[watch],
         progress=False,
         **staged,
@@ -193,7 +204,7 @@ def backdoor_run(
         "backdoors": watch.found,
         "edge": hit(model, edge.test, edge.true_label),
         "main": _accuracy(model, splits.test, honest),
-        "left_out": _left_out(run, federation.clients_per_round),
+        "left_out": _left_out(run),
     }
 
 
@@ -204,9 +215,10 @@ def staged_attack(
     poison = edge.poisoned(load(federation.data), federation.num_clean, seed)
     training = PoisonedSteps(
         *poison.tensors,
-        lr=attacker.lr,
+        lr=federation.lr,
         epochs=attacker.epochs,
-        momentum=attacker.momentum,
+        batch_size=federation.batch_size,
+        momentum=federation.momentum,
         radius=None if attacker.radius is None else attacker.radius * norm,
     )
     boost = float(federation.clients_per_round) if attacker.replacement else 1.0
@@ -216,13 +228,18 @@ def staged_attack(
 def honest_norm(federation: Federation, model: nn.Module, edge: EdgeSet, seed: int) -> float:
     """Norm of an honest client's update on samples as the attacker has them: its yardstick."""
     splits = load(federation.data)
-    number = max(federation.num_clean, federation.local_steps)
+    number = max(federation.num_clean, 1)
     poison = edge.poisoned(splits, number, seed)
     inputs, targets = (part[:number] for part in poison.tensors)
+    return update_of(federation, model, Samples(inputs, targets), seed).norm().item()
+
+
+def update_of(federation: Federation, model: nn.Module, samples: Samples, seed: int) -> Tensor:
+    """What an honest client with these samples would send for a model."""
     objective = Objective(model, cross_entropy)
     broadcast = Broadcast(objective.layout.read(model))
-    done = federation.compute.compute(objective, broadcast, Samples(inputs, targets), (), None)
-    return done.update.norm().item()
+    source, compute = generator(seed, "probe"), federation.algorithm().compute
+    return compute.compute(objective, broadcast, samples, (), source).update
 
 
 def edge_set(federation: Federation) -> EdgeSet:
@@ -299,11 +316,11 @@ def _accuracy(model: nn.Module, test: Any, train_set: TensorDataset) -> float:
     return found
 
 
-def _left_out(run: Run, clients_per_round: int) -> float:
+def _left_out(run: Run) -> float:
     """Share of honest messages that the rule left out or found far from the others."""
     honest = wronged = 0
     for entry in run.rounds:
-        good = set(range(clients_per_round)) - set(entry["byzantine"])
+        good = set(entry["clients"]) - set(entry["byzantine"])
         honest += len(good)
         wronged += len(good & set(entry["outliers"]))
     return wronged / honest

@@ -5,11 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phalanx.backdoors.drill import Defence, Federation, edge_set, pretrained
-from phalanx.computations import Broadcast, Objective, Samples
-from phalanx.experiments import load
-from phalanx.losses import cross_entropy
-from phalanx.ordering import Batches
+from phalanx.backdoors.drill import Defence, Federation, edge_set, pretrained, update_of
+from phalanx.computations import Samples
 from phalanx.randomness import generator
 
 _KEPT = 0.5  # of a fair share, below which a client counts as shortened
@@ -35,22 +32,15 @@ def harm_run(
         clients with and without rare samples; None where the rule weighs coordinates.
         `rare_norm`, `usual_norm`: mean norms of their updates.
     """
-    splits, edge = load(federation.data), edge_set(federation)
-    order, dataset = federation.order(edge), edge.honest(splits, federation.honest_share)
-    bound = order.bind(dataset, federation.clients_per_round, None, seed)
-    model = pretrained(federation, seed)
-    objective = Objective(model, cross_entropy)
-    broadcast = Broadcast(objective.layout.read(model))
-    number, clients = federation.clients_per_round, len(bound.held)
-    batches = Batches(len(dataset), federation.samples * clients, clients, seed)
-    updates = []
-    for client in range(clients):
-        samples = Samples(*dataset[bound.of_client(batches, 0, client)])
-        done = federation.compute.compute(objective, broadcast, samples, (), None)
-        updates.append(done.update)
+    edge, model = edge_set(federation), pretrained(federation, seed)
+    held, number = federation.clients(edge, seed), federation.clients_per_round
+    updates, clients = [], len(held)
+    for own in held:
+        samples = Samples(*own.dataset[own.indices])
+        updates.append(update_of(federation, model, samples, seed))
     rows = torch.stack(updates)
     rare = torch.zeros(clients, dtype=torch.bool)
-    rare[order.rare_clients(seed)] = True
+    rare[federation.rare_clients(clients, seed)] = True
     few, usual = rare.nonzero().flatten(), (~rare).nonzero().flatten()
     source, weights = generator(seed, "harm"), list[Tensor]()
     for _ in range(draws):

@@ -85,8 +85,8 @@ def _threat(
             "data": repr(federation.data),
             "clients": f"{federation.num_clients}, Dirichlet({federation.alpha:g}), "
             f"{federation.clients_per_round} in a round",
-            "local training": f"{federation.samples} samples, {federation.local_steps} steps, "
-            f"learning rate {federation.lr:g}",
+            "local training": f"{federation.epochs} epochs in batches of {federation.batch_size}, "
+            f"learning rate {federation.lr:g}, momentum {federation.momentum:g}",
             "model": getattr(federation.model, "__name__", repr(federation.model)),
         },
     }
