@@ -16,16 +16,11 @@ from phalanx.aggregation import Mean
 from phalanx.attacks import FixedWorkers, PeriodicWorkers
 from phalanx.backdoors import (
     Backdoor,
-    MaliciousClients,
     PoisonedSteps,
-    SampledClients,
     projected,
     replacement_boost,
-    seated,
 )
 from phalanx.computations import Broadcast, Gradient, LocalSteps, Objective, Samples
-from phalanx.data import IidPartitioner
-from phalanx.ordering import Batches
 from phalanx.randomness import generator
 from phalanx.training import Local, Ray
 
@@ -203,36 +198,3 @@ def test_wrong_arguments_are_named():
         PoisonedSteps(data[0], data[1][1:])
     with pytest.raises(ValueError, match="boost"):
         Backdoor(PoisonedSteps(*data), boost=float("nan"))
-
-
-def test_every_round_seats_other_clients_with_their_own_data():
-    data = some_data(number=200)
-    order = SampledClients(IidPartitioner(), num_clients=20, num_rare=6, rare_share=0.15)
-    bound = order.bind(data, num_workers=5, schedule=None, seed=3)
-    rare = order.rare_clients(seed=3)
-    assert len(rare) == 3
-    held = torch.cat(bound.held)
-    assert held.sort().values.equal(torch.arange(200))
-    for client, own in enumerate(bound.held):
-        assert (own >= 194).sum() == (2 if client in rare else 0)
-    batches = Batches(200, 5 * 8, 5, seed=3)
-    for step in range(4):
-        clients = seated(20, 5, step, seed=3)
-        assert len(clients.unique()) == 5
-        for seat, client in enumerate(clients.tolist()):
-            assert torch.isin(bound.samples(batches, step, seat), bound.held[client]).all()
-    with pytest.raises(ValueError, match="num_clients must be at least the 25 workers"):
-        order.bind(data, 25, None, 0)
-
-
-def test_a_pool_of_malicious_clients_attacks_when_it_is_seated():
-    pool = MaliciousClients(num_clients=20, num_malicious=4)
-    assert len(pool.pool(0).unique()) == 4
-    counted = 0
-    for step in range(200):
-        mask = pool.byzantine(step, 5, seed=0)
-        assert mask.equal(torch.isin(seated(20, 5, step, 0), pool.pool(0)))
-        counted += int(mask.sum())
-    assert 150 < counted < 250
-    with pytest.raises(ValueError, match="num_malicious"):
-        MaliciousClients(num_clients=3, num_malicious=4)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -147,7 +147,8 @@ class SleeperWorkers(Schedule):
 class PeriodicWorkers(Schedule):
     """Byzantine workers that attack at a fixed frequency: in every k-th step, from some step on.
 
-    In between they do their duty, so that nobody is Byzantine for good.
+    In between they do their duty, so that nobody is Byzantine for good. Where clients are sampled,
+    they take as many of the round's seats.
 
     Source: Wang, Sreenivasan, Rajput, Vishwakarma, Agarwal, Sohn, Lee and Papailiopoulos, "Attack
     of the Tails: Yes, You Really Can Backdoor Federated Learning", NeurIPS 2020, experiments
@@ -177,6 +178,13 @@ class PeriodicWorkers(Schedule):
         attackers = _mask(self.workers, num_workers)
         due = step >= self.first and (step - self.first) % self.every == 0
         return attackers if due else torch.zeros_like(attackers)
+
+    def among(
+        self, members: Sequence[int], step: int, num_workers: int, seed: int
+    ) -> Bool[Tensor, " members"]:
+        """The first so many of those that take part: attackers take seats of the round."""
+        seats = replace(self, workers=list(range(len(self.workers))))
+        return seats.byzantine(step, len(members), seed)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from phalanx.reproduce.coded_computation import CodedComputation
 from phalanx.reproduce.coded_shuffling import CodedShuffling
 from phalanx.reproduce.detox import Detox
 from phalanx.reproduce.draco import Draco
+from phalanx.reproduce.edge_case_backdoors import EdgeCaseBackdoors
 from phalanx.reproduce.erasure_head import ErasureHeads
 from phalanx.reproduce.fedma import FedMARecipe
 from phalanx.reproduce.large_batch_width import LargeBatchWidth
@@ -29,6 +30,7 @@ __all__ = [
     "CodedShuffling",
     "Detox",
     "Draco",
+    "EdgeCaseBackdoors",
     "ErasureHeads",
     "FedMARecipe",
     "Findings",
