@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from phalanx.communication import AllReduce, ExchangeContext
 from phalanx.compression import ErrorFeedback, PowerSGD, TensorStates, simulate
 
 
@@ -92,3 +93,88 @@ def test_numbers_that_travel_for_a_residual_network(subtests):
                 PowerSGD(rank, min_compression=1.0).layout(one, torch.float32) for one in shapes
             ]
             assert sum(part.most for layout in layouts for part in layout) == numbers
+
+
+def alternating_reference(rows, rank, iterations, rounds, start, local):
+    """The algorithm in NumPy's manner: every worker's rest, one product an iteration."""
+    factor, right, means = start, True, []
+    memories = [torch.zeros_like(row) for row in rows]
+    for _ in range(rounds):
+        rests = [row + memory for row, memory in zip(rows, memories, strict=True)]
+        total = torch.zeros_like(rows[0])
+        for _ in range(iterations):
+            basis = torch.linalg.qr(factor).Q
+            products = [rest @ basis if right else rest.T @ basis for rest in rests]
+            factor = sum(products) / len(rows)
+            parts = [one @ basis.T if right else basis @ one.T for one in [factor, *products]]
+            total = total + parts[0]
+            rests = [
+                rest - (part if local else parts[0])
+                for rest, part in zip(rests, parts[1:], strict=True)
+            ]
+            right = not right
+        memories = rests
+        means.append(total)
+    return means, memories
+
+
+def test_the_alternating_variant_is_its_reference(subtests):
+    rows = [normal(12, 40, seed=seed).double() for seed in range(3)]
+    for iterations in (1, 2, 3):
+        for error in ("aggregate", "local"):
+            with subtests.test(f"{iterations}, {error}"):
+                compressor = PowerSGD(
+                    2, 1.0, error=error, variant="alternating", iterations=iterations
+                )
+                context = ExchangeContext(0, 0, 0, 3, ("w",))
+                start = torch.randn(40, 2, generator=context.generator(0, shared=True)).double()
+                means, memories = rounds(ErrorFeedback(compressor), rows, 4)
+                wanted, left = alternating_reference(
+                    rows, 2, iterations, 4, start, error == "local"
+                )
+                torch.testing.assert_close(torch.stack(means), torch.stack(wanted))
+                found = [memory.states["w"][0] for memory in memories]
+                torch.testing.assert_close(torch.stack(found), torch.stack(left))
+
+
+def test_two_sided_iterations_are_subspace_iterations(subtests):
+    """Of the mean; four come close to the best approximation."""
+    rows = [normal(12, 40, seed=seed).double() for seed in range(3)]
+    mean = torch.stack(rows).mean(dim=0)
+    context = ExchangeContext(0, 0, 0, 3, ("w",))
+    right = torch.randn(40, 2, generator=context.generator(0, shared=True)).double()
+    for iterations in (1, 2, 3):
+        with subtests.test(f"{iterations}"):
+            left = torch.linalg.qr(mean @ right).Q
+            right = mean.T @ left
+            found, _ = rounds(PowerSGD(2, 1.0, iterations=iterations), rows, 1)
+            torch.testing.assert_close(found[0], left @ right.T)
+    spectrum = torch.tensor([9.0, 5.0, 2.0] + [1.0] * 9, dtype=torch.float64)
+    left, _, right = torch.linalg.svd(normal(12, 40).double(), full_matrices=False)
+    matrix = (left * spectrum) @ right
+    (found,), _ = rounds(PowerSGD(2, 1.0, iterations=4), [matrix], 1)
+    assert (found - matrix).norm() <= 1.05 * spectrum[2:].norm()
+
+
+def test_values_that_travel_in_an_iteration(subtests):
+    """Left and right of a matrix of 12 x 40, or one of them in turn; vectors in the first."""
+    for variant, iterations, wanted in [
+        ("two-sided", 1, [24 + 5, 80]),
+        ("two-sided", 2, [24 + 5, 80, 24, 80]),
+        ("alternating", 1, [24 + 5]),
+        ("alternating", 3, [24 + 5, 80, 24]),
+    ]:
+        with subtests.test(f"{variant}, {iterations}"):
+            compressor = PowerSGD(2, 1.0, variant=variant, iterations=iterations)
+            tensors = [normal(12, 40), normal(5)]
+            context = ExchangeContext(0, 0, 0, 1, ("w", "b"))
+            asked = compressor.exchange(tensors, [compressor.init(x) for x in tensors], context)
+            request, sizes = next(asked), []
+            while True:
+                assert isinstance(request, AllReduce)
+                sizes.append(request.tensor.numel())
+                try:
+                    request = asked.send(request.tensor)
+                except StopIteration:
+                    break
+            assert sizes == wanted

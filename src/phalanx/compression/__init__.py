@@ -19,6 +19,7 @@ from phalanx.compression.random_k import RandomK
 from phalanx.compression.randomized_singular_vectors import RandomizedSingularVectors
 from phalanx.compression.sample_quantization import SampleQuantization
 from phalanx.compression.scaled_sign import ScaledSign
+from phalanx.compression.scheduled import Scheduled
 from phalanx.compression.sign_sgd import SignSGD
 from phalanx.compression.signum import Signum
 from phalanx.compression.simulation import simulate
@@ -54,6 +55,7 @@ __all__ = [
     "SampleQuantization",
     "SampledTopK",
     "ScaledSign",
+    "Scheduled",
     "SignSGD",
     "Signum",
     "SingularVectors",

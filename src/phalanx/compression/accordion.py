@@ -14,7 +14,6 @@ from phalanx.communication.collectives import (
     AllGather,
     AllReduce,
     Answer,
-    Averaged,
     Exchange,
     ExchangeContext,
     Request,
@@ -24,7 +23,8 @@ from phalanx.compression.averaging import TensorStates
 from phalanx.compression.base import Compressor, Shape
 from phalanx.compression.critical_regimes import CriticalRegimes, Regime
 from phalanx.compression.error_feedback import ErrorFeedback
-from phalanx.compression.message import Message, Part, fixed, parse
+from phalanx.compression.levels import exchange_by_level, labelled, labelled_layout
+from phalanx.compression.message import Message, Part, parse
 from phalanx.compression.power_sgd import PowerSGD
 from phalanx.compression.uncompressed import Uncompressed
 from phalanx.compression.wrapper import Wrapper
@@ -199,16 +199,12 @@ class Accordion(Compressor):
 
     def layout(self, shape: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
         """Level, bytes of the message of that level."""
-        most = max(
-            sum(part.most_bytes for part in parts)
-            for parts in (self._codec(level).layout(shape, dtype) for level in self._allowed(shape))
-        )
-        return fixed(torch.uint8, 1), Part(torch.uint8, 0, most)
+        return labelled_layout(map(self._codec, self._allowed(shape)), shape, dtype)
 
     def pack(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         """At the level of a first round."""
         level = self._allowed(tuple(x.shape))[0]
-        return _labelled(level, self._codec(level).encode(x, generator))
+        return labelled(level, self._codec(level).encode(x, generator))
 
     def unpack(self, parts: Sequence[Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         """As the level says."""
@@ -238,7 +234,7 @@ class Accordion(Compressor):
         message = Message(inside.shape, inside.dtype, (), ())
         if x.numel():
             layout = self.layout(inside.shape, inside.dtype)
-            message = message._replace(layout=layout, parts=_labelled(int(record.wanted), inside))
+            message = message._replace(layout=layout, parts=labelled(int(record.wanted), inside))
         total = self._sum(record, state[-2], self._followed([codec.decode(inside)], [x])[0])
         norms = [_norm(total)] if self._is_due(record) else []
         return message, self._next([record], [inner], [total], norms)[0]
@@ -258,19 +254,9 @@ class Accordion(Compressor):
             )
             for place, (x, state) in enumerate(zip(tensors, states, strict=True))
         ]
-        result = Averaged(list(tensors), list(tensors), inner)
-        for level in range(len(LEVELS)):
-            places = [place for place, record in enumerate(records) if record.wanted == level]
-            if not places:
-                continue
-            part = context.only(places)
-            found = yield from self._codec(level).exchange(
-                [tensors[place] for place in places], [inner[place] for place in places], part
-            )
-            for at, place in enumerate(places):
-                result.mean[place] = found.mean[at]
-                result.sent[place] = found.sent[at]
-                inner[place] = found.states[at]
+        levels = [int(record.wanted) for record in records]
+        result = yield from exchange_by_level(self._codec, levels, tensors, inner, context)
+        inner = result.states
         followed = self._followed(result.mean, tensors)
         totals = [
             self._sum(record, state[-2], x)
@@ -369,12 +355,6 @@ class Accordion(Compressor):
 def _wrapper(compressor: Compressor) -> type[Compressor] | None:
     """What remembers things around a compressor."""
     return type(compressor) if isinstance(compressor, Wrapper) else None
-
-
-def _labelled(level: int, message: Message) -> tuple[Tensor, ...]:
-    """The parts of a message about another message."""
-    data = message.to_tensor()
-    return torch.tensor([level], dtype=torch.uint8, device=data.device), data
 
 
 def _no_sum(like: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from phalanx.compression.atoms import (
     Waves,
 )
 from phalanx.compression.base import Shape
+from phalanx.compression.levels import labelled
 from phalanx.compression.message import Message, Part, fixed, parse
 from phalanx.compression.sampling import Sampling
 from phalanx.errors import require
@@ -86,8 +87,7 @@ class AutoBasis(Atoms):
         def draw(sampling: Sampling, generator: torch.Generator | None) -> tuple[Tensor, ...]:
             layout = kind.layout(tuple(x.shape), x.dtype)
             parts = inside.draw(sampling, generator)
-            data = Message(tuple(x.shape), x.dtype, layout, parts).to_tensor()
-            return torch.tensor([chosen], dtype=torch.uint8, device=data.device), data
+            return labelled(chosen, Message(tuple(x.shape), x.dtype, layout, parts))
 
         return Prepared(inside.spread, draw)
 

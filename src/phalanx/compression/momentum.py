@@ -25,8 +25,8 @@ class MomentumCorrection(Wrapper):
     its own, then.
     Wire: that of the inner compressor. Memory: two tensors' size.
     Source: Lin, Han, Mao, Wang, Dally, "Deep Gradient Compression: Reducing the Communication
-    Bandwidth for Distributed Training", ICLR 2018, sections 3.1 to 3.3; without its growing
-    sparsity in the first epochs.
+    Bandwidth for Distributed Training", ICLR 2018, sections 3.1 to 3.3; the growing
+    sparsity of its first epochs is that of `Scheduled`.
 
     >>> import torch
     >>> from phalanx.compression import TopK
