@@ -20,7 +20,7 @@ from phalanx.reproduce.base import Scope
 from phalanx.reproduce.compression_theory import fewest_bits, rate_record, relative_error_bound
 from phalanx.reproduce.fine_tuning import pretrained
 from phalanx.reproduce.pipeline_links import link_record
-from phalanx.reproduce.staged_training import chain, descend, in_stages
+from phalanx.reproduce.staged_training import chain, descend
 from phalanx.reproduce.text_findings import _bounded, text_findings
 
 
@@ -86,7 +86,7 @@ def test_the_part_on_texts_measures_what_it_says(tmp_path):
 def test_fine_tuning_starts_from_what_was_learnt_with_a_new_head():
     model = partial(MLPOfLayers, width=8)
     torch.manual_seed(3)
-    before = in_stages((64,), 10, model)
+    before = model((64,), 10)
     torch.manual_seed(3)
     after = pretrained((64,), 4, model, "digits", FlatDigits(), steps=5)
     moved = [

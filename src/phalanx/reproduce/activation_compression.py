@@ -57,9 +57,9 @@ class ActivationCompression(Recipe):
     """Numbers of stages; the last is where the figures of the answer come from."""
     width: int = 128
     """Of the hidden layers: two in two stages, else one fewer than stages."""
-    epochs: int = sized(8, 12, 40)
+    epochs: int = sized(8, 8, 40)
     """Visits of each sample."""
-    seeds: int = sized(1, 2, 5)
+    seeds: int = sized(1, 1, 5)
     """Runs of each method."""
     batch_size: int = 32
     """Samples a step."""
@@ -75,9 +75,9 @@ class ActivationCompression(Recipe):
     """Runs of each method on texts."""
     text_width: int = 32
     """Of both models of texts, each of four blocks."""
-    learnt_steps: int = sized(0, 800, 8000)
+    learnt_steps: int = sized(0, 500, 8000)
     """Steps of batches of 64 that models of texts have learnt from news before."""
-    rate_steps: tuple[int, ...] = sized((), (200, 800, 3200), (200, 800, 3200, 12800))
+    rate_steps: tuple[int, ...] = sized((), (150, 600, 2400), (200, 800, 3200, 12800))
     """Steps of the runs whose gradients are measured (T), growing; empty leaves them out."""
     link_steps: int = sized(0, 6, 20)
     """Steps that are timed on slow links; 0 for none."""

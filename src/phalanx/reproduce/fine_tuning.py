@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from phalanx.data.arrays import in_memory
 from phalanx.data.text import read_text
 from phalanx.experiments import MakeModel, load
 from phalanx.losses import cross_entropy
-from phalanx.reproduce.staged_training import in_stages
+from phalanx.pipeline import split
 
 _LEARNT: dict[tuple[str, str, int, int], Mapping[str, Tensor]] = {}
 """What was pre-trained in this process already."""
@@ -64,26 +65,29 @@ def pretrained(
     source: DataSource,
     steps: int,
 ) -> nn.Sequential:
-    """A model in four stages that has been trained on another text; its head is new.
+    """A model in four stages that has been trained on another text.
+
+    Where the classes are as many its head is kept, else it is new.
 
     Adam with batches of 64, nothing compressed. The same seed of torch's global generator gives
     the same weights, which are kept for the next run in this process.
     """
-    key = name, str(source), steps, torch.initial_seed()
+    seed = torch.initial_seed()
+    key = name, str(source), steps, seed
     if key not in _LEARNT:
         splits = load(source)
         inputs, targets = splits.train[:]
-        own = in_stages(splits.input_shape, splits.num_classes, model)
+        own: Any = model(splits.input_shape, splits.num_classes)
         optimizer = Adam(own.parameters(), lr=0.003)
         for _ in range(steps):
             ids = torch.randint(len(inputs), (64,))
             optimizer.zero_grad()
             cross_entropy(own(inputs[ids]), targets[ids]).backward()
             optimizer.step()
-        _LEARNT[key] = own.state_dict()
-    found = in_stages(input_shape, num_classes, model)
-    weights = found.state_dict()
-    learnt = _LEARNT[key]
-    taken = {name: one for name, one in learnt.items() if one.shape == weights[name].shape}
-    found.load_state_dict(weights | taken)
-    return found
+        _LEARNT[key] = own.layers.state_dict()
+    torch.manual_seed(seed)  # so that a new head is the same, whether all this was just learnt
+    layers: Any = model(input_shape, num_classes).layers
+    weights, learnt = layers.state_dict(), _LEARNT[key]
+    taken = {one: learnt[one] for one in weights if learnt[one].shape == weights[one].shape}
+    layers.load_state_dict({**weights, **taken})
+    return nn.Sequential(*split(layers, 4))

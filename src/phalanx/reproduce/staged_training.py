@@ -16,9 +16,9 @@ from phalanx.compression import Compressor, TensorStates, simulate
 from phalanx.data import DataSource, Splits
 from phalanx.errors import NotFiniteError
 from phalanx.evaluation import evaluate
-from phalanx.experiments import MakeModel, build, load
+from phalanx.experiments import build, load
 from phalanx.losses import cross_entropy
-from phalanx.pipeline import ActivationDifference, SimulatedPipeline, split
+from phalanx.pipeline import ActivationDifference, SimulatedPipeline
 from phalanx.randomness import generator
 
 
@@ -51,12 +51,6 @@ def chain(input_shape: tuple[int, ...], num_classes: int, number: int, width: in
     stages += [nn.Sequential(*pair) for pair in hidden[: number - 2]]
     rest = [layer for pair in hidden[max(0, number - 2) :] for layer in pair]
     return nn.Sequential(*stages, nn.Sequential(*rest, nn.Linear(width, num_classes)))
-
-
-def in_stages(input_shape: tuple[int, ...], num_classes: int, model: MakeModel) -> nn.Sequential:
-    """A model whose `layers` are a chain, cut into four stages."""
-    layers: Any = model(input_shape, num_classes).layers
-    return nn.Sequential(*split(layers, 4))
 
 
 def staged_run(
