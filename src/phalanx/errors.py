@@ -131,6 +131,10 @@ class EmulationError(PhalanxError, ValueError):
     """This machine cannot emulate links, or may not; the message says what is missing."""
 
 
+class MoreThanDistancesError(PhalanxError, ValueError):
+    """A rule asks for more than distances between messages where nothing else is known of them."""
+
+
 class ReusedRandomnessError(PhalanxError):
     """Randomness that hides messages was about to be used a second time, which would show them."""
 

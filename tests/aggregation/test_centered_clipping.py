@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.aggregation import CenteredClipping, Mean
+from phalanx.aggregation import CenteredClipping, Mean, weigh_distances
 
 
 def random(num_workers, dim, seed=0, dtype=torch.float64):
@@ -102,3 +102,31 @@ def test_arguments_are_checked(subtests):
         rule = f"{next(iter(field))} must be"
         with subtests.test(field=field), pytest.raises(ValueError, match=rule):
             CenteredClipping(**field)
+
+
+def test_from_the_medoid_is_what_the_definition_says(subtests):
+    """And needs distances alone, which the weights prove: they sum to one."""
+    for radius, iterations, seed in itertools.product([0.1, 2.0, 1e9, None], [1, 3], range(3)):
+        with subtests.test(radius=radius, iterations=iterations, seed=seed):
+            rows = random(7, 6, seed) + 3
+            near = (
+                torch.cdist(rows, rows).sort(dim=1).values[:, 3]
+            )  # of more than half, with itself
+            rule = CenteredClipping(radius, iterations, start="medoid")
+            answer = rule.explain(rows)
+            expected = by_hand(rows, rows[near.argmin()], radius, iterations)
+            torch.testing.assert_close(answer.value, expected)
+            assert answer.weights.sum().item() == pytest.approx(1)
+            assert rule.init(6) == ()
+            moved, _ = weigh_distances(rule, torch.cdist(rows, rows).square(), 3, ())
+            torch.testing.assert_close(moved.weights, answer.weights)
+
+
+def test_the_medoid_is_near_the_honest_ones_whoever_lies():
+    """Within twice their diameter, though three of seven agree on a place far away."""
+    for seed, distance in itertools.product(range(5), [0.5, 3.0, 1e6]):
+        rows = random(7, 4, seed)
+        rows[4:] = rows[0] + distance
+        diameter = torch.cdist(rows[:4], rows[:4]).max()
+        start = CenteredClipping(1e-12, start="medoid")(rows)
+        assert (rows[:4] - start).norm(dim=1).max() <= 2 * diameter + 1e-9

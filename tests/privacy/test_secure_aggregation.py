@@ -27,7 +27,12 @@ from phalanx.aggregation import (
     SmallestMaximumEigenvalueAveraging,
     TrimmedMean,
 )
-from phalanx.errors import DecodeError, ReusedRandomnessError, TooManyByzantineError
+from phalanx.errors import (
+    DecodeError,
+    MoreThanDistancesError,
+    ReusedRandomnessError,
+    TooManyByzantineError,
+)
 from phalanx.privacy import (
     ModelServerView,
     RoundLedger,
@@ -193,6 +198,18 @@ def test_rules_that_need_more_than_distances_are_refused(subtests):
             pytest.raises(ValueError, match="rule must weigh messages by their distances alone"),
         ):
             SecureAggregation(rule)
+
+
+def test_centered_clipping_from_a_message_of_the_round_is_that_in_the_clear(subtests):
+    """Weights that differ, up to two units; the published start is refused, with the remedy."""
+    rows = gradients()
+    for radius, iterations in itertools.product((None, 0.5), (1, 3)):
+        with subtests.test(radius=radius, iterations=iterations):
+            rule = CenteredClipping(radius, iterations, start="medoid")
+            value = SecureAggregation(rule)(rows)
+            torch.testing.assert_close(value, rule(rows), rtol=0, atol=2 * 2**-16)
+    with pytest.raises(MoreThanDistancesError, match="start='medoid' begins at a message"):
+        SecureAggregation(CenteredClipping())
 
 
 def test_messages_that_are_not_finite_are_dropped_and_counted():

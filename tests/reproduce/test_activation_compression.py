@@ -1,23 +1,27 @@
 """The recipe on narrow networks and few epochs."""
 
 import gzip
+import itertools
+from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from phalanx.compression import SampleQuantization, Uncompressed
+from phalanx.data import DataSource, Digits, Splits
 from phalanx.experiments import load, measure
 from phalanx.losses import cross_entropy
 from phalanx.pipeline import ActivationDifference, SimulatedPipeline
 from phalanx.reproduce import ActivationCompression, reproduce
-from phalanx.reproduce.activation_compression import (
-    _FILES,
-    chain,
-    descend,
-    text_findings,
-)
 from phalanx.reproduce.base import Scope
+from phalanx.reproduce.compression_theory import fewest_bits, rate_record, relative_error_bound
+from phalanx.reproduce.fine_tuning import pretrained
+from phalanx.reproduce.pipeline_links import link_record
+from phalanx.reproduce.staged_training import chain, descend
+from phalanx.reproduce.text_findings import _bounded, text_findings
 
 
 def test_the_recipe_measures_what_it_says(tmp_path):
@@ -47,19 +51,21 @@ def test_stages_have_a_hidden_layer_each(subtests):
 
 @pytest.mark.slow
 def test_the_part_on_texts_measures_what_it_says(tmp_path):
-    play, questions = _FILES.values()
-    (tmp_path / play).write_bytes(gzip.compress(b"to be, or not to be: " * 60))
+    text = "to be, or not to be: " * 60
+    (tmp_path / "tinyshakespeare.txt.gz").write_bytes(gzip.compress(text.encode()))
+    news = "split,label,class,title,description\n" + "train,1,x,who was,it\ntest,2,x,a,b\n" * 40
+    (tmp_path / "ag_news_7600.csv.gz").write_bytes(gzip.compress(news.encode()))
     rows = "train,0,who was it\ntrain,1,where was it\ntest,1,where is it\n" * 8
-    (tmp_path / questions).write_bytes(gzip.compress(f"split,label,text\n{rows}".encode()))
-    tiny = ActivationCompression(texts=(16, 16), text_epochs=(2, 2), text_width=4).at("default")
+    (tmp_path / "trec.csv.gz").write_bytes(gzip.compress(f"split,label,text\n{rows}".encode()))
+    small = {"text_epochs": (2, 2), "text_width": 4, "text_seeds": 2, "learnt_steps": 3}
+    tiny = ActivationCompression(texts=(16, 16), **small).at("default")
     cells = [one for one in tiny.cells(Scope("default", tmp_path)) if "task" in one.labels]
-    assert len(cells) == 16
+    assert len(cells) == 32
     found = measure(cells, jobs=1)
-    tasks = ["next characters", "types of questions"]
+    tasks = ["next characters of Shakespeare", "types of questions"]
     assert found.labels("task") == tasks
     for task in tasks:
-        some = found.where(task=task)
-        dense, *coarse, whole = some
+        dense, *coarse, whole = found.where(task=task, seed=0)
         values = dense["boundary_bytes"] / (4 * 2 * 2 * 3)  # bytes, ways, epochs, boundaries
         data = next(cell.arguments["data"] for cell in cells if cell.labels["task"] == task)
         assert values == 16 * load(data).input_shape[0] * 4
@@ -73,8 +79,76 @@ def test_the_part_on_texts_measures_what_it_says(tmp_path):
     shown = text_findings(tiny.told, found)
     assert [len(table.rows) for table in shown.tables] == [8, 8]
     assert [one.ours.count("; without") for one in shown.claims] == [2, 2, 2]
-    with pytest.raises(ValueError, match="tinyshakespeare"):
+    with pytest.raises(ValueError, match="ag_news"):
         tiny.cells(Scope("default", tmp_path / "elsewhere"))
+
+
+def test_fine_tuning_starts_from_what_was_learnt_with_a_new_head():
+    model = partial(MLPOfLayers, width=8)
+    torch.manual_seed(3)
+    before = model((64,), 10)
+    torch.manual_seed(3)
+    after = pretrained((64,), 4, model, "digits", FlatDigits(), steps=5)
+    moved = [
+        not torch.equal(one, other)
+        for one, other in zip(before.parameters(), after.parameters(), strict=True)
+        if one.shape == other.shape
+    ]
+    assert all(moved)
+    assert len(moved) == 6
+    torch.manual_seed(3)
+    again = pretrained((64,), 4, model, "digits", FlatDigits(), steps=5)
+    assert torch.equal(next(again.parameters()), next(after.parameters()))
+
+
+class MLPOfLayers(nn.Module):
+    def __init__(self, input_shape, num_classes, width):
+        super().__init__()
+        sizes = [input_shape[0], width, width, width]
+        hidden = [
+            nn.Sequential(nn.Linear(one, other), nn.Tanh())
+            for one, other in itertools.pairwise(sizes)
+        ]
+        self.layers = nn.Sequential(*hidden, nn.Linear(width, num_classes))
+
+
+@dataclass(frozen=True)
+class FlatDigits(DataSource):
+    def load(self):
+        whole = Digits().load()
+        train = TensorDataset(whole.train[:][0].flatten(1), whole.train[:][1])
+        return Splits(train, train, (64,), 10)
+
+
+def test_the_bound_of_stochastic_rounding_is_one():
+    """And is that of the theorem from 6 bits on, with 512 numbers."""
+    assert fewest_bits(512) == 6
+    for bits in (2, 3, 4, 6):
+        x = torch.zeros(2000, 64)
+        x[:, 0] = 1.0  # the largest, exact
+        x[:, 1:] = 1e-9  # between the levels next to zero: the worst that can be
+        quantizer = SampleQuantization(bits, "stochastic")
+        draws = torch.Generator().manual_seed(0)
+        off = quantizer.decode(quantizer.encode(x, draws)) - x
+        error = (off.norm(dim=1) / x.norm(dim=1)).mean().item()
+        assert error <= relative_error_bound(64, bits) * 1.001
+        assert error >= relative_error_bound(64, bits) * 0.99
+
+
+def test_gradients_of_a_run_are_measured_and_none_stands_for_one_that_diverged():
+    found = rate_record(40, "differences", 4, 8, 0)
+    assert 0 < found["squared gradient"] < 100
+    record = {"rate": [10.0, 5.0, 7.0], "grows": [10.0, 5.0, 11.0], "diverged": [1.0, None]}
+    assert [_bounded(one) for one in record.values()] == [True, False, False]
+
+
+@pytest.mark.slow
+def test_steps_on_slow_links_are_timed_or_computed():
+    dense = link_record(32, 32, "20mbit", 2)
+    coarse = link_record(4, 8, "20mbit", 2)
+    assert dense["bytes"] == 2 * 8 * 64 * 128 * 4
+    assert dense["seconds"] > 8 * dense["bytes"] / 2 / 2e7  # both ways at once, at best
+    assert coarse["bytes"] < dense["bytes"] / 5
 
 
 def test_replicas_with_exact_gradients_train_as_one_pipeline():

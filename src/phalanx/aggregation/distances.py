@@ -8,6 +8,7 @@ from phalanx.aggregation.aggregate import Aggregate
 from phalanx.aggregation.base import Aggregator, State
 from phalanx.aggregation.gram import Geometry
 from phalanx.aggregation.mixtures import Mixtures
+from phalanx.errors import MoreThanDistancesError
 
 
 def weigh_distances(
@@ -54,11 +55,14 @@ def weigh_distances(
 
 
 def require_distances_only(rule: Aggregator) -> None:
-    """Raises ValueError if the rule needs more than distances."""
+    """Raises a `MoreThanDistancesError`, a ValueError, if the rule needs more than distances."""
     if not rule.needs_distances_only:
-        raise ValueError(
+        remedy = ""
+        if getattr(rule, "start", None) == "last":
+            remedy = "; start='medoid' begins at a message of the round instead"
+        raise MoreThanDistancesError(
             "rule must weigh messages by their distances alone (not by coordinates, and not from "
-            f"an origin or a remembered centre), got {rule}"
+            f"an origin or a remembered centre), got {rule}{remedy}"
         )
 
 

@@ -38,6 +38,7 @@ def choose(
     groups_of(peers.size, num_byzantine_aggregators)
     if (
         isinstance(rule, CenteredClipping)
+        and rule.start == "last"
         and rule.iterations == 1
         and not num_byzantine_aggregators
     ):

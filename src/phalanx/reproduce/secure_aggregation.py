@@ -230,7 +230,7 @@ class SecureAggregationRecipe(Recipe):
             "cost": None,
             "training": [_alike(*both) for both in pairs.values()],
         }
-        tables = {
+        tables: dict[str, Any] = {
             "exact": exact,
             "drop-outs": drops,
             "noise": noises,
@@ -244,7 +244,7 @@ class SecureAggregationRecipe(Recipe):
     def _processes(self, apart: Sequence[Record]) -> str:
         """What came of rounds with a process for each party, in a sentence."""
         if not apart:
-            return _TOLD["no processes"]
+            return str(_TOLD["no processes"])
         return "; ".join(
             f"{one['round']}: {one['largest error']:.2f} units off, {one['seconds']:.2g} s"
             for one in apart
@@ -253,7 +253,7 @@ class SecureAggregationRecipe(Recipe):
 
     def _noised(self, noised: Sequence[Record]) -> str:
         if not noised:
-            return _TOLD["no processes"]
+            return str(_TOLD["no processes"])
         one = noised[0]
         return words(_TOLD["noised"], {"one": one})
 
