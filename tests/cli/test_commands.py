@@ -203,6 +203,15 @@ def test_dashes_stand_for_underscores_in_every_option(phalanx, tmp_path):
     assert "num_byzantine: 1" in saved
 
 
+def test_classes_are_found_in_any_case_and_without_the_name_of_their_family(phalanx, tmp_path):
+    words = ["--steps=1", "--rule", "krum", "--data=digits", "--order", "perclient"]
+    assert phalanx("train", *words, "--order.partitioner", "Dirichlet", "--out", "a")[0] == 0
+    saved = (tmp_path / "a/config.yaml").read_text()
+    for name in ("Krum", "Digits", "PerClient", "DirichletPartitioner"):
+        assert f".{name}\n" in saved
+    assert "did you mean Krum?" in phalanx("train", "--rule", "krumm")[2]
+
+
 def test_help_names_our_classes_and_those_of_torch_by_their_room(phalanx, monkeypatch, subtests):
     monkeypatch.setenv("COLUMNS", "80")
     for command in COMMANDS:

@@ -18,7 +18,7 @@ from phalanx.cli.emulate_links import emulate_links
 from phalanx.cli.federate import federate
 from phalanx.cli.fuse import fuse
 from phalanx.cli.listing import list_algorithms
-from phalanx.cli.parser import Parser, build, underscored
+from phalanx.cli.parser import Parser, build, spelled, underscored
 from phalanx.cli.plan import plan
 from phalanx.cli.report import report
 from phalanx.cli.reproduce import reproduce
@@ -70,6 +70,8 @@ def _main(argv: Sequence[str] | None) -> None:
     parser = build(COMMANDS, only=command)
     if not arguments:
         parser.error(f"command must be one of {', '.join(COMMANDS)}; see `phalanx --help`")
+    if command in parser.subcommands:
+        arguments = spelled(parser.subcommands[command], arguments)
     config = parser.parse_args(_resumed(arguments))
     command = config.command
     if command in _RUNS and not (config[command].out or config[command].resume):

@@ -186,6 +186,39 @@ def _underscored(argument: str) -> str:
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if dashed else argument
 
 
+def spelled(parser: Parser, arguments: Sequence[str]) -> list[str]:
+    """Arguments with the names of our classes as they are spelled.
+
+    Case does not matter, and the name of the family may be left out at the end: digits is `Digits`,
+    and Dirichlet `DirichletPartitioner` where a partitioner is asked for.
+    """
+    found: list[str] = []
+    for one in arguments:
+        option, equals, value = one.partition("=")
+        if equals:
+            found.append(f"{option}={_spelled(parser, option, value)}")
+        else:
+            found.append(_spelled(parser, found[-1] if found else "", one))
+    return found
+
+
+def _spelled(parser: Parser, option: str, value: str) -> str:
+    """The class that is meant by the value of an option; the value itself if there is not one."""
+    action = parser._option_string_actions.get(option.removesuffix("+"))
+    hint = getattr(action, "_typehint", None)
+    if hint is None:  # a field of a class, whose type is not known yet
+        family = option.rpartition(".")[2].title() if "." in option else ""
+        known = {one.__name__ for room in ROOMS for one in algorithms(room)}
+        return value + family if value + family in known else value
+    endings = {"", *(base.__name__.lower() for base in _classes(hint))}
+    meant = {
+        one.__name__
+        for one in named(hint)
+        if one.__name__.lower() in {value.lower() + ending for ending in endings}
+    }
+    return meant.pop() if len(meant) == 1 else value
+
+
 def build(commands: dict[str, Callable[..., Any]], only: str | None = None) -> Parser:
     """A parser with one subcommand for each function; its help is the function's docstring.
 
