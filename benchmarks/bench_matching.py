@@ -32,8 +32,8 @@ COLUMNS = {
 REMARK = (
     "Benefits of matching a network of so many neurons with as many global ones, and as many new, "
     "float64. The assignment problem is solved by SciPy in both; it sets the bound of the last "
-    "ratio. The largest difference between the two tables of benefits was {worst:.1e}. Other work ran "
-    "on the same cores: trust the ratios, which are taken within a round, not the seconds."
+    "ratio. The largest difference between the two tables of benefits was {worst:.1e}. Other work "
+    "ran on the same cores: trust the ratios, which are taken within a round, not the seconds."
 )
 NETWORKS = 5
 
