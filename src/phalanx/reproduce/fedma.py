@@ -9,6 +9,7 @@ from phalanx.reproduce.base import (
     Findings,
     Recipe,
     Scope,
+    Size,
     above,
     points,
     report,
@@ -60,7 +61,7 @@ class FedMARecipe(Recipe):
 
     def cells(self, scope: Scope) -> list[Cell]:
         """One shot by seed; rounds by method and seed."""
-        sizes = ("default", "full")
+        sizes: tuple[Size, ...] = ("default", "full")
         digits = scope.images(["mnist.npz"], "MNIST", sizes).source
         images = scope.images(
             ["cifar10_full_jpeg.npz" if scope.full else "cifar10_12k.npz"], "CIFAR-10", sizes
@@ -78,7 +79,11 @@ class FedMARecipe(Recipe):
         deep = {"data": images, "samples": self.deep_samples, "pixels": self.pixels}
         deep |= {"width": self.deep_width, "num_clients": self.deep_clients}
         deep |= {"rounds": self.rounds, "retraining": self.epochs}
-        axes = {"part": {"rounds": {}}, "method": methods, "seed": range(self.deep_seeds)}
+        axes: dict[str, Any] = {
+            "part": {"rounds": {}},
+            "method": methods,
+            "seed": range(self.deep_seeds),
+        }
         return one + grid(rounds_run, axes, deep)
 
     def findings(self, found: Records, scope: Scope) -> Findings:

@@ -58,7 +58,7 @@ def one_shot_run(
     shape, counts = tuple(test.tensors[0].shape[1:]), _counts(clients, classes)
 
     def trained(alike: bool) -> list[nn.Module]:
-        found = []
+        found = list[nn.Module]()
         for number, own in enumerate(clients):
             with seeded(seed, "weights", 0 if alike else number):
                 model = MLP(shape, classes, hidden=[hidden])
