@@ -62,6 +62,7 @@ def test_the_part_on_texts_measures_what_it_says(tmp_path):
     cells = [one for one in tiny.cells(Scope("default", tmp_path)) if "task" in one.labels]
     assert len(cells) == 32
     found = measure(cells, jobs=1)
+    assert [one.status for one in found] == ["finished"] * 32, found[0]
     tasks = ["next characters of Shakespeare", "types of questions"]
     assert found.labels("task") == tasks
     for task in tasks:
@@ -110,6 +111,9 @@ class MLPOfLayers(nn.Module):
             for one, other in itertools.pairwise(sizes)
         ]
         self.layers = nn.Sequential(*hidden, nn.Linear(width, num_classes))
+
+    def forward(self, inputs):
+        return self.layers(inputs)
 
 
 @dataclass(frozen=True)
