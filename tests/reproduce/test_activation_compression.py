@@ -53,7 +53,8 @@ def test_stages_have_a_hidden_layer_each(subtests):
 def test_the_part_on_texts_measures_what_it_says(tmp_path):
     text = "to be, or not to be: " * 60
     (tmp_path / "tinyshakespeare.txt.gz").write_bytes(gzip.compress(text.encode()))
-    news = "split,label,class,title,description\n" + "train,1,x,who was,it\ntest,2,x,a,b\n" * 40
+    stories = "train,1,x,who was,it\ntrain,2,y,a,b\ntest,2,y,a,b\n" * 40
+    news = f"split,label,class,title,description\n{stories}"
     (tmp_path / "ag_news_7600.csv.gz").write_bytes(gzip.compress(news.encode()))
     rows = "train,0,who was it\ntrain,1,where was it\ntest,1,where is it\n" * 8
     (tmp_path / "trec.csv.gz").write_bytes(gzip.compress(f"split,label,text\n{rows}".encode()))
@@ -62,6 +63,7 @@ def test_the_part_on_texts_measures_what_it_says(tmp_path):
     cells = [one for one in tiny.cells(Scope("default", tmp_path)) if "task" in one.labels]
     assert len(cells) == 32
     found = measure(cells, jobs=1)
+    assert [one.status for one in found] == ["finished"] * 32, found[0]
     tasks = ["next characters of Shakespeare", "types of questions"]
     assert found.labels("task") == tasks
     for task in tasks:
@@ -110,6 +112,9 @@ class MLPOfLayers(nn.Module):
             for one, other in itertools.pairwise(sizes)
         ]
         self.layers = nn.Sequential(*hidden, nn.Linear(width, num_classes))
+
+    def forward(self, inputs):
+        return self.layers(inputs)
 
 
 @dataclass(frozen=True)

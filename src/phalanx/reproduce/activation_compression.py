@@ -71,15 +71,15 @@ class ActivationCompression(Recipe):
     """Visits of each sequence and question."""
     text_length: int = sized(32, 32, 64)
     """Characters of a sequence."""
-    text_seeds: int = sized(1, 3, 5)
+    text_seeds: int = sized(1, 2, 5)
     """Runs of each method on texts."""
     text_width: int = 32
     """Of both models of texts, each of four blocks."""
     learnt_steps: int = sized(0, 500, 8000)
     """Steps of batches of 64 that models of texts have learnt from news before."""
-    rate_steps: tuple[int, ...] = sized((), (150, 600, 2400), (200, 800, 3200, 12800))
+    rate_steps: tuple[int, ...] = sized((), (100, 400, 1600), (200, 800, 3200, 12800))
     """Steps of the runs whose gradients are measured (T), growing; empty leaves them out."""
-    link_steps: int = sized(0, 6, 20)
+    link_steps: int = sized(0, 4, 20)
     """Steps that are timed on slow links; 0 for none."""
 
     def cells(self, scope: Scope) -> list[Cell]:
