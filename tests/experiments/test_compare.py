@@ -23,7 +23,7 @@ from phalanx.attacks import (
     ReverseGradient,
 )
 from phalanx.coding import DracoRepetition
-from phalanx.compression import QSGD, TopK
+from phalanx.compression import QSGD, ErrorFeedback, TopK
 from phalanx.computations import LocalSteps
 from phalanx.data import Digits, DirichletPartitioner, ShardPartitioner
 from phalanx.experiments import Comparison, Record, Records, compare, comparison_cells
@@ -231,6 +231,31 @@ def test_chains_of_transforms_are_an_axis():
     whys = {cell.labels["method"]: cell.skipped for cell in cells}
     assert whys["Mean"] is None
     assert "compressor must send the same for equal messages" in whys["DracoRepetition"]
+
+
+def test_compressors_are_an_axis_beside_the_bytes_that_they_send(tmp_path):
+    small = {**GRID, "attacks": [], "splits": [None], "seeds": [0]}
+    compressors = [ErrorFeedback(TopK(0.5)), QSGD()]
+    found = compare(**small, compressors=compressors, jobs=1, out=tmp_path)
+    (panel,) = found.panels
+    assert panel.methods[:3] == ["Mean", "Krum", "DracoRepetition"]
+    assert panel.methods[3:6] == [
+        f"{method}, ErrorFeedback(TopK(0.5))" for method in panel.methods[:3]
+    ]
+    weights = list(MLP((1, 8, 8), 10).parameters())
+    dense = 7 * 4 * sum(weight.numel() for weight in weights)
+    kept = 7 * sum(TopK(0.5).encode(weight).num_bytes for weight in weights)
+    assert panel.message_bytes("Mean") == panel.message_bytes("Krum") == dense
+    assert kept <= panel.message_bytes("Krum, ErrorFeedback(TopK(0.5))") <= kept + 7 * 200
+    assert panel.message_bytes("Mean, QSGD") < dense / 4
+    assert panel.message_bytes("DracoRepetition, QSGD") is None  # random: replicas would differ
+    header, rows = panel.tables[1].headers, panel.tables[1].rows
+    place = header.index("bytes")
+    assert len({row[place] for row in rows}) >= 4
+    assert "| bytes |" in (tmp_path / "comparison.md").read_text()
+    assert "Sparsified SGD with Memory" in (tmp_path / "comparison.html").read_text()
+    with pytest.raises(ValueError, match="compressors must name none twice"):
+        comparison_cells(compressors=[TopK(), TopK()], **SETTING)
 
 
 def test_all_else_that_training_takes_is_handed_on():

@@ -12,6 +12,7 @@ from phalanx.attacks import Attack
 from phalanx.cli.console import console, progress_bar
 from phalanx.cli.train import MakeModel
 from phalanx.coding import Code
+from phalanx.compression import Compressor
 from phalanx.data import DataSource, Digits, Partitioner
 from phalanx.errors import PhalanxError
 from phalanx.models import MLP
@@ -26,6 +27,7 @@ def compare(
     splits: list[Partitioner] | None = None,
     shared_data: bool = False,
     chains: list[list[MessageTransform]] | None = None,
+    compressors: list[Compressor] | None = None,
     seeds: list[int] = [0, 1],  # noqa: B006 - never changed
     num_byzantine: int = 3,
     data: DataSource = Digits(),  # noqa: B008 - frozen
@@ -56,6 +58,8 @@ def compare(
         shared_data: Whether to compare also where all workers draw from the whole data set.
         chains: What workers do to their messages, a list of transforms for each comparison; sent
             as they are if not given.
+        compressors: What messages are encoded by, after the chain; `+` adds one. Each method is
+            compared without, and with each of them, beside the bytes that it sends.
         seeds: A run each, of which mean and spread are shown.
         num_byzantine: How many workers are Byzantine; methods that leave theirs at the default are
             told it, and how many workers there are.
@@ -77,6 +81,7 @@ def compare(
             attacks=attacks,
             splits=[*([None] if shared_data or not splits else []), *(splits or [])],
             chains=chains or [[]],
+            compressors=compressors or [],
             seeds=seeds,
             num_byzantine=num_byzantine,
             data=data,

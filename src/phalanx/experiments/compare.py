@@ -1,4 +1,4 @@
-"""Comparison of rules and codes under attacks, on splits of the data, over seeds."""
+"""Comparison of rules, codes and compressors under attacks, on splits of data, over seeds."""
 
 import warnings
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ from phalanx.attacks import (
     SignFlip,
 )
 from phalanx.coding import Code, DracoRepetition
+from phalanx.compression import Compressor
 from phalanx.data import DataSource, Digits, Partitioner
 from phalanx.experiments.comparison import NO_ATTACK, Comparison
 from phalanx.experiments.grid import Cell, grid
@@ -40,7 +41,7 @@ from phalanx.models import MLP
 from phalanx.ordering import Order, PerClient, RandomReshuffling
 from phalanx.parameters import ParameterLayout
 from phalanx.training.server_step import MakeOptimizer, default_optimizer
-from phalanx.transforms import MessageTransform
+from phalanx.transforms import Compressed, MessageTransform
 from phalanx.transforms.chain import Chain
 
 _Method = Aggregator | Code
@@ -72,6 +73,7 @@ def comparison_cells(
     chains: Sequence[Sequence[MessageTransform]] = ((),),
     seeds: Sequence[int] = (0, 1),
     *,
+    compressors: Sequence[Compressor] = (),
     num_workers: int = 15,
     num_byzantine: int = 3,
     byzantine: Schedule | None = None,
@@ -96,6 +98,8 @@ def comparison_cells(
         chains: what workers do to their messages, one chain of transforms after the other; an
             empty one stands for messages as they are.
         seeds: a run each, of which mean and spread are shown.
+        compressors: what messages are encoded by, after the chain: each method has a row without,
+            and one with each of them.
         num_workers: of every run.
         num_byzantine: how many workers are Byzantine per round. Rules and codes whose own numbers
             are at the default are told it.
@@ -112,6 +116,8 @@ def comparison_cells(
     options = {**usual, "steps": 100, "evaluate_every": 20, **options}
     options["batch_size"] = _SAMPLES * num_workers if batch_size is None else batch_size
     _check(num_workers, num_byzantine, **options)
+    if any(list(compressors).count(one) > 1 for one in compressors):
+        raise ValueError(f"compressors must name none twice, got {list(compressors)}")
     for name, given in (("splits", splits), ("chains", chains), ("seeds", seeds)):
         if not given or any(list(given).count(one) > 1 for one in given):
             raise ValueError(f"{name} must name at least 1, and none twice, got {list(given)}")
@@ -130,10 +136,16 @@ def comparison_cells(
         method = arguments.get("code", arguments.get("rule"))
         return unfit[_key(method)] or _why_not(**arguments)
 
+    plain = {
+        label: {"code": one} if isinstance(one, Code) else _rule(one, num_workers)
+        for label, one in _labelled([method for method, _ in methods], told)
+    }
     axes: dict[str, Any] = {
-        "method": {
-            label: {"code": one} if isinstance(one, Code) else _rule(one, num_workers)
-            for label, one in _labelled([method for method, _ in methods], told)
+        "method": plain
+        | {
+            f"{label}, {name}": {**method, "compressor": compressor}
+            for name, compressor in _labelled(compressors)
+            for label, method in plain.items()
         },
         "attack": {NO_ATTACK: {}}
         | {
@@ -296,6 +308,7 @@ def _why_not(
     code: Code | None = None,
     order: Order = RandomReshuffling(),  # noqa: B008 - frozen
     transforms: Sequence[MessageTransform] = (),
+    compressor: Compressor | None = None,
     **_: Any,
 ) -> str | None:
     """Why a code does not go with the others; None if it does, and for a rule."""
@@ -308,6 +321,8 @@ def _why_not(
             f"batch_size must be a multiple of the {code.num_partitions} partitions, "
             f"got {batch_size}"
         )
+    if compressor is not None:
+        transforms = [*transforms, Compressed(compressor)]
     any_layout = ParameterLayout.of(nn.Linear(2, 2))
     chain = Chain(tuple(transforms), any_layout, 0, code.num_workers)
     return "; ".join(chain.problems(code)) or None

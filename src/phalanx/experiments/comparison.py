@@ -21,9 +21,11 @@ from phalanx.experiments.records import Pivot, Record, Records, Status, mean, pi
 from phalanx.files import whole
 from phalanx.reporting import Detection, Plot, Table, drawn, markdown_table, render_page
 from phalanx.reporting.format import count, duration, listed, percent, score
+from phalanx.reporting.format import size as num_bytes
 
 MEAN, NO_ATTACK, WORST = "Mean", "no attack", "worst case"
 _ORDER: tuple[Status, ...] = ("finished", "stopped", "failed", "not applicable")
+_COSTS = ("bytes", "round", "decode")
 _COLUMNS = 4  # attacks that fit beside one another on 80 columns
 _SHORT = {"failed": "failed", "not applicable": "n/a"}
 _READING = (
@@ -33,8 +35,9 @@ _READING = (
 _DETECTION = (
     "Precision: share of the workers suspected that had sent a Byzantine message; recall: share of "
     "the Byzantine messages whose sender was suspected; proof: share of those whose sender was "
-    "named for certain, which only codes can do; all over all attacks. Seconds per round in all, "
-    "and for decoding, as measured while other runs went on beside it."
+    "named for certain, which only codes can do; all over all attacks. Bytes of all messages of a "
+    "round; seconds per round in all, and for decoding, as measured while other runs went on "
+    "beside it."
 )
 
 
@@ -170,7 +173,7 @@ class Panel:
             Table(
                 f"Who was named, and how fast, {self.name}",
                 _DETECTION,
-                ("method", "worst under", "precision", "recall", "proof", "round", "decode"),
+                ("method", "worst under", "precision", "recall", "proof", *_COSTS),
                 tuple(self._other(method) for method in self.methods),
             ),
         ]
@@ -189,8 +192,15 @@ class Panel:
             score(found.precision),
             score(found.recall),
             score(found.proof),
+            num_bytes(self.message_bytes(method)),
             *(duration(mean(each) if each else None) for each in seconds),
         )
+
+    def message_bytes(self, method: str) -> float | None:
+        """Bytes of all messages of a round; None if no run of the method got that far."""
+        ran = [one["message_bytes"] for one in self.records.where(method=method) if one.values]
+        found = [one for one in ran if one is not None]
+        return float(mean(found)) if found else None
 
     @property
     def plot(self) -> Plot:
@@ -210,7 +220,26 @@ class Panel:
         """A table for every few attacks: each is readable on 80 columns."""
         size = -(-len(self.columns) // -(-len(self.columns) // (_COLUMNS + 1)))
         starts = range(0, len(self.columns), size)
-        return [self._terminal_table(slice(start, start + size)) for start in starts]
+        tables = [self._terminal_table(slice(start, start + size)) for start in starts]
+        sent = [num_bytes(self.message_bytes(method)) for method in self.methods]
+        if len(set(sent)) > 1:
+            tables.append(self._bytes_table(sent))
+        return tables
+
+    def _bytes_table(self, sent: Sequence[str]) -> RichTable:
+        table = RichTable(
+            title=f"Bytes of a round, {self.name}",
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+        )
+        table.add_column("method", overflow="fold", min_width=12)
+        for column in ("bytes", WORST):
+            table.add_column(column, justify="right")
+        for method, size in zip(self.methods, sent, strict=True):
+            table.add_row(Text(method), size, f"{self.accuracy(method, WORST)}")
+        return table
 
     def _terminal_table(self, shown: slice) -> RichTable:
         table = RichTable(
@@ -356,6 +385,7 @@ class Comparison:
     def _sources(self) -> list[str]:
         """The papers of the methods and attacks, each once."""
         used = [one for cell in self.cells for one in (_method(cell), cell.arguments.get("attack"))]
+        used += [cell.arguments.get("compressor") for cell in self.cells]
         kinds = dict.fromkeys(type(part) for part in used if part is not None)
         return list(dict.fromkeys(text for kind in kinds if (text := source(kind))))
 

@@ -23,6 +23,7 @@ from phalanx.models import MLP
 from phalanx.randomness import generator, seeded
 from phalanx.reporting import SAME_WEIGHTS, detection
 from phalanx.training import train
+from phalanx.transforms import Compressed
 
 MakeModel = Callable[[tuple[int, ...], int], nn.Module]
 """Makes a model from the shape of an input and the number of classes: a class, or a function of a
@@ -54,6 +55,7 @@ def train_run(
     milestones: Sequence[int] = (),
     curves: Sequence[str] = (),
     reference: Mapping[str, Any] | None = None,
+    compressor: Compressor | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """`phalanx.train`, summed up in figures. Without an attack `byzantine` is left out.
@@ -67,6 +69,7 @@ def train_run(
         curves: metrics of rounds (see `metrics.jsonl`) that are given whole, such as `"loss"`.
         reference: options that another run has instead, with whose final weights those of this run
             are compared; a process trains equal references once.
+        compressor: of messages, after all transforms; sent as they are if not given.
         options: all others that `phalanx.train` has, by their names.
 
     Returns:
@@ -83,6 +86,8 @@ def train_run(
         weights that differ by more than `SAME_WEIGHTS` of it.
         `stopped`: why, if more messages were unusable than the code or rule tolerates.
     """
+    if compressor is not None:
+        options["transforms"] = [*options.get("transforms", ()), Compressed(compressor)]
     call = {"model": model, "seed": seed, "device": device, "milestones": milestones, **options}
     splits = load(data)
     network, rounds, stopped = _trained(splits, **call)
