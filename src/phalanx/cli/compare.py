@@ -1,6 +1,6 @@
 """`phalanx compare`: methods under attacks, on splits, over seeds."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import phalanx
 from phalanx.aggregation import Aggregator
 from phalanx.attacks import Attack
-from phalanx.cli.console import console, progress_bar
+from phalanx.cli.console import console
 from phalanx.cli.train import MakeModel
 from phalanx.coding import Code
 from phalanx.compression import Compressor
@@ -74,7 +74,7 @@ def compare(
     from phalanx.experiments import compare as run
 
     assert out is not None  # `main` has chosen one
-    with _bar() as watch:
+    with progress_of_cells() as watch:
         found = run(
             rules=rules,
             codes=codes,
@@ -85,13 +85,13 @@ def compare(
             seeds=seeds,
             num_byzantine=num_byzantine,
             data=data,
-            model=_plain(model),
+            model=plain(model),
             steps=steps,
             jobs=jobs,
             out=out,
             config=_config,
             watch=watch,
-            **{name: _plain(value) for name, value in options.items()},
+            **{name: plain(value) for name, value in options.items()},
         )
     for panel in found.panels:
         for table in panel.terminal_tables:
@@ -116,7 +116,7 @@ compare.given = (  # type: ignore[attr-defined]
 )
 
 
-def _plain(made: Any) -> Any:
+def plain(made: Any) -> Any:
     """What the parser makes of a class and its fields, as a partial of the class itself."""
     if isinstance(made, partial) and made.args and isinstance(made.args[-1], type):
         return partial(made.args[-1], **made.keywords)
@@ -124,20 +124,28 @@ def _plain(made: Any) -> Any:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[Any], None]]:
+def progress_of_cells() -> Iterator[Callable[[Any], None]]:
     """A bar over all runs, with the time left and what is running; lines if not on a terminal."""
     lines = None if console.is_terminal else Lines()
-    with progress_bar() as bar:
+    with progressprogress_of_cells() as bar:
         task = bar.add_task("comparing", total=None, note="")
 
         def watch(progress: Any) -> None:
             if bar.tasks[0].total is None:  # runs found in the folder do not count for the speed
                 bar.reset(task, total=progress.total, completed=progress.found)
-            names = [cell.labels for cell in progress.running]
-            running = [f"{one['method']} / {one['attack']}" for one in names]
+            running = [_told(cell.labels) for cell in progress.running]
             note = "; ".join(running[:2]) + (f" +{len(running) - 2}" if len(running) > 2 else "")
             bar.update(task, completed=progress.done, note=note)
             if lines is not None:
                 lines.update(f"{progress.done} of {progress.total} runs are done; {note}")
 
         yield watch
+
+
+def _told(labels: Mapping[str, Any]) -> str:
+    """What is running: the method and the attack, by whatever name."""
+    parts = (
+        labels.get("method", labels.get("defence")),
+        labels.get("attack", labels.get("attacker")),
+    )
+    return " / ".join(str(one) for one in parts if one is not None)

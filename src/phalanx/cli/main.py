@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.logging import RichHandler
 
+from phalanx.cli.audit_backdoor import audit_backdoor
 from phalanx.cli.compare import compare
 from phalanx.cli.completion import completion
 from phalanx.cli.console import complaints
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "federate": federate,
     "compare": compare,
+    "audit-backdoor": audit_backdoor,
     "plan": plan,
     "report": report,
     "fuse": fuse,
