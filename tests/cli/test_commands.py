@@ -323,3 +323,25 @@ def test_help_waits_for_no_library_that_only_work_needs():
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_an_audit_is_a_command(phalanx, tmp_path):
+    few = ["--num_clients", 8, "--clients_per_round", 4, "--rounds", 2, "--pretraining", 20]
+    few += ["--num_clean", 20, "--radii", "[1.0]", "--seeds", "[0,1]", "--jobs", 1]
+    code, out, err = phalanx(
+        "audit-backdoor", "--rules+", "Krum", "--rules+", "CoordinateMedian", *few, "--out", "a"
+    )
+    assert code == 0, err
+    assert "A stronger attacker may exist." in " ".join(out.split())
+    page = (tmp_path / "a/audit.html").read_text(encoding="utf-8")
+    assert "What was not tried" in page
+    for wrong, message in (
+        (["--seeds", "[0]"], "seeds must be at least 2"),
+        (["--edge", "none.npz"], "none.npz"),
+        (["--noise", "0.1"], "noise must go with rules"),
+        (["--target", "7"], "target must differ from true_label"),
+    ):
+        code, _, err = phalanx("audit-backdoor", *few, *wrong, "--out", "b")
+        assert code == 2
+        assert message in " ".join(err.split())

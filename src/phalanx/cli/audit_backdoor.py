@@ -39,8 +39,7 @@ def audit_backdoor(
     jobs: int | None = None,
     out: Path | None = None,
 ) -> None:
-    """Attacks defences by edge-case backdoors, tuned to each; shows what gets through, and whom it
-    wrongs.
+    """Attacks defences by edge-case backdoors: what gets through, and whom do they wrong?
 
     The worst attacker against each defence is looked for with the first seed, and measured with
     the others. Every run is kept in the folder when it is done: the same command goes on where an

@@ -9,7 +9,7 @@ from typing import Any
 import phalanx
 from phalanx.aggregation import Aggregator
 from phalanx.attacks import Attack
-from phalanx.cli.console import console
+from phalanx.cli.console import console, progress_bar
 from phalanx.cli.train import MakeModel
 from phalanx.coding import Code
 from phalanx.compression import Compressor
@@ -127,7 +127,7 @@ def plain(made: Any) -> Any:
 def progress_of_cells() -> Iterator[Callable[[Any], None]]:
     """A bar over all runs, with the time left and what is running; lines if not on a terminal."""
     lines = None if console.is_terminal else Lines()
-    with progressprogress_of_cells() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("comparing", total=None, note="")
 
         def watch(progress: Any) -> None:
