@@ -28,16 +28,14 @@ from phalanx.training.job import Job
 
 @dataclass
 class PrototypeRun:
-    """Federated run with several architectures.
-
-    Attributes:
-        models: one for each prototype, trained.
-        rounds: one dictionary a round: `mean_accuracy` and `test_accuracy` by prototype, before and
-            after the distillation, `teachers`, `message_bytes`, `broadcast_bytes`.
-    """
+    """Federated run with several architectures."""
 
     models: list[nn.Module]
+    """One for each prototype, trained."""
+
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    """One dictionary a round: `mean_accuracy` and `test_accuracy` by prototype, before and after
+    the distillation, `teachers`, `message_bytes`, `broadcast_bytes`."""
 
 
 def federate_prototypes(

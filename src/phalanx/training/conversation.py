@@ -82,6 +82,8 @@ def converse(
     state: tuple[Tensor, ...] | None = None,
     out: Collection[int] = (),
     remembered: Mapping[int, WorkerState] | None = None,
+    *,
+    preparing: bool = False,
 ) -> Conversation:
     """Sends a broadcast, and decodes what comes back.
 
@@ -91,11 +93,12 @@ def converse(
         step: the round.
         broadcast: what they are sent.
         memory: of the exchange in the round before.
-        state: what the decoder remembers; None in a first part, of which nothing is remembered.
+        state: what the decoder remembers; None if it remembers nothing yet.
         out: workers that are excluded.
         remembered: what clients remember, by client, if they change places.
+        preparing: whether this is what workers compute first; of which nothing is remembered.
     """
-    preparing, code = state is None, job.round.code
+    code = job.round.code
     if state is None:
         dim = job.sent.dim
         state = code.init(dim, dtype=job.layout.dtype, device=broadcast.parameters.device)

@@ -79,7 +79,8 @@ class Loop:
         began, stages, out = time.perf_counter(), self.job.round, self.standing.out
         step_state, first = self.step_state, None
         if stages.preparation is not None:
-            first = converse(session, self.job.preparing, step, self._broadcast(step_state))
+            told = self._broadcast(step_state)
+            first = converse(session, self.job.preparing, step, told, preparing=True)
             step_state = stages.step.prepare(first.decoded.gradient, step_state)
         conversation = converse(
             session,
