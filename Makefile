@@ -31,14 +31,14 @@ help: ## Show this list
 	@touch $@
 
 .venv/all.stamp: .venv/core.stamp
-	$(BIN)/pip install --quiet --constraint .venv/constraints.txt --editable '.[completion,ray,secure,dev,docs]'
+	$(BIN)/pip install --quiet --constraint .venv/constraints.txt --editable '.[completion,ray,secure,flower,dev,docs]'
 	@touch $@
 
 .venv/bench.stamp: .venv/all.stamp
 	$(BIN)/pip install --quiet --constraint .venv/constraints.txt --editable '.[bench]'
 	@touch $@
 
-install: .venv/all.stamp ## Make .venv with the package, Ray, gRPC and the tools
+install: .venv/all.stamp ## Make .venv with the package, Ray, gRPC, Flower and the tools
 
 demo: .venv/core.stamp ## Train with liars among 15 workers and write a report
 	$(BIN)/phalanx demo

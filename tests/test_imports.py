@@ -10,6 +10,7 @@ EXTRAS = (
     "beartype",
     "byzfl",
     "datasets",
+    "flwr",
     "furo",
     "grpc",
     "hypothesis",

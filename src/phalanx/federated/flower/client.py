@@ -1,0 +1,145 @@
+"""Client of a federation on Flower: one task of a round, computed as the engines compute it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from phalanx.computations import Broadcast
+from phalanx.federated.flower.plan import FederationPlan
+from phalanx.federated.flower.records import array_record, import_flower, number, tensors_of
+from phalanx.ordering import Batches, Order
+from phalanx.training.checks import check_job
+from phalanx.training.engines.base import Site
+from phalanx.training.job import Job
+from phalanx.training.worker import RoundTask, Sent, TrainingWorkers, Worker
+from phalanx.training.worker_state import WorkerState
+
+_BEFORE, _AFTER, _DATE = "phalanx.before", "phalanx.after", "phalanx.date"
+
+
+@dataclass(frozen=True)
+class OwnSamples(Order):
+    """Order of a client that holds no samples but its own."""
+
+    shared: ClassVar[bool] = False
+    moves: ClassVar[bool] = True
+
+    def permutation(
+        self, num_samples: int, epoch: int, *names: int | str
+    ) -> Int[Tensor, " samples"]:
+        """As they stand."""
+        return torch.arange(num_samples)
+
+    def samples(self, batches: Batches, step: int, partition: int) -> Int[Tensor, " size"]:
+        """All of them, whichever place the client has in the round."""
+        return torch.arange(batches.num_samples)
+
+
+def client_app(plan: FederationPlan) -> Any:
+    """The `ClientApp` of a federation."""
+    app = import_flower("flwr.clientapp").ClientApp()
+    own = lru_cache(maxsize=None)(lambda client: _job(plan, client))
+
+    @app.query("describe")  # type: ignore[untyped-decorator]
+    def describe(message: Any, context: Any) -> Any:
+        """Who the client is, and how many samples it holds; an error if it cannot take part."""
+        client = _identity(plan, context)
+        job = own(client)
+        check_job(job, {}, {})
+        return _reply(message, {"client": client, "num_samples": len(job.dataset)})  # type: ignore[arg-type]
+
+    workers = lru_cache(maxsize=None)(lambda client: _worker(own(client)))
+
+    @app.train("round")  # type: ignore[untyped-decorator]
+    def train(message: Any, context: Any) -> Any:
+        """The client's message of a round; what it remembers stays in `context.state`."""
+        return _round(workers(_identity(plan, context)), message, context)
+
+    return app
+
+
+def _round(worker: Worker, message: Any, context: Any) -> Any:
+    told = message.content["task"]
+    step, place = number(told, "step", int), number(told, "place", int)
+    preparing = number(told, "preparing", bool)
+    tensors = tensors_of(message.content["broadcast"])
+    broadcast = Broadcast(tensors.pop("parameters"), tensors)
+    before = _remembered(context, number(told, "taken", int))
+    task = RoundTask(step, broadcast, {}, lent={place: before}, preparing=preparing)
+    seated = Worker(place, worker.updates)
+    reply = task.run(seated)
+    if reply.missing is not None:
+        return _reply(message, {"step": step, "loss": float("nan")}, missing=reply.missing)
+    sent: Sent = reply.value
+    if not preparing and sent.state is not None:
+        _remember(context, step, before, sent.state)
+    return _reply(message, {"step": step, "loss": sent.loss}, {"message": sent.message})
+
+
+def _worker(job: Job) -> Worker:
+    (worker,) = TrainingWorkers(job, {}).make({0: {}}, Site(chunk_size=1))
+    made: Worker = worker
+    return made
+
+
+def _job(plan: FederationPlan, client: int) -> Job:
+    """The job as it is on a client: its data, and no more of the server than it needs."""
+    dataset = plan.data_fn(client)
+    if not len(dataset):  # type: ignore[arg-type]
+        raise ValueError(f"data_fn must give at least 1 sample, got none for client {client}")
+    stages = plan.stages(OwnSamples())
+    return Job(plan.model(), plan.loss, dataset, stages, plan.num_sampled, plan.seed)
+
+
+def _identity(plan: FederationPlan, context: Any) -> int:
+    client = context.node_config.get("partition-id")
+    if type(client) is not int or not 0 <= client < plan.num_clients:
+        raise ValueError(
+            f"node-config must say partition-id, from 0 to {plan.num_clients - 1}, got {client!r}"
+        )
+    return client
+
+
+def _reply(
+    message: Any,
+    metrics: Mapping[str, int | float],
+    tensors: Mapping[str, Tensor] | None = None,
+    missing: str | None = None,
+) -> Any:
+    flower = import_flower()
+    content = flower.RecordDict({"metrics": flower.MetricRecord(dict(metrics))})
+    if tensors is not None:
+        content["arrays"] = array_record(tensors)
+    if missing is not None:
+        content["missing"] = flower.ConfigRecord({"reason": missing})
+    return flower.Message(content, reply_to=message)
+
+
+def _remembered(context: Any, taken: int) -> WorkerState:
+    """What the client remembers, given the last round of which the server took its message.
+
+    What it learned in a round whose message was lost it forgets, as if it had not taken part.
+    """
+    date = context.state.get(_DATE)
+    which = _AFTER if date is not None and date["step"] == taken else _BEFORE
+    record = context.state.get(which)
+    if record is None:
+        return {}
+    state: dict[str, tuple[Tensor, ...]] = {}
+    for name, tensor in tensors_of(record).items():
+        stage = name.rpartition("/")[0]
+        state[stage] = (*state.get(stage, ()), tensor)
+    return state
+
+
+def _remember(context: Any, step: int, before: WorkerState, after: WorkerState) -> None:
+    flower = import_flower()
+    for name, state in ((_BEFORE, before), (_AFTER, after)):
+        parts = {f"{stage}/{i}": one for stage in state for i, one in enumerate(state[stage])}
+        context.state[name] = array_record(parts)
+    context.state[_DATE] = flower.ConfigRecord({"step": step})
