@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_run(tmp_path):
         ({"seeds": (0,)}, "seeds must be at least 2"),
         ({"defences": {}}, "defences must name at least 1"),
         ({"defences": {"Krum": Defence(Krum(5))}}, "defences: Krum: num_byzantine"),
-        ({"budget": AttackBudget(attackers=4)}, "attackers must be below the 4 clients"),
+        ({"budget": AttackBudget(attackers=5)}, "attackers must be below the 5 clients"),
         ({"margin": -0.1}, "margin"),
     ):
         with pytest.raises(ValueError, match=message):
