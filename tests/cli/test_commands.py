@@ -94,6 +94,29 @@ def test_classes_of_ones_own_are_given_by_import_path(phalanx, tmp_path):
     assert phalanx("train", "--resume", "a", "--steps", 3)[0] == 0
 
 
+def test_a_schedule_of_compression_is_an_option_and_is_resumed(phalanx, tmp_path):
+    words = "--rule Mean --num_workers 4 --batch_size 64 --transforms+ Compressed"
+    words += " --transforms.compressor Scheduled --transforms.compressor.inner TopK"
+    words += " --transforms.compressor.inner.ratio 0.01 --transforms.compressor.start_step 1"
+    words += " --transforms.compressor.warm_up_epochs 2 --transforms.compressor.steps_per_epoch 2"
+    sent = []
+    for steps, out in ((3, "a"), (6, "b")):
+        assert phalanx("train", *words.split(), "--steps", steps, "--out", out)[0] == 0
+    assert phalanx("train", "--resume", "a", "--steps", 6)[0] == 0
+    for out in ("a", "b"):
+        lines = (tmp_path / out / "metrics.jsonl").read_text().splitlines()
+        sent.append([json.loads(line)["message_bytes"] for line in lines])
+    assert sent[0] == sent[1]
+    assert sent[0][0] > sent[0][1] == sent[0][2] > sent[0][3] == sent[0][4] > sent[0][5]
+    weights = [safe_open(tmp_path / out / "model.safetensors", "pt") for out in ("a", "b")]
+    for name in weights[0].keys():  # noqa: SIM118  (it is no mapping)
+        assert weights[0].get_tensor(name).equal(weights[1].get_tensor(name))
+    bad = words.replace("inner TopK --transforms.compressor.inner.ratio 0.01", "inner PowerSGD")
+    code, _, err = phalanx("train", *bad.split(), "--steps", 2, "--out", "c")
+    assert code == 2
+    assert "inner must have a ratio for a warm-up" in err
+
+
 def test_momentum_and_data_of_the_workers_are_options(phalanx, tmp_path):
     words = "--rule CoordinateMedian --transforms+ WorkerMomentum --transforms.beta 0.5"
     words += " --order PerClient --order.partitioner LongTailedPartitioner"

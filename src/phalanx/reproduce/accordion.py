@@ -100,7 +100,6 @@ class AccordionRecipe(Recipe):
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Accuracies, bytes and seconds of every kind, and updates of batches that grow."""
         parts, gains, lost = Findings("", []), list[str](), dict[str, float]()
-        slow, *_ = BANDWIDTHS
         plain: dict[str, Any] = {
             "accuracy": _accuracy(found, _DENSE, _LOW),
             "time": _times(found, _DENSE)[_LOW],
@@ -121,6 +120,7 @@ class AccordionRecipe(Recipe):
                 holds["kept"].append(ours >= low - 0.5)
                 holds |= {"bytes": [less >= 1.5], "time": quicker}
                 values["quicker"] = times[_LOW][0] / times[_ACCORDION][0]
+                values |= {"seconds": times[_ACCORDION][0], "down": high - low}
                 gains.append(words(self.told["gain"], values | {"more": ours - low}))
             tables = {"levels": _rows(kind, found, times)}
             parts += report(self.told, holds, values, tables)
@@ -133,8 +133,12 @@ class AccordionRecipe(Recipe):
         means = "; ".join(f"{kind} {100 * fmean(one):.0f} %" for kind, one in shares.items())
         lines = {"levels": {kind: (range(len(one)), one) for kind, one in shares.items()}}
         values |= {"data": cifar10(scope).origin, "gains": "; ".join(gains), "means": means}
-        values |= {"link": slow, "recipe": self, "plain": plain["accuracy"], "lost": lost}
-        values |= {"seconds": plain["time"][0], "enough": sum(v >= _LOST for v in lost.values())}
+        values |= {"recipe": self, "plain": plain["accuracy"], "lost": lost}
+        values |= {
+            "links": list(BANDWIDTHS),
+            "seconds": plain["time"],
+            "enough": sum(v >= _LOST for v in lost.values()),
+        }
         ours = _accuracy(found, _PLAIN, _ACCORDION)
         values |= {
             "accordion": ours,

@@ -122,9 +122,11 @@ class AtomoRecipe(CifarTraining, Recipe):
         values |= {"better": sum(better), "cases": len(better), "least": least}
         values |= {"fewer": [row[2] for row in traffic], "won": sum(faster), "of": len(faster)}
         values["plain"] = times["SGD"]
+        values["pairs"] = {name: [rows[_ours("auto", name)][2], rows[name][2]] for name in _RIVALS}
         quick = [one is not None and one >= 2 for one in ratios["QSGD, 4 bits"]]
         quick += [one is not None and one >= 3 for one in ratios["TernGrad"]]
-        holds = {"time": faster, "published": quick, "variance": better, "smaller": None}
+        holds = {"time": faster, "published": quick, "smaller": None}
+        holds["variance"] = [all(better), 2 * sum(better) > len(better)]
         variances = [
             (
                 f"{steps} steps, {share:.0%}",
