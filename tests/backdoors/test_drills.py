@@ -25,7 +25,7 @@ from phalanx.experiments import load
 
 EDGE = LowDensity(7, 1, tail=0.2, density=TailDensity(num_components=2, num_dimensions=8))
 TINY = Federation(
-    edge=EDGE, num_clients=12, clients_per_round=4, rounds=3, pretraining=60, num_clean=40
+    edge=EDGE, num_clients=12, clients_per_round=5, rounds=3, pretraining=60, num_clean=40
 )
 STRONG = Attacker(replacement=True, every=1, epochs=10)
 
@@ -73,7 +73,7 @@ def test_attackers_take_seats_of_the_round():
 
 def test_krum_leaves_out_all_but_one_and_coordinates_are_nobodys():
     found = harm_run(TINY, Defence(Krum(1)), draws=20)
-    assert 3 * found["usual_left_out"] + found["rare_left_out"] == pytest.approx(3)
+    assert 4 * found["usual_left_out"] + found["rare_left_out"] == pytest.approx(4)
     assert harm_run(TINY, Defence(), draws=20)["rare_left_out"] == 0
     assert harm_run(TINY, Defence(CoordinateMedian()), draws=20)["rare_left_out"] is None
 
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_run(tmp_path):
         ({"seeds": (0,)}, "seeds must be at least 2"),
         ({"defences": {}}, "defences must name at least 1"),
         ({"defences": {"Krum": Defence(Krum(5))}}, "defences: Krum: num_byzantine"),
-        ({"budget": AttackBudget(attackers=4)}, "attackers must be below the 4 clients"),
+        ({"budget": AttackBudget(attackers=5)}, "attackers must be below the 5 clients"),
         ({"margin": -0.1}, "margin"),
     ):
         with pytest.raises(ValueError, match=message):
