@@ -2,13 +2,11 @@
 
 __version__ = "0.1.0"
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
 from phalanx.federated import federate
 from phalanx.training import Run, train
-
-if TYPE_CHECKING:
-    from phalanx.backdoors import audit_backdoor
 
 __all__ = ["Run", "audit_backdoor", "federate", "train"]
 
@@ -16,7 +14,5 @@ __all__ = ["Run", "audit_backdoor", "federate", "train"]
 def __getattr__(name: str) -> Any:
     """Audits are imported when they are asked for: their plots would make every start wait."""
     if name == "audit_backdoor":
-        from phalanx.backdoors import audit_backdoor
-
-        return audit_backdoor
+        return import_module("phalanx.backdoors").audit_backdoor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ def _finding(defence: str, records: Records) -> Finding:
         confirmed.mean("main", attacker=worst),
         confirmed.mean("main", attacker=NO_ATTACK),
         learned.mean("edge"),
-        **{name: harm.mean(lambda one, name=name: one[name]) for name in names},
+        **{name: harm.mean(itemgetter(name)) for name in names},
     )
 
 

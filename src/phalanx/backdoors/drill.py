@@ -212,9 +212,10 @@ def staged_attack(
     federation: Federation, attacker: Attacker, edge: EdgeSet, norm: float, seed: int
 ) -> Backdoor:
     """The attack of an attacker who measured that honest updates have this norm."""
-    poison = edge.poisoned(load(federation.data), federation.num_clean, seed)
+    inputs, targets = edge.poisoned(load(federation.data), federation.num_clean, seed).tensors
     training = PoisonedSteps(
-        *poison.tensors,
+        inputs,
+        targets,
         lr=federation.lr,
         epochs=attacker.epochs,
         batch_size=federation.batch_size,
@@ -231,7 +232,8 @@ def honest_norm(federation: Federation, model: nn.Module, edge: EdgeSet, seed: i
     number = max(federation.num_clean, 1)
     poison = edge.poisoned(splits, number, seed)
     inputs, targets = (part[:number] for part in poison.tensors)
-    return update_of(federation, model, Samples(inputs, targets), seed).norm().item()
+    norm: float = update_of(federation, model, Samples(inputs, targets), seed).norm().item()
+    return norm
 
 
 def update_of(federation: Federation, model: nn.Module, samples: Samples, seed: int) -> Tensor:
@@ -296,7 +298,8 @@ def hit(model: nn.Module, inputs: Tensor, label: int) -> float:
     with torch.no_grad():
         answers = model.eval()(inputs).argmax(dim=1)
     model.train()
-    return (answers == label).double().mean().item()
+    share: float = (answers == label).double().mean().item()
+    return share
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from phalanx.backdoors.drill import Attacker, Defence, Federation, backdoor_run
 from phalanx.backdoors.harm import harm_run
@@ -87,7 +88,12 @@ def drill_cells(
 ) -> list[Cell]:
     """A drill for every defence, attacker and seed, as a part of a larger experiment."""
     staged = {name: {"attacker": one} for name, one in attackers.items()}
-    axes = {"part": {part: {}}, "defence": dict(defences), "attacker": staged, "seed": list(seeds)}
+    axes: dict[str, Any] = {
+        "part": {part: {}},
+        "defence": dict(defences),
+        "attacker": staged,
+        "seed": list(seeds),
+    }
     return grid(backdoor_run, axes, {"federation": federation})
 
 
@@ -100,7 +106,7 @@ def harm_cells(
     whether the model learns what honest clients hold.
     """
     shared = replace(federation, honest_share=1.0)
-    probes = {"part": {"harm": {}}, "defence": dict(defences), "seed": list(seeds)}
+    probes: dict[str, Any] = {"part": {"harm": {}}, "defence": dict(defences), "seed": list(seeds)}
     cells = grid(harm_run, probes, {"federation": shared})
     return cells + drill_cells("learned", shared, defences, {NO_ATTACK: None}, seeds)
 

@@ -81,10 +81,14 @@ class EdgeCaseBackdoors(Recipe):
 
     def federation(self, scope: Scope) -> Federation:
         """Data, clients and local training."""
-        shared = {"num_clients": self.num_clients, "rounds": self.rounds, "model": StridedNetwork}
+        shared: dict[str, Any] = {
+            "num_clients": self.num_clients,
+            "rounds": self.rounds,
+            "model": StridedNetwork,
+        }
         if scope.size == "quick":
             edge = LowDensity(true_label=7, target=1, tail=0.2)
-            tiny = {"pretraining": 150, "num_clean": 40, "lr": 0.01}
+            tiny: dict[str, Any] = {"pretraining": 150, "num_clean": 40, "lr": 0.01}
             return Federation(Digits(), edge=edge, **shared, **tiny)
         data = NpzFile(scope.file("mnist.npz"), train_samples=12000, test_samples=2000)
         rare = NpzEdgeCases(scope.file("edge_case_ardis7.npz"), true_label=7, target=1)
@@ -132,7 +136,10 @@ class EdgeCaseBackdoors(Recipe):
         ]
         learned = pivot(found.where(part="learned"), "defence", None, {"edge": "edge"}, to_points)
         edge = dict(zip(learned.rows, learned.column("edge"), strict=True))
-        harm = {name: [self._harm(found, name, who) for who in ("rare", "usual")] for name in quiet}
+        harm = {
+            name: [self._harm(found, name, who) for who in ("rare", "usual")]
+            for name in self.defences
+        }
         holds = {
             "insert": [
                 rise["none", _BLACK_BOX] >= _INSERTED,
@@ -148,7 +155,7 @@ class EdgeCaseBackdoors(Recipe):
             "tuned": [over[one] >= _INSERTED for one in (*_SLOW, *_SELECT)],
             "rarity": [after <= before for before, after in pairwise(rarity)],
             "fairness": [
-                *(harm[one][0] > harm[one][1] for one in _SELECT),
+                *((harm[one][0] or 0.0) > (harm[one][1] or 0.0) for one in _SELECT),
                 *(edge[one] < edge["none"] for one in _SELECT),
             ],
             "ours": None,
