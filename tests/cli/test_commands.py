@@ -350,7 +350,7 @@ def test_help_waits_for_no_library_that_only_work_needs():
 
 @pytest.mark.slow
 def test_an_audit_is_a_command(phalanx, tmp_path):
-    few = ["--num_clients", 8, "--clients_per_round", 4, "--rounds", 2, "--pretraining", 20]
+    few = ["--num_clients", 8, "--clients_per_round", 5, "--rounds", 2, "--pretraining", 20]
     few += ["--num_clean", 20, "--radii", "[1.0]", "--seeds", "[0,1]", "--jobs", 1]
     code, out, err = phalanx(
         "audit-backdoor", "--rules+", "Krum", "--rules+", "CoordinateMedian", *few, "--out", "a"

@@ -212,8 +212,7 @@ def staged_attack(
     federation: Federation, attacker: Attacker, edge: EdgeSet, norm: float, seed: int
 ) -> Backdoor:
     """The attack of an attacker who measured that honest updates have this norm."""
-    poison = edge.poisoned(load(federation.data), federation.num_clean, seed)
-    inputs, targets = poison.tensors
+    inputs, targets = edge.poisoned(load(federation.data), federation.num_clean, seed).tensors
     training = PoisonedSteps(
         inputs,
         targets,
@@ -233,7 +232,8 @@ def honest_norm(federation: Federation, model: nn.Module, edge: EdgeSet, seed: i
     number = max(federation.num_clean, 1)
     poison = edge.poisoned(splits, number, seed)
     inputs, targets = (part[:number] for part in poison.tensors)
-    return float(update_of(federation, model, Samples(inputs, targets), seed).norm())
+    norm: float = update_of(federation, model, Samples(inputs, targets), seed).norm().item()
+    return norm
 
 
 def update_of(federation: Federation, model: nn.Module, samples: Samples, seed: int) -> Tensor:
@@ -298,7 +298,8 @@ def hit(model: nn.Module, inputs: Tensor, label: int) -> float:
     with torch.no_grad():
         answers = model.eval()(inputs).argmax(dim=1)
     model.train()
-    return float((answers == label).double().mean())
+    share: float = (answers == label).double().mean().item()
+    return share
 
 
 @dataclass

@@ -88,8 +88,12 @@ def drill_cells(
 ) -> list[Cell]:
     """A drill for every defence, attacker and seed, as a part of a larger experiment."""
     staged = {name: {"attacker": one} for name, one in attackers.items()}
-    axes: dict[str, Any] = {"part": {part: {}}, "defence": dict(defences)}
-    axes |= {"attacker": staged, "seed": list(seeds)}
+    axes: dict[str, Any] = {
+        "part": {part: {}},
+        "defence": dict(defences),
+        "attacker": staged,
+        "seed": list(seeds),
+    }
     return grid(backdoor_run, axes, {"federation": federation})
 
 

@@ -25,7 +25,7 @@ from phalanx.backdoors import (
 from phalanx.backdoors.search import NO_ATTACK
 from phalanx.data import Digits, NpzFile
 from phalanx.experiments import Cell, Records, pivot
-from phalanx.reproduce.base import Findings, Measure, Recipe, Scope, above, report, sized, to_points
+from phalanx.reproduce.base import Findings, Measure, Recipe, Scope, report, sized, to_points
 
 _BLACK_BOX, _PGD, _REPLACED = "black box", "PGD", "PGD + replacement"
 _STOPPED, _INSERTED = 10.0, 30.0  # points above no attack: a defence held; a backdoor is in
@@ -81,12 +81,15 @@ class EdgeCaseBackdoors(Recipe):
 
     def federation(self, scope: Scope) -> Federation:
         """Data, clients and local training."""
-        shared: dict[str, Any] = {"num_clients": self.num_clients, "rounds": self.rounds}
-        shared["model"] = StridedNetwork
+        shared: dict[str, Any] = {
+            "num_clients": self.num_clients,
+            "rounds": self.rounds,
+            "model": StridedNetwork,
+        }
         if scope.size == "quick":
             edge = LowDensity(true_label=7, target=1, tail=0.2)
-            shared |= {"pretraining": 150, "num_clean": 40, "lr": 0.01}
-            return Federation(Digits(), edge=edge, **shared)
+            tiny: dict[str, Any] = {"pretraining": 150, "num_clean": 40, "lr": 0.01}
+            return Federation(Digits(), edge=edge, **shared, **tiny)
         data = NpzFile(scope.file("mnist.npz"), train_samples=12000, test_samples=2000)
         rare = NpzEdgeCases(scope.file("edge_case_ardis7.npz"), true_label=7, target=1)
         return Federation(data, edge=rare, **shared)
@@ -132,9 +135,11 @@ class EdgeCaseBackdoors(Recipe):
             found.where(part=f"{100 * one:.0f} %").reduce("backdoor", to_points) for one in _SHARES
         ]
         learned = pivot(found.where(part="learned"), "defence", None, {"edge": "edge"}, to_points)
-        edge: dict[Any, Any] = dict(zip(learned.rows, learned.column("edge"), strict=True))
-        sides = ("rare", "usual")
-        harm = {name: [self._harm(found, name, who) for who in sides] for name in self.defences}
+        edge = dict(zip(learned.rows, learned.column("edge"), strict=True))
+        harm = {
+            name: [self._harm(found, name, who) for who in ("rare", "usual")]
+            for name in self.defences
+        }
         holds = {
             "insert": [
                 rise["none", _BLACK_BOX] >= _INSERTED,
@@ -150,7 +155,7 @@ class EdgeCaseBackdoors(Recipe):
             "tuned": [over[one] >= _INSERTED for one in (*_SLOW, *_SELECT)],
             "rarity": [after <= before for before, after in pairwise(rarity)],
             "fairness": [
-                *(above(harm[one][0], harm[one][1], 0.1) for one in _SELECT),
+                *((harm[one][0] or 0.0) > (harm[one][1] or 0.0) for one in _SELECT),
                 *(edge[one] < edge["none"] for one in _SELECT),
             ],
             "ours": None,
