@@ -50,7 +50,7 @@ _CLOSE_S = 30.0  # that a worker which is still at a task has to drop it
 class TorchDistributed(Engine):
     """Multi-process engine on the ranks of a `torchrun` script; rank 0 is the server.
 
-    All ranks run one script. In `join`, those from 1 on serve as workers until rank 0 leaves it:
+    All ranks run one script. In `join`, those from 1 on serve as workers until rank 0 leaves it::
 
         engine = TorchDistributed()
         with engine.join() as is_server:
