@@ -13,6 +13,7 @@ from phalanx.reproduce.erasure_head import ErasureHeads
 from phalanx.reproduce.fedma import FedMARecipe
 from phalanx.reproduce.large_batch_width import LargeBatchWidth
 from phalanx.reproduce.learning_from_history import LearningFromHistory
+from phalanx.reproduce.mime import MimeRecipe
 from phalanx.reproduce.power_gossip import PowerGossipRecipe
 from phalanx.reproduce.power_sgd import PowerSGDRecipe
 from phalanx.reproduce.random_block import RandomBlocks
@@ -36,6 +37,7 @@ __all__ = [
     "Findings",
     "LargeBatchWidth",
     "LearningFromHistory",
+    "MimeRecipe",
     "PowerGossipRecipe",
     "PowerSGDRecipe",
     "RandomBlocks",
