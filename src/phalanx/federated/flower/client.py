@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -43,22 +42,26 @@ class OwnSamples(Order):
 def client_app(plan: FederationPlan) -> Any:
     """The `ClientApp` of a federation."""
     app = import_flower("flwr.clientapp").ClientApp()
-    own = lru_cache(maxsize=None)(lambda client: _job(plan, client))
+    workers: dict[int, Worker] = {}  # of this process; not a cache of functools: Ray pickles it
+
+    def worker_of(context: Any) -> tuple[int, Worker]:
+        client = _identity(plan, context)
+        if client not in workers:
+            workers[client] = _worker(_job(plan, client))
+        return client, workers[client]
 
     @app.query("describe")  # type: ignore[untyped-decorator]
     def describe(message: Any, context: Any) -> Any:
         """Who the client is, and how many samples it holds; an error if it cannot take part."""
-        client = _identity(plan, context)
-        job = own(client)
+        client, worker = worker_of(context)
+        job = worker.updates.job
         check_job(job, {}, {})
-        return _reply(message, {"client": client, "num_samples": len(job.dataset)})  # type: ignore[arg-type]
-
-    workers = lru_cache(maxsize=None)(lambda client: _worker(own(client)))
+        return _reply(message, {"client": client, "num_samples": job.batches.num_samples})
 
     @app.train("round")  # type: ignore[untyped-decorator]
     def train(message: Any, context: Any) -> Any:
         """The client's message of a round; what it remembers stays in `context.state`."""
-        return _round(workers(_identity(plan, context)), message, context)
+        return _round(worker_of(context)[1], message, context)
 
     return app
 

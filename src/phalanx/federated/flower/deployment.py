@@ -178,7 +178,8 @@ class Deployment:
         package = self.folder / "app" / "phalanx_federation"
         package.mkdir(parents=True, exist_ok=True)
         (package / "__init__.py").write_text("")
-        told = f"from {self.module} import client_app, server_app\n"
+        told = f"import {self.module} as module\n\n"  # assigned: Flower looks without running it
+        told += "client_app = module.client_app\nserver_app = module.server_app\n"
         (package / "apps.py").write_text(told)
         (package.parent / "pyproject.toml").write_text(_PROJECT.format(version=version))
         (package.parent / "LICENSE").write_text("As the module that it runs.\n")

@@ -1,7 +1,9 @@
 """Records of Flower's messages: tensors and numbers, of which nothing is ever unpickled."""
 
 import math
+import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -30,15 +32,15 @@ _DTYPES = {
 
 
 def import_flower(module: str = "flwr.app") -> ModuleType:
-    """A module of Flower.
+    """A module of Flower, or of what it brings.
 
     Raises:
         ImportError: if Flower is not installed.
     """
-    from importlib import import_module
-
     try:
-        return import_module(module)
+        with warnings.catch_warnings():  # of what Flower imports, to itself
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return import_module(module)
     except ImportError as error:
         raise ImportError("Flower is needed: pip install 'phalanx[flower]'") from error
 

@@ -36,7 +36,7 @@ class RemoteClients(ClientSampling):
     told: Tensor | None = None
     """`(clients,)`, filled in as clients are heard of."""
 
-    def num_samples(self, client: int) -> int:
+    def num_held(self, client: int) -> int:
         """How many samples a client says that it holds; 1 before it has."""
         assert self.told is not None
         return max(1, int(self.told[client]))
