@@ -361,7 +361,7 @@ def test_an_audit_is_a_command(phalanx, tmp_path):
     assert "What was not tried" in page
     for wrong, message in (
         (["--seeds", "[0]"], "seeds must be at least 2"),
-        (["--edge", "none.npz"], "none.npz"),
+        (["--edge", "none.npz"], "data must be an NpzFile"),
         (["--noise", "0.1"], "noise must go with rules"),
         (["--target", "7"], "target must differ from true_label"),
     ):
