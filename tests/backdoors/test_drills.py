@@ -1,6 +1,7 @@
 """Drills and audits at a tiny size: what they measure, what resumes, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,6 +69,11 @@ def test_attackers_take_seats_of_the_round():
         due = step >= 1 and (step - 1) % 3 == 0
         mask = schedule.among([5, 17, 40], step, 100, seed=0)
         assert mask.tolist() == [due, due, False]
+
+
+def test_edge_cases_at_hand_are_those_that_are_described():
+    at_hand = replace(TINY, edge=edge_set(TINY))
+    assert backdoor_run(at_hand, STRONG, Defence()) == backdoor_run(TINY, STRONG, Defence())
 
 
 def test_krum_leaves_out_all_but_one_and_coordinates_are_nobodys():

@@ -41,8 +41,8 @@ class Federation:
     """What is learned, dealt out to the clients."""
     model: MakeModel = MLP
     """Makes the model, whose weights the drill begins with unless it is trained before."""
-    edge: EdgeCases = LowDensity()  # noqa: RUF009 - frozen
-    """The edge cases that the attacker is after."""
+    edge: EdgeCases | EdgeSet = LowDensity()  # noqa: RUF009 - frozen
+    """The edge cases that the attacker is after: a description, or tensors at hand."""
     honest_share: float = 0.0
     """Share of the attacker's edge cases that honest clients hold with their true label."""
     rare_share: float = 0.1
@@ -250,8 +250,8 @@ def edge_set(federation: Federation) -> EdgeSet:
 
 
 @lru_cache(maxsize=4)
-def _edge_set(edge: EdgeCases, data: DataSource) -> EdgeSet:
-    return edge.load(data)
+def _edge_set(edge: EdgeCases | EdgeSet, data: DataSource) -> EdgeSet:
+    return edge if isinstance(edge, EdgeSet) else edge.load(data)
 
 
 def pretrained(federation: Federation, seed: int) -> nn.Module:
