@@ -93,6 +93,8 @@ class FedMARecipe(Recipe):
         last = {name: _last(deep, method=name) for name in _METHODS}
         ours, rivals = last["FedMA"], [last[name] for name in _METHODS[1:4]]
         growth = deep.mean("growth", method="FedMA")
+        sent = [deep.mean("bytes", method=name) for name in ("FedMA", "FedAvg")]
+        traffic = sent[0] / sent[1] if None not in sent else None
         values = {
             **{name: getattr(self, name) for name in ("samples", "hidden", "seeds", "rounds")},
             **{name: getattr(self, name) for name in ("deep_samples", "pixels", "deep_width")},
@@ -101,6 +103,7 @@ class FedMARecipe(Recipe):
             "last": last,
             "best": max(rivals, key=lambda value: value or 0.0),
             "growth": growth,
+            "traffic": traffic,
             "width": one.mean("width"),
             "spread": [100 * (one.spread(way) or 0.0) for way in _WAYS[:-1]],
             "longer": self.epochs * _LONGER,
@@ -108,11 +111,12 @@ class FedMARecipe(Recipe):
         holds: dict[str, Sequence[bool] | None] = {
             "one shot": [above(shot["FedMA"], shot["averaged"], 20.0)],
             "retrained": [above(shot["FedMA, retrained"], shot["ensemble"], -3.0)],
-            "rounds": [above(ours, rival, 0.1) for rival in rivals],
+            "rounds": [traffic is not None and traffic <= 1.1]
+            + [above(ours, rival, 0.1) for rival in rivals],
             "ensemble": [above(ours, last["ensemble"], 0.1)],
             "growth": [growth is not None and growth <= 1.2],
         }
-        better = all(holds["rounds"] or [])
+        better = all(above(ours, rival, 0.1) for rival in rivals)
         tables = {
             "one shot": [(way, one.mean(way), one.spread(way)) for way in _WAYS],
             "rounds": pivot(
