@@ -62,24 +62,26 @@ class JointStep(NamedTuple):
 
     Attributes:
         objective: the loss.
-        active: `(active,)`, the clients that are not done yet.
+        active: `(active,)`, the clients that are not done yet; None while that is all of them.
         groups: by size, places among these, and their minibatches, `(clients, size, ...)`.
     """
 
     objective: Objective
-    active: Tensor
+    active: Tensor | None
     groups: list[tuple[Tensor, Tensor, Tensor]]
 
     def take(self, rows: Tensor) -> Tensor:
         """The rows of those that step."""
-        return rows[self.active]
+        return rows if self.active is None else rows[self.active]
 
     def put(self, rows: Tensor, moved: Tensor) -> Tensor:
         """The other rows as they were."""
-        return rows.index_copy(0, self.active, moved)
+        return moved if self.active is None else rows.index_copy(0, self.active, moved)
 
     def gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """`(active, dim)` and `(active,)`."""
+        if len(self.groups) == 1:
+            return self.objective.client_gradients(points, *self.groups[0][1:])
         gradients, losses = torch.empty_like(points), points.new_empty(len(points))
         for place, inputs, targets in self.groups:
             found = self.objective.client_gradients(points[place], inputs, targets)
@@ -114,4 +116,5 @@ def together(
             inputs = torch.stack([own.inputs[index.to(device)] for own, index in chosen])
             targets = torch.stack([own.targets[index.to(device)] for own, index in chosen])
             groups.append((torch.tensor(places, device=device), inputs, targets))
-        yield JointStep(objective, torch.tensor(active, device=device), groups)
+        some = torch.tensor(active, device=device) if len(active) < len(plans) else None
+        yield JointStep(objective, some, groups)
