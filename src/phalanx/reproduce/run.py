@@ -283,24 +283,24 @@ def write_overview(found: Iterable[Path], page: Path, failed: Sequence[str] = ()
 
 
 def headlines(published: Path) -> str:
-    """A Markdown table of every recipe's first claim, and how all of its claims came out.
+    """A Markdown table of recipes' first claims, whether they hold, and how all of them came out.
 
     Args:
-        published: the folder that `reproduce` published to; a recipe without findings there has a
-            row that says so.
+        published: the folder that `reproduce` published to; recipes without findings there are
+            named below the table.
     """
-    rows = []
-    for name, recipe in recipes().items():
+    rows, missing = [], []
+    for name in recipes():
         path = published / f"{name}.json"
         if not path.is_file():
-            rows.append((name, recipe.paper.partition(",")[0], "not published", "", ""))
+            missing.append(name)
             continue
         one = json.loads(path.read_text(encoding="utf-8"))
-        first, counted = one["findings"][0], _counted(one)
-        link = f"[{name}]({published.name}/{name}.md)"
-        rows.append((link, first["claim"], first["paper"], first["ours"], counted))
-    columns = ("paper", "its first claim", "its figure", "here", "all its claims")
-    return "\n".join(markdown_table(columns, rows))
+        first, link = one["findings"][0], f"[{name}]({published.name}/{name}.md)"
+        rows.append((link, first["claim"], first["same"], _counted(one)))
+    columns = ("paper", "its first claim", "holds here", "all its claims")
+    lines = markdown_table(columns, rows)
+    return "\n".join([*lines, f"Not measured yet: {', '.join(missing)}."] if missing else lines)
 
 
 def _counted(found: Mapping[str, Any]) -> str:
