@@ -113,7 +113,8 @@ def main() -> None:
     if not quick:
         remark = (
             f"{NUM_CLIENTS} clients of scikit-learn's digits, {rounds} rounds of FedAvg, "
-            f"{RULE}. Seconds are of the whole run, Ray's start among them, without imports."
+            f"{RULE}. Seconds are of the whole run, Ray's start among them, without imports; other"
+            " programs ran beside it."
         )
         where = {**environment("torch", "flwr", "ray"), "threads": 1}
         write_measurement("flower", CLAIM, where, rows, COLUMNS, remark)

@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import stat
+import subprocess
+import sys
 import time
 
 import pytest
@@ -146,3 +148,18 @@ def test_a_killed_node_comes_back(tmp_path, module):
     assert alive(tmp_path / "federation") == []
     assert [entry["missing"] for entry in rounds_of(out)] == [{}] * 4
     assert all(torch.tensor(entry["loss"]).isfinite() for entry in rounds_of(out))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_launcher_that_is_terminated_leaves_no_process(tmp_path, module):
+    name, _ = module("terminated", rounds=50)
+    command = [sys.executable, "-m", "phalanx.federated.flower", name, "--clients", "2"]
+    launcher = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 100
+    while not (tmp_path / "federation" / "node-0.log").exists() and time.monotonic() < until:
+        time.sleep(0.2)
+    assert alive(tmp_path / "federation")
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(60) == 130
+    assert alive(tmp_path / "federation") == []
