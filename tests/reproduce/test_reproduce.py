@@ -252,7 +252,7 @@ def test_all_are_run_and_what_cannot_be_is_said(tmp_path, monkeypatch):
     published = json.loads((tmp_path / "docs" / "pair.json").read_text())
     assert (published["recipe"], published["size"]) == ("pair", "quick")
     assert headlines(tmp_path / "docs").splitlines()[2:] == [
-        "| [pair](docs/pair.md) | Halves are less. | — | — |",
+        "| [pair](docs/pair.md) | Halves are less. | — |  |",
         "",
         "Not measured yet: fails.",
     ]
