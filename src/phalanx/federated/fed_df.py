@@ -92,7 +92,7 @@ class DistillationStep(ServerStep):
         """Steps of the distillation, and the accuracy on the validation data before and after."""
         if state.last is None:
             return {}
-        found = {"distillation_steps": state.last.num_steps}
+        found = {"distillation_steps": float(state.last.num_steps)}
         if state.last.before is not None:
             found |= {"mean_accuracy": state.last.before, "distilled_accuracy": state.last.after}
         return found
