@@ -8,7 +8,7 @@ import pytest
 REFUSED = {
     "bandwidth": ("from phalanx.communication import bits_per_second as call", "call('0mbit')"),
     "no bandwidth": ("from phalanx.communication import bits_per_second as call", "call('fast')"),
-    "latency": ("from phalanx.planning import seconds as call", "call('1m')"),
+    "latency": ("from phalanx.communication import seconds as call", "call('1m')"),
     "generator": (
         "import torch; from phalanx.compression import PowerSGD; x = torch.ones(90, 90)",
         "PowerSGD().update(x, PowerSGD().init(x))",

@@ -2,6 +2,8 @@
 
 import pytest
 
+from phalanx.cli.main import COMMANDS
+
 MISTAKES = {
     "train --code DracoCyclik": "nothing is called 'DracoCyclik'; did you mean DracoCyclic?",
     "train --rule Qwxyz": "nothing is called 'Qwxyz'; see `phalanx list`",
@@ -64,8 +66,7 @@ MISTAKES = {
     "emulate-links --bandwidth fast -- true": "bandwidth must be a bandwidth such as 100mbit",
     "emulate-links --num-ranks 0 -- true": "num_ranks must be from 1 to 250, got 0",
     "frobnicate": "invalid choice: 'frobnicate'",
-    "": "command must be one of demo, train, compare, plan, report, reproduce, serve, "
-    "emulate-links, list, completion",
+    "": f"command must be one of {', '.join(COMMANDS)}",
 }
 
 

@@ -175,20 +175,21 @@ def test_report_redraws_one_run_or_compares_several(phalanx, tmp_path):
 
 # Public classes that are no algorithms to choose from: they are not listed.
 HELPERS = """
-    AccordionBatch AccordionBatchSampler ActivationBoundary AdversaryKnowledge Aggregate
-    AllGather AllReduce AllToAll Averaged Batches BatchState BatchTrial BoundaryTraffic
-    Broadcast Callback Chain ClientData CodedLeastSquares CodedMatmul CodedMatrix CodedShuffle
+    AccordionBatch AccordionBatchSampler ActivationBoundary AdversaryKnowledge Aggregate AllGather
+    AllReduce AllToAll Averaged Batches BatchState BatchTrial BoundaryTraffic Broadcast Callback
+    Chain ClientData ClientTraining CodedLeastSquares CodedMatmul CodedMatrix CodedShuffle
     CodedShuffleSampler CodeOutlook CodePlanner Collected Collector CommunicationCost
     CompressedPipeline CompressorOutlook CompressorPlanner Computed Consensus CriticalRegimes
-    Dealer Decoded Delivery DiversityMonitor Edges Estimate Evaluation ExchangeContext
-    ExchangeMemory Geometry GossipOptimizer GossipRound GradientDiversity Inbox Job LargestBatch
-    Link MalformedMessageError MatmulSession Message MessageContext MicrobatchPlan Mixed
-    Mixtures ModelServer ModelServerView NeighborBroadcast Objective OneBitAdam OutlierTest
-    ParameterGossip Part Party Peer ProcessGroupCollectives Product Regime Replies Reply Reputation
+    Dealer Decoded Delivery Distillation Distilled DiversityMonitor Edges Estimate Evaluation
+    ExchangeContext ExchangeMemory FedMA FedMARun Fused Geometry GossipOptimizer GossipRound
+    GradientDiversity Inbox Job LargestBatch Link MalformedMessageError Matching MatchResult
+    MatmulSession Message MessageContext MicrobatchPlan Mixed Mixtures ModelServer ModelServerView
+    NeighborBroadcast NeuronLayout Objective OneBitAdam OutlierTest ParameterGossip Part Party
+    Peer ProcessGroupCollectives Product PrototypeRun Received Regime Replies Reply Reputation
     Round RoundLedger RoundOverError Rounds RowCache Run Samples SecureClient SecureSetup Shard
     SharedTensor Shares ShufflePlan ShuffleSession SimulatedPipeline Site Splits Spread Standing
-    TensorStates TimedProduct Topology TrainingWorkers Transcript UnexpectedMessageError
-    Uploader Verdict Waiting WorkerServer WorkerServerView
+    TensorStates TimedProduct Topology TrainingWorkers Transcript UnexpectedMessageError Uploader
+    Verdict Waiting WorkerServer WorkerServerView
 """
 
 

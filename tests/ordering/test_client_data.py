@@ -24,7 +24,13 @@ from phalanx.attacks import (
     StaleGradient,
 )
 from phalanx.coding import DracoRepetition
-from phalanx.data import DirichletPartitioner, IidPartitioner, Partitioner, ShardPartitioner
+from phalanx.data import (
+    DirichletPartitioner,
+    IidPartitioner,
+    NaturalIdPartitioner,
+    Partitioner,
+    ShardPartitioner,
+)
 from phalanx.ordering import Batches, ClientData, PerClient, RandomReshuffling
 from phalanx.training import Local, Ray
 from phalanx.transforms import WorkerMomentum
@@ -224,7 +230,10 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing_behind(tmp_path, option
 def test_every_split_trains(subtests):
     for kind in concrete(data, Partitioner):
         with subtests.test(kind.__name__):
-            assert len(trained(order=PerClient(kind()), steps=2).rounds) == 2
+            # By default natural ids are classes, of which there are fewer than workers here.
+            natural = {"ids": [number % 50 for number in range(300)]}
+            split = kind(**natural if kind is NaturalIdPartitioner else {})
+            assert len(trained(order=PerClient(split), steps=2).rounds) == 2
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def test_the_folder_holds_what_the_readers_need(trained, make_model):
     assert set(run.rounds[0]) == {
         *("step", "loss", "seconds", "compute_seconds", "virtual_seconds", "decode_seconds"),
         *("byzantine", "suspects", "outliers", "missing", "residual", "error", "suspicion"),
-        *("excluded", "message_bytes", "epoch", "lr", "saturated"),
+        *("excluded", "message_bytes", "broadcast_bytes", "epoch", "lr", "saturated"),
     }
     assert run.result["num_workers"] == 9
     assert run.result["redundancy"] == 3.0
