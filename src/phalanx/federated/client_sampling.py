@@ -30,6 +30,10 @@ class ClientSampling(Order):
     sizes: Int[Tensor, " clients"]
     """How many samples each client holds."""
 
+    def __repr__(self) -> str:
+        """Numbers, not the indices of all samples."""
+        return f"ClientSampling({len(self.sizes)} clients, {len(self.indices)} samples)"
+
     @cached_property
     def held(self) -> tuple[Tensor, ...]:
         """Indices of the samples of each client."""
