@@ -180,11 +180,11 @@ def test_runs_repeat_to_the_bit_and_resume(tmp_path):
 
 
 @pytest.mark.slow
-def test_engines_agree():
+def test_engines_agree(cluster):
     attack = Backdoor(PoisonedSteps(*some_data(seed=2).tensors, radius=0.1), boost=4.0)
     found = [
         trained(attack, PeriodicWorkers(2), LocalSteps(2, 0.1), engine=engine, steps=3)
-        for engine in (Local(), Ray())
+        for engine in (Local(chunk_size=1), Ray())
     ]
     assert found[0].equal(found[1])
 

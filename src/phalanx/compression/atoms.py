@@ -368,8 +368,8 @@ def _with_values(sizes: Float[Tensor, " atoms"], num_bytes: float, most: float) 
         """Entries, and bits that they take."""
         certain = int((wide >= tau).sum())
         number = float((wide / tau).clamp_(max=1).sum(dtype=torch.float64))
-        exact = certain * (value_bits + entry_bits(dim, certain))
-        return number, exact + (number - certain) * entry_bits(dim, number - certain)
+        exact = certain * (value_bits + entry_bits(dim, float(certain)))
+        return number, exact + (number - certain) * entry_bits(dim, float(number - certain))
 
     low = float(tau / scale) or float(wide[wide > 0].min())
     if kept(low)[1] <= 8 * num_bytes:

@@ -83,7 +83,7 @@ def share_budget(
         total, certain = spending.entries(border)
         numbers = (total / border, float(certain))
         if any(numbers):
-            bits = sum(one * entry_bits(rest.numel(), one) for one in numbers) / sum(numbers)
+            bits = sum(one * entry_bits(rest.numel(), float(one)) for one in numbers) / sum(numbers)
     return Levels(level, level * math.sqrt(cost))
 
 
