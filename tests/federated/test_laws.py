@@ -221,7 +221,8 @@ def test_a_model_is_taken_as_it_is():
 
 
 @pytest.mark.slow
-def test_ray_gives_the_bits_of_one_process(subtests):
+@pytest.mark.timeout(400)
+def test_ray_gives_the_bits_of_one_process(subtests, cluster):
     for algorithm in ALGORITHMS:
         with subtests.test(repr(algorithm)):
             common = {"clients_per_round": 2, "rounds": 3}
