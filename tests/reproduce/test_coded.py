@@ -49,6 +49,14 @@ def test_a_multicast_is_cheaper_than_a_message_to_each():
 
 
 @pytest.mark.slow
+def test_real_workers_decode_the_digits(tmp_path):
+    pytest.importorskip("ray")
+    sizes = {"num_rows": 3000, "workers": (5,), "excess": (0.3,)}
+    recipe = CodedShuffling(**sizes, epochs=1, real_workers=2)
+    assert reproduce(recipe, tmp_path, size="quick", jobs=1).findings.claims[-1].same == "yes"
+
+
+@pytest.mark.slow
 def test_real_workers_that_sleep_are_timed_beside_what_the_clock_expects(tmp_path):
     """So few products prove no gain; that nobody who sleeps is waited for, others test."""
     pytest.importorskip("ray")
