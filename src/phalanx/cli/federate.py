@@ -1,14 +1,13 @@
 """`phalanx federate`: a federated algorithm, a partition and the stages of the round as options."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import phalanx
 from phalanx.cli.console import console
+from phalanx.cli.run_report import reported
 from phalanx.cli.train import MakeModel, run_folder
 from phalanx.data import DataSource, Digits, DirichletPartitioner, Partitioner
-from phalanx.errors import PhalanxError
 from phalanx.federated import deal
 from phalanx.losses import cross_entropy
 from phalanx.models import MLP
@@ -47,9 +46,6 @@ def federate(
             given anew: how many rounds, the engine, how often to evaluate and to write.
         options: Those of `phalanx.federate`.
     """
-    # Imported where it is used: matplotlib would make every command wait, `--help` too.
-    from phalanx.reporting import answer, compare_runs, load_run, terminal_table, write_report
-
     folder = run_folder(out, resume, "federate")
     home = usable(device)
     splits = data.load()
@@ -57,7 +53,7 @@ def federate(
     if len(clients) < num_clients:
         left = num_clients - len(clients)
         console.print(f"{left} of {num_clients} clients hold nothing, and are left out", style="")
-    try:
+    with reported(folder):
         phalanx.federate(
             lambda: model(splits.input_shape, splits.num_classes).to(home),
             clients,
@@ -69,19 +65,6 @@ def federate(
             config=_config,
             **options,
         )
-    except ValueError:  # nothing was begun
-        raise
-    except BaseException:
-        if (folder / "metrics.jsonl").exists():
-            with suppress(ValueError, OSError, PhalanxError):  # what ended the run is told
-                write_report([load_run(folder)], folder / "report.html")
-        raise
-    records = [load_run(folder)]
-    write_report(records, folder / "report.html")
-    rows = compare_runs(records)
-    console.show(terminal_table(rows))
-    console.print(answer(records, rows), markup=False)
-    console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
 
 
 # The algorithm, the stages of the round and the rest: nobody lists them a second time.

@@ -1,7 +1,6 @@
 """`phalanx train`: the stages of the round are its options."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,8 @@ from typing import Any
 from torch import nn
 
 import phalanx
-from phalanx.cli.console import console
+from phalanx.cli.run_report import reported
 from phalanx.data import DataSource, Digits
-from phalanx.errors import PhalanxError
 from phalanx.losses import cross_entropy
 from phalanx.models import MLP
 from phalanx.randomness import seeded
@@ -55,15 +53,12 @@ def train(
             given anew: how many steps, the engine, how often to evaluate and to write.
         options: Those of `phalanx.train`.
     """
-    # Imported where it is used: matplotlib would make every command wait, `--help` too.
-    from phalanx.reporting import answer, compare_runs, load_run, terminal_table, write_report
-
     folder = run_folder(out, resume)
     home = usable(device)
     splits = data.load()
     with seeded(options["seed"], "weights"):
         module = model(splits.input_shape, splits.num_classes).to(home)
-    try:
+    with reported(folder):
         phalanx.train(
             module,
             splits.train,
@@ -76,19 +71,6 @@ def train(
             config=_config,
             **options,
         )
-    except ValueError:  # nothing was begun
-        raise
-    except BaseException:
-        if (folder / "metrics.jsonl").exists():
-            with suppress(ValueError, OSError, PhalanxError):  # what ended the run is told
-                write_report([load_run(folder)], folder / "report.html")
-        raise
-    write_report([load_run(folder)], folder / "report.html")
-    records = [load_run(folder)]
-    rows = compare_runs(records)
-    console.show(terminal_table(rows))
-    console.print(answer(records, rows), markup=False)
-    console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
 
 
 # The stages of the round and the rest: nobody lists them a second time.
