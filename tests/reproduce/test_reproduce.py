@@ -145,13 +145,14 @@ def test_results_are_written_for_programs_editors_and_readers(done):
 
 
 @pytest.mark.slow
-def test_given_data_is_used(tmp_path):
+@pytest.mark.timeout(300)
+def test_given_data_is_used(tmp_path, cluster):  # at size default workers are processes
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (60, 28, 28), dtype=np.uint8)
     np.savez(tmp_path / "mnist.npz", x_train=images, y_train=np.arange(60) % 10)
     tiny = replace(TINY, steps=1, timed_byzantine=(1,))
     for number, data in enumerate([tmp_path, tmp_path / "mnist.npz"]):
-        done = reproduce(tiny, tmp_path / str(number), data=data)
+        done = reproduce(tiny, tmp_path / str(number), data=data, jobs=1)
         assert "mnist.npz, 48 training images" in done.findings.notes[0]
 
 

@@ -1,0 +1,28 @@
+"""The command that runs a federation."""
+
+import json
+
+
+def test_a_federation_writes_a_run_folder_and_a_report_of_its_clients(phalanx, tmp_path):
+    words = "--algorithm FedAvg --data digits --partitioner Dirichlet --partitioner.alpha 0.5"
+    words += " --num_clients 12 --clients_per_round 5 --rule MultiKrum --attack SignFlip"
+    code, out, err = phalanx("federate", *words.split(), "--rounds", 2, "--out", "a")
+    assert (code, err) == (0, "")
+    assert "suspected" in out
+    rounds = [json.loads(one) for one in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
+    for entry in rounds:
+        assert len(set(entry["clients"])) == 5
+        assert entry["message_bytes"] > 0
+        assert entry["broadcast_bytes"] > 0
+    assert 0 <= rounds[-1]["client_accuracy_worst_decile"] <= 1
+    assert (tmp_path / "a/partition.json").exists()
+    page = (tmp_path / "a/report.html").read_text()
+    for title in ("Accuracy over clients", "Traffic", "Who took part", "Partition"):
+        assert f"{title}: FedAvg" in page
+
+
+def test_more_clients_a_round_than_there_are_is_one_line(phalanx, tmp_path):
+    code, out, err = phalanx("federate", "--num_clients", 3, "--clients_per_round", 4, "--out", "a")
+    assert (code, out) == (2, "")
+    assert err == "phalanx: clients_per_round must be at most the 3 clients, got 4\n"
+    assert not (tmp_path / "a").exists()
