@@ -84,9 +84,7 @@ class ErasureHeads(Recipe):
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Times to a loss, where stragglers hold what others do not, and where they do not."""
         timed = Records(self._timed(one, found) for one in found)
-        return reduce(
-            add, (self._part(kind, timed.where(partitions=kind)) for kind in (_HELD, _ALIKE))
-        )
+        return reduce(add, (self._part(kind, timed) for kind in (_HELD, _ALIKE)))
 
     def _timed(self, one: Record, found: Records) -> Record:
         """A record with the seconds that it took to the loss of exact descent at three quarters."""
@@ -97,8 +95,9 @@ class ErasureHeads(Recipe):
         above = 100 * (one["losses"][-1] / exact[-1] - 1)
         return replace(one, values={**one.values, "s to the loss": taken, "% above": above})
 
-    def _part(self, kind: str, found: Records) -> Findings:
+    def _part(self, kind: str, timed: Records) -> Findings:
         """What is found with partitions of one kind."""
+        found, alike = timed.where(partitions=kind), timed.where(partitions=_ALIKE)
         uncoded, exact, near, ignored = (found.where(method=name) for name in _METHODS)
         times = [[one["s to the loss"] for one in runs] for runs in (near, exact, uncoded)]
         sooner = [
@@ -120,6 +119,7 @@ class ErasureHeads(Recipe):
             "reached": _reached(near),
             "ignored": _reached(ignored),
             "gain": [_gain(runs, near) for runs in (uncoded, exact, ignored)],
+            "alike": _gain(alike.where(method=_IGNORED), alike.where(method=_APPROXIMATE)),
             "floor": [median(one["% above"] for one in runs) for runs in (near, ignored)],
             "share": share,
             "law": law,
