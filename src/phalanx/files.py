@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -118,6 +119,20 @@ def require_sealed(path: Path) -> None:
         raise ValueError("its bytes are not those that were written")
 
 
+def require_folder(path: Path) -> None:
+    """Checks that a path is a folder, or free, by one look at it: others may be removing it.
+
+    Raises:
+        ValueError: if it is a file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not stat.S_ISDIR(mode):
+        raise ValueError(f"out must be a folder, got {path}, which is a file")
+
+
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
     """Makes a folder, if there is none, and keeps it for this process alone.
@@ -140,8 +155,7 @@ def owned(folder: Path) -> Iterator[None]:
         FolderInUseError: if the folder has an owner.
         ValueError: if it is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"out must be a folder, got {folder}, which is a file")
+    require_folder(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     lock, owner = FileLock(folder / _LOCK), folder / _OWNER
     try:

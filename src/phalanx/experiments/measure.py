@@ -19,7 +19,7 @@ from phalanx.experiments.grid import Cell
 from phalanx.experiments.labels import slug
 from phalanx.experiments.pool import run_here, run_in_processes
 from phalanx.experiments.records import Record, Records, plain
-from phalanx.files import clear_halves, owned, whole
+from phalanx.files import clear_halves, owned, require_folder, whole
 from phalanx.identity import digest
 from phalanx.training.environment import environment
 
@@ -80,8 +80,8 @@ def measure(
     cells = list(cells)
     total = len({cell.identity for cell in cells})  # what cannot be named is refused now
     folder = None if out is None else Path(out)
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise ValueError(f"out must be a folder, got {out}, which is a file")
+    if folder is not None:
+        require_folder(folder)
     known = {} if folder is None else load_records(folder)
     known |= {
         cell.identity: Record({}, "not applicable", cell.skipped) for cell in cells if cell.skipped

@@ -13,7 +13,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from phalanx.errors import CheckpointError
-from phalanx.files import Sealing, clear_halves, require_sealed, storing, whole
+from phalanx.files import (
+    Sealing,
+    clear_halves,
+    require_folder,
+    require_sealed,
+    storing,
+    whole,
+)
 from phalanx.training.checkpoint import Checkpoint
 
 _KEPT = 2  # checkpoints: the newest, and one in case the disk failed under it
@@ -44,8 +51,7 @@ class RunFolder:
             raise ValueError(f"out must be a new folder, got {path}, which holds a run")
         if resume and not self.checkpoints():
             raise ValueError(f"resume needs the folder of a run, got {path}: no checkpoint in it")
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"out must be a folder, got {path}, which is a file")
+        require_folder(self.path)
         if self._metrics.exists() and not self._metrics.is_file():
             raise ValueError(f"{self._metrics} must be a file")
 
