@@ -9,19 +9,23 @@ import torch
 
 from phalanx.reproduce import LargeBatchWidth, reproduce
 from phalanx.reproduce.large_batch_width import linear_diversity
+from phalanx.reproduce.network_families import Family, ResidualNetwork, fully_connected
 from phalanx.reproduce.run import Reproduction
 
+_DATA = ("mnist.npz", "MNIST")
+FAMILIES = {
+    "fully connected": Family(fully_connected, ((1, 24), (2, 16)), *_DATA, 400, 2.2, 0.6),
+    "residual": Family(ResidualNetwork, ((1, 12), (4, 6)), *_DATA, 200, 3.0, 0.2),
+}
 TINY = LargeBatchWidth(
     linear_widths=(2, 8, 40),
     num_inputs=10,
     num_samples=40,
     draws=10,
-    layers=((1, 24), (2, 16)),
-    loss=1.0,
-    batch_sizes=(32, 700),
+    families=FAMILIES,
+    batch_sizes=(32, 200),
     rates=(0.1, 0.5),
-    accuracy=0.6,
-    most_epochs=6,
+    most_epochs=4,
     seeds=1,
 )
 
@@ -64,30 +68,44 @@ def test_the_diversity_of_linear_networks_is_that_of_the_formula():
 
 
 def test_networks_are_compared_at_equal_loss_and_all_batches_are_tried(done):
-    for row in rows(done, "Gradient diversity on digits"):
+    names = [("fully connected", "1 x 24"), ("fully connected", "2 x 16")]
+    names += [("residual", "1 x 12"), ("residual", "4 x 6")]
+    found = rows(done, "Gradient diversity of networks that learn images")
+    assert [(row["networks"], row["depth x width"]) for row in found] == names
+    for row in found:
         assert row["at equal loss"] >= 1
         assert row["untrained"] >= 1
-    found = rows(done, "Epochs to the accuracy")
-    assert [(row["depth x width"], row["batch"]) for row in found] == [
-        ("1 x 24", 32),
-        ("1 x 24", 700),
-        ("2 x 16", 32),
-        ("2 x 16", 700),
+    found = rows(done, "Epochs to the training accuracy")
+    assert [(row["networks"], row["depth x width"], row["batch"]) for row in found] == [
+        (*name, batch) for name in names for batch in (32, 200)
     ]
-    assert all((row["epochs"] is None) == (row["learning rate"] is None) for row in found)
+    assert all((row["epochs"] is None) == (row["learning rates"] is None) for row in found)
+
+
+def test_families_hold_networks_with_about_equally_many_weights():
+    for family in LargeBatchWidth().families.values():
+        shape = (1, 28, 28) if family.data == "MNIST" else (3, 32, 32)
+        networks = [family.model(shape, 10, *one) for one in family.shapes]
+        counts = [sum(value.numel() for value in one.parameters()) for one in networks]
+        assert max(counts) / min(counts) < 1.06
+        depths, widths = zip(*family.shapes, strict=True)
+        assert sorted(depths) == list(depths)
+        assert sorted(widths, reverse=True) == list(widths)
 
 
 def test_every_claim_has_a_verdict_or_says_that_there_is_nothing_to_compare(done):
-    assert [one.same for one in done.findings.claims[3:]] == ["—", "—"]
-    assert "times the gradient diversity" in done.findings.answer
+    verdicts = [one.same for one in done.findings.claims]
+    assert "—" not in verdicts[:4]
+    assert verdicts[4] == "—"
+    wide = verdicts[1] == verdicts[2] == "yes"
+    assert done.findings.answer.startswith("Of networks" if wide else "Width did not pay")
     assert (done.folder / "findings.html").read_text().count("<svg") == 2
 
 
 def test_a_loss_that_is_not_reached_is_said_to_be_so(tmp_path):
-    layers = ((1, 8), (2, 6))
-    hopeless = replace(TINY, layers=layers, loss=1e-9, accuracy=1.0, most_epochs=1, draws=1)
+    networks = Family(fully_connected, ((1, 8), (2, 6)), *_DATA, 300, 1e-9, 1.0)
+    hopeless = replace(TINY, families={"fully connected": networks}, most_epochs=1, draws=1)
     found = reproduce(hopeless, tmp_path, size="quick", jobs=1).findings
-    assert all(math.isnan(row[3]) for row in found.tables[1].rows)
-    assert all(row[2] is None for row in found.tables[2].rows)
-    assert found.claims[1].same == "no"
-    assert "not reached" in found.answer
+    assert all(math.isnan(row[4]) for row in found.tables[1].rows)
+    assert all(row[3] is None for row in found.tables[2].rows)
+    assert [one.same for one in found.claims[1:4]] == ["no", "no", "no"]
