@@ -99,6 +99,7 @@ def figures(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_comparison_killed_again_and_again_ends_with_the_same_figures(start, tmp_path):
     words = [*GRID, "--steps", 40, "--jobs", 2]
     assert start("compare", *words, "--out", "whole").wait(TIMEOUT_S) == 0

@@ -50,6 +50,7 @@ def ended(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(start, tmp_path):
     assert finish(start("train", *RUN, *ADAM, "--out", "whole"))[0] == 0
     words = ["train", *RUN, *ADAM, "--out", "killed"]

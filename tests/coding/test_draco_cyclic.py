@@ -109,6 +109,7 @@ def test_every_set_of_liars_is_found_and_harmless(subtests):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("workers", range(4, 12))
 def test_every_set_of_liars_for_every_bound(workers, subtests):
     """Every set up to 9 workers with s <= 3; a sample of the sets where there are more than 130."""

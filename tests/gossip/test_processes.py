@@ -123,7 +123,7 @@ def test_neighbours_of_a_liar_name_it(tmp_path, algorithm):
 
 @pytest.mark.parametrize("how", [cases.KILL, cases.STOP], ids=["killed", "stopped"])
 def test_neighbours_of_a_rank_that_is_lost_name_it(tmp_path, how):
-    with Ranks(4, tmp_path, timeout_s=2.0) as four:
+    with Ranks(4, tmp_path, timeout_s=8.0) as four:
         four.start(cases.die, Topology.ring(4), 2, how)
         for rank in (1, 3):
             error = four.answer(rank, timeout_s=30.0)
