@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from federated.federations import ALGORITHMS, ONE_BY_ONE, federation, run, weights
-from phalanx.aggregation import CoordinateMedian, Krum
+from phalanx.aggregation import CoordinateMedian, GeometricMedian
 from phalanx.attacks import ALittleIsEnough, FixedWorkers, SignFlip
 from phalanx.compression import TopK
 from phalanx.errors import SecureSumError
@@ -27,16 +27,14 @@ def test_every_algorithm_as_by_the_plain_mean(subtests):
         if isinstance(algorithm, FedDF):
             continue
         with subtests.test(repr(algorithm)):
-            for options in ({}, {"clients_per_round": 3}):
-                plain = run(algorithm, **options)
-                secure = run(algorithm, aggregation=SECURE, **options)
-                assert (weights(plain) - weights(secure)).abs().max() < 2e-6
-                for one, other in zip(plain.rounds, secure.rounds, strict=True):
-                    assert one["clients"] == other["clients"]
-                    assert other["saturated"] == 0
-                    assert not other["missing"]
-                    assert not other["suspects"]
-                    assert other["message_bytes"] > one["message_bytes"]
+            options = {"clients_per_round": 3, "rounds": 2}
+            plain = run(algorithm, **options)
+            secure = run(algorithm, aggregation=SECURE, **options)
+            assert (weights(plain) - weights(secure)).abs().max() < 2e-6
+            for one, other in zip(plain.rounds, secure.rounds, strict=True):
+                assert one["clients"] == other["clients"]
+                assert (other["saturated"], other["missing"], other["suspects"]) == (0, {}, [])
+                assert other["message_bytes"] > one["message_bytes"]
 
 
 def test_the_weighted_mean_of_losses_and_updates():
@@ -113,7 +111,7 @@ def test_worker_momentum_and_attacks_that_read_nothing_go_through_it():
 def test_what_needs_single_updates_is_refused(subtests):
     """The error names what stands for rules: the two servers."""
     for options, reason in (
-        ({"rule": Krum(1)}, r"rule must be Mean\(\) under SecureSum.*SecureAggregation"),
+        ({"rule": GeometricMedian(1)}, r"rule must be Mean\(\) under SecureSum.*SecureAggregation"),
         ({"rule": CoordinateMedian(1)}, r"rule must be Mean\(\)"),
         ({"transforms": [Compressed(TopK(0.5))]}, "transforms must keep messages as numbers"),
         ({"aggregation": SecureSum(threshold=2)}, "threshold must be from 3 to 4"),
@@ -212,8 +210,10 @@ def test_drop_outs_and_liars_on_flower(subtests):
         plain = on_flower(Scaffold(), grid={"faults": only(1, disconnected, [1])})
         assert found.rounds[1]["missing"] == {"1": "dead"}
         assert (weights(found) - weights(plain)).abs().max() < 2e-6
-    for name, fault in GARBAGE.items():
+    for name in ("no arrays", "no metrics", "wrong dtype"):
         with subtests.test(name):
-            found = on_flower(FedAvg(), grid={"faults": only(1, fault, [1])}, **secure)
-            assert set(found.rounds[1]["missing"]) <= {"1"}
-            assert len(found.rounds) == 3
+            faults = {"faults": only(1, GARBAGE[name], [1])}
+            found = on_flower(FedAvg(), grid=faults, **secure)
+            assert set(found.rounds[1]["missing"]) == {"1"}
+            assert found.rounds[1]["suspects"] == [1]
+            assert found.rounds[2]["missing"] == {}

@@ -22,7 +22,7 @@ from phalanx.privacy import (
     seeded_entropy,
 )
 from phalanx.privacy.secure_sum.client import PHASES
-from phalanx.privacy.secure_sum.keys import public_key
+from phalanx.privacy.secure_sum.keys import SecretKey
 from phalanx.privacy.secure_sum.shamir import PRIME, combine_shares, split_secret
 
 
@@ -457,7 +457,7 @@ def test_a_server_with_fewer_friends_than_the_threshold_opens_nothing():
             pairs = {one: bytes(federation.kept[one]["held"][0, kind].tolist()) for one in friends}
             assert (combine_shares(pairs) == secret) == opens
     advert = bytes(federation.kept[0]["advert"].tolist())
-    assert public_key(secret) == advert[-32:]
+    assert SecretKey(secret).public == advert[-32:]
 
 
 def test_setups_that_hide_nothing_are_refused():

@@ -165,11 +165,13 @@ def _by_protocol(
         phases.failures,
         {worker: one for worker, one in phases.states.items() if found.counted[worker]},
     )
+    malformed = {worker for worker, why in phases.missing.items() if why in _MALFORMED}
+    marked = sorted(malformed | set(found.marked))
     nobody = torch.zeros(number, dtype=torch.bool)
     decoded = Decoded(found.update.to(here), nobody, 0.0, saturated=found.saturated)
     sent = sum(one.nbytes for one in [here, *broadcast.extra.values()]) * number
     took = time.perf_counter() - began - phases.seconds
-    return Conversation(collected, decoded, state, found.marked, sent + phases.request_bytes, took)
+    return Conversation(collected, decoded, state, marked, sent + phases.request_bytes, took)
 
 
 def traffic(main: Conversation, first: Conversation | None) -> Mapping[str, Any]:

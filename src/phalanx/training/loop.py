@@ -136,6 +136,8 @@ class Loop:
             for worker, value in enumerate(collected.losses.tolist())
             if collected.arrived[worker] and worker not in {*suspects, *outliers}
         ]
+        if self.job.round.aggregation is not None:  # which may keep losses to itself
+            trusted = [value for value in trusted if not math.isnan(value)]
         clients = self.job.clients(step)
         missing = {str(clients[worker]): why for worker, why in collected.missing.items()}
         entry: dict[str, Any] = {

@@ -11,12 +11,11 @@ from phalanx.privacy.secure_aggregation.protocol import Entropy, system_entropy
 from phalanx.privacy.secure_sum import setup as wire
 from phalanx.privacy.secure_sum.keys import (
     KEY_BYTES,
+    SecretKey,
     add_mask,
-    agreed_key,
     as_bytes,
     as_tensor,
     digest,
-    public_key,
     seal,
     unseal,
 )
@@ -81,7 +80,7 @@ class SumClient:
         taken(request)
         _refuse("asked" in kept, "its vector is in a sum that was opened")
         secrets = [self.entropy(KEY_BYTES) for _ in range(2)]
-        advert = self.setup.tag(self.place) + b"".join(map(public_key, secrets))
+        advert = self.setup.tag(self.place) + b"".join(SecretKey(one).public for one in secrets)
         fresh = {"words": kept["words"], "advert": as_tensor(advert)}
         fresh |= {"sealing": as_tensor(secrets[0]), "masking": as_tensor(secrets[1])}
         return {"advert": fresh["advert"]}, fresh
@@ -113,7 +112,7 @@ class SumClient:
             strict=True,
         )
         dealt = torch.zeros(n, wire.DEAL_BYTES, dtype=torch.uint8)
-        secret = as_bytes(kept["sealing"])
+        sealing = SecretKey(as_bytes(kept["sealing"]))
         for other, pair in enumerate(shares):
             if other not in known:
                 continue
@@ -123,7 +122,7 @@ class SumClient:
                 sealed = bytes(wire.DEAL_BYTES - 2 * wire.DIGEST_BYTES)
             else:
                 purpose = self.setup.purpose("shares", self.place, other)
-                key = agreed_key(secret, _sealing(known[other]), purpose)
+                key = sealing.agree(_sealing(known[other]), purpose)
                 sealed = seal(key, self.entropy(12), text, purpose)
             dealt[other] = as_tensor(sealed + _digests(self.setup, self.place, other, text))
         commitment = digest(self.setup.purpose("self-mask", self.place), self_key)
@@ -150,33 +149,32 @@ class SumClient:
             _refuse(not kept["masked"].equal(who), "it masked its vector for other clients already")
         adverts = dict(zip(advertised, map(as_bytes, kept["adverts"]), strict=True))
         held = torch.zeros(self.setup.num_clients, wire.PAIR_BYTES, dtype=torch.uint8)
-        unreadable = []
+        unreadable, sealing = [], SecretKey(as_bytes(kept["sealing"]))
         for other, row in zip(present, dealt, strict=True):
-            pair = self._pair(other, as_bytes(row), _sealing(adverts[other]), kept)
+            if other == self.place:
+                pair: bytes | None = as_bytes(kept["own_pair"])
+            else:
+                pair = self._pair(other, as_bytes(row), sealing, _sealing(adverts[other]))
             if pair is None:
                 unreadable.append(other)
             else:
                 held[other] = as_tensor(pair)
         masked = kept["words"].clone()
-        secret = as_bytes(kept["masking"])
+        masking = SecretKey(as_bytes(kept["masking"]))
         add_mask(masked, as_bytes(kept["self"]), 1)
         for other in present:
             if other != self.place:
-                key = pair_key(self.setup, secret, _masking(adverts[other]), self.place, other)
+                key = pair_key(self.setup, masking, _masking(adverts[other]), self.place, other)
                 add_mask(masked, key, 1 if other < self.place else -1)
         failed = torch.tensor(unreadable, dtype=torch.int64)
         kept |= {"masked": who.clone(), "held": held, "unreadable": failed}
         return {"masked": masked, "unreadable": failed}, kept
 
-    def _pair(
-        self, other: int, row: bytes, advertised: bytes, kept: Mapping[str, Tensor]
-    ) -> bytes | None:
+    def _pair(self, other: int, row: bytes, sealing: SecretKey, advertised: bytes) -> bytes | None:
         """The shares that another client dealt to this one; None if they are none."""
-        if other == self.place:
-            return as_bytes(kept["own_pair"])
         purpose = self.setup.purpose("shares", other, self.place)
         try:
-            key = agreed_key(as_bytes(kept["sealing"]), advertised, purpose)
+            key = sealing.agree(advertised, purpose)
         except WireError:
             return None
         split = len(row) - 2 * wire.DIGEST_BYTES
@@ -204,13 +202,13 @@ class SumClient:
         return {"shares": torch.stack(shares)}, {**kept, "asked": asked}
 
 
-def pair_key(setup: SumSetup, secret: bytes, public: bytes, one: int, other: int) -> bytes:
+def pair_key(setup: SumSetup, secret: SecretKey, public: bytes, one: int, other: int) -> bytes:
     """The key of the mask of a pair of clients, by the secret mask key of either.
 
     Raises:
         WireError: if the public key is none.
     """
-    return agreed_key(secret, public, setup.purpose("mask", *sorted((one, other))))
+    return secret.agree(public, setup.purpose("mask", *sorted((one, other))))
 
 
 def _digests(setup: SumSetup, dealer: int, holder: int, pair: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,35 +21,42 @@ _BLOCK = 1 << 18  # bytes of a mask at a time: they stay in the cache
 _ZEROS = bytes(_BLOCK)
 
 
-def public_key(secret: bytes) -> bytes:
-    """The public key of X25519 that belongs to 32 secret bytes."""
-    key = _module("hazmat.primitives.asymmetric.x25519").X25519PrivateKey
-    found: bytes = key.from_private_bytes(secret).public_key().public_bytes_raw()
-    return found
-
-
-def agreed_key(secret: bytes, public: bytes, purpose: bytes) -> bytes:
-    """The key that two parties share, each by its own secret: X25519, then HKDF with SHA-256.
+class SecretKey:
+    """Secret key of X25519, and what it shares with others' public keys.
 
     Args:
-        secret: of one.
-        public: of the other; of no trusted origin.
-        purpose: keys of different purposes have nothing to do with each other.
-
-    Raises:
-        WireError: if the public key is none, or one with which everybody shares the same.
+        secret: 32 bytes.
     """
-    curve = _module("hazmat.primitives.asymmetric.x25519")
-    own = curve.X25519PrivateKey.from_private_bytes(secret)
-    try:
-        shared = own.exchange(curve.X25519PublicKey.from_public_bytes(public))
-    except ValueError as error:
-        raise WireError("message must hold a public key of X25519") from error
-    derivation = _module("hazmat.primitives.kdf.hkdf").HKDF(
-        _module("hazmat.primitives.hashes").SHA256(), KEY_BYTES, None, purpose
-    )
-    key: bytes = derivation.derive(shared)
-    return key
+
+    def __init__(self, secret: bytes) -> None:
+        self._curve = _module("hazmat.primitives.asymmetric.x25519")
+        self._key = self._curve.X25519PrivateKey.from_private_bytes(secret)
+
+    @property
+    def public(self) -> bytes:
+        """The public key, 32 bytes."""
+        found: bytes = self._key.public_key().public_bytes_raw()
+        return found
+
+    def agree(self, public: bytes, purpose: bytes) -> bytes:
+        """The key that both parties come to, each by its own secret: X25519, then HKDF.
+
+        Args:
+            public: key of the other; of no trusted origin.
+            purpose: keys of different purposes have nothing to do with each other.
+
+        Raises:
+            WireError: if the public key is none, or one with which everybody shares the same.
+        """
+        try:
+            shared = self._key.exchange(self._curve.X25519PublicKey.from_public_bytes(public))
+        except ValueError as error:
+            raise WireError("message must hold a public key of X25519") from error
+        derivation = _module("hazmat.primitives.kdf.hkdf").HKDF(
+            _module("hazmat.primitives.hashes").SHA256(), KEY_BYTES, None, purpose
+        )
+        key: bytes = derivation.derive(shared)
+        return key
 
 
 def seal(key: bytes, nonce: bytes, text: bytes, purpose: bytes) -> bytes:
@@ -127,6 +135,7 @@ def as_tensor(data: bytes) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
+@lru_cache
 def _module(name: str) -> Any:
     """A module of `cryptography`, imported where it is used.
 

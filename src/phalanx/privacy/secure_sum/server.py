@@ -12,11 +12,10 @@ from phalanx.privacy.secure_sum import setup as wire
 from phalanx.privacy.secure_sum.client import PHASES, pair_key, share_digest
 from phalanx.privacy.secure_sum.keys import (
     KEY_BYTES,
+    SecretKey,
     add_mask,
-    agreed_key,
     as_bytes,
     digest,
-    public_key,
 )
 from phalanx.privacy.secure_sum.setup import Message, SumSetup, places, taken
 from phalanx.privacy.secure_sum.shamir import SHARE_BYTES, combine_shares
@@ -173,7 +172,7 @@ class SumServer:
         tag = self.setup.tag(client)
         require(told[: len(tag)] == tag, "advertise keys of this client, for this sum")
         for key in _keys(told):
-            agreed_key(_PROBE, key, b"probe")
+            SecretKey(_PROBE).agree(key, b"probe")
         self.adverts[client] = advert.clone()
 
     def _leave_out_twins(self) -> None:
@@ -262,9 +261,10 @@ class SumServer:
             if kind == _SELF:
                 add_mask(self._total, secrets[dealer], -1)
                 continue
+            secret = SecretKey(secrets[dealer])
             for other in arrived:
                 public = _keys(as_bytes(self.adverts[other]))[1]
-                key = pair_key(self.setup, secrets[dealer], public, dealer, other)
+                key = pair_key(self.setup, secret, public, dealer, other)
                 add_mask(self._total, key, -1 if dealer < other else 1)
         return self._total
 
@@ -273,7 +273,7 @@ class SumServer:
         if kind == _SELF:
             purpose = self.setup.purpose("self-mask", dealer)
             return digest(purpose, secret) == self.commitments[dealer]
-        return public_key(secret) == _keys(as_bytes(self.adverts[dealer]))[1]
+        return SecretKey(secret).public == _keys(as_bytes(self.adverts[dealer]))[1]
 
 
 _PROBE = bytes(range(KEY_BYTES))  # a secret key of nobody, to see whether a public key is one
