@@ -192,7 +192,8 @@ class SecureSum(AggregationProtocol):
         weight = 1 if told.num_samples is None else told.num_samples
         if weight > (self.max_samples or 1):
             raise WireError(f"max_samples is {self.max_samples}, below its {weight} samples")
-        words, cut = numbers.encode(message * weight)
+        cut = int((message.abs() > self.limit).sum())
+        words, _ = numbers.encode(message.clamp(-self.limit, self.limit) * weight)
         loss = torch.tensor([told.loss * weight], dtype=torch.float64)
         own, _ = losses.encode(loss.nan_to_num(0.0, 0.0, 0.0))
         others = torch.tensor([weight, min(cut, counts.largest)], dtype=words.dtype)

@@ -261,10 +261,10 @@ class SumServer:
             if kind == _SELF:
                 add_mask(self._total, secrets[dealer], -1)
                 continue
-            secret = SecretKey(secrets[dealer])
+            owner = SecretKey(secrets[dealer])
             for other in arrived:
                 public = _keys(as_bytes(self.adverts[other]))[1]
-                key = pair_key(self.setup, secret, public, dealer, other)
+                key = pair_key(self.setup, owner, public, dealer, other)
                 add_mask(self._total, key, -1 if dealer < other else 1)
         return self._total
 
