@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from federated.federations import ALGORITHMS, ONE_BY_ONE, federation, run, weights
+from ddp.ranks import Ranks
+from federated.federations import ALGORITHMS, ONE_BY_ONE, federation, run, same_secure_sums, weights
 from phalanx.aggregation import CoordinateMedian, GeometricMedian
 from phalanx.attacks import ALittleIsEnough, FixedWorkers, SignFlip
 from phalanx.compression import TopK
@@ -14,6 +15,7 @@ from phalanx.privacy import DistributedNoise
 from phalanx.stragglers import DelayModel
 from phalanx.training import Local, Ray
 from phalanx.transforms import Compressed, WorkerMomentum
+from training.distributed_cases import on_server
 
 pytest.importorskip("cryptography", reason="pip install 'phalanx[secure]'")
 
@@ -177,10 +179,14 @@ def test_updates_are_clipped_under_noise():
 
 @pytest.mark.slow
 def test_the_same_bits_on_ray():
-    here = run(Scaffold(), engine=ONE_BY_ONE, aggregation=SECURE)
     pytest.importorskip("ray", reason="pip install 'phalanx[ray]'")
-    found = run(Scaffold(), engine=Ray(), aggregation=SECURE)
-    assert weights(found).equal(weights(here))
+    assert same_secure_sums(Ray())
+
+
+@pytest.mark.slow
+def test_the_same_bits_on_ranks(tmp_path):
+    with Ranks(5, tmp_path) as ranks:
+        assert ranks(on_server, same_secure_sums) == [True, None, None, None, None]
 
 
 def test_the_bits_of_one_process_on_flower(subtests):
