@@ -21,7 +21,7 @@ from phalanx.privacy.secure_sum.client import PHASES
 from phalanx.privacy.secure_sum.distributed_noise import PIECES
 from phalanx.privacy.secure_sum.setup import require_threshold
 from phalanx.training import AggregationProtocol
-from phalanx.training.aggregation_protocol import Gathered, Message, ProtocolSession, Told
+from phalanx.training.aggregation_protocol import Ask, Gathered, Message, Told
 
 _LOSS_LIMIT = 64.0
 _FINEST_SHARE = 16  # units in the standard deviation of a share of noise, at least
@@ -120,16 +120,15 @@ class SecureSum(AggregationProtocol):
         return SumClient(setup, told.place).answer(told.phase, told.request, kept)
 
     def gather(
-        self, width: int, num_workers: int, workers: ProtocolSession, *, weighted: bool
+        self, ask: Ask, *, step: int, preparing: bool, num_workers: int, width: int
     ) -> Gathered:
         """The server's part in a round; see `AggregationProtocol.gather`."""
         extra = 0 if self.noise is not None else 3
-        setup = self._setup(workers.step, num_workers, width + extra, 0, workers.preparing)
-        opened = run_secure_sum(setup, workers.ask)
+        setup = self._setup(step, num_workers, width + extra, 0, preparing)
+        opened = run_secure_sum(setup, ask)
         counted = torch.zeros(num_workers, dtype=torch.bool)
         counted[list(opened.clients)] = opened.total is not None
-        missing = {**opened.marked, **opened.lost, **workers.missing}
-        missing = {one: why for one, why in sorted(missing.items()) if not counted[one]}
+        missing = {**opened.lost, **opened.marked}
         if opened.total is None:  # the round is void: somebody who is marked saw to that
             missing |= dict.fromkeys(opened.clients, "void")
             nothing = torch.zeros(width, dtype=torch.float64)

@@ -11,11 +11,11 @@ from torch import Tensor
 from phalanx.attacks import Rule
 from phalanx.coding import Code, Decoded
 from phalanx.computations import Broadcast
-from phalanx.training.aggregation_protocol import ProtocolSession
 from phalanx.training.attack_simulation import roles
 from phalanx.training.engines.base import Session, Waiting, telling
 from phalanx.training.exchange import Collected, ExchangeMemory, exchange
 from phalanx.training.job import Job
+from phalanx.training.protocol_session import ProtocolSession
 from phalanx.training.received import Received
 from phalanx.training.worker import RoundTask
 from phalanx.training.worker_state import WorkerState
@@ -151,13 +151,17 @@ def _by_protocol(
     waiting = Waiting(policy, memory.waiting)
     phases = ProtocolSession(session, protocol, first, number, waiting, preparing=preparing)
     with telling(phases.failures):
-        found = protocol.gather(job.sent.dim, number, phases, weighted=job.round.weighted)
+        found = protocol.gather(
+            phases.ask, step=step, preparing=preparing, num_workers=number, width=job.sent.dim
+        )
+    missing = {**found.missing, **phases.missing}
+    missing = {one: why for one, why in sorted(missing.items()) if not found.counted[one]}
     here = broadcast.parameters
     collected = Collected(
         here.new_empty(number, 0),
         found.counted,
         torch.full((number,), found.loss, dtype=torch.float64),
-        found.missing,
+        missing,
         phases.seconds,
         ExchangeMemory(memory.attack.following(job, broadcast), phases.waiting.memory),
         phases.virtual_s,

@@ -12,10 +12,10 @@ from phalanx.computations import Broadcast
 from phalanx.federated.flower.plan import FederationPlan
 from phalanx.federated.flower.records import array_record, import_flower, number, tensors_of
 from phalanx.ordering import Batches, Order
-from phalanx.training.aggregation_protocol import PhaseTask
 from phalanx.training.checks import check_job
 from phalanx.training.engines.base import Site
 from phalanx.training.job import Job
+from phalanx.training.protocol_session import PhaseTask
 from phalanx.training.worker import RoundTask, Sent, TrainingWorkers, Worker
 from phalanx.training.worker_state import WorkerState
 

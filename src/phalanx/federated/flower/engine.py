@@ -10,7 +10,6 @@ import torch
 from phalanx.errors import TooManyByzantineError, WireError, WorkerError, require
 from phalanx.federated.flower.nodes import NodeRegistry, lost, printable, pulled, reason_of
 from phalanx.federated.flower.records import array_record, import_flower, number, tensors_of
-from phalanx.training.aggregation_protocol import Phased, PhaseTask
 from phalanx.training.engines.base import (
     Collector,
     Engine,
@@ -21,6 +20,7 @@ from phalanx.training.engines.base import (
     WorkerFactory,
 )
 from phalanx.training.job import Job
+from phalanx.training.protocol_session import Phased, PhaseTask
 from phalanx.training.worker import RoundTask, Sent, TrainingWorkers
 
 _REFUSED = ("refused", "restarted")  # what it may say in a phase of a protocol
