@@ -329,7 +329,7 @@ class Loop:
         """The stages, and what they are made of: whose papers a report cites."""
         stages = self.job.round
         parts: list[object] = [stages.code.method, stages.order, stages.compute]
-        parts += [*stages.transforms, stages.attack, stages.step]
+        parts += [*stages.transforms, stages.attack, stages.step, stages.aggregation]
         inner = [getattr(one, "compressor", None) for one in parts]
         inner += [getattr(one, "partitioner", None) for one in parts]
         inner += [getattr(one, "inner", None) for one in inner]  # of error feedback

@@ -78,7 +78,7 @@ def run_secure_sum(setup: SumSetup, ask: Ask) -> OpenedSum:
 class SumServer:
     """One attempt at a secure sum.
 
-    Memory: one vector, whatever the number of clients; and what they deal, `160 n^2` bytes.
+    Memory: one vector beside those that arrive; and what clients deal, `160 n^2` bytes.
 
     Args:
         setup: the public parameters.
