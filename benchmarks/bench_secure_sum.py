@@ -26,8 +26,7 @@ COLUMNS = {
     "dropped": "drop out",
     "client_s": "s, a client",
     "server_s": "s, the server",
-    "client_ratio": "a client / encoding alone",
-    "server_ratio": "the server / the plain sum",
+    "ratio": "all parties / the plain sum",
     "up_ratio": "up / float32",
     "down_kb": "down, kB a client",
 }
@@ -75,7 +74,7 @@ class Sum:
 
 def compare(clients: int, width: int, dropped: int, rounds: int) -> dict:
     values = torch.randn(clients, width, generator=torch.Generator().manual_seed(0))
-    secure, range_ = Sum(values, dropped), SumRange(clients, 8.0)
+    secure = Sum(values, dropped)
     taken: list[tuple[float, float]] = []
 
     def run() -> None:
@@ -84,7 +83,6 @@ def compare(clients: int, width: int, dropped: int, rounds: int) -> dict:
 
     contestants = {
         "plain": lambda: values.sum(dim=0),
-        "encode": lambda: range_.encode(values[0]),
         "secure": run,
     }
     warm_up = 1 if clients * width < _LARGE and clients < _MANY else 0
@@ -98,8 +96,7 @@ def compare(clients: int, width: int, dropped: int, rounds: int) -> dict:
         "client_s": own[0],
         "server_s": own[1],
         "plain_s": timings["plain"].median_s,
-        "client_ratio": own[0] / timings["encode"].median_s,
-        "server_ratio": own[1] / timings["plain"].median_s,
+        "ratio": timings["secure"].ratio,
         "up_ratio": secure.up / (4 * width),
         "down_kb": secure.down / 1000,
     }
