@@ -16,8 +16,7 @@ from phalanx.privacy import SumClient, SumRange, SumSetup, run_secure_sum
 from side_by_side import environment, side_by_side
 
 CLAIM = "Secure sums by pairwise masks, against the plain sum"
-WIDTHS = (10_000, 100_000, 1_000_000)
-SIZES = [(clients, width) for clients in (10, 30, 100) for width in WIDTHS]
+SIZES = [(clients, width) for width in (10_000, 100_000, 1_000_000) for clients in (10, 30, 100)]
 _LARGE = 20_000_000  # numbers of all clients, of which there is one sum only
 _MANY = 100  # clients, of whom it is as well
 COLUMNS = {
