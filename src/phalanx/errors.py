@@ -139,6 +139,14 @@ class ReusedRandomnessError(PhalanxError):
     """Randomness that hides messages was about to be used a second time, which would show them."""
 
 
+class RequestRefusedError(PhalanxError):
+    """A client refuses what a server asks of it, because the answer would betray somebody."""
+
+
+class SecureSumError(TooManyByzantineError):
+    """Fewer clients than the threshold are left in a secure sum, which is not opened then."""
+
+
 class ServerLostError(PhalanxError):
     """A server of a protocol died, does not answer in time, or answers what it must not."""
 

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 
 def test_a_federation_writes_a_run_folder_and_a_report_of_its_clients(phalanx, tmp_path):
     words = "--algorithm FedAvg --data digits --partitioner Dirichlet --partitioner.alpha 0.5"
@@ -26,3 +28,21 @@ def test_more_clients_a_round_than_there_are_is_one_line(phalanx, tmp_path):
     assert (code, out) == (2, "")
     assert err == "phalanx: clients_per_round must be at most the 3 clients, got 4\n"
     assert not (tmp_path / "a").exists()
+
+
+def test_a_secure_sum_by_its_name_and_its_refusals_in_one_line(phalanx, tmp_path):
+    pytest.importorskip("cryptography", reason="pip install 'phalanx[secure]'")
+    words = "--data digits --num_clients 5 --rounds 2 --aggregation SecureSum"
+    words = [*words.split(), "--aggregation.threshold", 4, "--out", "a"]
+    noise = ["--aggregation.noise.clip_norm", 0.5, "--aggregation.noise.noise_multiplier", 2]
+    assert phalanx("federate", *words, *noise)[0] == 0
+    found = json.loads((tmp_path / "a/run.json").read_text())["aggregation"]
+    assert (found["threshold"], found["noise"]["clip_norm"]) == (4, 0.5)
+    for more, said in (
+        (["--rule", "MultiKrum"], "rule must be Mean() under SecureSum"),
+        (["--aggregation.threshold", 2], "threshold must be from 3 to 5, got 2"),
+    ):
+        code, out, err = phalanx("federate", *words[:-1], "b", *more)
+        assert (code, out) == (2, "")
+        assert said in err
+        assert err.count("\n") == 1

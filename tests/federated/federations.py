@@ -17,6 +17,7 @@ from phalanx.federated import (
     Mime,
     MimeLite,
     Scaffold,
+    SecureSum,
     noise_inputs,
 )
 from phalanx.training import Local
@@ -65,3 +66,9 @@ def run(algorithm, clients=None, model=linear, rounds=3, **options):
 def weights(found):
     """All parameters of a run's model, flat."""
     return torch.cat([one.detach().flatten() for one in found.model.parameters()])
+
+
+def same_secure_sums(engine):
+    """Whether a run under secure sums has the bits of one process on this engine."""
+    found = [run(Scaffold(), engine=one, aggregation=SecureSum()) for one in (engine, ONE_BY_ONE)]
+    return weights(found[0]).equal(weights(found[1]))

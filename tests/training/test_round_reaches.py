@@ -27,11 +27,11 @@ OTHER = {
     "step": ServerMomentum(0.5, 0.2),
 }
 
-BY_ALGORITHM = {"preparation", "weighted"}  # which a federated algorithm says, see `federate`
+BY_FEDERATION = {"preparation", "weighted", "aggregation"}  # which `federate` says
 
 
 def test_every_stage_has_a_value_here_and_is_an_argument_of_train():
-    names = [one.name for one in fields(Round) if one.name not in BY_ALGORITHM]
+    names = [one.name for one in fields(Round) if one.name not in BY_FEDERATION]
     assert sorted(names) == sorted(OTHER)
     assert set(names) <= set(inspect.signature(phalanx.train).parameters)
     assert command.options_of is phalanx.train

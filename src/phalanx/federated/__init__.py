@@ -23,6 +23,7 @@ from phalanx.federated.mime import Mime, MimeLite
 from phalanx.federated.neurons import NeuronLayout
 from phalanx.federated.prototypes import PrototypeRun, federate_prototypes
 from phalanx.federated.scaffold import Scaffold
+from phalanx.federated.secure_sum import SecureSum
 from phalanx.federated.tracing import neuron_layout
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "NeuronLayout",
     "PrototypeRun",
     "Scaffold",
+    "SecureSum",
     "deal",
     "federate",
     "federate_prototypes",

@@ -48,6 +48,11 @@ class DistillationStep(ServerStep):
     validation: Data | None = None
     """Labelled data of the server that choose the best student; without them the last one stays."""
 
+    @property
+    def needs_messages(self) -> bool:
+        """True."""
+        return True
+
     def init(self, model: nn.Module) -> Any:
         """No rounds, and the data in memory.
 

@@ -22,7 +22,16 @@ from phalanx.federated.partition_record import PartitionRecord
 from phalanx.files import owned
 from phalanx.losses import Loss, cross_entropy
 from phalanx.randomness import seeded
-from phalanx.training import Callback, Engine, Local, Ray, Reputation, Round, Run
+from phalanx.training import (
+    AggregationProtocol,
+    Callback,
+    Engine,
+    Local,
+    Ray,
+    Reputation,
+    Round,
+    Run,
+)
 from phalanx.training.arguments import check_kinds, place
 from phalanx.training.callbacks import Callbacks, OnRound
 from phalanx.training.checks import check_job
@@ -44,6 +53,7 @@ def federate(
     rounds: int = 100,
     clients_per_round: int | None = None,
     rule: Aggregator = Mean(),  # noqa: B008 - frozen
+    aggregation: AggregationProtocol | None = None,
     attack: Attack | None = None,
     byzantine: Schedule | None = None,
     transforms: Sequence[MessageTransform] = (),
@@ -79,6 +89,8 @@ def federate(
         rounds: in all, those before an interruption included.
         clients_per_round: how many are drawn for each round; all of them by default.
         rule: how the server aggregates what the clients of a round send.
+        aggregation: a protocol by which it learns their mean and no update, such as `SecureSum`; by
+            default it is sent all updates.
         attack: what Byzantine clients do, in a simulated attack; none by default.
         byzantine: which clients are Byzantine when; by default as many of those that take part as
             the rule survives, drawn anew every round.
@@ -126,8 +138,11 @@ def federate(
     else:
         model = model_fn
     engine = {"local": Local(), "ray": Ray()}[engine] if isinstance(engine, str) else engine
-    given = {"algorithm": algorithm, "rule": rule}
-    for name, kind in (("algorithm", FederatedAlgorithm), ("rule", Aggregator)):
+    given = {"algorithm": algorithm, "rule": rule, "aggregation": aggregation}
+    kinds = {"algorithm": FederatedAlgorithm, "rule": Aggregator}
+    if aggregation is not None:
+        kinds["aggregation"] = AggregationProtocol
+    for name, kind in kinds.items():
         if not isinstance(given[name], kind):
             raise ValueError(f"{name} must be a {kind.__name__}, got {given[name]!r:.80}")
     stages = Round(
@@ -139,7 +154,8 @@ def federate(
         byzantine,
         algorithm.step,
         algorithm.preparation,
-        weighted_by_samples(algorithm, rule, sampled),
+        weighted_by_samples(algorithm, rule, sampled, aggregation),
+        aggregation,
     )
     checked = {"model": model, "compute": stages.compute, "step": stages.step}
     checked |= {"attack": attack, "byzantine": byzantine, "engine": engine, "loss": loss}
@@ -151,6 +167,7 @@ def federate(
     sets = {} if test is None else {"test": test}
     counts = {"evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every}
     check_job(job, sets, counts)
+    job = job.fitted(order.sizes.tolist())
     check_resume(out, resume, changes)
     told = [*callbacks, *([OnRound(on_round)] if on_round is not None else [])]
     told.append(PartitionRecord(dataset, order))
@@ -176,13 +193,21 @@ def federate(
 
 
 def weighted_by_samples(
-    algorithm: FederatedAlgorithm, rule: Aggregator, clients_per_round: int
+    algorithm: FederatedAlgorithm,
+    rule: Aggregator,
+    clients_per_round: int,
+    aggregation: AggregationProtocol | None = None,
 ) -> bool:
     """Whether clients count by their number of samples.
 
     Raises:
-        ValueError: if the algorithm asks for it, and weights have no meaning for the rule.
+        ValueError: if the algorithm asks for it, and weights have no meaning for the rule, or for
+            the protocol.
     """
+    if aggregation is not None and aggregation.counts_alike:
+        if algorithm.weighted:
+            raise ValueError(f"weighted must be False under {aggregation}: clients count alike")
+        return False
     if algorithm.weighted is None:
         return algorithm.counts_samples and isinstance(rule, Mean)
     if algorithm.weighted:

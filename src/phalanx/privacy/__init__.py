@@ -1,4 +1,4 @@
-"""Secure aggregation by two servers, and local differential privacy."""
+"""Secure sums, secure aggregation by two servers, and noise for differential privacy."""
 
 from phalanx.privacy.local_noise import gaussian_epsilon
 from phalanx.privacy.secure_aggregation.client import SecureClient, Shares, Uploader
@@ -24,13 +24,21 @@ from phalanx.privacy.secure_aggregation.transport import (
     server_credentials,
 )
 from phalanx.privacy.secure_aggregation.worker_server import WorkerServer, WorkerServerView
+from phalanx.privacy.secure_sum.client import SumClient
+from phalanx.privacy.secure_sum.distributed_noise import DistributedNoise, discrete_gaussian
+from phalanx.privacy.secure_sum.fixed_point import SumRange
+from phalanx.privacy.secure_sum.server import OpenedSum, run_secure_sum
+from phalanx.privacy.secure_sum.setup import SumSetup
+from phalanx.privacy.secure_sum.simulation import secure_sum
 
 __all__ = [
     "CommunicationCost",
     "Dealer",
+    "DistributedNoise",
     "MalformedMessageError",
     "ModelServer",
     "ModelServerView",
+    "OpenedSum",
     "Peer",
     "RoundLedger",
     "RoundOverError",
@@ -38,6 +46,9 @@ __all__ = [
     "SecureClient",
     "SecureSetup",
     "Shares",
+    "SumClient",
+    "SumRange",
+    "SumSetup",
     "Transcript",
     "UnexpectedMessageError",
     "Uploader",
@@ -46,9 +57,12 @@ __all__ = [
     "channel_credentials",
     "communication_cost",
     "deal",
+    "discrete_gaussian",
     "fresh_keys",
     "gaussian_epsilon",
     "run_round",
+    "run_secure_sum",
+    "secure_sum",
     "seeded_entropy",
     "server_credentials",
 ]

@@ -7,6 +7,7 @@ from phalanx.training.adaptive_server_step import (
     ServerAdam,
     ServerYogi,
 )
+from phalanx.training.aggregation_protocol import AggregationProtocol
 from phalanx.training.callbacks import Callback, EarlyStopping
 from phalanx.training.engines.base import (
     Collector,
@@ -46,6 +47,7 @@ from phalanx.training.worker import TrainingWorkers
 
 __all__ = [
     "AdaptiveServerStep",
+    "AggregationProtocol",
     "Callback",
     "ClippedStep",
     "Collected",

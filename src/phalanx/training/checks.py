@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
+from phalanx.aggregation import Mean
 from phalanx.coding import Uncoded
 from phalanx.computations import Objective
 from phalanx.fetch import fetch, sample_problems
@@ -57,6 +58,7 @@ def check_job(
             f"a rule instead of a code, got {code}"
         )
     problems += _stage_problems(round_)
+    problems += hidden_problems(round_)
     if has_layout:
         problems += job.chain.problems(code)
     for name, data in sets.items():
@@ -82,6 +84,30 @@ def check_job(
         )
     if unfit := _trial_problems(job, sets):
         raise ValueError("; ".join(unfit))
+
+
+def hidden_problems(stages: Round) -> list[str]:
+    """Which stages ask for single messages, where a protocol hides them."""
+    if stages.aggregation is None:
+        return []
+    by, code, problems = type(stages.aggregation).__name__, stages.code, []
+    if not isinstance(code, Uncoded) or not isinstance(code.rule, Mean):
+        problems.append(
+            f"rule must be Mean() under {by}, which hides single updates, got {code.method}; two "
+            "servers compute rules on distances: rule=phalanx.privacy.SecureAggregation(rule)"
+        )
+    if any(one.encodes for one in stages.transforms):
+        problems.append(
+            f"transforms must keep messages as numbers under {by}, got {stages.transforms}"
+        )
+    if stages.attack is not None and stages.attack.omniscient:
+        problems.append(f"attack must not read messages, which {by} hides, got {stages.attack}")
+    if stages.step.needs_messages:
+        problems.append(
+            f"step must take the mean alone under {by}, which hides single updates, got "
+            f"{type(stages.step).__name__}"
+        )
+    return problems
 
 
 def _check_attack(job: Job) -> None:

@@ -52,6 +52,7 @@ def composition(job: Job, step_state: Any, **options: Any) -> Composition:
         "byzantine": stages.byzantine,
         **({"preparation": stages.preparation} if stages.preparation is not None else {}),
         **({"weighted": True} if stages.weighted else {}),
+        **({"aggregation": stages.aggregation} if stages.aggregation is not None else {}),
         "loss": job.loss,
         "batch_size": job.batch_size,
         "seed": job.seed,

@@ -5,15 +5,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from phalanx.attacks import Rule
 from phalanx.coding import Code, Decoded
 from phalanx.computations import Broadcast
-from phalanx.training.engines.base import Session, telling
+from phalanx.training.attack_simulation import roles
+from phalanx.training.engines.base import Session, Waiting, telling
 from phalanx.training.exchange import Collected, ExchangeMemory, exchange
 from phalanx.training.job import Job
+from phalanx.training.protocol_session import ProtocolSession
 from phalanx.training.received import Received
+from phalanx.training.worker import RoundTask
 from phalanx.training.worker_state import WorkerState
 
 _MALFORMED = ("wrong shape", "wrong type", "malformed", "not finite")
@@ -67,7 +71,7 @@ class Conversation(NamedTuple):
             self.decoded.gradient,
             self.collected.messages,
             self.collected.arrived & ~self.decoded.suspects,
-            job.weights(step),
+            job.weights(step) if job.round.aggregation is None else None,
             job.clients(step),
             job.num_clients,
         )
@@ -99,15 +103,17 @@ def converse(
         preparing: whether this is what workers compute first; of which nothing is remembered.
     """
     code = job.round.code
-    if state is None:
-        dim = job.sent.dim
-        state = code.init(dim, dtype=job.layout.dtype, device=broadcast.parameters.device)
-    if (weights := job.weights(step)) is not None:
-        code = code.weighing(weights.tolist())
-    rule = _rule(job, code.excluding(len(out)), state, step)
     lent = None
     if remembered is not None:
         lent = {i: remembered.get(client, {}) for i, client in enumerate(job.clients(step))}
+    if state is None:
+        dim = job.sent.dim
+        state = code.init(dim, dtype=job.layout.dtype, device=broadcast.parameters.device)
+    if job.round.aggregation is not None:
+        return _by_protocol(session, job, step, broadcast, memory, state, lent, preparing=preparing)
+    if (weights := job.weights(step)) is not None:
+        code = code.weighing(weights.tolist())
+    rule = _rule(job, code.excluding(len(out)), state, step)
     collected = exchange(
         session, job, step, broadcast, memory, rule, out, lent, preparing=preparing
     )
@@ -122,6 +128,54 @@ def converse(
     sent = sum(one.nbytes for one in tensors) * (code.num_workers - len(out))
     decode_s = time.perf_counter() - messages_in
     return Conversation(collected, decoded, state, malformed, sent, decode_s)
+
+
+def _by_protocol(
+    session: Session,
+    job: Job,
+    step: int,
+    broadcast: Broadcast,
+    memory: ExchangeMemory | None,
+    state: tuple[Tensor, ...],
+    lent: Mapping[int, WorkerState] | None,
+    *,
+    preparing: bool,
+) -> Conversation:
+    """The same by an aggregation protocol: there are no messages one by one."""
+    protocol, code = job.round.aggregation, job.round.code
+    assert protocol is not None
+    memory, began, number = memory or ExchangeMemory(), time.perf_counter(), code.num_workers
+    past = memory.attack.past
+    first = RoundTask(step, broadcast, roles(job, step), past, lent, preparing)
+    policy = session.policy.for_code(code.can_decode) if session.policy is not None else None
+    waiting = Waiting(policy, memory.waiting)
+    phases = ProtocolSession(session, protocol, first, number, waiting, preparing=preparing)
+    with telling(phases.failures):
+        found = protocol.gather(
+            phases.ask, step=step, preparing=preparing, num_workers=number, width=job.sent.dim
+        )
+    missing = {**found.missing, **phases.missing}
+    missing = {one: why for one, why in sorted(missing.items()) if not found.counted[one]}
+    here = broadcast.parameters
+    collected = Collected(
+        here.new_empty(number, 0),
+        found.counted,
+        torch.full((number,), found.loss, dtype=torch.float64),
+        missing,
+        phases.seconds,
+        ExchangeMemory(memory.attack.following(job, broadcast), phases.waiting.memory),
+        phases.virtual_s,
+        phases.message_bytes,
+        phases.failures,
+        {worker: one for worker, one in phases.states.items() if found.counted[worker]},
+    )
+    malformed = {worker for worker, why in phases.missing.items() if why in _MALFORMED}
+    marked = sorted(malformed | set(found.marked))
+    nobody = torch.zeros(number, dtype=torch.bool)
+    decoded = Decoded(found.update.to(here), nobody, 0.0, saturated=found.saturated)
+    sent = sum(one.nbytes for one in [here, *broadcast.extra.values()]) * number
+    took = time.perf_counter() - began - phases.seconds
+    return Conversation(collected, decoded, state, marked, sent + phases.request_bytes, took)
 
 
 def traffic(main: Conversation, first: Conversation | None) -> Mapping[str, Any]:

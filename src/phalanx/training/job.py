@@ -53,6 +53,19 @@ class Job:
         names = tuple(f"{place}.{name}" for place in range(number) for name in own.names)
         return ParameterLayout(names, own.shapes * number, own.dtype)
 
+    def fitted(self, sizes: Sequence[int] = ()) -> "Job":
+        """The same job, with the aggregation protocol fitted to clients of such sizes.
+
+        Raises:
+            ValueError: if it does not fit them.
+        """
+        stages, number = self.round, self.round.code.num_workers
+        if stages.aggregation is None:
+            return self
+        width = self.sent.dim
+        found = stages.aggregation.fitted(number, width, sizes, weighted=stages.weighted)
+        return replace(self, round=replace(stages, aggregation=found))
+
     @cached_property
     def preparing(self) -> "Job":
         """The job of what workers compute first; see `Round.preparation`."""

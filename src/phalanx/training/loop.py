@@ -136,6 +136,8 @@ class Loop:
             for worker, value in enumerate(collected.losses.tolist())
             if collected.arrived[worker] and worker not in {*suspects, *outliers}
         ]
+        if self.job.round.aggregation is not None:  # which may keep losses to itself
+            trusted = [value for value in trusted if not math.isnan(value)]
         clients = self.job.clients(step)
         missing = {str(clients[worker]): why for worker, why in collected.missing.items()}
         entry: dict[str, Any] = {
@@ -327,7 +329,7 @@ class Loop:
         """The stages, and what they are made of: whose papers a report cites."""
         stages = self.job.round
         parts: list[object] = [stages.code.method, stages.order, stages.compute]
-        parts += [*stages.transforms, stages.attack, stages.step]
+        parts += [*stages.transforms, stages.attack, stages.step, stages.aggregation]
         inner = [getattr(one, "compressor", None) for one in parts]
         inner += [getattr(one, "partitioner", None) for one in parts]
         inner += [getattr(one, "inner", None) for one in inner]  # of error feedback

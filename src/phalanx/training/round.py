@@ -7,6 +7,7 @@ from phalanx.attacks import Attack, RandomWorkers, Schedule
 from phalanx.coding import Code, Uncoded
 from phalanx.computations import Computation, Gradient
 from phalanx.ordering import Order, RandomReshuffling
+from phalanx.training.aggregation_protocol import AggregationProtocol
 from phalanx.training.server_step import OptimizerStep, ServerStep
 from phalanx.transforms import MessageTransform
 
@@ -55,6 +56,10 @@ class Round:
 
     weighted: bool = False
     """Whether updates count by the number of samples of their clients, under a rule."""
+
+    aggregation: AggregationProtocol | None = None
+    """A protocol by which the server learns the aggregate of updates, and no update; by default it
+    is sent all of them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "transforms", tuple(self.transforms))

@@ -57,6 +57,11 @@ class ServerStep(ABC):
         """Vectors of the model's size in an update, as `Computation.num_vectors` has to say."""
         return 1
 
+    @property
+    def needs_messages(self) -> bool:
+        """Whether `receive` looks at the messages one by one."""
+        return False
+
     def receive(self, model: nn.Module, received: Received, state: Any) -> Any:
         """What `apply` does, for a step that asks for more than the decoded update.
 

@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 from phalanx.communication.serialization import PackedDataset
 from phalanx.computations import Broadcast
+from phalanx.training.aggregation_protocol import Message
 from phalanx.training.attack_simulation import Role, behind
 from phalanx.training.engines.base import Reply, Site, Task, WorkerFactory
 from phalanx.training.job import Job
@@ -57,6 +58,7 @@ class Worker:
     ) -> None:
         self.id, self.updates = worker, updates
         self.preparation = updates.preparation
+        self.protocol: tuple[Sent, Message] | None = None  # between the phases of a protocol
         self._history: tuple[DatedState, ...] = (DatedState(0, copied(state or {})),)
 
     @property

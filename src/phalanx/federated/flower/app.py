@@ -13,7 +13,7 @@ from phalanx.federated.flower.client import client_app
 from phalanx.federated.flower.plan import Data, FederationPlan
 from phalanx.federated.flower.server import server_app
 from phalanx.losses import Loss, cross_entropy
-from phalanx.training import Callback
+from phalanx.training import AggregationProtocol, Callback
 from phalanx.transforms import MessageTransform
 
 
@@ -26,6 +26,7 @@ def as_flower(
     rounds: int = 100,
     clients_per_round: int | None = None,
     rule: Aggregator = Mean(),  # noqa: B008 - frozen
+    aggregation: AggregationProtocol | None = None,
     transforms: Sequence[MessageTransform] = (),
     loss: Loss = cross_entropy,
     seed: int = 0,
@@ -67,6 +68,9 @@ def as_flower(
         rounds: in all.
         clients_per_round: how many are drawn for each round; all of them by default.
         rule: how the server aggregates.
+        aggregation: a protocol by which it learns their mean and no update, such as `SecureSum`,
+            which takes a message to every client for each of its phases. Then nobody tells the
+            server how many samples it holds.
         transforms: what clients do to their messages before they send them.
         loss: mean loss of a batch from the model's output and the targets.
         seed: of weights, who takes part, and minibatches; known to all.

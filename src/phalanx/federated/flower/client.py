@@ -15,9 +15,11 @@ from phalanx.ordering import Batches, Order
 from phalanx.training.checks import check_job
 from phalanx.training.engines.base import Site
 from phalanx.training.job import Job
+from phalanx.training.protocol_session import PhaseTask
 from phalanx.training.worker import RoundTask, Sent, TrainingWorkers, Worker
 from phalanx.training.worker_state import WorkerState
 
+_KEPT, _KEPT_OF = "phalanx.kept", "phalanx.kept-of"
 _BEFORE, _AFTER, _DATE = "phalanx.before", "phalanx.after", "phalanx.date"
 
 
@@ -56,32 +58,82 @@ def client_app(plan: FederationPlan) -> Any:
         client, worker = worker_of(context)
         job = worker.updates.job
         check_job(job, {}, {})
-        return _reply(message, {"client": client, "num_samples": job.batches.num_samples})
+        # A protocol adds the number up where nobody sees it.
+        told = job.batches.num_samples if job.round.aggregation is None else 1
+        return _reply(message, {"client": client, "num_samples": told})
 
     @app.train("round")  # type: ignore[untyped-decorator]
     def train(message: Any, context: Any) -> Any:
         """The client's message of a round; what it remembers stays in `context.state`."""
         return _round(worker_of(context)[1], message, context)
 
+    @app.train("phase")  # type: ignore[untyped-decorator]
+    def phase(message: Any, context: Any) -> Any:
+        """The client's part in a phase of a protocol; what it keeps stays in `context.state`."""
+        return _phase(worker_of(context)[1], message, context)
+
     return app
 
 
 def _round(worker: Worker, message: Any, context: Any) -> Any:
+    task, before = _task(message, context)
+    step, (place,) = task.step, task.lent or {}
+    reply = task.run(Worker(place, worker.updates))
+    if reply.missing is not None:
+        return _reply(message, {"step": step, "loss": float("nan")}, missing=reply.missing)
+    sent: Sent = reply.value
+    if not task.preparing and sent.state is not None:
+        _remember(context, step, before, sent.state)
+    return _reply(message, {"step": step, "loss": sent.loss}, {"message": sent.message})
+
+
+def _task(message: Any, context: Any) -> tuple[RoundTask, WorkerState]:
+    """What the client computes in a round, and what it remembers of those before."""
     told = message.content["task"]
     step, place = number(told, "step", int), number(told, "place", int)
     preparing = number(told, "preparing", bool)
     tensors = tensors_of(message.content["broadcast"])
     broadcast = Broadcast(tensors.pop("parameters"), tensors)
     before = _remembered(context, number(told, "taken", int))
-    task = RoundTask(step, broadcast, {}, lent={place: before}, preparing=preparing)
-    seated = Worker(place, worker.updates)
-    reply = task.run(seated)
+    return RoundTask(step, broadcast, {}, lent={place: before}, preparing=preparing), before
+
+
+def _phase(worker: Worker, message: Any, context: Any) -> Any:
+    told = message.content["task"]
+    step, place = number(told, "step", int), number(told, "place", int)
+    preparing, attempt = number(told, "preparing", bool), number(told, "attempt", int)
+    seated, first = Worker(place, worker.updates), None
+    if "broadcast" in message.content:
+        first, before = _task(message, context)
+    else:
+        seated.protocol = _kept(context, step, place, preparing=preparing)
+    protocol = worker.updates.job.round.aggregation
+    assert protocol is not None
+    requests = {place: tensors_of(message.content["request"])}
+    phase = number(told, "phase", str)
+    reply = PhaseTask(step, protocol, attempt, phase, requests, 0, preparing, first).run(seated)
+    metrics = {"step": step}
     if reply.missing is not None:
-        return _reply(message, {"step": step, "loss": float("nan")}, missing=reply.missing)
-    sent: Sent = reply.value
-    if not preparing and sent.state is not None:
-        _remember(context, step, before, sent.state)
-    return _reply(message, {"step": step, "loss": sent.loss}, {"message": sent.message})
+        return _reply(message, metrics, missing=reply.missing)
+    if first is not None and not preparing and reply.value.state is not None:
+        _remember(context, step, before, reply.value.state)
+    assert seated.protocol is not None
+    flower = import_flower()
+    context.state[_KEPT] = array_record(seated.protocol[1])
+    of = {"step": step, "place": place, "preparing": preparing}
+    context.state[_KEPT_OF] = flower.ConfigRecord(of)
+    return _reply(message, metrics, reply.value.message)
+
+
+def _kept(
+    context: Any, step: int, place: int, *, preparing: bool
+) -> tuple[Sent, Mapping[str, Tensor]] | None:
+    """What the client kept from the phase before, if that was of this round."""
+    of = context.state.get(_KEPT_OF)
+    told = {"step": step, "place": place, "preparing": preparing}
+    if of is None or dict(of) != told:
+        return None
+    return Sent(torch.empty(0), torch.nan), tensors_of(context.state[_KEPT])
 
 
 def _worker(job: Job) -> Worker:
@@ -96,7 +148,9 @@ def _job(plan: FederationPlan, client: int) -> Job:
     if not len(dataset):  # type: ignore[arg-type]
         raise ValueError(f"data_fn must give at least 1 sample, got none for client {client}")
     stages = plan.stages(OwnSamples())
-    return Job(plan.model(), plan.loss, dataset, stages, plan.num_sampled, plan.seed)
+    job = Job(plan.model(), plan.loss, dataset, stages, plan.num_sampled, plan.seed)
+    # By what all know; and the client's own samples must fit that.
+    return job.fitted().fitted([len(dataset)])  # type: ignore[arg-type]
 
 
 def _identity(plan: FederationPlan, context: Any) -> int:

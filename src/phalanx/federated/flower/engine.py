@@ -5,8 +5,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from phalanx.errors import TooManyByzantineError, WireError, WorkerError, require
-from phalanx.federated.flower.nodes import NodeRegistry, lost, pulled, reason_of
+from phalanx.federated.flower.nodes import NodeRegistry, lost, printable, pulled, reason_of
 from phalanx.federated.flower.records import array_record, import_flower, number, tensors_of
 from phalanx.training.engines.base import (
     Collector,
@@ -18,8 +20,10 @@ from phalanx.training.engines.base import (
     WorkerFactory,
 )
 from phalanx.training.job import Job
+from phalanx.training.protocol_session import Phased, PhaseTask
 from phalanx.training.worker import RoundTask, Sent, TrainingWorkers
 
+_REFUSED = ("refused", "restarted")  # what it may say in a phase of a protocol
 _MISSING = ("not finite",)  # what an honest client may say instead of sending a message
 
 
@@ -99,27 +103,28 @@ class FlowerSession(Session):
         Raises:
             TooManyByzantineError: if there is no quorum after the last attempt.
         """
-        assert isinstance(task, RoundTask)
+        assert isinstance(task, RoundTask | PhaseTask)
+        quorum = task.needed if isinstance(task, PhaseTask) else self._engine.quorum
         began, collector, nodes = time.monotonic(), collector or Collector(), self._engine.nodes
         known = set(nodes.known)  # who says later how many samples it holds had no weight yet
         missing: dict[int, str] = {}
         open_ = list(workers)
         for _ in range(self._engine.attempts):
-            missing = self._attempt(task, open_, known, collector)
+            missing = self._attempt(task, quorum, open_, known, collector)
             open_ = [one for one in workers if not collector.usable(one)]
-            if len(workers) - len(open_) >= self._engine.quorum:
+            if len(workers) - len(open_) >= quorum:
                 break
         else:
             clients = self._job.clients(task.step)
             raise TooManyByzantineError(
-                f"quorum must answer: {self._engine.quorum} of the {len(workers)} clients of round "
+                f"quorum must answer: {quorum} of the {len(workers)} clients of round "
                 f"{task.step}, got {len(workers) - len(open_)} in {self._engine.attempts} attempts "
                 f"(missing: { {clients[one]: missing.get(one, 'unusable') for one in open_} })",
                 workers=open_,
-                bound=len(workers) - self._engine.quorum,
+                bound=len(workers) - quorum,
             )
         nodes.refresh()  # so that who is new has a weight in the next round
-        if not task.preparing:
+        if not task.preparing and (isinstance(task, RoundTask) or task.last):
             clients = self._job.clients(task.step)
             self._taken |= {clients[i]: task.step for i in workers if collector.usable(i)}
         return Replies(missing, time.monotonic() - began, None, waiting.memory)
@@ -128,7 +133,12 @@ class FlowerSession(Session):
         """Nothing: nodes are started where they are."""
 
     def _attempt(
-        self, task: RoundTask, workers: Collection[int], known: set[int], collector: Collector
+        self,
+        task: RoundTask | PhaseTask,
+        quorum: int,
+        workers: Collection[int],
+        known: set[int],
+        collector: Collector,
     ) -> dict[int, str]:
         """Asks clients once each; why nothing came from some of them.
 
@@ -146,7 +156,7 @@ class FlowerSession(Session):
                     del pending[place]
                     if reason := self._take(task, place, reply, collector):
                         missing[place] = reason
-            settled = not absent or self._num_usable(task, collector) >= engine.quorum
+            settled = not absent or self._num_usable(task, collector) >= quorum
             left_s = until - time.monotonic()
             if (settled and not pending) or left_s <= 0:
                 return {
@@ -157,7 +167,7 @@ class FlowerSession(Session):
             time.sleep(min(engine.poll_s, left_s))
 
     def _hand_out(
-        self, task: RoundTask, workers: Collection[int], known: set[int]
+        self, task: RoundTask | PhaseTask, workers: Collection[int], known: set[int]
     ) -> dict[int, str]:
         """Sends the task to those that are connected; ids of messages, by place in the round."""
         if not workers:
@@ -166,22 +176,29 @@ class FlowerSession(Session):
         engine.nodes.refresh()
         clients, nodes = self._job.clients(task.step), engine.nodes.connected()
         there = [one for one in workers if clients[one] in nodes and clients[one] in known]
-        tensors = {**task.broadcast.extra, "parameters": task.broadcast.parameters}
-        broadcast = array_record(tensors) if there else None
+        first = task if isinstance(task, RoundTask) else task.first
+        shared = {}
+        if there and isinstance(first, RoundTask):
+            tensors = {**first.broadcast.extra, "parameters": first.broadcast.parameters}
+            shared["broadcast"] = array_record(tensors)
         messages = []
         for place in there:
-            told = {
+            told: dict[str, int | str] = {
                 "step": task.step,
                 "place": place,
                 "preparing": task.preparing,
                 "taken": self._taken.get(clients[place], -1),
             }
-            content = {"task": flower.ConfigRecord(told), "broadcast": broadcast}
+            content = {**shared}
+            if isinstance(task, PhaseTask):
+                told |= {"phase": task.phase, "attempt": task.attempt}
+                content["request"] = array_record(task.requests[place])
+            content["task"] = flower.ConfigRecord(told)
             messages.append(
                 flower.Message(
                     flower.RecordDict(content),
                     nodes[clients[place]],
-                    "train.round",
+                    "train.phase" if isinstance(task, PhaseTask) else "train.round",
                     ttl=engine.round_timeout_s,
                     group_id=str(task.step),
                 )
@@ -189,11 +206,13 @@ class FlowerSession(Session):
         ids = engine.grid.push_messages(messages) if messages else []
         return {place: sent for place, sent in zip(there, ids, strict=False) if sent}
 
-    def _num_usable(self, task: RoundTask, collector: Collector) -> int:
+    def _num_usable(self, task: RoundTask | PhaseTask, collector: Collector) -> int:
         places = range(len(self._job.clients(task.step)))
         return sum(collector.usable(place) for place in places)
 
-    def _take(self, task: RoundTask, place: int, reply: Any, collector: Collector) -> str | None:
+    def _take(
+        self, task: RoundTask | PhaseTask, place: int, reply: Any, collector: Collector
+    ) -> str | None:
         """Takes a reply in; or says why nothing came, if that is not the client's fault."""
         if isinstance(reply, Exception):
             collector.refuse(place, "malformed")
@@ -204,13 +223,19 @@ class FlowerSession(Session):
             content: Mapping[str, Any] = reply.content
             told = content.get("metrics")
             require(number(told, "step", int) == task.step, "be of this round")
-            loss = number(told, "loss", float)
+            phased = isinstance(task, PhaseTask)
+            loss = torch.nan if phased else number(told, "loss", float)
             if (config := content.get("missing")) is not None:
                 reason = number(config, "reason", str)
+                if phased and reason.startswith(_REFUSED):
+                    return printable(reason)
                 require(reason in _MISSING, "say why there is none")
                 collector.refuse(place, reason)
                 return None
             tensors = tensors_of(content.get("arrays"))
+            if phased:
+                collector.take(place, Phased(tensors))
+                return None
             require(set(tensors) == {"message"}, "be one array")
         except WireError:
             collector.refuse(place, "malformed")

@@ -113,4 +113,9 @@ def reason_of(reply: Any) -> str:
     """What an error reply says, in one line of bounded length: it is a peer's word."""
     lines: Iterable[str] = str(reply.error.reason or "").strip().splitlines()
     last = [line for line in lines if line.strip()][-1:] or [f"error {reply.error.code}"]
-    return "".join(filter(str.isprintable, last[0].strip()))[:200]
+    return printable(last[0].strip())
+
+
+def printable(told: str) -> str:
+    """A peer's word, as it may be shown."""
+    return "".join(filter(str.isprintable, told))[:200]

@@ -17,7 +17,7 @@ from phalanx.federated.federate import weighted_by_samples
 from phalanx.losses import Loss, cross_entropy
 from phalanx.ordering import Order
 from phalanx.randomness import seeded
-from phalanx.training import Callback, Round
+from phalanx.training import AggregationProtocol, Callback, Round
 from phalanx.transforms import MessageTransform
 
 Data = Dataset[tuple[Tensor, ...]]
@@ -34,6 +34,7 @@ class FederationPlan:
     rounds: int = 100
     clients_per_round: int | None = None
     rule: Aggregator = Mean()  # noqa: RUF009 - frozen
+    aggregation: AggregationProtocol | None = None
     transforms: Sequence[MessageTransform] = ()
     loss: Loss = cross_entropy
     seed: int = 0
@@ -99,7 +100,7 @@ class FederationPlan:
     @property
     def weighted(self) -> bool:
         """Whether clients count by their number of samples."""
-        return weighted_by_samples(self.algorithm, self.rule, self.num_sampled)
+        return weighted_by_samples(self.algorithm, self.rule, self.num_sampled, self.aggregation)
 
     def model(self) -> nn.Module:
         """The model, with weights that follow from the seed."""
@@ -116,4 +117,5 @@ class FederationPlan:
             step=self.algorithm.step,
             preparation=self.algorithm.preparation,
             weighted=self.weighted,
+            aggregation=self.aggregation,
         )

@@ -19,7 +19,7 @@ from phalanx.federated.flower.records import import_flower
 from phalanx.files import owned
 from phalanx.training import Reputation, Run
 from phalanx.training.callbacks import Callbacks
-from phalanx.training.checks import check_job
+from phalanx.training.checks import check_job, hidden_problems
 from phalanx.training.composition import composition
 from phalanx.training.evaluator import Evaluator
 from phalanx.training.interruption import terminable
@@ -63,6 +63,9 @@ def serve_rounds(plan: FederationPlan, grid: Any) -> Run:
     # The samples are elsewhere; what stands for them is one empty row for each client.
     nothing = TensorDataset(torch.zeros(number, 0), torch.zeros(number))
     job = Job(model, plan.loss, nothing, plan.stages(order), plan.num_sampled, plan.seed)
+    if problems := hidden_problems(job.round):
+        raise ValueError("; ".join(problems))
+    job = job.fitted()
     sets: Mapping[str, Any] = {} if plan.test_fn is None else {"test": plan.test_fn()}
     if sets:  # else clients find out what does not fit
         check_job(replace(job, dataset=sets["test"]), sets, {})
