@@ -1,5 +1,6 @@
-"""Secure aggregation by two servers, and local differential privacy."""
+"""Differential privacy, its accountant, and secure aggregation by two servers."""
 
+from phalanx.privacy.accountant import Accountant, Budget, noise_multiplier_for
 from phalanx.privacy.local_noise import gaussian_epsilon
 from phalanx.privacy.secure_aggregation.client import SecureClient, Shares, Uploader
 from phalanx.privacy.secure_aggregation.dealer import Dealer, deal
@@ -26,6 +27,8 @@ from phalanx.privacy.secure_aggregation.transport import (
 from phalanx.privacy.secure_aggregation.worker_server import WorkerServer, WorkerServerView
 
 __all__ = [
+    "Accountant",
+    "Budget",
     "CommunicationCost",
     "Dealer",
     "MalformedMessageError",
@@ -48,6 +51,7 @@ __all__ = [
     "deal",
     "fresh_keys",
     "gaussian_epsilon",
+    "noise_multiplier_for",
     "run_round",
     "seeded_entropy",
     "server_credentials",
