@@ -1,7 +1,6 @@
 """Differential privacy, its accountant, and secure aggregation by two servers."""
 
 from phalanx.privacy.accountant import Accountant, Budget, noise_multiplier_for
-from phalanx.privacy.local_noise import gaussian_epsilon
 from phalanx.privacy.secure_aggregation.client import SecureClient, Shares, Uploader
 from phalanx.privacy.secure_aggregation.dealer import Dealer, deal
 from phalanx.privacy.secure_aggregation.messages import (
@@ -25,6 +24,7 @@ from phalanx.privacy.secure_aggregation.transport import (
     server_credentials,
 )
 from phalanx.privacy.secure_aggregation.worker_server import WorkerServer, WorkerServerView
+from phalanx.privacy.top_agg import TopAgg, top_k_votes
 
 __all__ = [
     "Accountant",
@@ -41,6 +41,7 @@ __all__ = [
     "SecureClient",
     "SecureSetup",
     "Shares",
+    "TopAgg",
     "Transcript",
     "UnexpectedMessageError",
     "Uploader",
@@ -50,9 +51,9 @@ __all__ = [
     "communication_cost",
     "deal",
     "fresh_keys",
-    "gaussian_epsilon",
     "noise_multiplier_for",
     "run_round",
     "seeded_entropy",
     "server_credentials",
+    "top_k_votes",
 ]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from phalanx.attacks import Rule
-from phalanx.coding import Code, Decoded
+from phalanx.coding import Code, Decoded, Uncoded
 from phalanx.computations import Broadcast
 from phalanx.training.engines.base import Session, telling
 from phalanx.training.exchange import Collected, ExchangeMemory, exchange
@@ -70,6 +70,7 @@ class Conversation(NamedTuple):
             job.weights(step),
             job.clients(step),
             job.num_clients,
+            isinstance(job.round.code, Uncoded),
         )
 
 

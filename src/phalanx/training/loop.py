@@ -272,6 +272,7 @@ class Loop:
         """Writes the result down and hands the run over."""
         self._open_folder()
         model, run = self.job.model, self.run
+        self.callbacks.on_finish(run)
         evaluation = self._final_evaluation(last_round=stopped is None)
         model.load_state_dict(with_statistics(model, self.job.dataset).state_dict())
         code = self.job.round.code
@@ -298,6 +299,7 @@ class Loop:
             "stopped_by": run.stopped_by,
             "excluded": self.standing.out,
             "virtual_seconds": _total(run.rounds, "virtual_seconds"),
+            **({"privacy": run.privacy} if run.privacy else {}),
             "methods": [text for text in methods if text],
         }
         if self.folder is not None:

@@ -9,6 +9,7 @@ from torch import nn
 from phalanx.aggregation import Aggregator, Mean
 from phalanx.evaluation import Metric
 from phalanx.federated.base import FederatedAlgorithm
+from phalanx.federated.client_privacy import ClientPrivacy
 from phalanx.federated.flower.client import client_app
 from phalanx.federated.flower.plan import Data, FederationPlan
 from phalanx.federated.flower.server import server_app
@@ -27,6 +28,7 @@ def as_flower(
     clients_per_round: int | None = None,
     rule: Aggregator = Mean(),  # noqa: B008 - frozen
     transforms: Sequence[MessageTransform] = (),
+    privacy: ClientPrivacy | None = None,
     loss: Loss = cross_entropy,
     seed: int = 0,
     quorum: int = 1,
@@ -68,6 +70,7 @@ def as_flower(
         clients_per_round: how many are drawn for each round; all of them by default.
         rule: how the server aggregates.
         transforms: what clients do to their messages before they send them.
+        privacy: budget, norm and noise of client-level differential privacy; none by default.
         loss: mean loss of a batch from the model's output and the targets.
         seed: of weights, who takes part, and minibatches; known to all.
         quorum: usable messages that a round needs.
