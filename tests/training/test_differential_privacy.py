@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -126,6 +127,11 @@ def test_what_breaks_the_guarantee_is_refused_by_name(subtests):
         ),
         ({"transforms": [Compressed(TopK())]}, "transforms to be none"),
         ({"lr_scheduler": plateau}, "does not look at the data"),
+        ({"mixed_precision": "fp16"}, "mixed_precision bf16 or no"),
+        (
+            {"code": DracoRepetition(4, 1), "privacy": replace(LOUD, noise_at="workers")},
+            "a rule instead of a code",
+        ),
     ]
     for options, rule in cases:
         with subtests.test(rule=rule), pytest.raises(ValueError, match=rule):

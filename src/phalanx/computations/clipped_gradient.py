@@ -54,5 +54,5 @@ class ClippedGradient(PerSampleGradient):
         # A gradient that is not finite stays so: the message says what happened.
         scale = (self.max_norm / norms).clamp(max=1.0).where(norms.isfinite(), 1.0)
         if norms.dtype == gradients.dtype and norms.isfinite().all():
-            return (scale.T @ gradients)[0]  # one pass, where no zero meets an infinity
-        return (gradients * scale).sum(dim=0).to(gradients.dtype)
+            return torch.mv(gradients.T, scale[:, 0])  # one pass, where no zero meets an infinity
+        return torch.mul(gradients, scale).sum(dim=0).to(gradients.dtype)

@@ -84,4 +84,4 @@ class ClippedUpdate(Computation):
         norm = torch.linalg.vector_norm(update, dtype=torch.float64)
         if not norm.isfinite():
             return torch.zeros_like(update)
-        return update * (self.max_norm / norm).clamp(max=1.0).to(update.dtype)
+        return torch.mul(update, (self.max_norm / norm).clamp(max=1.0).to(update.dtype))

@@ -20,9 +20,6 @@ class TopAggGradient(PerSampleGradient):
     sample moves the sum by at most 1, so that noise and accounting are those of DP-SGD. Which k is
     chosen for every sample by itself: a choice for the whole batch would leak.
 
-    At equal epsilon it loses to `ClippedGradient` in most of what was measured here; see the
-    recipe `topagg`.
-
     Cost: that of `ClippedGradient`, and a sort of every sample's gradient.
     Source: Wang, Wu, Long, Rimanic, Zhang and Li, "DataLens: Scalable Privacy Preserving Training
     via Gradient Compression and Aggregation", CCS 2021 (section on DP-SGD).
@@ -58,4 +55,4 @@ class TopAggGradient(PerSampleGradient):
         """The sum of the votes, over the root of how many each sample has."""
         k = max(1, round(self.share * gradients.shape[1]))
         votes = top_k_votes(gradients, k, self.quantise, generator=generator)
-        return votes.sum(dim=0) / k**0.5
+        return votes.sum(dim=0).div(k**0.5)

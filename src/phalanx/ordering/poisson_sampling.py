@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ class PoissonSampling(Order):
     >>> 97 < sum(sizes) / 100 < 103, len(set(sizes)) > 10
     (True, True)
     """
+
+    equal_sizes: ClassVar[bool] = False
 
     secret: str | None = field(default=None, repr=False)
     """What the coins are drawn from, if nobody else is to know them; private training makes one."""

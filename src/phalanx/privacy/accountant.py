@@ -91,7 +91,7 @@ class Accountant:
     0.0
     >>> accountant.compose(noise_multiplier=20.0)
     >>> round(accountant.epsilon(delta=1e-5), 3)
-    0.169
+    0.16
     """
 
     def __init__(

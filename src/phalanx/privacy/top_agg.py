@@ -62,7 +62,7 @@ def top_k_votes(
     if quantise == "values":
         scaled = (gradients / largest.where(largest > 0, 1.0)).where(kept, 0.0)
         length = scaled.norm(dim=1, keepdim=True)
-        return scaled * (k**0.5 / length.where(length > 0, 1.0))
+        return torch.where(length > 0, scaled * (k**0.5 / length), 0.0)
     if quantise == "sign":
         votes = torch.where(gradients >= 0, 1.0, -1.0)
     else:

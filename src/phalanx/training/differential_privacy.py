@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from phalanx.aggregation import Mean
 from phalanx.checks import require_finite_above, require_one_of
 from phalanx.coding import Uncoded
+from phalanx.computations import MixedPrecision
 from phalanx.ordering import PoissonSampling
 from phalanx.privacy import Accountant, Budget, noise_multiplier_for
 from phalanx.privacy.accountant import NOT_COUNTED as OUTSIDE
@@ -119,7 +120,10 @@ class DifferentialPrivacy:
             private = replace(private, transforms=(noise, *stages.transforms))
         accountant = Accountant(method=self.method, not_counted=NOT_COUNTED)
         ledger = PrivacyLedger(accountant, self.budget, multiplier, rate, resume=resume)
-        return replace(job, round=private), ledger
+        # Dropout and augmentation draw from one stream for a batch: a sample more shifts the draws
+        # of those after it, which tells nothing as long as nobody knows the stream.
+        seed = job.seed if self.repeatable else derive_seed(secret, "layers")
+        return replace(job, round=private, seed=seed), ledger
 
     def _problems(self, job: Job) -> list[str]:
         """What breaks the guarantee."""
@@ -135,9 +139,25 @@ class DifferentialPrivacy:
                 "privacy needs order PoissonSampling: for batches of a fixed size epsilon would be "
                 f"another, got {stages.order}"
             )
-        if self.noise_at == "workers":
-            return problems
+        half = stages.compute
+        if isinstance(half, MixedPrecision) and half.dtype == "float16":
+            problems.append(
+                "privacy needs mixed_precision bf16 or no, got fp16, whose scale of the loss is "
+                "one for all samples"
+            )
         code = stages.code
+        if self.noise_at == "workers":
+            if not isinstance(code, Uncoded):
+                problems.append(
+                    "privacy with noise_at 'workers' needs a rule instead of a code, which "
+                    f"compares messages, got {code}"
+                )
+            if stages.attack is not None and stages.attack.computation is not None:
+                problems.append(
+                    "privacy needs an attack that computes what workers compute, got "
+                    f"{stages.attack}"
+                )
+            return problems
         plain = isinstance(code, Uncoded) and isinstance(code.rule, Mean)
         if not (plain or (code.exact and code.message_dtype(job.layout.dtype).is_floating_point)):
             problems.append(

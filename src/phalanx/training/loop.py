@@ -183,7 +183,9 @@ class Loop:
         if self.config is not None:
             self.folder.write_text("config.yaml", self.config)
         if not self.folder.holds_json("env.json"):
-            self.folder.write_json("env.json", environment(self.job.seed))
+            self.folder.write_json(
+                "env.json", environment(self.composition.get("seed", self.job.seed))
+            )
         if not self.folder.checkpoints():
             self._save(0)
         self.folder.write_json("run.json", dict(self.composition))
