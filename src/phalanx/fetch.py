@@ -21,6 +21,9 @@ def fetch(dataset: Dataset[tuple[Tensor, ...]], samples: Tensor) -> tuple[Tensor
             raise ValueError(_no_pairs(f"{len(dataset.tensors)} tensors"))
         inputs, targets = dataset.tensors
         return inputs[samples], targets[samples]
+    if not len(samples):  # as many dimensions as a sample has
+        inputs, targets = fetch(dataset, torch.zeros(1, dtype=torch.int64))
+        return inputs[:0], targets[:0]
     items = [dataset[index] for index in samples.tolist()]
     try:
         found = default_collate(items)

@@ -191,7 +191,7 @@ def test_clipped_gradients_are_those_of_a_loop_over_samples(subtests):
             for microbatch in (1, 5, 12, 100):
                 with subtests.test(name, max_norm=max_norm, microbatch=microbatch):
                     model, samples = models()[name], some_samples()
-                    found = update(ClippedGradient(max_norm, microbatch), model, samples)
+                    found = update(ClippedGradient(max_norm, microbatch=microbatch), model, samples)
                     expected = clipped_by_hand(model, samples, max_norm)
                     torch.testing.assert_close(found.update, expected)
                     plain = update(Gradient(), model, samples)

@@ -9,10 +9,11 @@ from torch.utils.data import TensorDataset
 from laws import concrete
 from phalanx import ordering
 from phalanx.data import IidPartitioner
-from phalanx.ordering import Batches, ClientData, Order, PerClient, ShuffleOnce
+from phalanx.ordering import Batches, ClientData, Order, PerClient, PoissonSampling, ShuffleOnce
 
 KINDS = [kind for kind in concrete(ordering, Order) if kind is not ClientData]  # a bound PerClient
 every = pytest.mark.parametrize("kind", KINDS)
+visiting = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not PoissonSampling])
 SIZES = [(24, 24, 4), (50, 12, 3), (31, 6, 2), (7, 7, 1)]
 
 
@@ -22,7 +23,7 @@ def bound(kind, num_samples, num_partitions, seed=0):
     return order.bind(data, num_partitions, None, seed)
 
 
-@every
+@visiting
 def test_rounds_are_cut_into_disjoint_partitions_and_no_epoch_visits_twice(kind, subtests):
     for num_samples, batch_size, num_partitions in SIZES:
         with subtests.test(num_samples=num_samples, batch_size=batch_size):
@@ -80,7 +81,7 @@ def test_a_permutation_holds_every_sample_once(kind, subtests):
                 assert found.equal(kind().permutation(number, epoch, 0, "order"))
 
 
-@every
+@visiting
 def test_only_shuffle_once_repeats_an_epoch(kind):
     first, second = (kind().permutation(37, epoch, 0, "order") for epoch in (0, 1))
     assert first.equal(second) == (kind is ShuffleOnce)

@@ -40,7 +40,6 @@ from phalanx.privacy import (
     SecureClient,
     SecureSetup,
     WorkerServerView,
-    gaussian_epsilon,
     run_round,
     seeded_entropy,
 )
@@ -512,12 +511,3 @@ def test_noise_is_gaussian_and_of_this_size():
     assert noise.std().item() == pytest.approx(0.5, rel=0.03)
     assert noise.abs().max() > 1.5
     assert (noise.abs() < 0.5).double().mean().item() == pytest.approx(0.6827, abs=0.02)
-
-
-def test_epsilon_only_where_the_theorem_holds():
-    epsilon = gaussian_epsilon(50.0, 2.0, 1e-6)
-    assert epsilon == pytest.approx(2 * 2.0 * math.sqrt(2 * math.log(1.25e6)) / 50)
-    assert gaussian_epsilon(5.0, 2.0, 1e-6) is None
-    for bad in ((0.0, 1.0, 0.1), (1.0, 0.0, 0.1), (1.0, 1.0, 0.0), (1.0, 1.0, 1.0)):
-        with pytest.raises(ValueError, match="must be"):
-            gaussian_epsilon(*bad)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 import phalanx
+from phalanx.cli.console import console
 from phalanx.cli.run_report import reported
 from phalanx.data import DataSource, Digits
 from phalanx.losses import cross_entropy
@@ -59,7 +60,7 @@ def train(
     with seeded(options["seed"], "weights"):
         module = model(splits.input_shape, splits.num_classes).to(home)
     with reported(folder):
-        phalanx.train(
+        run = phalanx.train(
             module,
             splits.train,
             loss=cross_entropy,
@@ -71,6 +72,8 @@ def train(
             config=_config,
             **options,
         )
+    if run.privacy:
+        console.print(run.privacy, markup=False, soft_wrap=True)
 
 
 # The stages of the round and the rest: nobody lists them a second time.

@@ -77,6 +77,26 @@ class Computation(ABC):
         """Whether `compute_clients` takes several clients at once, whatever data they hold."""
         return False
 
+    @property
+    def influence(self) -> float | None:
+        """How far one sample may move the sum of the samples' updates; None for any distance.
+
+        Euclidean, by adding or removing it; of an update by `expecting(b)` b times that.
+        """
+        return None
+
+    def expecting(self, num_samples: int) -> "Computation":
+        """The same computation, with this number of samples in place of the actual one.
+
+        The actual number, which a mean is divided by, would tell whether somebody is among them.
+
+        Raises:
+            ValueError: if the influence of a sample is not bounded.
+        """
+        raise ValueError(
+            f"compute must bound what one sample does, as ClippedGradient does, got {self}"
+        )
+
     def init(self, layout: ParameterLayout) -> State:
         """What a worker remembers before the first round."""
         return ()

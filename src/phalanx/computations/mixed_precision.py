@@ -1,6 +1,6 @@
 """Mixed precision: a worker's forward and backward pass in 16 bits, parameters and sums in full."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -48,6 +48,15 @@ class MixedPrecision(Computation):
     def vectorised(self) -> bool:
         """Whether the computation is."""
         return self.inner.vectorised
+
+    @property
+    def influence(self) -> float | None:
+        """That of the computation."""
+        return self.inner.influence
+
+    def expecting(self, num_samples: int) -> Computation:
+        """The computation that expects them, in mixed precision."""
+        return replace(self, inner=self.inner.expecting(num_samples))
 
     def init(self, layout: ParameterLayout) -> State:
         """What the computation remembers."""

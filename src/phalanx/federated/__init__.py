@@ -1,6 +1,7 @@
 """Federated learning: many clients with data of their own, some of which take part in a round."""
 
 from phalanx.federated.base import FederatedAlgorithm
+from phalanx.federated.client_privacy import ClientPrivacy
 from phalanx.federated.client_training import ClientTraining
 from phalanx.federated.clients import deal
 from phalanx.federated.distillation import Distillation, Distilled, noise_inputs
@@ -27,6 +28,7 @@ from phalanx.federated.secure_sum import SecureSum
 from phalanx.federated.tracing import neuron_layout
 
 __all__ = [
+    "ClientPrivacy",
     "ClientTraining",
     "Distillation",
     "Distilled",

@@ -16,6 +16,7 @@ from phalanx.coding import Uncoded
 from phalanx.evaluation import Metric
 from phalanx.federated.base import FederatedAlgorithm
 from phalanx.federated.client_evaluator import ClientEvaluator
+from phalanx.federated.client_privacy import ClientPrivacy
 from phalanx.federated.clients import joined
 from phalanx.federated.fed_avg import FedAvg
 from phalanx.federated.partition_record import PartitionRecord
@@ -57,6 +58,7 @@ def federate(
     attack: Attack | None = None,
     byzantine: Schedule | None = None,
     transforms: Sequence[MessageTransform] = (),
+    privacy: ClientPrivacy | None = None,
     loss: Loss = cross_entropy,
     engine: Engine | Literal["local", "ray"] = Local(),  # noqa: B008 - frozen
     seed: int = 0,
@@ -96,6 +98,7 @@ def federate(
             the rule survives, drawn anew every round.
         transforms: what clients do to their messages before they send them, in order: noise, a
             compressor last. What these remember goes with the client.
+        privacy: budget, norm and noise of client-level differential privacy; none by default.
         loss: mean loss of a batch from the model's output and the targets.
         engine: where clients are computed, `clients_per_round` of them at a time; or its name. Who
             is late is its business: give `Local(policy=..., delays=...)`.
@@ -157,6 +160,8 @@ def federate(
         weighted_by_samples(algorithm, rule, sampled, aggregation),
         aggregation,
     )
+    if privacy is not None:
+        stages = privacy.stages(stages)
     checked = {"model": model, "compute": stages.compute, "step": stages.step}
     checked |= {"attack": attack, "byzantine": byzantine, "engine": engine, "loss": loss}
     listed = {"transforms": list(transforms), "callbacks": list(callbacks)}
@@ -171,9 +176,13 @@ def federate(
     check_resume(out, resume, changes)
     told = [*callbacks, *([OnRound(on_round)] if on_round is not None else [])]
     told.append(PartitionRecord(dataset, order))
+    private = job
+    if privacy is not None:
+        private, ledger = privacy.bind(job, rounds, resume=resume)
+        told.append(ledger)
     with terminable(), owned(Path(out)) if out is not None else nullcontext():
         loop = Loop(
-            job,
+            private,
             Reputation(None, 0, None, rounds),
             ClientEvaluator(sets, metrics or {}, order),
             Callbacks([*([ProgressBar()] if shown(progress) else []), *told]),
@@ -183,7 +192,9 @@ def federate(
         )
         if out is not None:
             loop.policy = repr(getattr(engine, "policy", None))
-            loop.composition = composition(job, loop.step_state)
+            loop.composition = composition(
+                job, loop.step_state, **({} if privacy is None else {"privacy": privacy})
+            )
         first = loop.restore(changes) if resume else 0
         if first > rounds:
             raise ValueError(

@@ -53,6 +53,9 @@ class Order(ABC):
     """Whether partitions are other clients' in other rounds: what a client remembers then goes
     where the client is computed, and it gives `clients`, `pool_size` and `num_held`."""
 
+    equal_sizes: ClassVar[bool] = True
+    """Whether all partitions of a round have as many samples; else each is computed by itself."""
+
     @abstractmethod
     def permutation(
         self, num_samples: int, epoch: int, *names: int | str

@@ -1,6 +1,6 @@
-"""Secure sums, secure aggregation by two servers, and noise for differential privacy."""
+"""Differential privacy and its accountant, secure sums, and secure aggregation by two servers."""
 
-from phalanx.privacy.local_noise import gaussian_epsilon
+from phalanx.privacy.accountant import Accountant, Budget, noise_multiplier_for
 from phalanx.privacy.secure_aggregation.client import SecureClient, Shares, Uploader
 from phalanx.privacy.secure_aggregation.dealer import Dealer, deal
 from phalanx.privacy.secure_aggregation.messages import (
@@ -30,8 +30,11 @@ from phalanx.privacy.secure_sum.fixed_point import SumRange
 from phalanx.privacy.secure_sum.server import OpenedSum, run_secure_sum
 from phalanx.privacy.secure_sum.setup import SumSetup
 from phalanx.privacy.secure_sum.simulation import secure_sum
+from phalanx.privacy.top_agg import TopAgg, top_k_votes
 
 __all__ = [
+    "Accountant",
+    "Budget",
     "CommunicationCost",
     "Dealer",
     "DistributedNoise",
@@ -49,6 +52,7 @@ __all__ = [
     "SumClient",
     "SumRange",
     "SumSetup",
+    "TopAgg",
     "Transcript",
     "UnexpectedMessageError",
     "Uploader",
@@ -59,10 +63,11 @@ __all__ = [
     "deal",
     "discrete_gaussian",
     "fresh_keys",
-    "gaussian_epsilon",
+    "noise_multiplier_for",
     "run_round",
     "run_secure_sum",
     "secure_sum",
     "seeded_entropy",
     "server_credentials",
+    "top_k_votes",
 ]

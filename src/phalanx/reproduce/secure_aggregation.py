@@ -29,13 +29,13 @@ from phalanx.data import Digits
 from phalanx.errors import DecodeError
 from phalanx.experiments import Cell, Record, Records, grid, train_run
 from phalanx.privacy import (
+    Accountant,
     ModelServerView,
     SecureAggregation,
     SecureClient,
     SecureSetup,
     WorkerServerView,
     communication_cost,
-    gaussian_epsilon,
     run_round,
     seeded_entropy,
 )
@@ -169,7 +169,7 @@ class SecureAggregationRecipe(Recipe):
         drops = found.where(part="drop-outs")
         enough = [one for one in drops if self.num_workers - one["lost"] >= self.fewest]
         fewer = [one for one in drops if one not in enough]
-        private = next(one for one in noises if one["epsilon"] is not None)
+        private = next(one for one in noises if (one["epsilon"] or 2) <= 1)
         uploads = {one["workers"]: one["upload / message"] for one in timed}
         values = {
             **view.values,
@@ -280,9 +280,11 @@ def _trained(run: Record) -> Record:
 
 
 def _noisy(run: Record) -> Record:
-    """What the classical theorem says of one message with this noise, and how training ended."""
+    """Epsilon of one message with this noise, and how training ended."""
     noise, accuracy = float(run["noise / clip norm"]), run["test_accuracy"]
-    epsilon = gaussian_epsilon(noise, 1.0, _DELTA) if noise else None
+    accountant = Accountant("message", "replace", not_counted=())
+    accountant.compose(noise / 2)  # of one message by another, at twice the norm
+    epsilon = accountant.epsilon(_DELTA) if noise else None
     told = {"test accuracy": percent(accuracy), "of a message": epsilon or "no statement"}
     return replace(run, values={"epsilon": epsilon, "test_accuracy": accuracy, **told})
 

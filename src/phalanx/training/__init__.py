@@ -9,6 +9,7 @@ from phalanx.training.adaptive_server_step import (
 )
 from phalanx.training.aggregation_protocol import AggregationProtocol
 from phalanx.training.callbacks import Callback, EarlyStopping
+from phalanx.training.differential_privacy import DifferentialPrivacy
 from phalanx.training.engines.base import (
     Collector,
     Engine,
@@ -32,6 +33,8 @@ from phalanx.training.loggers import (
     WandbLogger,
 )
 from phalanx.training.noisy_step import NoisyStep
+from phalanx.training.privacy_ledger import PrivacyLedger
+from phalanx.training.private_step import PrivateStep
 from phalanx.training.received import Received
 from phalanx.training.reputation import OutlierTest, Reputation, Standing, rounds_until_excluded
 from phalanx.training.round import Round
@@ -52,6 +55,7 @@ __all__ = [
     "ClippedStep",
     "Collected",
     "Collector",
+    "DifferentialPrivacy",
     "EarlyStopping",
     "Engine",
     "Evaluation",
@@ -62,6 +66,8 @@ __all__ = [
     "NoisyStep",
     "OptimizerStep",
     "OutlierTest",
+    "PrivacyLedger",
+    "PrivateStep",
     "Ray",
     "Received",
     "Replies",

@@ -39,6 +39,9 @@ class Callback:
     def on_start(self, run: Run) -> None:
         """Before the first round, of a resumed run too; `run.done` rounds were completed before."""
 
+    def on_round_start(self, run: Run, step: int) -> None:
+        """Before every round; one that stops the run here keeps the round from being made."""
+
     def on_round(self, run: Run, entry: Entry) -> None:
         """After every round, with its metrics: a line of `metrics.jsonl`."""
 
@@ -47,6 +50,9 @@ class Callback:
 
     def on_last_round(self, run: Run) -> None:
         """After the last round, before the result is measured: the model may still be changed."""
+
+    def on_finish(self, run: Run) -> None:
+        """Before the result is written, after the last round or another one that ended the run."""
 
     def on_end(self, run: Run) -> None:
         """When all is written, or after an error or an interruption: to close what was opened.
@@ -188,6 +194,11 @@ class Callbacks(Callback):
             self._started.append(one)
             one.on_start(run)
 
+    def on_round_start(self, run: Run, step: int) -> None:
+        """Tells all of them."""
+        for one in self.callbacks:
+            one.on_round_start(run, step)
+
     def on_round(self, run: Run, entry: Entry) -> None:
         """Tells all of them."""
         for one in self.callbacks:
@@ -202,6 +213,11 @@ class Callbacks(Callback):
         """Tells all of them."""
         for one in self.callbacks:
             one.on_last_round(run)
+
+    def on_finish(self, run: Run) -> None:
+        """Tells all of them."""
+        for one in self.callbacks:
+            one.on_finish(run)
 
     def on_end(self, run: Run) -> None:
         """Ends those that were started, the last first, even if one of them fails."""

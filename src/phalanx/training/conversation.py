@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from phalanx.attacks import Rule
-from phalanx.coding import Code, Decoded
+from phalanx.coding import Code, Decoded, Uncoded
 from phalanx.computations import Broadcast
 from phalanx.training.attack_simulation import roles
 from phalanx.training.engines.base import Session, Waiting, telling
@@ -74,6 +74,7 @@ class Conversation(NamedTuple):
             job.weights(step) if job.round.aggregation is None else None,
             job.clients(step),
             job.num_clients,
+            isinstance(job.round.code, Uncoded),
         )
 
 

@@ -185,7 +185,9 @@ class Loop:
         if self.config is not None:
             self.folder.write_text("config.yaml", self.config)
         if not self.folder.holds_json("env.json"):
-            self.folder.write_json("env.json", environment(self.job.seed))
+            self.folder.write_json(
+                "env.json", environment(self.composition.get("seed", self.job.seed))
+            )
         if not self.folder.checkpoints():
             self._save(0)
         self.folder.write_json("run.json", dict(self.composition))
@@ -274,6 +276,7 @@ class Loop:
         """Writes the result down and hands the run over."""
         self._open_folder()
         model, run = self.job.model, self.run
+        self.callbacks.on_finish(run)
         evaluation = self._final_evaluation(last_round=stopped is None)
         model.load_state_dict(with_statistics(model, self.job.dataset).state_dict())
         code = self.job.round.code
@@ -300,6 +303,7 @@ class Loop:
             "stopped_by": run.stopped_by,
             "excluded": self.standing.out,
             "virtual_seconds": _total(run.rounds, "virtual_seconds"),
+            **({"privacy": run.privacy} if run.privacy else {}),
             "methods": [text for text in methods if text],
         }
         if self.folder is not None:

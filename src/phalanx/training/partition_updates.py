@@ -58,6 +58,7 @@ class PartitionUpdates:
         layout = self.objective.layout
         compute, self._moves = job.round.compute, job.round.order.moves
         together = compute.takes_clients if self._moves else compute.vectorised
+        together = together and (self._moves or job.round.order.equal_sizes)
         together = together and not self.objective.is_random
         if not together or (chunk_size is None and self.objective.prefers_loops):
             chunk_size = 1

@@ -17,6 +17,8 @@ class Received(NamedTuple):
         weights: `(workers,)` float64, how much each counts; None if all count alike.
         clients: whose messages they are, by worker.
         num_clients: clients in all.
+        averaged: whether the update is the mean of the usable messages, so that it is larger where
+            some are missing; a code's does not depend on who answered.
     """
 
     update: Float[Tensor, " width"]
@@ -25,3 +27,4 @@ class Received(NamedTuple):
     weights: Float[Tensor, " workers"] | None
     clients: Sequence[int]
     num_clients: int
+    averaged: bool = False

@@ -25,6 +25,7 @@ from phalanx.training.arguments import check_kinds, check_monitor, place, rounds
 from phalanx.training.callbacks import Callback, Callbacks, OnRound
 from phalanx.training.checks import check_job
 from phalanx.training.composition import BY_INTENT, composition
+from phalanx.training.differential_privacy import DifferentialPrivacy
 from phalanx.training.engines.base import Engine
 from phalanx.training.engines.local import Local
 from phalanx.training.evaluator import Evaluator
@@ -69,6 +70,7 @@ def train(
     lr_scheduler_monitor: str = "loss",
     max_grad_norm: float | None = None,
     mixed_precision: Literal["no", "bf16", "fp16"] = "no",
+    privacy: DifferentialPrivacy | None = None,
     loss: Loss = cross_entropy,
     engine: Engine = Local(),  # noqa: B008 - frozen
     steps: int | None = None,
@@ -127,6 +129,9 @@ def train(
             `ClippedStep`; not clipped by default.
         mixed_precision: whether workers compute in 16 bits where that is safe: `bf16` or `fp16`,
             see `MixedPrecision`.
+        privacy: budget and noise of differentially private training; none by default. It needs
+            `compute=ClippedGradient(...)` or another one of bounded influence, and
+            `order=PoissonSampling()`.
         loss: mean loss of a batch from the model's output and the targets; by default torch's
             cross-entropy, which outputs `(batch, length, classes)` may come to, too.
         engine: where the workers run; in this process by default.
@@ -180,6 +185,7 @@ def train(
 
     Raises:
         ValueError: if arguments do not fit, alone or together.
+        LedgerError: if the privacy ledger of a run that goes on is missing, damaged or another's.
         FolderInUseError: if another process, or another call of this one, writes to `out`.
         CheckpointError: if there is nothing whole to resume from.
         StorageError: if the disk is full; `resume` goes on from the last checkpoint.
@@ -223,9 +229,13 @@ def train(
     told = [*callbacks, *([OnRound(on_round)] if on_round is not None else [])]
     monitor = _monitor(job) if measure_diversity else None
     bound = order.bind(dataset, code.num_workers, stages.byzantine, seed)
+    bound_job = replace(job, round=replace(stages, order=bound))
+    if privacy is not None:
+        bound_job, ledger = privacy.bind(bound_job, steps, resume=resume)
+        told.append(ledger)
     with terminable(), owned(Path(out)) if out is not None else nullcontext():
         loop = Loop(
-            replace(job, round=replace(stages, order=bound)),
+            bound_job,
             reputation,
             evaluator,
             Callbacks([*([ProgressBar()] if shown(progress) else []), *told]),
@@ -241,6 +251,7 @@ def train(
                 loop.step_state,
                 exclude_after=exclude_after,
                 measure_diversity=measure_diversity,
+                **({} if privacy is None else {"privacy": privacy}),
             )
         first = loop.restore(changes) if resume else 0
         if first > steps:
@@ -271,6 +282,10 @@ def run_rounds(
             session.dismiss(loop.standing.out)
             for number in rounds:
                 if run.stopped_by is not None:
+                    break
+                loop.callbacks.on_round_start(run, number)
+                if run.stopped_by is not None:
+                    loop.checkpoint(session, number)
                     break
                 last = number + 1 == steps
                 due = last or (number + 1) % evaluate_every == 0

@@ -38,6 +38,9 @@ class Run:
     stopped_by: str | None = None
     """Why it ended before its last round, if a callback stopped it."""
 
+    privacy: str | None = None
+    """What a private run has spent, as a sentence, once it has ended."""
+
     def stop(self, reason: str) -> None:
         """Ends the run once this round is done, with everything written, as if it were the last.
 

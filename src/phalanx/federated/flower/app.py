@@ -9,6 +9,7 @@ from torch import nn
 from phalanx.aggregation import Aggregator, Mean
 from phalanx.evaluation import Metric
 from phalanx.federated.base import FederatedAlgorithm
+from phalanx.federated.client_privacy import ClientPrivacy
 from phalanx.federated.flower.client import client_app
 from phalanx.federated.flower.plan import Data, FederationPlan
 from phalanx.federated.flower.server import server_app
@@ -28,6 +29,7 @@ def as_flower(
     rule: Aggregator = Mean(),  # noqa: B008 - frozen
     aggregation: AggregationProtocol | None = None,
     transforms: Sequence[MessageTransform] = (),
+    privacy: ClientPrivacy | None = None,
     loss: Loss = cross_entropy,
     seed: int = 0,
     quorum: int = 1,
@@ -72,6 +74,7 @@ def as_flower(
             which takes a message to every client for each of its phases. Then nobody tells the
             server how many samples it holds.
         transforms: what clients do to their messages before they send them.
+        privacy: budget, norm and noise of client-level differential privacy; none by default.
         loss: mean loss of a batch from the model's output and the targets.
         seed: of weights, who takes part, and minibatches; known to all.
         quorum: usable messages that a round needs.

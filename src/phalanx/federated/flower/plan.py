@@ -12,6 +12,7 @@ from phalanx.checks import require_at_least, require_finite_above
 from phalanx.coding import Uncoded
 from phalanx.evaluation import Metric
 from phalanx.federated.base import FederatedAlgorithm
+from phalanx.federated.client_privacy import ClientPrivacy
 from phalanx.federated.fed_avg import FedAvg
 from phalanx.federated.federate import weighted_by_samples
 from phalanx.losses import Loss, cross_entropy
@@ -36,6 +37,7 @@ class FederationPlan:
     rule: Aggregator = Mean()  # noqa: RUF009 - frozen
     aggregation: AggregationProtocol | None = None
     transforms: Sequence[MessageTransform] = ()
+    privacy: ClientPrivacy | None = None
     loss: Loss = cross_entropy
     seed: int = 0
     quorum: int = 1
@@ -109,7 +111,7 @@ class FederationPlan:
 
     def stages(self, order: Order) -> Round:
         """The round, as the server or a client sees the data."""
-        return Round(
+        stages = Round(
             Uncoded(self.num_sampled, self.rule),
             order,
             self.algorithm.compute,
@@ -119,3 +121,4 @@ class FederationPlan:
             weighted=self.weighted,
             aggregation=self.aggregation,
         )
+        return stages if self.privacy is None else self.privacy.stages(stages)

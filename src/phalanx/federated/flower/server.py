@@ -75,6 +75,10 @@ def serve_rounds(plan: FederationPlan, grid: Any) -> Run:
             f"resume must be False where clients remember rounds, as in {plan.algorithm}: what "
             "they keep ends with the run of Flower that is interrupted"
         )
+    private, told = job, list(plan.callbacks)
+    if plan.privacy is not None:
+        private, ledger = plan.privacy.bind(job, plan.rounds, resume=plan.resume)
+        told.append(ledger)
     out = None if plan.out is None else Path(plan.out)
     registry = NodeRegistry(grid, sizes, plan.round_timeout_s)
     engine = FlowerEngine(
@@ -88,16 +92,20 @@ def serve_rounds(plan: FederationPlan, grid: Any) -> Run:
     )
     with terminable(), owned(out) if out is not None else nullcontext():
         loop = Loop(
-            job,
+            private,
             Reputation(None, 0, None, plan.rounds),
             Evaluator(sets, plan.metrics or {}),
-            Callbacks(list(plan.callbacks)),
+            Callbacks(told),
             RunFolder(out, resume=plan.resume) if out is not None else None,
             plan.title or type(plan.algorithm).__name__,
             None,
         )
         if out is not None:
-            loop.composition = composition(job, loop.step_state)
+            loop.composition = composition(
+                job,
+                loop.step_state,
+                **({} if plan.privacy is None else {"privacy": plan.privacy}),
+            )
         first = loop.restore() if plan.resume else 0
         if first > plan.rounds:
             raise ValueError(

@@ -1,6 +1,5 @@
 """The client of secure aggregation: a worker's message in two shares, and their upload."""
 
-import math
 import time
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.errors import ServerLostError
+from phalanx.privacy.noise import standard_normal
 from phalanx.privacy.secure_aggregation.fixed_point import encode, require_encodable
 from phalanx.privacy.secure_aggregation.messages import Receipt, SeedShare, VectorShare
 from phalanx.privacy.secure_aggregation.protocol import (
@@ -43,7 +43,8 @@ class SecureClient:
     """A worker's secret sharing of its messages; a share alone tells either server nothing.
 
     With `noise_std` the message is also noisy before it is split, so that even distances and the
-    aggregate say little about it (local differential privacy): see `gaussian_epsilon`.
+    aggregate say little about it (local differential privacy): replacing
+    one message by another is a release of sensitivity `2 clip_norm` for an `Accountant`.
 
     >>> import torch
     >>> from phalanx.privacy import SecureClient, SecureSetup
@@ -92,7 +93,7 @@ class SecureClient:
         if self.clip_norm is not None:
             flat = flat * (self.clip_norm / flat.norm().clamp(min=self.clip_norm))
         if self.noise_std:
-            flat = flat + self.noise_std * _normal(entropy, len(flat))
+            flat = flat + self.noise_std * standard_normal(entropy(SEED_BYTES), "normal", len(flat))
         require_encodable(flat, self.setup)
         return split(flat, self.setup, self.worker, round, entropy)
 
@@ -104,13 +105,6 @@ def split(
     seed = entropy(SEED_BYTES)
     values = encode(message, setup) - expand(seed, "message", len(message))
     return Shares(SeedShare(round, worker, seed), VectorShare(round, worker, values))
-
-
-def _normal(entropy: Entropy, count: int) -> Float[Tensor, " count"]:
-    """Standard normal numbers in float64, by the method of Box and Muller."""
-    words = expand(entropy(SEED_BYTES), "normal", 2, count)
-    uniform = (words.bitwise_and(2**53 - 1).double() + 0.5) / 2**53
-    return (-2 * uniform[0].log()).sqrt() * (2 * math.pi * uniform[1]).cos()
 
 
 class Uploader:
