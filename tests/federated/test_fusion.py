@@ -43,6 +43,22 @@ def test_permuted_copies_give_the_network_back(subtests):
                     assert all(torch.equal(state[n], one) for n, one in state_of(model).items())
 
 
+def normalised(seed, width):
+    with seeded(seed, "weights"):
+        return nn.Sequential(
+            nn.Linear(6, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, 3)
+        )
+
+
+def test_a_layer_under_a_normalisation_of_all_neurons_never_grows():
+    apart = Matching(variance=1e-6, mass=1e6)
+    found = fuse([normalised(seed, 5) for seed in range(3)], matching=apart)
+    assert [one["0"].sort().values.tolist() for one in found.assignments] == [list(range(5))] * 3
+    assert found.model(torch.zeros(2, 6)).shape == (2, 3)
+    with pytest.raises(ValueError, match=r"layer 0 of one width, .* got widths \[4, 5\]"):
+        fuse([normalised(0, 5), normalised(0, 4)])
+
+
 @torch.no_grad()
 def test_a_little_noise_is_averaged_and_the_posterior_mode_shrinks():
     model, inputs = mlp(0, 100, 100), torch.randn(8, 20, generator=generator("x"))

@@ -1,6 +1,7 @@
 """Fusion of networks by matched averaging: neurons are matched, layer by layer, then averaged."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -62,11 +63,11 @@ def fuse(
     networks' shares of each class. Widths may differ from network to network.
 
     Without retraining, errors add up with depth. `Matching(max_width=1)` merges networks of one
-    shape into one of that shape.
+    shape into one of that shape. Layers with a normalisation over all of their neurons never grow.
 
     Cost: that of `match_layer` for each layer, and of retraining, `networks x layers` times.
     Source: Wang, Yurochkin, Sun, Papailiopoulos and Khazaeni, "Federated Learning with Matched
-    Averaging", ICLR 2020, section 3. Batch normalisation, residual connections and averaging the
+    Averaging", ICLR 2020, section 3. Normalisation, residual connections and averaging the
     recurrent weights over the networks that hold both ends are ours.
 
     >>> import torch
@@ -125,7 +126,15 @@ def common_layout(models: Sequence[nn.Module]) -> NeuronLayout:
                 "models must be of one architecture, apart from the widths of hidden layers; "
                 f"model {number} differs from model 0 in {told}"
             )
-    return layouts[0]
+    layout = layouts[0]
+    widths = [layout.widths(model.state_dict()) for model in models]
+    for layer in sorted(layout.rigid):
+        if len(found := {one[layer] for one in widths}) > 1:
+            raise ValueError(
+                f"models must have layer {layer} of one width, since a normalisation goes over "
+                f"all of its neurons, got widths {sorted(found)}"
+            )
+    return layout
 
 
 def _fixed_sizes(layout: NeuronLayout, model: nn.Module) -> dict[str, list[int] | None]:
@@ -165,7 +174,9 @@ class LayerMatching:
         """
         names = self._layout.rows_of(layer, self._matched)
         atoms = [self._layout.atoms(state, layer, names) for state in states.values()]
-        found = match_layer(atoms, self._matching, seed=derive_seed(self._seed, layer))
+        rigid = layer in self._layout.rigid
+        matching = replace(self._matching, max_width=1) if rigid else self._matching
+        found = match_layer(atoms, matching, seed=derive_seed(self._seed, layer))
         width = len(found.counts)
         assignments = dict(zip(states, found.assignments, strict=True))
         for network, assignment in assignments.items():
