@@ -13,6 +13,7 @@ from phalanx.federated.fusion import Assignment, common_layout
 from phalanx.federated.keeping import Keeping
 from phalanx.federated.matched_clients import MatchedClients
 from phalanx.federated.matching_server import FedMA, MatchingServer
+from phalanx.federated.robust_neurons import check_rule
 from phalanx.fetch import fetch
 from phalanx.losses import Loss, cross_entropy
 from phalanx.randomness import seeded
@@ -68,7 +69,8 @@ def fedma(
     phase, or sends what was not asked for, is out of the round, and starts the next one from its
     own network.
 
-    Trust: class counts are the clients' word; averages of matched neurons are plain means.
+    Trust: class counts are the clients' word, and averages of matched neurons are plain means,
+    unless the algorithm has a robust `rule`.
 
     Cost: `layers + 1` calls a round; see `match_layer` for the server's work.
     Source: see `FedMA`.
@@ -106,6 +108,7 @@ def fedma(
     if not clients or len(own) != len(clients):
         raise ValueError(f"models must be 1 or as many as clients, got {len(own)}, {len(clients)}")
     layout = common_layout(own)
+    check_rule(algorithm.rule, algorithm.matching, len(own))
     counts = _class_counts(clients, seed)
     factory = MatchedClients(layout, own, clients, counts, loss, seed)
     keeping = Keeping(out, resume, checkpoint_every, callbacks, on_round, progress)

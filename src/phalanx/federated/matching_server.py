@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from phalanx.aggregation import Aggregator, Mean
 from phalanx.checks import require_at_least
-from phalanx.errors import WorkerError
+from phalanx.errors import TooManyByzantineError, WorkerError
 from phalanx.evaluation import evaluate as measured
 from phalanx.federated.client_training import ClientTraining
 from phalanx.federated.fusion import Assignment, LayerMatching, MatchedLayer, average_last
@@ -18,6 +19,7 @@ from phalanx.federated.keeping import ServerRounds
 from phalanx.federated.matched_clients import Inbox, MatchedClients, Phase, ReadNetwork, Sent
 from phalanx.federated.matching import Matching
 from phalanx.federated.neurons import NeuronLayout, State, resized, state_of
+from phalanx.federated.robust_neurons import enough
 from phalanx.randomness import derive_seed
 from phalanx.training import Collector, Session, Waiting
 from phalanx.training.callbacks import Callbacks
@@ -44,6 +46,9 @@ class FedMA:
     tenth of the learning rate and a weight decay of 1e-4."""
     matching: Matching = Matching()  # noqa: RUF009 - frozen
     """How neurons are matched."""
+    rule: Aggregator = Mean()  # noqa: RUF009 - frozen
+    """How matched neurons and the last layer are aggregated; see `fuse`. A robust one bears clients
+    that send false neurons in the phases, though not what they do to who is matched with whom."""
 
     def __post_init__(self) -> None:
         require_at_least(1, rounds=self.rounds)
@@ -149,7 +154,10 @@ class MatchingServer(ServerRounds):
         """All phases of a round: what there is to say of it, then what is to be remembered."""
         layout, algorithm, waiting = self._layout, self._algorithm, self._waiting
         server = LayerMatching(
-            layout, algorithm.matching, derive_seed(self._clients.run_seed, "round", number)
+            layout,
+            algorithm.matching,
+            derive_seed(self._clients.run_seed, "round", number),
+            algorithm.rule,
         )
         row: dict[str, Any] = {"step": number, "missing": {}, "suspects": [], "outliers": []}
         row |= {"message_bytes": 0, "broadcast_bytes": 0}
@@ -168,7 +176,7 @@ class MatchingServer(ServerRounds):
                 matched = server.match(layer, states)
                 training = self._retraining(place)
         counts = torch.stack([one.class_counts for one in sent.values()])
-        state = server.finished | average_last(layout, states, counts)
+        state = server.finished | average_last(layout, states, counts, algorithm.rule)
         assignments = {client: server.assignments.get(client, {}) for client in active}
         size = max(sum(one.numel() for one in state.values()) for state in self._like)
         row |= {
@@ -227,6 +235,12 @@ class MatchingServer(ServerRounds):
         if not sent:
             told = f"no client is left in round {row['step']}: {row['missing']}"
             raise WorkerError(told, reasons=missing)
+        rule = self._algorithm.rule
+        if not enough(rule, len(sent)):
+            told = f"{rule} needs more than the {len(sent)} clients left in round {row['step']}"
+            lost = sorted(map(int, row["missing"]))
+            bound = rule.num_tolerated(self._clients.num_workers)
+            raise TooManyByzantineError(f"{told}: {row['missing']}", workers=lost, bound=bound)
         return sent, replies.waiting
 
     def _shapes(
