@@ -101,6 +101,7 @@ def test_the_folder_is_that_of_any_run(tmp_path):
     assert record.title == "FedMA"
     assert record.test_accuracy == more.rounds[-1]["test_accuracy"]
     assert record.result["num_clients"] == 3
+    assert [sum(one) for one in record.class_counts] == [40] * 3
     assert any("ICLR 2020" in one for one in record.result["methods"])
     with pytest.raises(ValueError, match=r"clients\.0.* was .* and is now"):
         matched(data=clients(size=30), out=tmp_path / "a", resume=True, progress=False)

@@ -57,7 +57,8 @@ class DistillationStep(ServerStep):
         """
         if self.unlabelled is None:
             raise ValueError(
-                "unlabelled must be data that the server distils on, got None; see noise_inputs"
+                "unlabelled must be data that the server distils on, a data set or a DataSource "
+                "such as NpzFile, got None; its targets are not read"
             )
         home = ParameterLayout.of(model).read(model).device
         data = _dataset(self.unlabelled, "unlabelled")

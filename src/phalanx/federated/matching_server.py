@@ -98,6 +98,13 @@ class MatchingServer(ServerRounds):
             "parts": [self._algorithm],
         }
 
+    def open(self) -> None:
+        """Also writes down who holds what, for the report."""
+        super().open()
+        if self.folder is not None and not self.folder.holds_json("partition.json"):
+            counts = [one.tolist() for one in self._clients.class_counts]
+            self.folder.write_json("partition.json", {"class_counts": counts})
+
     def checkpoint(self, session: Session, step: int) -> None:
         """Asks those who were left out for their networks first; others get the global one."""
         known, everybody = self._clients.known, range(self._clients.num_workers)

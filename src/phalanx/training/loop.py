@@ -58,6 +58,7 @@ class Loop(Rounds):
         self.reputation, self.standing = reputation, reputation.init(job.num_clients)
         self.monitor, self.spread = monitor, Spread()
         self.policy = ""  # when rounds are over, in words: whose memory the checkpoint holds
+        self.algorithm: object | None = None  # what the stages are of, if of one thing: to be cited
 
     def begin(self, session: Session) -> None:
         """Dismisses workers that were excluded before."""
@@ -274,7 +275,7 @@ class Loop(Rounds):
     def _parts_of_method(self) -> list[object]:
         """The stages, and what they are made of: whose papers a report cites."""
         stages = self.job.round
-        parts: list[object] = [stages.code.method, stages.order, stages.compute]
+        parts: list[object] = [self.algorithm, stages.code.method, stages.order, stages.compute]
         parts += [*stages.transforms, stages.attack, stages.step]
         inner = [getattr(one, "compressor", None) for one in parts]
         inner += [getattr(one, "partitioner", None) for one in parts]

@@ -93,6 +93,7 @@ def serve_rounds(plan: FederationPlan, grid: Any) -> Run:
             plan.title or type(plan.algorithm).__name__,
             None,
         )
+        loop.algorithm = plan.algorithm
         if out is not None:
             loop.composition = composition(job, loop.step_state)
         first = loop.restore() if plan.resume else 0
