@@ -56,7 +56,7 @@ class FedDFRecipe(Recipe):
     """Passes of a client over its samples in a round."""
     steps: int = sized(60, 300, 10_000)
     """Most steps of a distillation."""
-    seeds: int = sized(1, 2, 3)
+    seeds: int = sized(1, 3, 3)
     """Runs with one network; of those that differ there is one more."""
 
     def _methods(self, lr: float) -> dict[str, dict[str, FederatedAlgorithm]]:
