@@ -52,6 +52,21 @@ class Functional(nn.Module):
         return functional.log_softmax(self.last(functional.dropout(x, 0.1, self.training)), 1)
 
 
+class Normalised(nn.Sequential):
+    """All normalisations but that of batches: of each channel, of all, and of all pixels."""
+
+    def __init__(self):
+        super().__init__(
+            *(nn.Conv2d(3, 6, 3), nn.GroupNorm(6, 6), nn.ReLU(), nn.MaxPool2d(3)),
+            *(nn.Conv2d(6, 5, 3), nn.GroupNorm(1, 5), nn.Tanh(), nn.MaxPool2d(4)),
+            *(nn.Conv2d(5, 4, 1), nn.LayerNorm([4, 2, 2]), nn.ReLU(), nn.Flatten()),
+            *(nn.LayerNorm(16), nn.Linear(16, 7), nn.LayerNorm(7), nn.GELU(), nn.Linear(7, 3)),
+        )
+        for name, one in self.named_parameters():
+            if one.ndim == 1 or "9." in name:
+                nn.init.normal_(one)
+
+
 def networks():
     """Networks with inputs; running statistics tell channels apart."""
     with seeded("networks"):
@@ -64,6 +79,7 @@ def networks():
             (Characters(), tokens),
             (Characters(last_state=True), tokens),
             (Functional(), images),
+            (Normalised(), images),
             (nn.Linear(4, 2), torch.randn(3, 4)),
         ]
         for model, _ in found:

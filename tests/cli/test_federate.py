@@ -21,6 +21,10 @@ def test_a_federation_writes_a_run_folder_and_a_report_of_its_clients(phalanx, t
     page = (tmp_path / "a/report.html").read_text()
     for title in ("Accuracy over clients", "Traffic", "Who took part", "Partition"):
         assert f"{title}: FedAvg" in page
+    assert "Communication-Efficient Learning" in page
+    assert "broadcasts per round" in page
+    assert "on their own samples the median client is at" in " ".join(out.split())
+    assert "1 of 5 clients of a round was Byzantine" in " ".join(out.split())
 
 
 def test_more_clients_a_round_than_there_are_is_one_line(phalanx, tmp_path):

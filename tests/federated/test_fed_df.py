@@ -149,10 +149,10 @@ def test_prototypes_teach_one_another():
     taught = federate_prototypes(makers, clients, algorithm, **common)
     entry = taught.rounds[0]
     assert entry["teachers"] == 9
-    assert entry["mean_accuracy"] == alone.rounds[0]["test_accuracy"]
+    assert entry["mean_accuracies"] == alone.rounds[0]["test_accuracies"]
     gains = [
         after - before
-        for before, after in zip(entry["mean_accuracy"], entry["test_accuracy"], strict=True)
+        for before, after in zip(entry["mean_accuracies"], entry["test_accuracies"], strict=True)
     ]
     assert sum(gains) > 0
     again = federate_prototypes(makers, clients, algorithm, **common)

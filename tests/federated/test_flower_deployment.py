@@ -151,6 +151,31 @@ def test_a_killed_node_comes_back(tmp_path, module):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_node_with_an_unknown_key_is_rejected(tmp_path, module):
+    """It has the authority's certificate, and claims to be client 1; the others go on without."""
+    name, out = module("unknown_key", rounds=1)
+    write_certificates(tmp_path / "elsewhere", 1)
+    with Deployment(name, 2, tmp_path / "federation") as running:
+        own = tmp_path / "federation" / "node-1"
+        known = own.read_bytes()
+        own.write_bytes((tmp_path / "elsewhere" / "node-0").read_bytes())
+        honest = running.nodes[1]
+        running._start_node(1)  # as the launcher would start the client's own
+        stranger, running.nodes[1] = running.nodes[1], honest
+        own.write_bytes(known)
+        assert stranger.wait(90) != 0
+        log = (tmp_path / "federation" / "node-1.log").read_text(errors="replace")
+        assert "Failed to activate SuperNode" in log, log[-3000:]
+        listed = running._told("supernode", "list", "phalanx")["nodes"]
+        assert len(listed) == 2
+        assert running.run(300) == "finished:completed", running.log()[-3000:]
+        assert honest.poll() is None
+    assert alive(tmp_path / "federation") == []
+    assert [entry["missing"] for entry in rounds_of(out)] == [{}]
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_launcher_that_is_terminated_leaves_no_process(tmp_path, module):
     name, _ = module("terminated", rounds=50)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from federated_networks import networks, orders
+from phalanx.aggregation import CoordinateMedian, TrimmedMean
 from phalanx.federated import Matching, fuse, neuron_layout
 from phalanx.federated.neurons import resized, state_of
 from phalanx.models import MLP
@@ -41,6 +42,47 @@ def test_permuted_copies_give_the_network_back(subtests):
                 if number == 1:
                     state = state_of(found.model)
                     assert all(torch.equal(state[n], one) for n, one in state_of(model).items())
+
+
+@torch.no_grad()
+def test_a_robust_rule_bears_a_network_of_lies(subtests):
+    """Its neurons match nobody's, so that they are its own, and zero."""
+    for model, inputs in networks():
+        if type(model).__name__ not in ("Characters", "Functional", "ResNet18"):
+            continue
+        with subtests.test(type(model).__name__):
+            liar = permuted(model, "liar", noise=30.0)
+            told = [*(permuted(model, one) for one in range(3)), liar]
+            outputs = model(inputs)
+            for rule in (CoordinateMedian(1), TrimmedMean(1)):
+                found = fuse(told, matching=CLOSE, rule=rule).model(inputs)
+                torch.testing.assert_close(found, outputs, atol=1e-3, rtol=1e-3)
+            plain = fuse(told, matching=CLOSE).model(inputs)
+            assert not torch.allclose(plain, outputs, atol=1e-2)
+
+
+def test_rules_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="rule must work with 2 networks"):
+        fuse([mlp(0, 4), mlp(1, 4)], rule=TrimmedMean(1))
+    shrunk = Matching(estimator="map")
+    with pytest.raises(ValueError, match="needs estimator='mean'"):
+        fuse([mlp(one, 4) for one in range(3)], matching=shrunk, rule=CoordinateMedian(1))
+
+
+def normalised(seed, width):
+    with seeded(seed, "weights"):
+        return nn.Sequential(
+            nn.Linear(6, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, 3)
+        )
+
+
+def test_a_layer_under_a_normalisation_of_all_neurons_never_grows():
+    apart = Matching(variance=1e-6, mass=1e6)
+    found = fuse([normalised(seed, 5) for seed in range(3)], matching=apart)
+    assert [one["0"].sort().values.tolist() for one in found.assignments] == [list(range(5))] * 3
+    assert found.model(torch.zeros(2, 6)).shape == (2, 3)
+    with pytest.raises(ValueError, match=r"layer 0 of one width, .* got widths \[4, 5\]"):
+        fuse([normalised(0, 5), normalised(0, 4)])
 
 
 @torch.no_grad()

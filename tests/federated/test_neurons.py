@@ -19,8 +19,11 @@ def test_permuted_padded_and_cut_networks_compute_the_same(subtests):
             torch.testing.assert_close(resized(model, turned)(inputs), outputs)
             if layout.layers:
                 assert any(not torch.equal(turned[name], state[name]) for name in state)
-            wide = {layer: width + 3 for layer, width in layout.widths(state).items()}
-            places = {n: p + 3 * (p > 1) for n, p in orders(layout, state).items()}
+            rigid = layout.rigid
+            widths = layout.widths(state).items()
+            wide = {layer: width + 3 * (layer not in rigid) for layer, width in widths}
+            moved = orders(layout, state).items()
+            places = {n: p if n in rigid else p + 3 * (p > 1) for n, p in moved}
             padded = layout.scatter(state, places, wide)
             assert layout.widths(padded) == wide
             torch.testing.assert_close(resized(model, padded)(inputs), outputs)
@@ -43,6 +46,13 @@ def test_rows_hold_all_that_is_comparable_and_come_back():
             matched.append(layer)
         lstm = layout.tensors.get("lstm.weight_hh_l0")
         assert lstm is None or "lstm.weight_hh_l0" not in layout.rows_of("lstm", matched)
+
+
+def test_layers_that_a_normalisation_goes_over_are_rigid():
+    names = ("0", "4", "8", "13")
+    layout = next(neuron_layout(one) for one, _ in networks() if type(one).__name__ == "Normalised")
+    assert layout.layers == names
+    assert layout.rigid == set(names[1:])  # the first is normalised channel by channel
 
 
 def test_a_residual_stream_is_one_layer():
@@ -78,10 +88,12 @@ class Branching(nn.Module):
 
 def test_what_is_not_understood_is_named():
     refused = {
-        r"1 \(LayerNorm\); 3 \(Conv1d\)": nn.Sequential(
-            nn.Linear(3, 3), nn.LayerNorm(3), nn.ReLU(), nn.Conv1d(3, 3, 1)
+        r"1 \(LayerNorm\) of \[3\] after channels; 3 \(Conv1d\)": nn.Sequential(
+            nn.Conv2d(3, 3, 1), nn.LayerNorm(3), nn.ReLU(), nn.Conv1d(3, 3, 1)
         ),
-        r"1 \(GroupNorm\)": nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)),
+        r"1 \(GroupNorm\) of 2 groups of 4 channels": nn.Sequential(
+            nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)
+        ),
         r"1 \(Conv2d\) 4 groups": nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1, groups=4)),
         r"inner \(Linear\) called twice; parameter .*scale": Twice(),
         r"shared parameters \['embedding.weight', 'decoder.weight'\]": Tied(),

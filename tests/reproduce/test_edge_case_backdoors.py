@@ -6,6 +6,7 @@ from phalanx.reproduce import EdgeCaseBackdoors, reproduce
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_attackers_are_chosen_with_one_seed_and_measured_with_others(tmp_path):
     tiny = EdgeCaseBackdoors(num_clients=12, rounds=1, seeds=(0, 1), radii=(1.0,))
     found = reproduce(tiny, tmp_path, size="quick", jobs=1).findings

@@ -8,7 +8,7 @@ from phalanx.federated.distillation import Distillation, Distilled, noise_inputs
 from phalanx.federated.fed_avg import FedAvg, FedProx
 from phalanx.federated.fed_df import FedDF
 from phalanx.federated.federate import federate
-from phalanx.federated.fedma import FedMA, FedMARun, fedma
+from phalanx.federated.fedma import FedMARun, fedma
 from phalanx.federated.frozen_optimizers import (
     FrozenAdagrad,
     FrozenAdam,
@@ -20,6 +20,7 @@ from phalanx.federated.frozen_optimizers import (
 )
 from phalanx.federated.fusion import Fused, fuse
 from phalanx.federated.matching import Matching, MatchResult, match_layer
+from phalanx.federated.matching_server import FedMA
 from phalanx.federated.mime import Mime, MimeLite
 from phalanx.federated.neurons import NeuronLayout
 from phalanx.federated.prototypes import PrototypeRun, federate_prototypes

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, TensorDataset
 from phalanx.aggregation import Aggregator, Mean
 from phalanx.checks import require_at_least, require_finite_above
 from phalanx.evaluation import evaluate, with_statistics
+from phalanx.fetch import fetch
 from phalanx.losses import cross_entropy
 from phalanx.parameters import trained_parameters
 
@@ -92,6 +93,29 @@ class Distillation:
         merged: Tensor = self.rule(logits.flatten(1)).view(logits.shape[1:])
         return (merged / self.temperature).softmax(dim=1)
 
+    def ensemble_accuracy(
+        self,
+        teachers: Sequence[nn.Module],
+        dataset: Dataset[tuple[Tensor, ...]],
+        inputs: Tensor,
+    ) -> float | None:
+        """Accuracy of what the teachers say together: what a student can hope for.
+
+        Args:
+            teachers: models; they stay as they are.
+            dataset: labelled samples.
+            inputs: unlabelled samples, for the statistics of batch normalisation.
+
+        Returns:
+            None if no teacher says finite numbers.
+        """
+        held, targets = fetch(dataset, torch.arange(len(dataset)))  # type: ignore[arg-type]
+        logits = teacher_logits(teachers, held.to(inputs.device), inputs)
+        if not len(logits):
+            return None
+        right = self.targets(logits).argmax(dim=1).cpu() == targets.cpu()
+        return right.double().mean().item()
+
     def distil(
         self,
         student: nn.Module,
@@ -149,14 +173,17 @@ def unlabelled(inputs: Tensor) -> TensorDataset:
 
 
 @torch.no_grad()
-def teacher_logits(teachers: Sequence[nn.Module], inputs: Tensor) -> Tensor:
+def teacher_logits(
+    teachers: Sequence[nn.Module], inputs: Tensor, statistics: Tensor | None = None
+) -> Tensor:
     """What teachers say, `(teachers, samples, classes)`; the teachers stay as they are.
 
-    Those that say NaN or infinity of any sample are left out.
+    Those that say NaN or infinity of any sample are left out. `statistics` are the inputs by which
+    batch normalisation goes, if others.
     """
-    found = []
+    found, known = [], unlabelled(inputs if statistics is None else statistics)
     for teacher in teachers:
-        ready = with_statistics(copy.deepcopy(teacher), unlabelled(inputs))
+        ready = with_statistics(copy.deepcopy(teacher), known)
         said = torch.cat([ready(part) for part in inputs.split(_BATCH)])
         if said.isfinite().all():
             found.append(said)

@@ -29,6 +29,7 @@ class _State:
     inputs: Tensor
     validation: Dataset[tuple[Tensor, ...]] | None
     last: Distilled | None = None
+    ensemble: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class DistillationStep(ServerStep):
         """
         if self.unlabelled is None:
             raise ValueError(
-                "unlabelled must be data that the server distils on, got None; see noise_inputs"
+                "unlabelled must be data that the server distils on, a data set or a DataSource "
+                "such as NpzFile, got None; its targets are not read"
             )
         home = ParameterLayout.of(model).read(model).device
         data = _dataset(self.unlabelled, "unlabelled")
@@ -88,18 +90,26 @@ class DistillationStep(ServerStep):
         state = self.apply(model, received.update, state)
         logits = teacher_logits(teachers, state.inputs)
         if not len(logits):
-            return replace(state, last=None)
+            return replace(state, last=None, ensemble=None)
         draws, targets = generator("distillation", state.rounds), self.distillation.targets(logits)
         done = self.distillation.distil(model, state.inputs, targets, state.validation, draws)
-        return replace(state, last=done)
+        held, ensemble = state.validation, None
+        if held is not None:
+            ensemble = self.distillation.ensemble_accuracy(teachers, held, state.inputs)
+        return replace(state, last=done, ensemble=ensemble)
 
     def metrics(self, state: Any) -> Mapping[str, float]:
-        """Steps of the distillation, and the accuracy on the validation data before and after."""
+        """Steps of the distillation, and accuracies on the validation data.
+
+        Of the mean, of the ensemble that teaches it, and of what it became.
+        """
         if state.last is None:
             return {}
         found = {"distillation_steps": float(state.last.num_steps)}
         if state.last.before is not None:
             found |= {"mean_accuracy": state.last.before, "distilled_accuracy": state.last.after}
+        if state.ensemble is not None:
+            found["ensemble_accuracy"] = state.ensemble
         return found
 
     def dump(self, state: Any) -> Any:

@@ -105,17 +105,20 @@ def federate(
         seed: of everything random: weights, who takes part, minibatches, attacks.
         device: where the server keeps the model; where it is by default.
         test: data to evaluate on.
-        metrics: what is measured beside loss and accuracy, by name; see `phalanx.train`.
+        metrics: what is measured beside loss and accuracy, by name: functions of all outputs and
+            targets that return a number; see `phalanx.train`.
         out: a folder for metrics, checkpoints and weights; nothing is written if None.
         resume: go on with the run in `out`, with the arguments that it was begun with.
-        changes: what is meant to differ from the run so far; see `phalanx.train`.
+        changes: with `resume`, what is meant to differ from the run so far: `lr`, `attack`,
+            `byzantine`.
         evaluate_every: rounds between evaluations: on `test`, and on the clients' own samples.
         checkpoint_every: rounds between checkpoints.
         title: what reports call the run.
         config: text that is kept in the folder as `config.yaml`.
         callbacks: what is called at the start, at rounds, evaluations and the end.
         on_round: called after every round with its metrics.
-        progress: whether progress is shown; see `phalanx.train`.
+        progress: whether progress is shown, a bar in terminals and notebooks, lines in logs; by
+            default unless the environment variable PHALANX_PROGRESS is 0.
 
     Returns:
         The run; its rounds say who took part (`clients`), who was suspected, bytes up
@@ -190,6 +193,7 @@ def federate(
             title or type(algorithm).__name__,
             config,
         )
+        loop.algorithm = algorithm
         if out is not None:
             loop.policy = repr(getattr(engine, "policy", None))
             loop.composition = composition(

@@ -1,55 +1,27 @@
 """Federated matched averaging (FedMA), layer by layer, in one round or several."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from phalanx.checks import require_at_least
-from phalanx.errors import WorkerError
-from phalanx.evaluation import evaluate
-from phalanx.federated.client_training import ClientTraining
-from phalanx.federated.fusion import (
-    Assignment,
-    LayerMatching,
-    MatchedLayer,
-    average_last,
-    common_layout,
-)
-from phalanx.federated.matched_clients import Inbox, MatchedClients, Phase, Sent
-from phalanx.federated.matching import Matching
-from phalanx.federated.neurons import NeuronLayout, State, resized, state_of
+from phalanx.federated.fusion import Assignment, common_layout
+from phalanx.federated.keeping import Keeping
+from phalanx.federated.matched_clients import MatchedClients
+from phalanx.federated.matching_server import FedMA, MatchingServer
+from phalanx.federated.robust_neurons import check_rule
 from phalanx.fetch import fetch
 from phalanx.losses import Loss, cross_entropy
-from phalanx.randomness import derive_seed, seeded
-from phalanx.training import Engine, Local, Session, Waiting
-
-
-@dataclass(frozen=True)
-class FedMA:
-    """Federated matched averaging: how many rounds, how clients train, how neurons are matched.
-
-    Source: Wang, Yurochkin, Sun, Papailiopoulos and Khazaeni, "Federated Learning with Matched
-    Averaging", ICLR 2020, sections 3 and 4.
-    """
-
-    rounds: int = 1
-    """Rounds; in each the whole network travels once in each direction, layer by layer."""
-    training: ClientTraining = ClientTraining()  # noqa: RUF009 - frozen
-    """Of all layers, on the client's own network, at the start of a round."""
-    retraining: ClientTraining | None = ClientTraining()  # noqa: RUF009 - frozen
-    """Of the layers that are not matched yet, after each; None for none."""
-    last_retraining: ClientTraining | None = None
-    """Of the last layer alone, in place of `retraining`; the authors take 3 times the epochs, a
-    tenth of the learning rate and a weight decay of 1e-4."""
-    matching: Matching = Matching()  # noqa: RUF009 - frozen
-    """How neurons are matched."""
-
-    def __post_init__(self) -> None:
-        require_at_least(1, rounds=self.rounds)
+from phalanx.randomness import seeded
+from phalanx.training import Callback, Engine, Local
+from phalanx.training.arguments import check_kinds
+from phalanx.training.callbacks import Callbacks
+from phalanx.training.composition import Composition, composition_of
+from phalanx.training.run_folder import RunFolder
 
 
 class FedMARun(NamedTuple):
@@ -58,10 +30,11 @@ class FedMARun(NamedTuple):
     Attributes:
         model: the global network, in evaluation mode.
         assignments: by client that took part in the whole last round; see `Assignment`.
-        rounds: per round a dictionary: `round`, `clients` (how many took part to its end),
-            `missing` (why others did not, by client), `widths` by layer, `growth` (parameters by
-            those of the widest client's network), `bytes_up` and `bytes_down` of all clients,
-            `loss` of their training, and of a test set `accuracy` and `test_loss`.
+        rounds: per round a dictionary, as in `metrics.jsonl`: `step`, `clients` (who took part to
+            its end), `missing` (why others did not), `suspects` (whose replies were none), `widths`
+            by layer, `growth` (parameters by those of the widest client's network),
+            `message_bytes` and `broadcast_bytes` of all clients, `loss` of their training,
+            `seconds`, and of a test set `test_accuracy` and `test_loss`.
     """
 
     model: nn.Module
@@ -72,12 +45,20 @@ class FedMARun(NamedTuple):
 def fedma(
     models: nn.Module | Sequence[nn.Module],
     clients: Sequence[Dataset[tuple[Tensor, ...]]],
-    algorithm: FedMA = FedMA(),
+    algorithm: FedMA = FedMA(),  # noqa: B008 - frozen
     *,
     loss: Loss = cross_entropy,
     test: Dataset[tuple[Tensor, ...]] | None = None,
     engine: Engine = Local(),  # noqa: B008 - frozen
     seed: int = 0,
+    out: Path | str | None = None,
+    resume: bool = False,
+    checkpoint_every: int = 1,
+    title: str | None = None,
+    config: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    on_round: Callable[[dict[str, Any]], None] | None = None,
+    progress: bool | None = None,
 ) -> FedMARun:
     """Trains one network on clients' data by federated matched averaging.
 
@@ -88,7 +69,8 @@ def fedma(
     phase, or sends what was not asked for, is out of the round, and starts the next one from its
     own network.
 
-    Trust: class counts are the clients' word; averages of matched neurons are plain means.
+    Trust: class counts are the clients' word, and averages of matched neurons are plain means,
+    unless the algorithm has a robust `rule`.
 
     Cost: `layers + 1` calls a round; see `match_layer` for the server's work.
     Source: see `FedMA`.
@@ -101,27 +83,54 @@ def fedma(
         test: what the global network is tested on after each round.
         engine: where clients run.
         seed: of the order of samples and of matching.
+        out: a folder for metrics, checkpoints and weights; nothing is written if None.
+        resume: go on with the run in `out`, with the arguments that it was begun with but the
+            number of rounds: to the bit, also after a kill.
+        checkpoint_every: rounds between checkpoints.
+        title: what reports call the run.
+        config: text that is kept in the folder as `config.yaml`.
+        callbacks: what is called at the start, at rounds and the end; `run.model` is the global
+            network.
+        on_round: called after every round with its metrics.
+        progress: whether progress is shown; see `phalanx.train`.
 
     Raises:
         ValueError: if numbers of networks and clients differ, a network is not understood (see
             `neuron_layout`), or a client has no samples or targets that are no classes.
-        WorkerError: if no client is left in a round.
+        WorkerError: if no client is left in a round; those before it are in the last checkpoint.
+
+    Of the folder, errors are those of `phalanx.train`.
     """
+    check_kinds({"loss": loss, "engine": engine, "test": test, "callbacks": callbacks})
+    if not isinstance(algorithm, FedMA):
+        raise ValueError(f"algorithm must be a FedMA, got {algorithm!r:.80}")
     own = [models] * len(clients) if isinstance(models, nn.Module) else list(models)
     if not clients or len(own) != len(clients):
         raise ValueError(f"models must be 1 or as many as clients, got {len(own)}, {len(clients)}")
     layout = common_layout(own)
+    check_rule(algorithm.rule, algorithm.matching, len(own))
     counts = _class_counts(clients, seed)
     factory = MatchedClients(layout, own, clients, counts, loss, seed)
-    with engine.start(factory) as session:
-        run = _Server(session, factory, algorithm)
-        for number in range(algorithm.rounds):
-            row = run.round(number)
-            if test is not None:
-                found = evaluate(run.model(), loss, test, test)
-                row |= {"accuracy": found.accuracy, "test_loss": found.loss}
-            run.rows.append(row)
-    return FedMARun(run.model(), run.assignments, run.rows)
+    keeping = Keeping(out, resume, checkpoint_every, callbacks, on_round, progress)
+    kept: list[MatchingServer] = []
+
+    def make(told: Callbacks, folder: RunFolder | None) -> MatchingServer:
+        kept.append(MatchingServer(factory, algorithm, test, told, folder, title, config))
+        if folder is not None:
+            kept[0].policy = repr(getattr(engine, "policy", None))
+            kept[0].composition = _composition(factory, algorithm)
+        return kept[0]
+
+    run = keeping.run(make, lambda: engine.start(factory), algorithm.rounds)
+    return FedMARun(kept[0].model(), kept[0].assignments, run.rounds)
+
+
+def _composition(clients: MatchedClients, algorithm: FedMA) -> Composition:
+    told = {one.name: getattr(algorithm, one.name) for one in fields(algorithm)}
+    del told["rounds"]
+    models = {f"models.{number}": one for number, one in enumerate(clients.models)}
+    datasets = {f"clients.{number}": one for number, one in enumerate(clients.datasets)}
+    return composition_of(models, datasets, clients.run_seed, loss=clients.loss, algorithm=told)
 
 
 def _class_counts(clients: Sequence[Dataset[tuple[Tensor, ...]]], seed: int) -> list[Tensor]:
@@ -140,118 +149,3 @@ def _class_counts(clients: Sequence[Dataset[tuple[Tensor, ...]]], seed: int) -> 
         raise ValueError(f"clients must have classes from 0 on as targets, got others of {wrong}")
     classes = 1 + max(int(one.max()) for one in targets)
     return [torch.bincount(one, minlength=classes) for one in targets]
-
-
-class _Server:
-    """The server of a run: its clients' session, and the global network."""
-
-    def __init__(self, session: Session, clients: MatchedClients, algorithm: FedMA) -> None:
-        self._session, self._clients, self._algorithm = session, clients, algorithm
-        self._like = [state_of(model) for model in clients.models]
-        self._widths = [self._layout.widths(state) for state in self._like]
-        self._state: State = {}
-        self._waiting: tuple[float, ...] = ()
-        self._step = 0
-        self.assignments: dict[int, Assignment] = {}
-        self.rows: list[dict[str, Any]] = []
-
-    @property
-    def _layout(self) -> NeuronLayout:
-        return self._clients.layout
-
-    def model(self) -> nn.Module:
-        """The global network."""
-        return resized(self._clients.models[0], self._state).eval()
-
-    def round(self, number: int) -> dict[str, Any]:
-        """One round; what there is to say of it."""
-        layout, algorithm = self._layout, self._algorithm
-        server = LayerMatching(
-            layout, algorithm.matching, derive_seed(self._clients.run_seed, "round", number)
-        )
-        row: dict[str, Any] = {"round": number, "missing": {}, "bytes_up": 0, "bytes_down": 0}
-        active, matched, training = list(range(self._clients.num_workers)), None, algorithm.training
-        losses: list[float] = []
-        for place, layer in enumerate((*layout.layers, None)):
-            done = layout.layers[:place]
-            names = layout.last() if layer is None else layout.completed_by(layer, done)
-            sent = self._phase(active, matched, training, names, row)
-            active = list(sent)
-            losses += [one.loss for one in sent.values() if one.loss is not None]
-            states = {client: one.tensors for client, one in sent.items()}
-            if layer is not None:
-                matched = server.match(layer, states)
-                training = self._retraining(place)
-        counts = torch.stack([one.class_counts for one in sent.values()])
-        self._state = server.finished | average_last(layout, states, counts)
-        self.assignments = {client: server.assignments.get(client, {}) for client in active}
-        size = max(sum(one.numel() for one in state.values()) for state in self._like)
-        return row | {
-            "clients": len(active),
-            "widths": layout.widths(self._state),
-            "growth": sum(one.numel() for one in self._state.values()) / size,
-            "loss": sum(losses) / len(losses) if losses else None,
-        }
-
-    def _retraining(self, place: int) -> ClientTraining:
-        algorithm = self._algorithm
-        last = place == len(self._layout.layers) - 1
-        chosen = (algorithm.last_retraining if last else None) or algorithm.retraining
-        return chosen or ClientTraining(epochs=0)
-
-    def _phase(
-        self,
-        active: list[int],
-        matched: MatchedLayer | None,
-        training: ClientTraining,
-        names: list[str],
-        row: dict[str, Any],
-    ) -> dict[int, Sent]:
-        """What clients send in a phase; those that do not are noted."""
-        start = matched is None
-        last = {name: self._state[name] for name in self._layout.last()} if self._state else {}
-        task = Phase(
-            self._step,
-            matched,
-            self.assignments if start else {},
-            last if start else {},
-            training,
-            tuple(names),
-            self._clients.run_seed,
-        )
-        shapes = {client: self._shapes(client, names, matched) for client in active}
-        inbox = Inbox(shapes, self._like[0], len(self._clients.class_counts[0]))
-        waiting = Waiting(self._session.policy, self._waiting)
-        replies = self._session.call(task, active, waiting, inbox)
-        self._step, self._waiting = self._step + 1, replies.waiting
-        missing = inbox.refused | replies.missing
-        sent = {one: inbox.values[one] for one in active if one not in missing}
-        row["missing"] |= missing
-        down = last if start else matched.tensors if matched is not None else {}
-        row["bytes_down"] += len(active) * sum(one.nbytes for one in down.values())
-        if matched is not None:
-            row["bytes_down"] += sum(matched.assignments[one].nbytes for one in active)
-        row["bytes_up"] += sum(t.nbytes for one in sent.values() for t in one.tensors.values())
-        if not sent:
-            told = f"no client is left in round {row['round']}: {row['missing']}"
-            raise WorkerError(told, reasons=missing)
-        return sent
-
-    def _shapes(
-        self, client: int, names: list[str], matched: MatchedLayer | None
-    ) -> dict[str, tuple[int, ...]]:
-        """What a client's tensors have to be like: matched layers are as wide as the server's."""
-        if matched is None:
-            self._current = [dict(one) for one in self._widths]
-        else:
-            self._current[client][matched.layer] = matched.width
-        found = {}
-        for name in names:
-            axes = zip(self._like[client][name].shape, self._layout.tensors[name].axes, strict=True)
-            found[name] = tuple(
-                size
-                if axis is None
-                else axis.before * self._current[client][axis.layer] * axis.after
-                for size, axis in axes
-            )
-        return found

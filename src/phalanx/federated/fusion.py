@@ -1,14 +1,17 @@
 """Fusion of networks by matched averaging: neurons are matched, layer by layer, then averaged."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Int, Real
 from torch import Tensor, nn
 
+from phalanx.aggregation import Aggregator, Mean
 from phalanx.federated.matching import Matching, match_layer
 from phalanx.federated.neurons import NeuronLayout, State, resized, state_of
+from phalanx.federated.robust_neurons import check_rule, merged_by_holders, merged_last
 from phalanx.federated.tracing import neuron_layout
 from phalanx.randomness import derive_seed
 
@@ -52,6 +55,7 @@ def fuse(
     *,
     retrain: Retrain | None = None,
     matching: Matching = Matching(),  # noqa: B008 - frozen
+    rule: Aggregator = Mean(),  # noqa: B008 - frozen
     seed: int = 0,
 ) -> Fused:
     """One network of several that were trained apart, by federated matched averaging (FedMA).
@@ -62,11 +66,11 @@ def fuse(
     networks' shares of each class. Widths may differ from network to network.
 
     Without retraining, errors add up with depth. `Matching(max_width=1)` merges networks of one
-    shape into one of that shape.
+    shape into one of that shape. Layers with a normalisation over all of their neurons never grow.
 
     Cost: that of `match_layer` for each layer, and of retraining, `networks x layers` times.
     Source: Wang, Yurochkin, Sun, Papailiopoulos and Khazaeni, "Federated Learning with Matched
-    Averaging", ICLR 2020, section 3. Batch normalisation, residual connections and averaging the
+    Averaging", ICLR 2020, section 3. Normalisation, residual connections and averaging the
     recurrent weights over the networks that hold both ends are ours.
 
     >>> import torch
@@ -82,16 +86,20 @@ def fuse(
         class_counts: samples of each class that each network was trained on; equal by default.
         retrain: called for each network after each layer.
         matching: how neurons are matched.
+        rule: how matched neurons and the last layer are aggregated. Under a robust one class counts
+            are not used, and neurons that fewer networks hold than it needs are zero: whoever lies
+            about neurons has its own ones left out.
         seed: of the order in which networks are matched again.
 
     Raises:
-        ValueError: if there is no network, a layer is not understood, or two networks do not
-            agree in all but widths.
+        ValueError: if there is no network, a layer is not understood, two networks do not agree in
+            all but widths, or the rule does not fit.
     """
     layout = common_layout(models)
+    check_rule(rule, matching, len(models))
     if class_counts is not None:
         check_counts(class_counts, len(models))
-    server = LayerMatching(layout, matching, seed)
+    server = LayerMatching(layout, matching, seed, rule)
     states = {number: state_of(model) for number, model in enumerate(models)}
     for layer in layout.layers:
         matched = server.match(layer, states)
@@ -101,7 +109,7 @@ def fuse(
                 model = ready(models[number], states[number], server.finished)
                 retrain(number, model)
                 states[number] = state_of(model)
-    state = server.finished | average_last(layout, states, class_counts)
+    state = server.finished | average_last(layout, states, class_counts, rule)
     return Fused(
         resized(models[0], state), tuple(server.assignments.get(number, {}) for number in states)
     )
@@ -125,7 +133,15 @@ def common_layout(models: Sequence[nn.Module]) -> NeuronLayout:
                 "models must be of one architecture, apart from the widths of hidden layers; "
                 f"model {number} differs from model 0 in {told}"
             )
-    return layouts[0]
+    layout = layouts[0]
+    widths = [layout.widths(model.state_dict()) for model in models]
+    for layer in sorted(layout.rigid):
+        if len(found := {one[layer] for one in widths}) > 1:
+            raise ValueError(
+                f"models must have layer {layer} of one width, since a normalisation goes over "
+                f"all of its neurons, got widths {sorted(found)}"
+            )
+    return layout
 
 
 def _fixed_sizes(layout: NeuronLayout, model: nn.Module) -> dict[str, list[int] | None]:
@@ -148,10 +164,17 @@ class LayerMatching:
         layout: of all networks.
         matching: how neurons are matched.
         seed: of the order in which networks are matched again.
+        rule: how neurons are aggregated.
     """
 
-    def __init__(self, layout: NeuronLayout, matching: Matching, seed: int) -> None:
-        self._layout, self._matching, self._seed = layout, matching, seed
+    def __init__(
+        self,
+        layout: NeuronLayout,
+        matching: Matching,
+        seed: int,
+        rule: Aggregator = Mean(),  # noqa: B008 - frozen
+    ) -> None:
+        self._layout, self._matching, self._seed, self._rule = layout, matching, seed, rule
         self._matched: list[str] = []
         self.finished: State = {}
         self.assignments: dict[int, Assignment] = {}
@@ -165,7 +188,9 @@ class LayerMatching:
         """
         names = self._layout.rows_of(layer, self._matched)
         atoms = [self._layout.atoms(state, layer, names) for state in states.values()]
-        found = match_layer(atoms, self._matching, seed=derive_seed(self._seed, layer))
+        rigid = layer in self._layout.rigid
+        matching = replace(self._matching, max_width=1) if rigid else self._matching
+        found = match_layer(atoms, matching, seed=derive_seed(self._seed, layer))
         width = len(found.counts)
         assignments = dict(zip(states, found.assignments, strict=True))
         for network, assignment in assignments.items():
@@ -175,31 +200,47 @@ class LayerMatching:
             network: self._layout.scatter(state, {layer: assignments[network]}, {layer: width})
             for network, state in states.items()
         }
-        first = next(iter(padded.values()))
-        rows = {name: first[name] for name in names}
-        tensors = self._layout.split_atoms(found.atoms, layer, rows)
-        for name in self._layout.completed_by(layer, self._matched):
-            if name not in tensors:
-                tensors[name] = self._mean(name, padded)
+        completed = self._layout.completed_by(layer, self._matched)
+        if isinstance(self._rule, Mean):
+            first = next(iter(padded.values()))
+            rows = {name: first[name] for name in names}
+            tensors = self._layout.split_atoms(found.atoms, layer, rows)
+            others = [name for name in completed if name not in tensors]
+            tensors |= {name: self._mean(name, padded) for name in others}
+        else:
+            tensors = self._robust(completed, padded)
         self.finished |= tensors
         return MatchedLayer(layer, width, assignments, tensors)
 
     def _mean(self, name: str, states: Mapping[int, State]) -> Tensor:
         """The mean over the networks that hold the neuron: at both ends, if it feeds its layer."""
-        told = self._layout.tensors[name]
         one = next(iter(states.values()))[name]
         total, count = torch.zeros_like(one, dtype=torch.float64), torch.zeros_like(one)
         for network, state in states.items():
-            held = torch.ones_like(one)
-            for dim, axis in enumerate(told.axes):
-                if axis is not None and axis.layer == told.layer:
-                    mask = held.new_zeros(one.shape[dim])
-                    width = one.shape[dim] // (axis.before * axis.after)
-                    mask[axis.entries(self.assignments[network][axis.layer], width)] = 1
-                    held = held * mask.view([-1 if d == dim else 1 for d in range(one.ndim)])
+            held = self._held(name, one, network)
             total += state[name] * held
             count += held
         return (total / count.clamp(min=1)).to(one)
+
+    def _held(self, name: str, like: Tensor, network: int) -> Tensor:
+        """One where a network holds the neuron, else zero."""
+        told, held = self._layout.tensors[name], torch.ones_like(like)
+        for dim, axis in enumerate(told.axes):
+            if axis is not None and axis.layer == told.layer:
+                mask = held.new_zeros(like.shape[dim])
+                width = like.shape[dim] // (axis.before * axis.after)
+                mask[axis.entries(self.assignments[network][axis.layer], width)] = 1
+                held = held * mask.view([-1 if d == dim else 1 for d in range(like.ndim)])
+        return held
+
+    def _robust(self, names: Sequence[str], states: Mapping[int, State]) -> State:
+        """The rule over the networks that hold the neuron."""
+        like = {name: next(iter(states.values()))[name] for name in names}
+        held = {
+            network: {name: self._held(name, one, network).bool() for name, one in like.items()}
+            for network in states
+        }
+        return merged_by_holders(self._rule, names, states, held)
 
 
 def advance(layout: NeuronLayout, state: State, matched: MatchedLayer, network: int) -> State:
@@ -233,12 +274,16 @@ def average_last(
     layout: NeuronLayout,
     states: Mapping[int, State],
     class_counts: Real[Tensor, "networks classes"] | None,
+    rule: Aggregator = Mean(),  # noqa: B008 - frozen
 ) -> State:
     """The mean of what belongs to no hidden layer: the last layer, by the networks' classes.
 
     A class that no network holds, and what has no classes, is weighed by the networks' samples.
-    Counts, such as those of batches, take the largest.
+    Counts, such as those of batches, take the largest. Under a robust rule neither classes nor
+    samples count.
     """
+    if not isinstance(rule, Mean):
+        return merged_last(layout, states, rule)
     counts = torch.ones(len(states), 1) if class_counts is None else class_counts
     counts = counts.double().cpu()
     shares = counts.sum(dim=1) / counts.sum()

@@ -1,8 +1,8 @@
 """Clients of federated matched averaging, and the tasks that the server gives them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -44,6 +44,8 @@ class MatchedClients(WorkerFactory):
     """Mean loss of a batch."""
     run_seed: int
     """Of the run."""
+    known: dict[int, State] = field(default_factory=dict)
+    """Networks of clients that were left out, as a checkpoint has them."""
 
     @property
     def num_workers(self) -> int:
@@ -55,17 +57,23 @@ class MatchedClients(WorkerFactory):
         """Of delays that are simulated."""
         return self.run_seed
 
+    def own(self, worker: int) -> Any:
+        """The network of a client that has another than at the start."""
+        return self.known.get(worker)
+
     def make(self, owned: Mapping[int, Any], site: Site) -> list[Any]:
-        """The clients of these ids, as they are at the start."""
-        return [MatchedClient(one, self) for one in owned]
+        """The clients of these ids."""
+        return [MatchedClient(one, self, network) for one, network in owned.items()]
 
 
 class MatchedClient:
     """A client: its own network, and the network on the way to the global one."""
 
-    def __init__(self, number: int, clients: MatchedClients) -> None:
+    def __init__(self, number: int, clients: MatchedClients, network: State | None) -> None:
         self.id, self._clients = number, clients
-        self._own, self._state = clients.models[number], state_of(clients.models[number])
+        first = clients.models[number]
+        self._own = first if network is None else resized(first, network)
+        self._state = state_of(self._own)
         self._received: State = {}
 
     def begin(self, assignments: Mapping[int, Assignment], last: State) -> None:
@@ -75,6 +83,10 @@ class MatchedClient:
             own = layout.gather(global_state, assignments[self.id])
             self._own = resized(self._own, own)
         self._state, self._received = state_of(self._own), {}
+
+    def network(self) -> State:
+        """The client's own network."""
+        return state_of(self._own)
 
     def receive(self, matched: MatchedLayer) -> None:
         """Puts a matched layer into the network."""
@@ -124,6 +136,17 @@ class Phase(Task):
         return Reply(worker.send(self.names, loss))
 
 
+@dataclass(frozen=True)
+class ReadNetwork(Task):
+    """Task that reads a client's own network, for a checkpoint."""
+
+    concurrent: ClassVar[bool] = True
+
+    def run(self, worker: MatchedClient, is_over: Callable[[], bool] = lambda: False) -> Reply:
+        """Its parameters and buffers."""
+        return Reply(worker.network())
+
+
 class Inbox(Collector):
     """Collector of a phase's replies; one that is not what was asked for counts as none."""
 
@@ -136,6 +159,7 @@ class Inbox(Collector):
         super().__init__()
         self._shapes, self._like, self._num_classes = shapes, like, num_classes
         self.refused: dict[int, str] = {}
+        self.malformed: set[int] = set()
 
     def take(self, worker: int, value: object) -> None:
         """Keeps a reply that fits."""
@@ -143,6 +167,7 @@ class Inbox(Collector):
             self.values[worker] = value
         else:
             self.refused[worker] = problem
+            self.malformed.add(worker)
 
     def refuse(self, worker: int, reason: str) -> None:
         """Records why there is nothing from a client."""

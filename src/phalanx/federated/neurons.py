@@ -63,6 +63,9 @@ class NeuronLayout:
     """Hidden layers, by the name of the first module that writes to each, from input to output."""
     tensors: Mapping[str, NeuronAxes]
     """By name of the parameter or buffer."""
+    rigid: frozenset[str] = frozenset()
+    """Layers whose neurons may change places, but of which there can be no more and no fewer: a
+    normalisation goes over all of them, so that a padded neuron would change the others."""
 
     def widths(self, state: Mapping[str, Tensor]) -> dict[str, int]:
         """How many neurons each layer has, as far as the tensors that are there show."""
@@ -200,6 +203,10 @@ def _tell_sizes(module: nn.Module) -> None:
     elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         sizes = (module.weight, module.running_mean)
         module.num_features = next((len(o) for o in sizes if o is not None), module.num_features)
+    elif isinstance(module, nn.GroupNorm) and module.affine:
+        if module.num_groups == module.num_channels:
+            module.num_groups = len(module.weight)
+        module.num_channels = len(module.weight)
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = module.weight.shape[1]
     elif isinstance(module, nn.LSTM):

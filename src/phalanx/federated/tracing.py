@@ -45,7 +45,10 @@ def neuron_layout(model: nn.Module) -> NeuronLayout:
     Understood are linear layers, two-dimensional convolutions, embeddings and LSTMs of one
     direction and layer; batch normalisation, whose entries go with the neuron; sums, whose terms
     become one layer; flattening, pooling, activations and dropout, as modules and functions.
-    Layer and group normalisation are not: they mix neurons, so a padded neuron would change others.
+    Normalisation over all neurons, by `LayerNorm` or `GroupNorm` of one group, lets them change
+    places, but makes their layer rigid: it cannot grow, as a padded neuron would change the others.
+    `GroupNorm` of one channel a group goes with the channel; of other groups it is refused, since
+    neurons of one cannot go to another.
 
     Cost: one symbolic run of the network.
 
@@ -113,6 +116,7 @@ class _Reader:
         self._widths: list[int] = []
         self._parents: list[int] = []
         self._fixed: set[int] = set()
+        self._rigid: set[int] = set()
         self._tensors: dict[str, tuple[list[tuple[int, int, int] | None], int | None]] = {}
         self._called: set[str] = set()
         self._problems: list[str] = []
@@ -167,7 +171,10 @@ class _Reader:
             )
             for name, (axes, own) in self._tensors.items()
         }
-        return NeuronLayout(tuple(layers.values()), tensors)
+        rigid = {self._root(one) for one in self._rigid} - fixed
+        return NeuronLayout(
+            tuple(layers.values()), tensors, frozenset(layers[one] for one in rigid)
+        )
 
     def _module(self, node: fx.Node, path: str) -> _Value:
         module, value = self._modules[path], self._first(node)
@@ -244,6 +251,36 @@ class _Reader:
         for name in ("weight", "bias", "running_mean", "running_var"):
             self._write(path, name, [axis])
         self._write(path, "num_batches_tracked", [])
+        return value
+
+    def _layer_norm(self, module: nn.LayerNorm, path: str, value: _Value) -> _Value:
+        shape = module.normalized_shape
+        whole = len(shape) == (3 if value.kind == "channels" else 1)
+        if not whole or value.kind not in ("input", "features", "channels", "sequence", "flat"):
+            return self._refuse(f"{path} (LayerNorm) of {list(shape)} after {value.kind}")
+        return self._over_all(path, value, shape[0], [None] * (len(shape) - 1))
+
+    def _group_norm(self, module: nn.GroupNorm, path: str, value: _Value) -> _Value:
+        groups, channels = module.num_groups, module.num_channels
+        if value.kind not in ("channels", "input") or groups not in (1, channels):
+            told = f"of {groups} groups of {channels} channels after {value.kind}"
+            return self._refuse(f"{path} (GroupNorm) {told}")
+        if (
+            groups == channels and module.affine
+        ):  # else its width could not be seen, were it to grow
+            axis = self._incoming(path, value, channels)
+            for name in ("weight", "bias"):
+                self._write(path, name, [axis])
+            return value
+        return self._over_all(path, value, channels, [])
+
+    def _over_all(self, path: str, value: _Value, size: int, rest: list[None]) -> _Value:
+        """A normalisation over all neurons."""
+        axis = self._incoming(path, value, size)
+        for name in ("weight", "bias"):
+            self._write(path, name, [axis, *rest])
+        if value.layer is not None:
+            self._rigid.add(value.layer)
         return value
 
     def _embedding(self, module: nn.Embedding, path: str, value: _Value) -> _Value:
@@ -373,6 +410,8 @@ _LAYERS: Mapping[type[nn.Module], Callable[..., _Value]] = {
     nn.Conv2d: _Reader._convolution,
     nn.BatchNorm1d: _Reader._normalisation,
     nn.BatchNorm2d: _Reader._normalisation,
+    nn.LayerNorm: _Reader._layer_norm,
+    nn.GroupNorm: _Reader._group_norm,
     nn.Embedding: _Reader._embedding,
     nn.LSTM: _Reader._lstm,
 }

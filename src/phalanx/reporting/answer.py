@@ -39,7 +39,7 @@ def _one(record: RunRecord) -> str:
         error = record.error and f" by an error (“{excerpt(record.error)}”)"
         how = f"was stopped{error}" if error else "is not finished"
         outcome = f"The run {how} after {rounds}{at and f', last measured {at}'}"
-    clauses = [outcome, _loss(record), _byzantine(record), _excluded(record)]
+    clauses = [outcome, _fairness(record), _loss(record), _byzantine(record), _excluded(record)]
     return "; ".join(clause for clause in clauses if clause) + "."
 
 
@@ -49,6 +49,20 @@ def _at(accuracy: float | None, evaluation: Mapping[str, float]) -> str:
         return f"at {percent(accuracy)} test accuracy"
     first = next(iter(evaluation), None)
     return "" if first is None else f"at {first.replace('_', ' ')} {evaluation[first]:.4g}"
+
+
+def _fairness(record: RunRecord) -> str:
+    """How clients fare on their own samples, where that was measured."""
+    names = ("client_accuracy_median", "client_accuracy_worst_decile")
+    found = [record.series(name) for name in names]
+    if not all(found):
+        return ""
+    median, worst = (percent(points[-1][1]) for points in found)
+    return f"on their own samples the median client is at {median}, the worst tenth at {worst}"
+
+
+def _kind(record: RunRecord) -> str:
+    return "client" if record.is_federated else "worker"
 
 
 def _loss(record: RunRecord) -> str:
@@ -64,9 +78,9 @@ def _byzantine(record: RunRecord) -> str:
     named = set().union(*(suspected(entry) for entry in record.rounds))
     found = detection(record.rounds)
     if not attacked:
-        who = count(len(named), "worker")
+        who = count(len(named), _kind(record))
         verdict = f", yet the decoder {found.verb} {who}" if named else None
-        return "no Byzantine worker was simulated" + (verdict or " and nobody was named")
+        return f"no Byzantine {_kind(record)} was simulated" + (verdict or " and nobody was named")
     if not found.lies:
         return f"{_who(record, attacked)}, and none of their messages entered decoding"
     heard = [byzantine_senders(entry) for entry in record.rounds if byzantine_senders(entry)]
@@ -89,7 +103,7 @@ def _excluded(record: RunRecord) -> str:
         f"{worker} (after {when}{', without proof' if worker in doubted else ''})"
         for worker, when in whens
     ]
-    noun, verb = ("workers", "were") if others else ("worker", "was")
+    noun, verb = (f"{_kind(record)}s", "were") if others else (_kind(record), "was")
     return f"{noun} {listed(parts)} {verb} excluded"
 
 
@@ -101,7 +115,9 @@ def _who(record: RunRecord, groups: list[set[int]]) -> str:
     steady = all(len(group) == most for group in groups)
     rounds = len(record.rounds)
     when = "every round" if len(groups) == rounds else f"{len(groups)} of {count(rounds, 'round')}"
-    noun = "worker" if most == 1 and not size else "workers"
+    noun = _kind(record) + ("" if most == 1 and not size else "s")
+    if record.is_federated and size:
+        noun += " of a round"
     who = f"{'' if steady else 'up to '}{most}{size} {noun}"
     was = "was" if most == 1 else "were"
     return f"{who} {was} Byzantine in {when}"

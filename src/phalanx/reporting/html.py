@@ -242,7 +242,8 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "computation": result.get("compute"),
         "transforms": result.get("transforms"),
         "server step": result.get("step"),
-        "messages per round": _sent(record),
+        "messages per round": _sent(record, "message_bytes"),
+        "broadcasts per round": _sent(record, "broadcast_bytes") if record.is_federated else None,
         "clients": result.get("num_clients") if record.is_federated else None,
         "clients of a round" if record.is_federated else "workers": result.get("num_workers"),
         "partitions of a batch": result.get("num_partitions"),
@@ -261,9 +262,9 @@ def _evaluation(record: RunRecord) -> str | None:
     return ", ".join(found) or None
 
 
-def _sent(record: RunRecord) -> str | None:
-    """The bytes of the messages of all workers, if they were counted."""
-    sent = [value for _, value in record.series("message_bytes")]
+def _sent(record: RunRecord, name: str) -> str | None:
+    """The bytes of the messages of all workers, or to them, if they were counted."""
+    sent = [value for _, value in record.series(name)]
     return f"{size(median(sent))} (median), {size(sum(sent))} in all" if sent else None
 
 
@@ -276,7 +277,7 @@ def _missing(record: RunRecord) -> str | None:
         (why, worker) for entry in record.rounds for worker, why in missing(entry).items()
     )
     parts = [
-        f"worker {worker} {why} ({count(times, 'round')})"
+        f"{'client' if record.is_federated else 'worker'} {worker} {why} ({count(times, 'round')})"
         for (why, worker), times in sorted(reasons.items())
     ]
     return "; ".join(parts) or None

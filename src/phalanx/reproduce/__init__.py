@@ -10,6 +10,7 @@ from phalanx.reproduce.detox import Detox
 from phalanx.reproduce.draco import Draco
 from phalanx.reproduce.edge_case_backdoors import EdgeCaseBackdoors
 from phalanx.reproduce.erasure_head import ErasureHeads
+from phalanx.reproduce.fed_df import FedDFRecipe
 from phalanx.reproduce.fedma import FedMARecipe
 from phalanx.reproduce.large_batch_width import LargeBatchWidth
 from phalanx.reproduce.learning_from_history import LearningFromHistory
@@ -33,6 +34,7 @@ __all__ = [
     "Draco",
     "EdgeCaseBackdoors",
     "ErasureHeads",
+    "FedDFRecipe",
     "FedMARecipe",
     "Findings",
     "LargeBatchWidth",

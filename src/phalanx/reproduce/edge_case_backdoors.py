@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from torch import nn
-
 from phalanx.aggregation import CoordinateMedian, NormClipping
 from phalanx.backdoors import (
     AttackBudget,
@@ -25,35 +23,32 @@ from phalanx.backdoors import (
 from phalanx.backdoors.search import NO_ATTACK
 from phalanx.data import Digits, NpzFile
 from phalanx.experiments import Cell, Records, pivot
+from phalanx.reproduce.attack_matrix import (
+    ATTACKS,
+    BLACK_BOX,
+    INSERTED,
+    PGD,
+    REPLACED,
+    SELECT,
+    SLOW,
+    STOPPED,
+    AttackMatrix,
+)
 from phalanx.reproduce.base import Findings, Measure, Recipe, Scope, report, sized, to_points
+from phalanx.reproduce.distilled_federations import StridedNetwork
 
-_BLACK_BOX, _PGD, _REPLACED = "black box", "PGD", "PGD + replacement"
-_STOPPED, _INSERTED = 10.0, 30.0  # points above no attack: a defence held; a backdoor is in
 _OURS = "clipped median"
-_SLOW, _SELECT = ("clipping", "weak DP", "RFA"), ("Krum", "Multi-Krum")
+_AIRCRAFT = "aircraft"
 _SHARES = (0.0, 0.25, 0.5, 1.0)
-
-
-class StridedNetwork(nn.Sequential):
-    """Two strided convolutions (16 and 32 filters), a layer of 64, and the classes."""
-
-    def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
-        channels, height, width = input_shape
-        size = -(-height // 4) * -(-width // 4)
-        super().__init__(
-            *(nn.Conv2d(channels, 16, 3, stride=2, padding=1), nn.ReLU()),
-            *(nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten()),
-            *(nn.Linear(32 * size, 64), nn.ReLU(), nn.Linear(64, num_classes)),
-        )
 
 
 @dataclass(frozen=True)
 class EdgeCaseBackdoors(Recipe):
     """Attackers against defences, the best-tuned among them; rarity; and whom defences wrong.
 
-    MNIST under handwritten sevens of an archive, to be read as ones; scikit-learn's digits and
-    their own tail at size quick. The worst attacker against each defence is chosen with one seed,
-    and measured with the others.
+    MNIST under handwritten sevens of an archive, to be read as ones, and CIFAR-10 under aircraft of
+    an airline, to be read as trucks; scikit-learn's digits and their own tail at size quick. The
+    worst attacker against each defence is chosen with one seed, and measured with the others.
 
     Source: Wang, Sreenivasan, Rajput, Vishwakarma, Agarwal, Sohn, Lee and Papailiopoulos, "Attack
     of the Tails: Yes, You Really Can Backdoor Federated Learning", NeurIPS 2020.
@@ -94,18 +89,34 @@ class EdgeCaseBackdoors(Recipe):
         rare = NpzEdgeCases(scope.file("edge_case_ardis7.npz"), true_label=7, target=1)
         return Federation(data, edge=rare, **shared)
 
+    def aircraft(self, scope: Scope) -> Federation:
+        """CIFAR-10 and 100 aircraft of one airline, beside 400 clean samples."""
+        data = NpzFile(scope.file("cifar10_12k.npz"))
+        rare = scope.file("edge_case_southwest.npz")
+        return replace(
+            self.federation(scope),
+            data=data,
+            edge=NpzEdgeCases(rare, true_label=0, target=9, num_train=100),
+            num_clean=400,
+            pretraining=1500,
+        )
+
     def cells(self, scope: Scope) -> list[Cell]:
         """All that does not depend on what is found: the matrix, the search, rarity and harm."""
         here, defences, fresh = self.federation(scope), self.defences, list(self.seeds[1:])
         attackers = {
             NO_ATTACK: None,
-            _BLACK_BOX: Attacker(),
-            _PGD: Attacker(4.0),
-            _REPLACED: Attacker(1.2, replacement=True),
+            BLACK_BOX: Attacker(),
+            PGD: Attacker(4.0),
+            REPLACED: Attacker(1.2, replacement=True),
         }
         cells = drill_cells("matrix", here, defences, attackers, fresh)
+        if scope.size != "quick":
+            published = {**default_defences(radius=2.0), _OURS: defences[_OURS]}
+            kept = {name: published[name] for name in ("none", *SLOW, *SELECT, _OURS)}
+            cells += drill_cells(_AIRCRAFT, self.aircraft(scope), kept, attackers, fresh)
         cells += search_cells(here, defences, self.budget, self.seeds[0])
-        often: dict[str, Attacker | None] = {_BLACK_BOX: Attacker(every=2)}
+        often: dict[str, Attacker | None] = {BLACK_BOX: Attacker(every=2)}
         for share in _SHARES:
             held, none = replace(here, honest_share=share), {"none": Defence()}
             cells += drill_cells(f"{100 * share:.0f} %", held, none, often, fresh)
@@ -120,11 +131,8 @@ class EdgeCaseBackdoors(Recipe):
 
     def findings(self, found: Records, scope: Scope) -> Findings:
         """Attacker against defence in points, and what the abstract says of them."""
-        matrix = pivot(found.where(part="matrix"), "defence", "attacker", "backdoor", to_points)
-        main = pivot(found.where(part="matrix"), "defence", "attacker", "main", to_points)
-        calm = matrix.column(NO_ATTACK)
-        quiet = dict(zip(matrix.rows, calm, strict=True))
-        rise = {(d, a): matrix[d, a] - quiet[d] for d in matrix.rows for a in matrix.columns}
+        here = AttackMatrix(found, "matrix")
+        matrix, quiet = here.backdoor, here.quiet
         worst, tuned = {}, dict[str, float]()
         for name in self.defences:
             worst[name] = worst_attacker(found, name)
@@ -140,23 +148,13 @@ class EdgeCaseBackdoors(Recipe):
             name: [self._harm(found, name, who) for who in ("rare", "usual")]
             for name in self.defences
         }
-        holds = {
-            "insert": [
-                rise["none", _BLACK_BOX] >= _INSERTED,
-                abs(main["none", _BLACK_BOX] - main["none", NO_ATTACK]) <= 1.0,
-            ],
-            "replacement": [rise["none", _REPLACED] > rise["none", _BLACK_BOX]],
-            "slow": [
-                rise[one, _BLACK_BOX] < rise["none", _BLACK_BOX]
-                and rise[one, _BLACK_BOX] > _STOPPED
-                for one in _SLOW
-            ],
-            "select": [rise[one, _BLACK_BOX] <= _STOPPED for one in _SELECT],
-            "tuned": [over[one] >= _INSERTED for one in (*_SLOW, *_SELECT)],
+        holds: dict[str, Sequence[bool] | None] = {
+            **here.holds(),
+            "tuned": [over[one] >= INSERTED for one in (*SLOW, *SELECT)],
             "rarity": [after <= before for before, after in pairwise(rarity)],
             "fairness": [
-                *((harm[one][0] or 0.0) > (harm[one][1] or 0.0) for one in _SELECT),
-                *(edge[one] < edge["none"] for one in _SELECT),
+                *((harm[one][0] or 0.0) > (harm[one][1] or 0.0) for one in SELECT),
+                *(edge[one] < edge["none"] for one in SELECT),
             ],
             "ours": None,
         }
@@ -165,32 +163,34 @@ class EdgeCaseBackdoors(Recipe):
             for name in self.defences
         ]
         values: dict[str, Any] = {
-            "black_box": {one: matrix[one, _BLACK_BOX] for one in matrix.rows},
-            "quiet": quiet["none"],
-            "calm": quiet,
-            "main": [main["none", NO_ATTACK], main["none", _BLACK_BOX]],
-            "replaced": matrix["none", _REPLACED],
-            "slow": {one: matrix[one, _BLACK_BOX] for one in _SLOW},
-            "select": {one: matrix[one, _BLACK_BOX] for one in _SELECT},
-            "tuned": {one: tuned[one] for one in (*_SLOW, *_SELECT)},
-            "fallen": [one for one in self.defences if over[one] >= _INSERTED] or ["none"],
-            "stood": [one for one in self.defences if over[one] <= _STOPPED] or ["none"],
+            **here.values(),
+            "tuned": {one: tuned[one] for one in (*SLOW, *SELECT)},
+            "fallen": [one for one in self.defences if over[one] >= INSERTED] or ["none"],
+            "stood": [one for one in self.defences if over[one] <= STOPPED] or ["none"],
             "rarity": rarity,
-            "edge": {one: edge[one] for one in ("none", *_SELECT)},
-            "harm": {one: harm[one] for one in _SELECT},
+            "edge": {one: edge[one] for one in ("none", *SELECT)},
+            "harm": {one: harm[one] for one in SELECT},
             "ours": [_OURS, tuned[_OURS], quiet[_OURS]],
-            "kept": [main[_OURS, NO_ATTACK], main["none", NO_ATTACK]],
+            "kept": [here.main[_OURS, NO_ATTACK], here.main["none", NO_ATTACK]],
             "best": min(over, key=lambda name: over[name]),
             "seeds": len(self.seeds) - 1,
         }
         curves = {
-            one: self._curve(found, one, worst[one]) for one in ("none", *_SLOW, *_SELECT, _OURS)
+            one: self._curve(found, one, worst[one]) for one in ("none", *SLOW, *SELECT, _OURS)
         }
-        tables = {"matrix": matrix, "main": main, "tuned": rows}
+        tables: dict[str, Any] = {"matrix": matrix, "main": here.main, "tuned": rows}
         tables["search"] = pivot(
             found.where(part="search"), "attacker", "defence", "backdoor", to_points
         )
-        return report(self.told, holds, values, tables, {"rounds": curves}, answer="answer")
+        if _AIRCRAFT in found.labels("part"):
+            planes = AttackMatrix(found, _AIRCRAFT)
+            holds |= {f"aircraft {name}": held for name, held in planes.holds().items()}
+            values["aircraft"] = planes.values()
+            values["aircraft"] |= {"ours": [planes.backdoor[_OURS, one] for one in ATTACKS]}
+            holds["aircraft ours"] = None
+            tables |= {"aircraft": planes.backdoor, "aircraft main": planes.main}
+        notes = ("notes", "quick" if scope.size == "quick" else "default")
+        return report(self.told, holds, values, tables, {"rounds": curves}, "answer", notes)
 
     def _harm(self, found: Records, defence: str, who: str) -> float | None:
         share = found.where(part="harm", defence=defence).mean(lambda one: one[f"{who}_left_out"])

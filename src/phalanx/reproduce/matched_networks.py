@@ -1,8 +1,11 @@
 """Runs of the recipe on matched averaging: one shot with one hidden layer, and rounds of a CNN."""
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +13,30 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from phalanx.data import DataSource, DirichletPartitioner
+from phalanx.data.text import read_text
 from phalanx.experiments import load
-from phalanx.federated import ClientTraining, FedMA, fedma, fuse, neuron_layout
+from phalanx.federated import ClientTraining, FedMA, Matching, fedma, fuse, neuron_layout
 from phalanx.losses import Loss, cross_entropy
 from phalanx.models import MLP
 from phalanx.randomness import generator, seeded
+from phalanx.reproduce.distilled_federations import smaller
+
+
+class Setting(NamedTuple):
+    """Data and network of a federation.
+
+    Attributes:
+        clients: the clients' data sets.
+        test: what networks are tested on.
+        classes: how many there are.
+        make: makes a network.
+    """
+
+    clients: list[TensorDataset]
+    test: TensorDataset
+    classes: int
+    make: Callable[[], nn.Module]
+
 
 _ALPHA = 0.5  # of the Dirichlet distribution of classes over clients
 
@@ -34,12 +56,12 @@ def clients_of(
     splits = load(data)
     inputs, targets = splits.train[:]
     chosen = torch.randperm(len(targets), generator=generator(seed, "images"))[:samples]
-    inputs, targets = _smaller(inputs[chosen], pixels), targets[chosen]
+    inputs, targets = smaller(inputs[chosen], pixels), targets[chosen]
     source, shares = generator(seed, "shares"), list[Tensor]()
     while min(map(len, shares), default=0) < 10:
         shares = DirichletPartitioner(_ALPHA).split(targets, num_clients, source)
     tests = [column[: samples // 4] for column in splits.test[:]]
-    test = TensorDataset(_smaller(tests[0], pixels), tests[1])
+    test = TensorDataset(smaller(tests[0], pixels), tests[1])
     return [TensorDataset(inputs[o], targets[o]) for o in shares], test, splits.num_classes
 
 
@@ -85,34 +107,106 @@ def one_shot_run(
     }
 
 
+@dataclass(frozen=True)
+class ImageClients:
+    """Clients with images, dealt out by a Dirichlet distribution, and a narrow VGG-9."""
+
+    data: DataSource
+    """Images."""
+    samples: int
+    """Training images, drawn at random."""
+    pixels: int
+    """Side of the images, which are averaged to it."""
+    width: int
+    """Channels of the first layer."""
+    num_clients: int
+    """How many clients."""
+
+    def load(self, seed: int) -> Setting:
+        """Data and network."""
+        clients, test, classes = clients_of(
+            self.data, self.num_clients, self.samples, self.pixels, seed
+        )
+        shape = test.tensors[0].shape[1:]
+        return Setting(clients, test, classes, partial(vgg9, shape, classes, self.width))
+
+
+@dataclass(frozen=True)
+class RoleClients:
+    """Clients that are roles of plays, and an LSTM that says the next character at every place."""
+
+    path: str | Path
+    """A text of blocks that begin with `NAME:`, plain or gzip-compressed."""
+    num_clients: int
+    """The roles that say most."""
+    characters: int
+    """Of each, its first ones at most; the last fifth of them is for testing."""
+    length: int = 80
+    """Characters of a sequence."""
+    hidden: int = 64
+    """Units of the LSTM."""
+
+    def load(self, seed: int) -> Setting:
+        """Data and network; the seed draws nothing here."""
+        text = read_text(self.path, "a text", 2**31)
+        said: dict[str, str] = {}
+        for block in text.split("\n\n"):
+            name, colon, lines = block.partition(":\n")
+            if colon and "\n" not in name:
+                said[name] = said.get(name, "") + lines + "\n"
+        chosen = sorted(said.values(), key=len, reverse=True)[: self.num_clients]
+        number = {one: place for place, one in enumerate(sorted(set(text)))}
+        clients, tests = list[TensorDataset](), list[Tensor]()
+        for one in chosen:
+            codes = torch.tensor([number[letter] for letter in one[: self.characters]])
+            rows = codes[: len(codes) // self.length * self.length].view(-1, self.length)
+            held = max(1, len(rows) // 5)
+            clients.append(TensorDataset(rows[:-held, :-1], rows[:-held, 1:]))
+            tests.append(rows[-held:])
+        test = torch.cat(tests)
+        classes = len(number)
+        whole = TensorDataset(test[:, :-1], test[:, 1:])
+        return Setting(clients, whole, classes, partial(CharacterNetwork, classes, self.hidden))
+
+
+class CharacterNetwork(nn.Module):
+    """An embedding of 8, one LSTM, and the next character at every place."""
+
+    def __init__(self, classes: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(classes, 8)
+        self.lstm = nn.LSTM(8, hidden, batch_first=True)
+        self.decoder = nn.Linear(hidden, classes)
+
+    def forward(self, characters: Tensor) -> Tensor:
+        """Logits, `(texts, places, characters)`."""
+        found: Tensor = self.decoder(self.lstm(self.embedding(characters))[0])
+        return found
+
+
 def rounds_run(
-    data: DataSource,
-    samples: int,
-    pixels: int,
-    width: int,
-    num_clients: int,
+    federation: ImageClients | RoleClients,
     rounds: int,
     method: str,
-    epochs: int,
-    retraining: int,
+    training: ClientTraining,
+    retraining: ClientTraining,
+    mass: float,
     seed: int,
 ) -> dict[str, Any]:
-    """A narrow VGG-9 after each round of a method, or the ensemble of networks trained apart.
+    """A network after each round of a method, or the ensemble of networks trained apart.
 
     A round of every method sends one network of each client to the server.
     """
-    clients, test, classes = clients_of(data, num_clients, samples, pixels, seed)
-    shape, training = test.tensors[0].shape[1:], ClientTraining(epochs, batch_size=32)
+    clients, test, classes, make = federation.load(seed)
     with seeded(seed, "weights"):
-        models = [vgg9(shape, classes, width) for _ in clients]
+        models = [make() for _ in clients]
     if method == "FedMA":
-        again = ClientTraining(retraining, batch_size=32)
-        algorithm = FedMA(rounds, training, again)
-        run = fedma(models, clients, algorithm, test=test, seed=seed)
+        algorithm = FedMA(rounds, training, retraining, matching=Matching(mass=mass))
+        run = fedma(models, clients, algorithm, test=test, seed=seed, progress=False)
         return {
-            "accuracies": [row["accuracy"] for row in run.rounds],
+            "accuracies": [row["test_accuracy"] for row in run.rounds],
             "growth": run.rounds[-1]["growth"],
-            "bytes": sum(row["bytes_up"] for row in run.rounds),
+            "bytes": sum(row["message_bytes"] for row in run.rounds),
         }
     counts, found, mu = _counts(clients, classes), list[float](), 0.0
     if method == "FedProx":
@@ -165,11 +259,11 @@ def accuracy(models: Sequence[nn.Module], test: TensorDataset) -> float:
     """Test accuracy of the mean of networks' probabilities."""
     inputs, targets = test.tensors
     total = sum(
-        torch.cat([functional.softmax(model.eval()(part), dim=1) for part in inputs.split(500)])
+        torch.cat([functional.softmax(model.eval()(part), dim=-1) for part in inputs.split(500)])
         for model in models
     )
     assert isinstance(total, Tensor)
-    return (total.argmax(dim=1) == targets).float().mean().item()
+    return (total.argmax(dim=-1) == targets).float().mean().item()
 
 
 def vgg9(shape: Sequence[int], classes: int, width: int) -> nn.Module:
@@ -197,9 +291,5 @@ def vgg9(shape: Sequence[int], classes: int, width: int) -> nn.Module:
 
 
 def _counts(clients: Sequence[TensorDataset], classes: int) -> Tensor:
-    return torch.stack([torch.bincount(one.tensors[1], minlength=classes) for one in clients])
-
-
-def _smaller(images: Tensor, pixels: int) -> Tensor:
-    factor = images.shape[-1] // pixels
-    return functional.avg_pool2d(images, factor) if factor > 1 else images
+    targets = [one.tensors[1].flatten() for one in clients]
+    return torch.stack([torch.bincount(one, minlength=classes) for one in targets])

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,21 @@ class Checkpoint:
     """`(dim,)`, the trained parameters."""
     server_step: Any
     """What the server step dumped."""
-    decoder: list[Tensor]
+    decoder: list[Tensor] = field(default_factory=list)
     """What the decoder remembers."""
-    attack: dict[str, Any]
+    attack: dict[str, Any] = field(default_factory=dict)
     """What a simulated attack remembers: `past` broadcasts, and `plans` by rank."""
-    waiting: list[float]
+    waiting: list[float] = field(default_factory=list)
     """What the waiting policy remembers."""
-    policy: str
+    policy: str = ""
     """Whose memory that is."""
-    workers: dict[int, dict[str, list[Tensor]]]
+    workers: dict[int, dict[str, list[Tensor]]] = field(default_factory=dict)
     """What workers remember, by id and stage."""
-    standing: list[Any]
+    standing: list[Any] = field(default_factory=list)
     """Suspicions and exclusions of the workers."""
-    spread: list[Any]
+    spread: list[Any] = field(default_factory=list)
     """What the monitor of gradient diversity remembers."""
-    callbacks: dict[str, Any]
+    callbacks: dict[str, Any] = field(default_factory=dict)
     """What callbacks remember."""
 
     def content(self) -> dict[str, Any]:

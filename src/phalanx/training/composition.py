@@ -68,6 +68,29 @@ def composition(job: Job, step_state: Any, **options: Any) -> Composition:
     return plain
 
 
+def composition_of(
+    models: Mapping[str, nn.Module],
+    datasets: Mapping[str, Dataset[tuple[Tensor, ...]]],
+    seed: int,
+    **options: Any,
+) -> Composition:
+    """The same for a run that is no training loop.
+
+    Args:
+        models: by name.
+        datasets: by name.
+        seed: of the run.
+        options: what else counts, by name.
+    """
+    told = {
+        **description({"seed": seed, **options}, by_content),
+        **{name: _model(one) for name, one in models.items()},
+        **{name: _data(one, seed) for name, one in datasets.items()},
+    }
+    plain: Composition = json.loads(json.dumps(told))
+    return plain
+
+
 class Difference(NamedTuple):
     """Difference of two compositions.
 

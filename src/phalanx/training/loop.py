@@ -16,21 +16,21 @@ from phalanx.docstrings import source
 from phalanx.evaluation import with_statistics
 from phalanx.training.attack_simulation import AttackMemory
 from phalanx.training.callbacks import Callbacks
-from phalanx.training.checkpoint import Checkpoint, reading
-from phalanx.training.composition import Composition, require_same, with_rates
+from phalanx.training.checkpoint import Checkpoint
+from phalanx.training.composition import with_rates
 from phalanx.training.conversation import converse, traffic
 from phalanx.training.engines.base import Session
-from phalanx.training.environment import environment
 from phalanx.training.evaluator import Evaluator
 from phalanx.training.exchange import Collected, ExchangeMemory, read_states
 from phalanx.training.job import Job
 from phalanx.training.reputation import Reputation, Standing
+from phalanx.training.rounds import Rounds, total
 from phalanx.training.run_folder import RunFolder
 from phalanx.training.run_record import Run
 from phalanx.training.worker_state import WorkerState, copied
 
 
-class Loop:
+class Loop(Rounds):
     """Training loop: the state of a run between rounds, and one round after another."""
 
     def __init__(
@@ -44,14 +44,9 @@ class Loop:
         config: str | None,
         monitor: DiversityMonitor | None = None,
     ) -> None:
-        self.job, self.evaluator, self.callbacks = job, evaluator, callbacks
-        self.folder, self.config = folder, config
-        self.run = Run(
-            job.model,
-            folder=folder.path if folder is not None else None,
-            title=title or type(job.round.code.method).__name__,
-            evaluated=evaluator.names,
-        )
+        title = title or type(job.round.code.method).__name__
+        super().__init__(job.model, job.seed, callbacks, folder, title, config, evaluator.names)
+        self.job, self.evaluator = job, evaluator
         device = next(job.model.parameters()).device
         self.decoder_state = job.round.code.init(
             job.sent.dim, dtype=job.layout.dtype, device=device
@@ -62,17 +57,12 @@ class Loop:
         self.worker_states: dict[int, WorkerState] = {}
         self.reputation, self.standing = reputation, reputation.init(job.num_clients)
         self.monitor, self.spread = monitor, Spread()
-        self.composition: Composition = {}
         self.policy = ""  # when rounds are over, in words: whose memory the checkpoint holds
-        self._first = 0  # the round that begins this part of the run
-        self._open = False
+        self.algorithm: object | None = None  # what the stages are of, if of one thing: to be cited
 
-    def start(self, steps: int) -> None:
-        """Tells the callbacks that the run begins, or goes on, and has so many rounds."""
-        self.run.steps, self.run.done = steps, self._first
-        if not self._first:
-            self.callbacks.load_state_dict({})
-        self.callbacks.on_start(self.run)
+    def begin(self, session: Session) -> None:
+        """Dismisses workers that were excluded before."""
+        session.dismiss(self.standing.out)
 
     def round(self, session: Session, step: int, *, evaluate: bool) -> None:
         """One round, from the broadcast of the weights to the server's step."""
@@ -92,7 +82,7 @@ class Loop:
             out,
             self.worker_states if stages.order.moves else None,
         )
-        self._open_folder()
+        self.open()
         # From here on the round is done: what it leaves is remembered together, or not at all.
         collected, decoded = conversation.collected, conversation.decoded
         self.decoder_state, self.memory = conversation.state, collected.memory
@@ -111,7 +101,7 @@ class Loop:
             self.standing, _ids(suspects, clients), arrived, _ids(outliers, clients)
         )
         session.dismiss([worker for worker in self.standing.out if worker not in out])
-        self._tell(
+        self.tell(
             {
                 **self._entry(step, collected, decoded, suspects, outliers),
                 **traffic(conversation, first),
@@ -165,83 +155,41 @@ class Loop:
             entry["gradient_diversity"] = self._diversity(self.monitor, collected.messages[honest])
         return entry
 
-    def _tell(self, entry: dict[str, Any], *, evaluated: bool) -> None:
+    def tell(self, entry: dict[str, Any], *, evaluated: bool) -> None:
         """Hands the metrics of a round to the server's step, the folder and the callbacks."""
         self.step_state = self.job.round.step.observe(self.step_state, entry)
-        self.run.rounds.append(entry)
-        self.run.done = entry["step"] + 1
-        if self.folder is not None:
-            self.folder.append(entry)
-        self.callbacks.on_round(self.run, entry)
-        if evaluated:
-            self.callbacks.on_evaluation(self.run, entry)
-
-    def _open_folder(self) -> None:
-        """Begins to write: before the first step of the optimizer, so that it can be repeated."""
-        if self.folder is None or self._open:
-            return
-        self._open = True
-        self.folder.open()
-        if self.config is not None:
-            self.folder.write_text("config.yaml", self.config)
-        if not self.folder.holds_json("env.json"):
-            self.folder.write_json(
-                "env.json", environment(self.composition.get("seed", self.job.seed))
-            )
-        if not self.folder.checkpoints():
-            self._save(0)
-        self.folder.write_json("run.json", dict(self.composition))
-        self.run.rounds[:] = self.folder.truncate(self._first)
+        super().tell(entry, evaluated=evaluated)
 
     def checkpoint(self, session: Session, step: int) -> None:
         """Writes down all that round `step` and those after it depend on."""
-        self._open_folder()
+        self.open()
         if self.folder is not None:
             if not self.job.round.order.moves:
                 self.worker_states.update(read_states(session, self.job, step))
             self._save(step)
 
-    def _save(self, step: int) -> None:
-        if self.folder is not None:
-            attack = self.memory.attack
-            checkpoint = Checkpoint(
-                step=step,
-                composition=dict(self.composition),
-                parameters=self._flat(),
-                server_step=self.job.round.step.dump(self.step_state),
-                decoder=list(self.decoder_state),
-                attack={
-                    "past": [[one.parameters, dict(one.extra)] for one in attack.past],
-                    "plans": dict(attack.plans),
-                },
-                waiting=list(self.memory.waiting),
-                policy=self.policy,
-                workers={
-                    worker: {name: list(parts) for name, parts in state.items()}
-                    for worker, state in self.worker_states.items()
-                },
-                standing=list(self.standing),
-                spread=list(self.spread),
-                callbacks=self.callbacks.state_dict(),
-            )
-            self.folder.save_checkpoint(checkpoint)
-
-    def restore(self, changes: Collection[str] = ()) -> int:
-        """Goes back to the last checkpoint; returns the round to go on with. Writes nothing.
-
-        Args:
-            changes: names of what is meant to differ from the run, see `BY_INTENT`.
-
-        Raises:
-            CheckpointError: if no checkpoint is whole.
-            ValueError: if the run is made of something else.
-        """
-        assert self.folder is not None
-        saved = self.folder.load_checkpoint()
-        require_same(saved.composition, self.composition, changes)
-        with reading(self.folder.path):
-            self._restore(saved, changes)
-        return self._first
+    def _saved(self, step: int) -> Checkpoint:
+        attack = self.memory.attack
+        return Checkpoint(
+            step=step,
+            composition=dict(self.composition),
+            parameters=self._flat(),
+            server_step=self.job.round.step.dump(self.step_state),
+            decoder=list(self.decoder_state),
+            attack={
+                "past": [[one.parameters, dict(one.extra)] for one in attack.past],
+                "plans": dict(attack.plans),
+            },
+            waiting=list(self.memory.waiting),
+            policy=self.policy,
+            workers={
+                worker: {name: list(parts) for name, parts in state.items()}
+                for worker, state in self.worker_states.items()
+            },
+            standing=list(self.standing),
+            spread=list(self.spread),
+            callbacks=self.callbacks.state_dict(),
+        )
 
     def _restore(self, saved: Checkpoint, changes: Collection[str]) -> None:
         layout, model, step = self.job.layout, self.job.model, self.job.round.step
@@ -270,11 +218,10 @@ class Loop:
         self.standing = Standing(*saved.standing)
         self.spread = Spread(*saved.spread)
         self.callbacks.load_state_dict(saved.callbacks)
-        self._first = saved.step
 
     def finish(self, rounds: int, stopped: str | None = None) -> Run:
         """Writes the result down and hands the run over."""
-        self._open_folder()
+        self.open()
         model, run = self.job.model, self.run
         self.callbacks.on_finish(run)
         evaluation = self._final_evaluation(last_round=stopped is None)
@@ -297,12 +244,12 @@ class Loop:
                 name: _shown(getattr(self.job.round, name))
                 for name in ("order", "compute", "transforms", "attack", "step")
             },
-            "message_bytes": _total(run.rounds, "message_bytes"),
-            "broadcast_bytes": _total(run.rounds, "broadcast_bytes"),
+            "message_bytes": total(run.rounds, "message_bytes"),
+            "broadcast_bytes": total(run.rounds, "broadcast_bytes"),
             "stopped": stopped,
             "stopped_by": run.stopped_by,
             "excluded": self.standing.out,
-            "virtual_seconds": _total(run.rounds, "virtual_seconds"),
+            "virtual_seconds": total(run.rounds, "virtual_seconds"),
             **({"privacy": run.privacy} if run.privacy else {}),
             "methods": [text for text in methods if text],
         }
@@ -332,7 +279,7 @@ class Loop:
     def _parts_of_method(self) -> list[object]:
         """The stages, and what they are made of: whose papers a report cites."""
         stages = self.job.round
-        parts: list[object] = [stages.code.method, stages.order, stages.compute]
+        parts: list[object] = [self.algorithm, stages.code.method, stages.order, stages.compute]
         parts += [*stages.transforms, stages.attack, stages.step, stages.aggregation]
         inner = [getattr(one, "compressor", None) for one in parts]
         inner += [getattr(one, "partitioner", None) for one in parts]
@@ -374,10 +321,3 @@ def _finite(value: float | None) -> float | None:
 
 def _shown(part: object | None) -> str | None:
     return repr(part) if part is not None and part != () else None
-
-
-def _total(rounds: list[dict[str, Any]], name: str) -> float | int | None:
-    """The sum of a figure of all rounds; None if a round has none."""
-    found: list[float | int] = [entry[name] for entry in rounds if entry.get(name) is not None]
-    known = found and len(found) == len(rounds) == rounds[-1]["step"] + 1  # none is lost
-    return sum(found) if known else None

@@ -16,7 +16,6 @@ from phalanx.attacks import Attack, Schedule
 from phalanx.batch_size import DiversityMonitor
 from phalanx.coding import Code, Uncoded
 from phalanx.computations import Computation, Gradient, MixedPrecision
-from phalanx.errors import TooManyByzantineError, WorkerError
 from phalanx.evaluation import Metric
 from phalanx.files import owned
 from phalanx.losses import Loss, cross_entropy
@@ -29,12 +28,13 @@ from phalanx.training.differential_privacy import DifferentialPrivacy
 from phalanx.training.engines.base import Engine
 from phalanx.training.engines.local import Local
 from phalanx.training.evaluator import Evaluator
-from phalanx.training.interruption import graceful, terminable
+from phalanx.training.interruption import terminable
 from phalanx.training.job import Job
 from phalanx.training.loop import Loop
 from phalanx.training.progress import ProgressBar, shown
 from phalanx.training.reputation import OutlierTest, Reputation
 from phalanx.training.round import Round
+from phalanx.training.rounds import go_on
 from phalanx.training.run_folder import RunFolder
 from phalanx.training.run_record import Run
 from phalanx.training.server_step import (
@@ -273,38 +273,9 @@ def run_rounds(
     loop: Loop, engine: Engine, rounds: range, evaluate_every: int, checkpoint_every: int
 ) -> Run:
     """The rounds that are left, until the last, or until a callback, an error or a signal."""
-    run, steps = loop.run, rounds.stop
     known = {} if loop.job.round.order.moves else loop.worker_states
     workers = TrainingWorkers(loop.job, known)
-    try:
-        loop.start(steps)
-        with engine.start(workers) as session, graceful() as interrupted:
-            session.dismiss(loop.standing.out)
-            for number in rounds:
-                if run.stopped_by is not None:
-                    break
-                loop.callbacks.on_round_start(run, number)
-                if run.stopped_by is not None:
-                    loop.checkpoint(session, number)
-                    break
-                last = number + 1 == steps
-                due = last or (number + 1) % evaluate_every == 0
-                try:
-                    loop.round(session, number, evaluate=due)
-                except (TooManyByzantineError, WorkerError) as error:
-                    loop.checkpoint(session, number)
-                    loop.finish(number, stopped=str(error))
-                    error.add_note(f"stopped in round {number}; the weights before it are kept")
-                    raise
-                last = last or run.stopped_by is not None
-                if last or interrupted() or (number + 1) % checkpoint_every == 0:
-                    loop.checkpoint(session, number + 1)
-                if interrupted() and not last:
-                    kept = "; a checkpoint is written" if loop.folder is not None else ""
-                    raise KeyboardInterrupt(f"stopped after {number + 1} of {steps} rounds{kept}")
-        return loop.finish(run.done)
-    finally:
-        loop.callbacks.on_end(run)
+    return go_on(loop, lambda: engine.start(workers), rounds, evaluate_every, checkpoint_every)
 
 
 def _in_precision(compute: Computation, mixed_precision: str) -> Computation:

@@ -100,6 +100,7 @@ def serve_rounds(plan: FederationPlan, grid: Any) -> Run:
             plan.title or type(plan.algorithm).__name__,
             None,
         )
+        loop.algorithm = plan.algorithm
         if out is not None:
             loop.composition = composition(
                 job,
