@@ -31,7 +31,7 @@ help: ## Show this list
 	@touch $@
 
 .venv/all.stamp: .venv/core.stamp
-	$(BIN)/pip install --quiet --constraint .venv/constraints.txt --editable '.[completion,ray,secure,flower,dev,docs]'
+	$(BIN)/pip install --quiet --constraint .venv/constraints.txt --editable '.[completion,ray,secure,private,flower,dev,docs]'
 	@touch $@
 
 .venv/bench.stamp: .venv/all.stamp
