@@ -175,21 +175,22 @@ def test_report_redraws_one_run_or_compares_several(phalanx, tmp_path):
 
 # Public classes that are no algorithms to choose from: they are not listed.
 HELPERS = """
-    AccordionBatch AccordionBatchSampler ActivationBoundary AdversaryKnowledge Aggregate AllGather
-    AllReduce AllToAll Averaged Batches BatchState BatchTrial BoundaryTraffic Broadcast Callback
-    Chain ClientData ClientTraining CodedLeastSquares CodedMatmul CodedMatrix CodedShuffle
-    CodedShuffleSampler CodeOutlook CodePlanner Collected Collector CommunicationCost
-    CompressedPipeline CompressorOutlook CompressorPlanner Computed Consensus CriticalRegimes
-    Dealer Decoded Delivery Distillation Distilled DiversityMonitor Edges Estimate Evaluation
-    ExchangeContext ExchangeMemory FedMA FedMARun Fused Geometry GossipOptimizer GossipRound
-    GradientDiversity Inbox Job LargestBatch Link MalformedMessageError Matching MatchResult
-    MatmulSession Message MessageContext MicrobatchPlan Mixed Mixtures ModelServer ModelServerView
-    NeighborBroadcast NeuronLayout Objective OneBitAdam OutlierTest ParameterGossip Part Party
-    Peer ProcessGroupCollectives Product PrototypeRun Received Regime Replies Reply Reputation
-    Round RoundLedger RoundOverError Rounds RowCache Run Samples SecureClient SecureSetup Shard
+    AccordionBatch AccordionBatchSampler Accountant ActivationBoundary AdversaryKnowledge Aggregate
+    AllGather AllReduce AllToAll Averaged Batches BatchState BatchTrial BoundaryTraffic Broadcast
+    Budget Callback Chain ClientData ClientPrivacy ClientTraining CodedLeastSquares CodedMatmul
+    CodedMatrix CodedShuffle CodedShuffleSampler CodeOutlook CodePlanner Collected Collector
+    CommunicationCost CompressedPipeline CompressorOutlook CompressorPlanner Computed Consensus
+    CriticalRegimes Dealer Decoded Delivery DifferentialPrivacy Distillation Distilled
+    DistributedNoise DiversityMonitor Edges Estimate Evaluation ExchangeContext ExchangeMemory FedMA
+    FedMARun Fused Geometry GossipOptimizer GossipRound GradientDiversity Inbox Job LargestBatch
+    Link MalformedMessageError Matching MatchResult MatmulSession Message MessageContext
+    MicrobatchPlan Mixed Mixtures ModelServer ModelServerView NeighborBroadcast NeuronLayout
+    Objective OneBitAdam OpenedSum OutlierTest ParameterGossip Part Party Peer
+    ProcessGroupCollectives Product PrototypeRun Received Regime Replies Reply Reputation Round
+    RoundLedger RoundOverError Rounds RowCache Run Samples SecureClient SecureSetup Shard
     SharedTensor Shares ShufflePlan ShuffleSession SimulatedPipeline Site Splits Spread Standing
-    TensorStates TimedProduct Topology TrainingWorkers Transcript UnexpectedMessageError Uploader
-    Verdict Waiting WorkerServer WorkerServerView
+    SumClient SumRange SumSetup TensorStates TimedProduct TopAgg Topology TrainingWorkers Transcript
+    UnexpectedMessageError Uploader Verdict Waiting WorkerServer WorkerServerView
 """
 
 

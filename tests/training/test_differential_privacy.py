@@ -8,6 +8,7 @@ import sys
 import textwrap
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -202,6 +203,7 @@ def test_a_ledger_that_was_tampered_with_is_an_error(tmp_path, subtests):
 
 KILLED = """
     import os, signal, sys
+    sys.path.insert(0, sys.argv[2])
     from phalanx.training import Callback
     from training.test_differential_privacy import trained
     class Kill(Callback):
@@ -214,7 +216,8 @@ KILLED = """
 
 def test_a_killed_run_counts_what_it_makes_a_second_time(tmp_path):
     code = textwrap.dedent(KILLED)
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
+    words = [str(tmp_path / "run"), str(Path(__file__).parents[1])]
+    done = subprocess.run([sys.executable, "-c", code, *words], check=False)
     assert done.returncode == -signal.SIGKILL
     path = tmp_path / "run" / "privacy.jsonl"
     assert len(path.read_text().splitlines()) == 7
