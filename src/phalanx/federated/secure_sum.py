@@ -45,7 +45,7 @@ class SecureSum(AggregationProtocol):
     Guarantee: the exact sum modulo 2^`bits` of those whose masked vector arrived, whoever drops
     out, as long as `threshold` clients last to the end; else a `SecureSumError`, and nothing is
     opened. A run has the same weights to the bit whoever computes it, without noise.
-    Cost: as many bytes up as float32 and `160 n` more; `n d` words of key stream for each of n
+    Cost: as many bytes up as float32 and `191 n` more; `n d` words of key stream for each of n
     clients; for the server as much, and for each drop-out once more. Four exchanges a round.
     Source: Bonawitz, Ivanov, Kreuter, Marcedone, McMahan, Patel, Ramage, Segal and Seth, "Practical
     Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017.
