@@ -61,7 +61,8 @@ class PerSampleGradient(Computation):
         parts = zip(*(part.split(self.microbatch) for part in samples), strict=True)
         for inputs, targets in parts if number else ():
             gradients, loss = sample_gradients(objective, parameters, inputs, targets)
-            if self.expected_samples is not None:
+            # The sum tells in one pass; it may also overflow where no number is too large.
+            if self.expected_samples is not None and not gradients.sum().isfinite():
                 finite = gradients.isfinite().all(dim=1, keepdim=True)
                 gradients = gradients.where(finite, torch.zeros_like(gradients))
             total += self.bounded(gradients, generator)
@@ -73,7 +74,7 @@ def sample_gradients(
     objective: Objective, parameters: Tensor, inputs: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradient and loss of every sample, together where that can be done."""
-    if not objective.is_random and not objective.prefers_loops:
+    if not objective.is_random:  # loops win for batches, not for single samples
         try:
             return objective.sample_gradients(parameters, inputs, targets)
         except RuntimeError as error:
