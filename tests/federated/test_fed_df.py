@@ -78,6 +78,15 @@ def test_teachers_stay_as_they_are():
     assert [module.training for module in teacher] == [True, False, True]
 
 
+def test_the_ensemble_is_the_mean_of_the_logits():
+    teachers, labels = [linear(), linear()], torch.randint(3, (64,))
+    right = sum(one(INPUTS) for one in teachers).argmax(dim=1) == labels
+    found = SHORT.ensemble_accuracy(teachers, TensorDataset(INPUTS, labels), INPUTS)
+    assert found == right.double().mean().item()
+    nn.init.constant_(teachers[0].weight, torch.nan)
+    assert SHORT.ensemble_accuracy(teachers[:1], TensorDataset(INPUTS, labels), INPUTS) is None
+
+
 def test_who_says_no_number_is_left_out():
     broken = linear()
     nn.init.constant_(broken.weight, 3e38)
@@ -108,6 +117,7 @@ def test_a_student_learns_from_its_teachers():
     assert distilled.result["test_accuracy"] > plain.result["test_accuracy"]
     entry = distilled.rounds[0]
     assert entry["distilled_accuracy"] >= entry["mean_accuracy"]
+    assert entry["ensemble_accuracy"] > entry["mean_accuracy"]
 
 
 def test_a_robust_mean_of_the_logits_bears_byzantine_teachers():

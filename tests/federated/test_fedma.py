@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from phalanx.errors import WorkerError
+from phalanx.aggregation import CoordinateMedian, TrimmedMean
+from phalanx.errors import TooManyByzantineError, WorkerError
 from phalanx.federated import ClientTraining, FedMA, Matching, fedma, fuse
 from phalanx.federated.neurons import state_of
 from phalanx.models import MLP
@@ -122,6 +123,40 @@ def test_bad_replies_mark_their_sender_and_nobody_averages_them():
         assert run.rounds[0]["clients"] == [0, 2]
         assert run.rounds[0]["suspects"] == [1]
         assert all(one.isfinite().all() for one in run.model.parameters())
+
+
+@dataclass(frozen=True)
+class Liar(ClientTraining):
+    """One client sends its weights turned round, and fifty times as large."""
+
+    def train(self, model, dataset, loss, *names):
+        found = super().train(model, dataset, loss, *names)
+        for one in model.parameters():
+            if names[-1] == 1 and one.requires_grad:
+                one.data.mul_(-50)
+        return found
+
+
+def test_a_robust_rule_bears_a_client_that_sends_false_neurons():
+    data, lies = clients(5), Liar(epochs=3, lr=0.1, batch_size=16)
+    inputs = (torch.cat([one.tensors[part] for one in data]) for part in (0, 1))
+    common = {"models": mlp(0, 10, 8), "clients": data, "test": TensorDataset(*inputs)}
+    algorithm = replace(ALGORITHM, rounds=1, training=lies, retraining=lies)
+    mean = fedma(algorithm=algorithm, **common)
+    median = fedma(algorithm=replace(algorithm, rule=CoordinateMedian(1)), **common)
+    assert median.rounds[0]["test_accuracy"] > mean.rounds[0]["test_accuracy"] + 0.05
+    assert all(one.abs().max() < 10 for one in state_of(median.model).values())
+    assert any(one.abs().max() > 10 for one in state_of(mean.model).values())
+
+
+def test_too_few_clients_for_a_rule_stop_the_round(tmp_path):
+    (tmp_path / "trace.csv").write_text("0,0,0\n0,9,0\n")
+    engine = Local(delays=RecordedTrace(tmp_path / "trace.csv"), deadline_s=5.0)
+    algorithm = replace(ALGORITHM, rule=TrimmedMean(1))
+    with pytest.raises(TooManyByzantineError, match="needs more than the 2 clients left in round"):
+        fedma(mlp(0, 9), clients(), algorithm, engine=engine)
+    with pytest.raises(ValueError, match="rule must work with 2 networks"):
+        fedma(mlp(0, 9), clients(2), algorithm)
 
 
 def test_refusals():

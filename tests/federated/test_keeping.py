@@ -66,6 +66,8 @@ def tensors(folder):
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_killed_run_goes_on_to_the_bit(tmp_path, subtests):
     """Client 1 is late in two rounds, so that its own network is what it goes on from."""
     late = [[0, 0, 0], [0, 9, 0], [0, 0, 0]] * 2 + [[0, 0, 0]] * 6

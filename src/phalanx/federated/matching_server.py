@@ -93,7 +93,8 @@ class MatchingServer(ServerRounds):
         return {
             "num_clients": self._clients.num_workers,
             "num_workers": self._clients.num_workers,
-            "algorithm": repr(self._algorithm),
+            "decoder": repr(self._algorithm.rule),
+            "compute": repr(self._algorithm),
             "widths": self._layout.widths(self._state),
             "parts": [self._algorithm],
         }

@@ -171,6 +171,9 @@ class _Server(ServerRounds):
             "num_clients": sum(job.num_clients for job in self._jobs),
             "num_workers": sum(job.round.code.num_workers for job in self._jobs),
             "num_prototypes": len(self._jobs),
+            "decoder": repr(self._jobs[0].round.code.method),
+            "compute": repr(self._algorithm.compute),
+            "step": repr(self._algorithm.distillation),
             "parts": [self._algorithm, self._jobs[0].round.code.method],
         }
 

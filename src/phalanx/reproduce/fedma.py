@@ -64,7 +64,7 @@ class FedMARecipe(Recipe):
     """Its epochs a round, and after each matched layer."""
     roles: int = sized(0, 66, 66)
     """Clients of the LSTM; none at size quick."""
-    characters: int = sized(0, 6000, 50_000)
+    characters: int = sized(0, 3000, 50_000)
     """What each of them has, at most."""
     hidden_units: int = sized(0, 64, 256)
     """Units of the LSTM."""
@@ -93,7 +93,7 @@ class FedMARecipe(Recipe):
             return cells
         plays = scope.file("tinyshakespeare.txt.gz")
         spoken = RoleClients(plays, self.roles, self.characters, hidden=self.hidden_units)
-        training = ClientTraining(5, lr=0.25, batch_size=50)
+        training = ClientTraining(5, lr=0.25, batch_size=5)
         return cells + self._rounds(_LSTM, spoken, training, self.rounds[1], 1e-3)
 
     def _rounds(
