@@ -57,7 +57,7 @@ from phalanx.transforms import GaussianNoise
 _UNIT = SecureSetup().unit
 _TRAINED = ("Krum", "Multi-Krum", "mean")
 _CLIP_NORM, _DELTA = 1.0, 1e-5
-_NOISES = (0.0, 0.003, 0.01, 0.03, 0.1, 10.0)  # the last is private by the classical theorem
+_NOISES = (0.0, 0.003, 0.01, 0.03, 0.1, 10.0)  # the last hides a message, the others hardly
 _TESTED = 450  # digits that accuracies are measured on
 _SECRETS = {"squared_distances", "verdict", "aggregate"}
 _TOLD = published("secure-aggregation")
