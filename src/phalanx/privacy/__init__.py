@@ -24,6 +24,7 @@ from phalanx.privacy.secure_aggregation.transport import (
     server_credentials,
 )
 from phalanx.privacy.secure_aggregation.worker_server import WorkerServer, WorkerServerView
+from phalanx.privacy.top_agg import noisy_vote, top_agg_rdp, top_agg_sensitivity, top_signs
 
 __all__ = [
     "CommunicationCost",
@@ -48,7 +49,11 @@ __all__ = [
     "deal",
     "fresh_keys",
     "gaussian_epsilon",
+    "noisy_vote",
     "run_round",
     "seeded_entropy",
     "server_credentials",
+    "top_agg_rdp",
+    "top_agg_sensitivity",
+    "top_signs",
 ]
