@@ -61,6 +61,14 @@ class CheckpointError(PhalanxError, ValueError):
     """No checkpoint of a run is whole: there is nothing to go on from."""
 
 
+class LedgerError(PhalanxError, ValueError):
+    """A privacy ledger is missing, damaged or another run's: what was spent is unknown."""
+
+
+class BudgetExceededError(PhalanxError):
+    """The next release would exceed the privacy budget; it was not made."""
+
+
 class StorageError(PhalanxError):
     """A file could not be written: the disk is full, say. What stood there before is whole."""
 

@@ -1,5 +1,6 @@
-"""Secure aggregation by two servers, and local differential privacy."""
+"""Differential privacy, its accountant, and secure aggregation by two servers."""
 
+from phalanx.privacy.accountant import Accountant, Budget, noise_multiplier_for
 from phalanx.privacy.local_noise import gaussian_epsilon
 from phalanx.privacy.secure_aggregation.client import SecureClient, Shares, Uploader
 from phalanx.privacy.secure_aggregation.dealer import Dealer, deal
@@ -27,6 +28,8 @@ from phalanx.privacy.secure_aggregation.worker_server import WorkerServer, Worke
 from phalanx.privacy.top_agg import noisy_vote, top_agg_rdp, top_agg_sensitivity, top_signs
 
 __all__ = [
+    "Accountant",
+    "Budget",
     "CommunicationCost",
     "Dealer",
     "MalformedMessageError",
@@ -49,6 +52,7 @@ __all__ = [
     "deal",
     "fresh_keys",
     "gaussian_epsilon",
+    "noise_multiplier_for",
     "noisy_vote",
     "run_round",
     "seeded_entropy",
