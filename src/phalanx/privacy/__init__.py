@@ -1,6 +1,29 @@
-"""Differential privacy, its accountant, and secure aggregation by two servers."""
+"""Differential privacy, its accountant, private generators, and secure aggregation."""
 
 from phalanx.privacy.accountant import Accountant, Budget, noise_multiplier_for
+from phalanx.privacy.analytic_gaussian import (
+    composed_gaussian_epsilon,
+    gaussian_delta,
+    gaussian_noise_multiplier,
+)
+from phalanx.privacy.generation.class_moments import ClassMoments
+from phalanx.privacy.generation.datalens import DataLens
+from phalanx.privacy.generation.domain import Column, Domain
+from phalanx.privacy.generation.dp_gan import DPGan
+from phalanx.privacy.generation.membership import (
+    MembershipAudit,
+    Pairs,
+    audit_membership,
+    epsilon_lower_bound,
+    hold_out_pairs,
+)
+from phalanx.privacy.generation.output import downstream_accuracy, write_synthetic
+from phalanx.privacy.generation.private_data import PrivateData, read_private
+from phalanx.privacy.generation.run import Generated, generate
+from phalanx.privacy.generation.shards import deal_shards
+from phalanx.privacy.generation.synthesizer import Fitting, Mechanism, Synthesizer
+from phalanx.privacy.generation.teachers import Teachers
+from phalanx.privacy.generation.votes import ProjectedVote, TopAggVote, Vote
 from phalanx.privacy.local_noise import gaussian_epsilon
 from phalanx.privacy.secure_aggregation.client import SecureClient, Shares, Uploader
 from phalanx.privacy.secure_aggregation.dealer import Dealer, deal
@@ -30,34 +53,61 @@ from phalanx.privacy.top_agg import noisy_vote, top_agg_rdp, top_agg_sensitivity
 __all__ = [
     "Accountant",
     "Budget",
+    "ClassMoments",
+    "Column",
     "CommunicationCost",
+    "DPGan",
+    "DataLens",
     "Dealer",
+    "Domain",
+    "Fitting",
+    "Generated",
     "MalformedMessageError",
+    "Mechanism",
+    "MembershipAudit",
     "ModelServer",
     "ModelServerView",
+    "Pairs",
     "Peer",
+    "PrivateData",
+    "ProjectedVote",
     "RoundLedger",
     "RoundOverError",
     "SecureAggregation",
     "SecureClient",
     "SecureSetup",
     "Shares",
+    "Synthesizer",
+    "Teachers",
+    "TopAggVote",
     "Transcript",
     "UnexpectedMessageError",
     "Uploader",
+    "Vote",
     "WorkerServer",
     "WorkerServerView",
+    "audit_membership",
     "channel_credentials",
     "communication_cost",
+    "composed_gaussian_epsilon",
     "deal",
+    "deal_shards",
+    "downstream_accuracy",
+    "epsilon_lower_bound",
     "fresh_keys",
+    "gaussian_delta",
     "gaussian_epsilon",
+    "gaussian_noise_multiplier",
+    "generate",
+    "hold_out_pairs",
     "noise_multiplier_for",
     "noisy_vote",
+    "read_private",
     "run_round",
     "seeded_entropy",
     "server_credentials",
     "top_agg_rdp",
     "top_agg_sensitivity",
     "top_signs",
+    "write_synthetic",
 ]

@@ -1,0 +1,113 @@
+"""Thousands of small discriminators, trained at once as stacked tensors."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+_CHUNK = 250  # teachers at a time: what is between stays small
+
+
+class Teachers(nn.Module):
+    """Class-conditional discriminators with one hidden layer: all teachers in one module.
+
+    `D_t(x, y) = <w_t + u_ty, h> + c_ty` with `h = leaky_relu(W_t^T x + b_t)`: the class enters by a
+    projection, as a label among few inputs is overlooked in so few steps.
+
+    Args:
+        num_teachers: T.
+        num_features: d, numbers of a record.
+        num_classes: C.
+        num_hidden: H, neurons.
+        generator: of the initial weights.
+
+    Shapes: parameters `(T, d, H)`, `(T, 1, H)`, `(T, H)`, `(T, C, H)` and `(T, C)`.
+    Source of the projection: Miyato, Koyama, "cGANs with Projection Discriminator", ICLR 2018.
+    """
+
+    def __init__(
+        self,
+        num_teachers: int,
+        num_features: int,
+        num_classes: int,
+        num_hidden: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+
+        def drawn(scale: float, *shape: int) -> nn.Parameter:
+            draws = torch.rand(num_teachers, *shape, generator=generator)
+            return nn.Parameter((2 * draws - 1) / math.sqrt(scale))
+
+        self.weight = drawn(num_features, num_features, num_hidden)
+        self.bias = drawn(num_features, 1, num_hidden)
+        self.head = drawn(num_hidden, num_hidden)
+        self.class_heads = drawn(num_hidden, num_classes, num_hidden)
+        self.class_bias = nn.Parameter(torch.zeros(num_teachers, num_classes))
+
+    def forward(
+        self,
+        x: Float[Tensor, "t n d"],
+        y: Int[Tensor, "t n"],
+        rows: slice = slice(None),
+    ) -> Float[Tensor, "t n"]:
+        """Logits of records to be real, for the teachers in `rows`."""
+        hidden = functional.leaky_relu(torch.baddbmm(self.bias[rows], x, self.weight[rows]), 0.2)
+        every = torch.arange(len(x)).unsqueeze(1)
+        heads = self.head[rows].unsqueeze(1) + self.class_heads[rows][every, y]
+        return (hidden * heads).sum(dim=2) + self.class_bias[rows][every, y]
+
+    def chunks(self) -> list[slice]:
+        """The teachers, so many at a time that what is between layers stays small."""
+        total = len(self.weight)
+        return [slice(at, min(at + _CHUNK, total)) for at in range(0, total, _CHUNK)]
+
+    def learn(
+        self,
+        optimizer: torch.optim.Optimizer,
+        real: Float[Tensor, "n d"],
+        labels: Int[Tensor, " n"],
+        fake: Float[Tensor, "m d"],
+        picked: Int[Tensor, "t b"],
+        fakes: Int[Tensor, "t b"],
+    ) -> None:
+        """One step of every teacher: its records against fakes of the same labels.
+
+        The loss is the sum over teachers of each one's mean, so that no teacher sees another.
+
+        Args:
+            optimizer: of these parameters; one that treats every number by itself, as Adam does.
+            real: all records.
+            labels: theirs.
+            fake: fakes to take from.
+            picked: row numbers of the records of each teacher's batch.
+            fakes: row numbers of the fakes beside them.
+        """
+        optimizer.zero_grad(set_to_none=True)
+        for rows in self.chunks():
+            chosen = picked[rows]
+            y = labels[chosen]
+            x = torch.cat([real[chosen], fake[fakes[rows]]], dim=1)
+            logits = self(x, torch.cat([y, y], dim=1), rows)
+            size = chosen.shape[1]
+            wrong = functional.softplus(-logits[:, :size]) + functional.softplus(logits[:, size:])
+            wrong.mean(dim=1).sum().backward()
+        optimizer.step()
+
+    def directions(
+        self, x: Float[Tensor, "b d"], y: Int[Tensor, " b"], rows: slice = slice(None)
+    ) -> Float[Tensor, "t b d"]:
+        """Where each teacher in `rows` would move each fake to have it look more real.
+
+        Minus the gradient of `log(1 + exp(-D_t(x, y)))` with respect to x, in closed form.
+        """
+        with torch.no_grad():
+            total = len(self.weight[rows])
+            before = torch.baddbmm(self.bias[rows], x.expand(total, *x.shape), self.weight[rows])
+            slope = torch.where(before > 0, 1.0, 0.2)
+            heads = self.head[rows].unsqueeze(1) + self.class_heads[rows][:, y]
+            logits = (before * slope * heads).sum(dim=2) + self.class_bias[rows][:, y]
+            pull = torch.sigmoid(-logits).unsqueeze(2) * slope * heads
+            return pull @ self.weight[rows].transpose(1, 2)
