@@ -102,9 +102,10 @@ class DataLens(Synthesizer):
 
 class _DataLensFitting(Fitting):
     def __init__(self, method: DataLens, data: PrivateData, seed: int) -> None:
-        self._method, self._data, self._seed = method, data, seed
+        self._method, self._seed = method, seed
         domain, classes = data.domain, len(data.domain.classes)
-        self._shards = deal_shards(len(data.x), method.num_teachers, seed)
+        shards = deal_shards(len(data.x), method.num_teachers, seed)
+        self._x, self._y, self._num_classes = data.x[shards], data.y[shards], classes
         self.teachers = Teachers(
             method.num_teachers,
             domain.num_features,
@@ -116,7 +117,7 @@ class _DataLensFitting(Fitting):
             domain.record_shape, classes, method.num_noise, method.width, seed
         )
         self._teaching = torch.optim.Adam(
-            self.teachers.parameters(), method.teacher_lr, betas=_BETAS
+            self.teachers.parameters(), method.teacher_lr, betas=_BETAS, fused=True
         )
         self._learning = torch.optim.Adam(self.generator.parameters(), method.lr, betas=_BETAS)
         self._parts: dict[str, Any] = {
@@ -131,8 +132,7 @@ class _DataLensFitting(Fitting):
         for turn in range(method.teacher_steps + (0 if number else method.first_teacher_steps)):
             self._teach(generator(seed, "teaching", turn))
         chance = generator(seed, "fakes")
-        num_classes = len(self._data.domain.classes)
-        y = torch.randint(num_classes, (method.batch_size,), generator=chance)
+        y = torch.randint(self._num_classes, (method.batch_size,), generator=chance)
         fakes = self.generator(y, chance)
         decided = self.decide(fakes.detach(), y, seed)
         self._learning.zero_grad(set_to_none=True)
@@ -153,15 +153,16 @@ class _DataLensFitting(Fitting):
         return method.vote.decide(votes, method.num_teachers, noise_std, seed, fakes.shape[1])
 
     def _teach(self, chance: torch.Generator) -> None:
-        method, shards, labels = self._method, self._shards, self._data.y
-        classes = torch.arange(len(self._data.domain.classes)).repeat_interleave(method.pool)
+        method, (_, held, _) = self._method, self._x.shape
+        classes = torch.arange(self._num_classes).repeat_interleave(method.pool)
         with torch.no_grad():
             fakes = self.generator(classes, chance)
-        size = (len(shards), min(method.teacher_batch, shards.shape[1]))
-        picked = shards.gather(1, torch.randint(shards.shape[1], size, generator=chance))
-        beside = torch.randint(method.pool, size, generator=chance)
-        beside += labels[picked] * method.pool
-        self.teachers.learn(self._teaching, self._data.x, labels, fakes, picked, beside)
+        size = min(method.teacher_batch, held)
+        first = int(torch.randint(held - size + 1, (), generator=chance))
+        batch = slice(first, first + size)  # a view; rows of a shard are in random order
+        y = self._y[:, batch]
+        picked = y * method.pool + torch.randint(method.pool, y.shape, generator=chance)
+        self.teachers.learn(self._teaching, self._x[:, batch], y, fakes, picked)
 
     def sample(self, labels: Int[Tensor, " n"], chance: torch.Generator) -> Float[Tensor, "n d"]:
         with torch.no_grad():

@@ -45,6 +45,8 @@ class Generated:
     """Epsilon with all that it depends on, as a sentence."""
     history: Sequence[tuple[int, float]]
     """Steps, and the epsilon that so many spend."""
+    relation: str
+    """Which data sets are neighbours."""
     seed: int
     """The secret that noise and all else was drawn from."""
 
@@ -170,7 +172,8 @@ def _run(
         with whole(folder / "ledger.json") as beside:
             told = {"statement": statement, "ledger": accountant.state_dict()}
             beside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    return Generated(fit, data.domain, steps, history[-1][1], statement, history, seed)
+    spent = history[-1][1]
+    return Generated(fit, data.domain, steps, spent, statement, history, accountant.relation, seed)
 
 
 def _spent(accountant: Accountant, mechanism: Mechanism, steps: int, delta: float) -> float:

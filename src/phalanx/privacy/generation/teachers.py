@@ -67,11 +67,10 @@ class Teachers(nn.Module):
     def learn(
         self,
         optimizer: torch.optim.Optimizer,
-        real: Float[Tensor, "n d"],
-        labels: Int[Tensor, " n"],
+        real: Float[Tensor, "t n d"],
+        labels: Int[Tensor, "t n"],
         fake: Float[Tensor, "m d"],
-        picked: Int[Tensor, "t b"],
-        fakes: Int[Tensor, "t b"],
+        picked: Int[Tensor, "t n"],
     ) -> None:
         """One step of every teacher: its records against fakes of the same labels.
 
@@ -79,20 +78,16 @@ class Teachers(nn.Module):
 
         Args:
             optimizer: of these parameters; one that treats every number by itself, as Adam does.
-            real: all records.
+            real: a batch of records of every teacher.
             labels: theirs.
             fake: fakes to take from.
-            picked: row numbers of the records of each teacher's batch.
-            fakes: row numbers of the fakes beside them.
+            picked: row numbers of the fakes that each teacher sees.
         """
         optimizer.zero_grad(set_to_none=True)
         for rows in self.chunks():
-            chosen = picked[rows]
-            y = labels[chosen]
-            x = torch.cat([real[chosen], fake[fakes[rows]]], dim=1)
-            logits = self(x, torch.cat([y, y], dim=1), rows)
-            size = chosen.shape[1]
-            wrong = functional.softplus(-logits[:, :size]) + functional.softplus(logits[:, size:])
+            y = labels[rows]
+            wrong = functional.softplus(-self(real[rows], y, rows))
+            wrong = wrong + functional.softplus(self(fake[picked[rows]], y, rows))
             wrong.mean(dim=1).sum().backward()
         optimizer.step()
 
