@@ -28,7 +28,7 @@ class DataLens(Synthesizer):
 
     Every step trains the teachers against fakes of the generator, then has them vote on a batch of
     fakes; the generator takes one step of Adam along the noisy decisions. Votes alone leave the
-    teachers: each fake is one Gaussian release of sensitivity `vote.sensitivity`.
+    teachers: each fake is one Gaussian release of the vote's sensitivity.
 
     The scale of a decision plays no part, as Adam divides it out again. Shards are dealt by row
     number, not by class as the authors do: see `deal_shards`.
@@ -42,8 +42,9 @@ class DataLens(Synthesizer):
 
     num_teachers: int = 1000
     """T; each is given N / T records."""
-    vote: Vote = TopAggVote()  # noqa: RUF009 - frozen
-    """What teachers say of a fake, and how it is decided."""
+    vote: Vote | None = None
+    """What teachers say of a fake, and how it is decided; `TopAggVote` on a quarter of a record's
+    numbers if not given."""
     noise_std: float | None = None
     """sigma on a sum of votes, for which the budget lasts as long as it lasts; if not given, it is
     such that all steps fit the budget."""
@@ -81,9 +82,14 @@ class DataLens(Synthesizer):
         require_finite_above(0, lr=self.lr, teacher_lr=self.teacher_lr)
         require_above(0, noise_std=self.noise_std)
 
+    def voting(self, domain: Domain) -> Vote:
+        """The vote on records of this domain."""
+        return self.vote or TopAggVote(max(1, domain.num_features // 4))
+
     def mechanism(self, num_records: int, domain: Domain, budget: Budget) -> Mechanism:
         """A release for every fake of a batch."""
-        require_votes(self.vote, domain.num_features)
+        vote = self.voting(domain)
+        require_votes(vote, domain.num_features)
         if self.num_teachers > num_records:
             raise ValueError(
                 f"num_teachers must be at most the {num_records} records, got {self.num_teachers}"
@@ -91,21 +97,24 @@ class DataLens(Synthesizer):
         if self.noise_std is None:
             multiplier = gaussian_noise_multiplier(budget, self.steps * self.batch_size)
         else:
-            multiplier = self.noise_std / self.vote.sensitivity
+            multiplier = self.noise_std / vote.sensitivity
         return Mechanism(multiplier, 1.0, self.batch_size, self.steps)
 
     def start(self, data: PrivateData, mechanism: Mechanism, seed: int) -> Fitting:
         """Teachers and generator as they are drawn from the seed."""
-        noise_std = mechanism.noise_multiplier * self.vote.sensitivity
-        return _DataLensFitting(replace(self, noise_std=noise_std), data, seed)
+        vote = self.voting(data.domain)
+        noise_std = mechanism.noise_multiplier * vote.sensitivity
+        return _DataLensFitting(replace(self, noise_std=noise_std), vote, data, seed)
 
 
 class _DataLensFitting(Fitting):
-    def __init__(self, method: DataLens, data: PrivateData, seed: int) -> None:
-        self._method, self._seed = method, seed
+    def __init__(self, method: DataLens, vote: Vote, data: PrivateData, seed: int) -> None:
+        self._method, self._vote, self._seed = method, vote, seed
         domain, classes = data.domain, len(data.domain.classes)
         shards = deal_shards(len(data.x), method.num_teachers, seed)
-        self._x, self._y, self._num_classes = data.x[shards], data.y[shards], classes
+        # From 0 to 1: what is empty in most records then weighs nothing in a teacher.
+        self._x, self._y = (data.x[shards] + 1) / 2, data.y[shards]
+        self._num_classes = classes
         self.teachers = Teachers(
             method.num_teachers,
             domain.num_features,
@@ -134,7 +143,7 @@ class _DataLensFitting(Fitting):
         chance = generator(seed, "fakes")
         y = torch.randint(self._num_classes, (method.batch_size,), generator=chance)
         fakes = self.generator(y, chance)
-        decided = self.decide(fakes.detach(), y, seed)
+        decided = self.decide((fakes.detach() + 1) / 2, y, seed)
         self._learning.zero_grad(set_to_none=True)
         # The gradient of |fakes - (fakes + alpha decided)|^2, but for a factor without effect.
         (-(fakes * decided).sum() / len(y)).backward()
@@ -148,15 +157,15 @@ class _DataLensFitting(Fitting):
         votes = torch.zeros(())
         for part, rows in enumerate(self.teachers.chunks()):
             directions = self.teachers.directions(fakes, y, rows)
-            votes = votes + method.vote.count(directions, seed, part)
+            votes = votes + self._vote.count(directions, seed, part)
         noise_std = method.noise_std or 0.0
-        return method.vote.decide(votes, method.num_teachers, noise_std, seed, fakes.shape[1])
+        return self._vote.decide(votes, method.num_teachers, noise_std, seed, fakes.shape[1])
 
     def _teach(self, chance: torch.Generator) -> None:
         method, (_, held, _) = self._method, self._x.shape
         classes = torch.arange(self._num_classes).repeat_interleave(method.pool)
         with torch.no_grad():
-            fakes = self.generator(classes, chance)
+            fakes = (self.generator(classes, chance) + 1) / 2
         size = min(method.teacher_batch, held)
         first = int(torch.randint(held - size + 1, (), generator=chance))
         batch = slice(first, first + size)  # a view; rows of a shard are in random order

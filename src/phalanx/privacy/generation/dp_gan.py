@@ -91,9 +91,9 @@ class _DPGanFitting(Fitting):
         chance = generator(derive_seed(self._seed, "step", number), "dp-gan")
         data, size = self._data, self._expected
         taken = torch.rand(len(data.x), generator=chance) < self._method.sampling_rate
-        private = self._private_gradients(data.x[taken], data.y[taken], chance)
+        private = self._private_gradients((data.x[taken] + 1) / 2, data.y[taken], chance)
         y = torch.randint(len(data.domain.classes), (size,), generator=chance)
-        fakes = self.generator(y, chance)
+        fakes = (self.generator(y, chance) + 1) / 2
         self._judging.zero_grad(set_to_none=True)
         logits = self.discriminator(fakes.detach().unsqueeze(0), y.unsqueeze(0))
         functional.softplus(logits).mean().backward()

@@ -49,8 +49,9 @@ class TopAggVote(Vote):
 
     k: int = 200
     """Coordinates of which a teacher votes on each fake; at most their number."""
-    threshold: float = 0.2
-    """beta: share of the teachers that a direction needs."""
+    threshold: float | None = None
+    """beta: share of the teachers that a direction needs; so many that noise alone has a standard
+    deviation of as many, if not given."""
     stochastic: bool = False
     """Whether signs are drawn, in proportion to the coordinate; else they are certain."""
 
@@ -76,8 +77,9 @@ class TopAggVote(Vote):
     ) -> Float[Tensor, "b d"]:
         """See `Vote`."""
         chance = generator(seed, "noise")
+        beta = noise_std / num_teachers if self.threshold is None else self.threshold
         return noisy_vote(
-            votes, num_teachers, noise_std=noise_std, threshold=self.threshold, generator=chance
+            votes, num_teachers, noise_std=noise_std, threshold=beta, generator=chance
         )
 
 
