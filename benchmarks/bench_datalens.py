@@ -51,7 +51,8 @@ class OneTeacher(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Logits of records to be real."""
         hidden = functional.leaky_relu(x @ self.weight + self.bias, 0.2)
-        return (hidden * (self.head + self.class_heads[y])).sum(1) + self.class_bias[y]
+        logits = (hidden * (self.head + 10 * self.class_heads[y])).sum(1) + self.class_bias[y]
+        return logits + 10 * (x * self.class_pixels[y]).sum(1)
 
 
 class Loop:

@@ -60,9 +60,9 @@ class DataLens(Synthesizer):
     """Records of a teacher's step, drawn from its shard, and as many fakes."""
     num_hidden: int = 16
     """Neurons of a teacher."""
-    lr: float = 0.005
+    lr: float = 0.003
     """Learning rate of the generator."""
-    teacher_lr: float = 0.001
+    teacher_lr: float = 0.0001
     """Learning rate of the teachers."""
     num_noise: int = 50
     """Numbers of the generator's noise."""
@@ -174,8 +174,7 @@ class _DataLensFitting(Fitting):
         self.teachers.learn(self._teaching, self._x[:, batch], y, fakes, picked)
 
     def sample(self, labels: Int[Tensor, " n"], chance: torch.Generator) -> Float[Tensor, "n d"]:
-        with torch.no_grad():
-            return torch.cat([self.generator(part, chance) for part in labels.split(1000)])
+        return self.generator.sample(labels, chance)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in self._parts.items()}

@@ -136,8 +136,7 @@ class _DPGanFitting(Fitting):
         return functional.softplus(-logit).sum()
 
     def sample(self, labels: Int[Tensor, " n"], chance: torch.Generator) -> Float[Tensor, "n d"]:
-        with torch.no_grad():
-            return torch.cat([self.generator(part, chance) for part in labels.split(1000)])
+        return self.generator.sample(labels, chance)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in self._parts.items()}

@@ -7,14 +7,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+_GAIN = 10.0  # of the class's part, which sees a tenth of the records and begins at zero
 _CHUNK = 250  # teachers at a time: what is between stays small
 
 
 class Teachers(nn.Module):
     """Class-conditional discriminators with one hidden layer: all teachers in one module.
 
-    `D_t(x, y) = <w_t + u_ty, h> + c_ty` with `h = leaky_relu(W_t^T x + b_t)`: the class enters by a
-    projection, as a label among few inputs is overlooked in so few steps.
+    `D_t(x, y) = <w_t + 10 u_ty, h> + 10 <v_ty, x> + c_ty` with `h = leaky_relu(W_t^T x + b_t)`: the
+    class enters by projections of the record, as a label among few inputs is overlooked in so few
+    steps.
 
     Args:
         num_teachers: T.
@@ -23,7 +25,7 @@ class Teachers(nn.Module):
         num_hidden: H, neurons.
         generator: of the initial weights.
 
-    Shapes: parameters `(T, d, H)`, `(T, 1, H)`, `(T, H)`, `(T, C, H)` and `(T, C)`.
+    Shapes: parameters `(T, d, H)`, `(T, 1, H)`, `(T, H)`, `(T, C, H)`, `(T, C, d)` and `(T, C)`.
     Source of the projection: Miyato, Koyama, "cGANs with Projection Discriminator", ICLR 2018.
     """
 
@@ -44,7 +46,8 @@ class Teachers(nn.Module):
         self.weight = drawn(num_features, num_features, num_hidden)
         self.bias = drawn(num_features, 1, num_hidden)
         self.head = drawn(num_hidden, num_hidden)
-        self.class_heads = drawn(num_hidden, num_classes, num_hidden)
+        self.class_heads = nn.Parameter(torch.zeros(num_teachers, num_classes, num_hidden))
+        self.class_pixels = nn.Parameter(torch.zeros(num_teachers, num_classes, num_features))
         self.class_bias = nn.Parameter(torch.zeros(num_teachers, num_classes))
 
     def forward(
@@ -56,8 +59,9 @@ class Teachers(nn.Module):
         """Logits of records to be real, for the teachers in `rows`."""
         hidden = functional.leaky_relu(torch.baddbmm(self.bias[rows], x, self.weight[rows]), 0.2)
         every = torch.arange(len(x)).unsqueeze(1)
-        heads = self.head[rows].unsqueeze(1) + self.class_heads[rows][every, y]
-        return (hidden * heads).sum(dim=2) + self.class_bias[rows][every, y]
+        heads = self.head[rows].unsqueeze(1) + _GAIN * self.class_heads[rows][every, y]
+        seen = torch.einsum("tnd,tnd->tn", x, self.class_pixels[rows][every, y])
+        return (hidden * heads).sum(dim=2) + _GAIN * seen + self.class_bias[rows][every, y]
 
     def chunks(self) -> list[slice]:
         """The teachers, so many at a time that what is between layers stays small."""
@@ -102,7 +106,8 @@ class Teachers(nn.Module):
             total = len(self.weight[rows])
             before = torch.baddbmm(self.bias[rows], x.expand(total, *x.shape), self.weight[rows])
             slope = torch.where(before > 0, 1.0, 0.2)
-            heads = self.head[rows].unsqueeze(1) + self.class_heads[rows][:, y]
+            heads = self.head[rows].unsqueeze(1) + _GAIN * self.class_heads[rows][:, y]
+            pixels = _GAIN * self.class_pixels[rows][:, y]
             logits = (before * slope * heads).sum(dim=2) + self.class_bias[rows][:, y]
-            pull = torch.sigmoid(-logits).unsqueeze(2) * slope * heads
-            return pull @ self.weight[rows].transpose(1, 2)
+            unsure = torch.sigmoid(-logits - torch.einsum("bd,tbd->tb", x, pixels)).unsqueeze(2)
+            return unsure * torch.baddbmm(pixels, slope * heads, self.weight[rows].transpose(1, 2))

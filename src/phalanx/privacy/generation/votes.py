@@ -50,8 +50,8 @@ class TopAggVote(Vote):
     k: int = 200
     """Coordinates of which a teacher votes on each fake; at most their number."""
     threshold: float | None = None
-    """beta: share of the teachers that a direction needs; so many that noise alone has a standard
-    deviation of as many, if not given."""
+    """beta: share of the teachers that a direction needs. If not given there is no threshold: the
+    noisy sums themselves are the decision, which costs the same and keeps how many agreed."""
     stochastic: bool = False
     """Whether signs are drawn, in proportion to the coordinate; else they are certain."""
 
@@ -77,9 +77,16 @@ class TopAggVote(Vote):
     ) -> Float[Tensor, "b d"]:
         """See `Vote`."""
         chance = generator(seed, "noise")
-        beta = noise_std / num_teachers if self.threshold is None else self.threshold
+        if self.threshold is None:
+            noise = torch.empty(votes.shape, dtype=torch.float64)
+            noisy = votes.double() + noise.normal_(0.0, noise_std, generator=chance)
+            return (noisy / num_teachers).to(votes.dtype)
         return noisy_vote(
-            votes, num_teachers, noise_std=noise_std, threshold=beta, generator=chance
+            votes,
+            num_teachers,
+            noise_std=noise_std,
+            threshold=self.threshold,
+            generator=chance,
         )
 
 
