@@ -43,9 +43,9 @@ class DataLensRecipe(Recipe):
     """Teachers of DataLens and G-PATE."""
     num_hidden: int = sized(8, 8, 64)
     """Neurons of a teacher."""
-    steps: int = sized(20, 40, 70)
+    steps: int = sized(20, 30, 70)
     """Votes on a batch of 30 fakes."""
-    gan_steps: int = sized(30, 600, 5000)
+    gan_steps: int = sized(30, 400, 5000)
     """Steps of DP-GAN."""
     samples: int = sized(1000, 10000, 100000)
     """Synthetic records of a generator."""
@@ -61,6 +61,7 @@ class DataLensRecipe(Recipe):
             "num_teachers": self.num_teachers,
             "num_hidden": self.num_hidden,
             "steps": self.steps,
+            "teacher_batch": 15,
         }
         return {
             "DataLens": DataLens(**teachers),
