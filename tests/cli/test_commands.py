@@ -190,6 +190,7 @@ HELPERS = """
     SharedTensor Shares ShufflePlan ShuffleSession SimulatedPipeline Site Splits Spread Standing
     TensorStates TimedProduct Topology TrainingWorkers Transcript UnexpectedMessageError Uploader
     Verdict Waiting WorkerServer WorkerServerView
+    Accountant Budget Column Domain Generated Mechanism MembershipAudit Pairs PrivateData Teachers
 """
 
 

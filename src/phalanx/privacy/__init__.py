@@ -48,7 +48,7 @@ from phalanx.privacy.secure_aggregation.transport import (
     server_credentials,
 )
 from phalanx.privacy.secure_aggregation.worker_server import WorkerServer, WorkerServerView
-from phalanx.privacy.top_agg import noisy_vote, top_agg_rdp, top_agg_sensitivity, top_signs
+from phalanx.privacy.teacher_votes import noisy_vote, top_agg_rdp, top_agg_sensitivity, top_signs
 
 __all__ = [
     "Accountant",

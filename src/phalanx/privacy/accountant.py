@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from scipy.optimize import brentq
-
 from phalanx.checks import (
     require_at_least,
     require_finite_above,
@@ -316,6 +314,8 @@ def require_delta(delta: float) -> None:
 
 def _root(function: Callable[[float], float], low: float, high: float, tolerance: float) -> float:
     """Where a monotone function changes its sign; infinite values count as large ones."""
+    from scipy.optimize import brentq  # here, as `--help` must not wait for it
+
     found = brentq(lambda x: min(function(x), 1e6), low, high, xtol=tolerance)
     return float(found)
 

@@ -2,9 +2,6 @@
 
 import math
 
-from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtr
-
 from phalanx.checks import require_above, require_at_least, require_strictly_between
 from phalanx.privacy.accountant import Budget
 
@@ -19,6 +16,8 @@ def gaussian_delta(noise_multiplier: float, releases: int, epsilon: float) -> fl
     Calibration and Optimal Denoising", ICML 2018; Dong, Roth, Su, "Gaussian Differential Privacy",
     Journal of the Royal Statistical Society B, 2022 (composition).
     """
+    from scipy.special import log_ndtr, ndtr  # here, as `--help` must not wait for it
+
     if not releases:
         return 0.0
     mu = math.sqrt(releases) / noise_multiplier
@@ -38,6 +37,8 @@ def composed_gaussian_epsilon(noise_multiplier: float, releases: int, delta: flo
     >>> round(composed_gaussian_epsilon(10.0, 100, delta=1e-5), 4)
     4.3777
     """
+    from scipy.optimize import brentq
+
     require_above(0, noise_multiplier=noise_multiplier)
     require_at_least(0, releases=releases)
     require_strictly_between(0, 1, delta=delta)
@@ -60,6 +61,8 @@ def gaussian_noise_multiplier(budget: Budget, releases: int = 1) -> float:
     >>> 0.9999 < composed_gaussian_epsilon(noise, 1500, 1e-5) <= 1.0
     True
     """
+    from scipy.optimize import brentq
+
     require_at_least(1, releases=releases)
 
     def over(log_noise: float) -> float:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import binom
 from torch import Tensor
 
 from phalanx.checks import require_at_least, require_between, require_strictly_between
@@ -128,6 +127,8 @@ def epsilon_lower_bound(
     >>> round(epsilon_lower_bound(100, 100, 100, delta=0.0), 2)
     3.49
     """
+    from scipy.stats import binom  # here, as `--help` must not wait for it
+
     require_between(0, num_coins, num_guesses=num_guesses)
     require_between(0, num_guesses, num_correct=num_correct)
     require_strictly_between(0, 1, confidence=confidence)

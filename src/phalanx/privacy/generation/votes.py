@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phalanx.checks import require_above, require_at_least, require_finite_at_least
-from phalanx.privacy.top_agg import noisy_vote, top_agg_sensitivity, top_signs
+from phalanx.privacy.teacher_votes import noisy_vote, top_agg_sensitivity, top_signs
 from phalanx.randomness import generator
 
 
