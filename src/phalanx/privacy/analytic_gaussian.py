@@ -35,7 +35,7 @@ def composed_gaussian_epsilon(noise_multiplier: float, releases: int, delta: flo
 
     >>> from phalanx.privacy import composed_gaussian_epsilon
     >>> round(composed_gaussian_epsilon(10.0, 100, delta=1e-5), 4)
-    4.3777
+    4.3772
     """
     from scipy.optimize import brentq
 

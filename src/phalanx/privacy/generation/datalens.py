@@ -40,7 +40,7 @@ class DataLens(Synthesizer):
     relation: ClassVar[Relation] = "replace"
     not_counted: ClassVar[tuple[str, ...]] = ("choice of hyper-parameters", "number of records")
 
-    num_teachers: int = 1000
+    num_teachers: int = 2000
     """T; each is given N / T records."""
     vote: Vote | None = None
     """What teachers say of a fake, and how it is decided; `TopAggVote` on a quarter of a record's
@@ -48,7 +48,7 @@ class DataLens(Synthesizer):
     noise_std: float | None = None
     """sigma on a sum of votes, for which the budget lasts as long as it lasts; if not given, it is
     such that all steps fit the budget."""
-    steps: int = 50
+    steps: int = 30
     """Steps of the generator at most."""
     batch_size: int = 30
     """B: fakes that are voted on in a step."""

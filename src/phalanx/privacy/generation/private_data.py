@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from phalanx.data.arrays import channels_first, hold_out
+from phalanx.data.arrays import channels_first
 from phalanx.data.npz_members import read_npz
 from phalanx.data.tables import MISSING, read_labels, read_numbers, read_table
 from phalanx.privacy.generation.domain import Column, Domain, read_domain
@@ -114,8 +114,7 @@ def _read_csv(
     if "split" in table.columns:
         train = torch.from_numpy(table.columns["split"] == "train")
         return PrivateData(x[train], y[train], made, x[~train], y[~train])
-    rows, held = (torch.from_numpy(one) for one in hold_out(labels, 0.2, str(path)))
-    return PrivateData(x[rows], y[rows], made, x[held], y[held])
+    return PrivateData(x, y, made)  # a split by class would depend on what is private
 
 
 def _column(table: Any, name: str) -> Column:
