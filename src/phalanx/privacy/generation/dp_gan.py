@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from phalanx.checks import require_at_least, require_finite_above, require_share
-from phalanx.privacy.accountant import Budget, Relation, noise_multiplier_for
+from phalanx.privacy.accountant import Budget, Method, Relation, noise_multiplier_for
 from phalanx.privacy.generation.domain import Domain
 from phalanx.privacy.generation.generators import ConditionalGenerator
 from phalanx.privacy.generation.private_data import PrivateData
@@ -23,13 +23,15 @@ class DPGan(Synthesizer):
     """DP-GAN: the discriminator sees Poisson samples of records through clipped, noisy gradients.
 
     Only the gradients of real records are clipped and drowned: fakes are nobody's. The generator
-    sees the discriminator alone, which costs nothing more.
+    sees the discriminator alone, which costs nothing more. Its budget is counted by Renyi
+    divergences, which is looser than privacy loss distributions by 10 to 30 %, but takes no time.
 
     Source: Xie, Lin, Wang, Wang, Zhou, "Differentially Private Generative Adversarial Network",
     arXiv 1802.06739, 2018; Abadi et al., "Deep Learning with Differential Privacy", CCS 2016.
     """
 
     relation: ClassVar[Relation] = "add or remove"
+    accounting: ClassVar[Method] = "rdp"
     not_counted: ClassVar[tuple[str, ...]] = ("choice of hyper-parameters", "number of records")
 
     steps: int = 1000
@@ -55,7 +57,7 @@ class DPGan(Synthesizer):
 
     def mechanism(self, num_records: int, domain: Domain, budget: Budget) -> Mechanism:
         """A sampled release a step."""
-        multiplier = noise_multiplier_for(budget, self.sampling_rate, self.steps)
+        multiplier = noise_multiplier_for(budget, self.sampling_rate, self.steps, "rdp")
         return Mechanism(multiplier, self.sampling_rate, 1, self.steps)
 
     def start(self, data: PrivateData, mechanism: Mechanism, seed: int) -> Fitting:

@@ -182,7 +182,7 @@ def _spent(accountant: Accountant, mechanism: Mechanism, steps: int, delta: floa
     noise, releases = mechanism.noise_multiplier, mechanism.releases * steps
     if mechanism.sampling_rate == 1:
         return composed_gaussian_epsilon(noise, releases, delta)
-    ledger = Accountant(accountant.unit, accountant.relation)
+    ledger = Accountant(accountant.unit, accountant.relation, accountant.method)
     ledger.compose(noise, mechanism.sampling_rate, releases)
     return ledger.epsilon(delta)
 

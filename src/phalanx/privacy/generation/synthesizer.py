@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from phalanx.privacy.accountant import Accountant, Budget, Relation
+from phalanx.privacy.accountant import Accountant, Budget, Method, Relation
 from phalanx.privacy.generation.domain import Domain
 from phalanx.privacy.generation.private_data import PrivateData
 
@@ -56,6 +56,8 @@ class Synthesizer(ABC):
 
     relation: ClassVar[Relation]
     """Which data sets are neighbours under its guarantee."""
+    accounting: ClassVar[Method] = "pld"
+    """How releases of samples are counted, see `Accountant`."""
     not_counted: ClassVar[tuple[str, ...]] = ("choice of hyper-parameters",)
     """What it takes for public."""
 
@@ -74,5 +76,5 @@ class Synthesizer(ABC):
     def accountant(self, domain: Domain) -> Accountant:
         """An empty ledger with the statement of this guarantee."""
         return Accountant(
-            "record", self.relation, not_counted=(*self.not_counted, *domain.from_data)
+            "record", self.relation, self.accounting, (*self.not_counted, *domain.from_data)
         )
