@@ -6,7 +6,6 @@ from phalanx.reproduce.atomo import AtomoRecipe
 from phalanx.reproduce.base import Claim, Findings, Recipe, Scope
 from phalanx.reproduce.coded_computation import CodedComputation
 from phalanx.reproduce.coded_shuffling import CodedShuffling
-from phalanx.reproduce.datalens import DataLensRecipe
 from phalanx.reproduce.detox import Detox
 from phalanx.reproduce.draco import Draco
 from phalanx.reproduce.edge_case_backdoors import EdgeCaseBackdoors
@@ -30,7 +29,6 @@ __all__ = [
     "Claim",
     "CodedComputation",
     "CodedShuffling",
-    "DataLensRecipe",
     "Detox",
     "Draco",
     "EdgeCaseBackdoors",

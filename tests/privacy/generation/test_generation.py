@@ -35,9 +35,9 @@ from phalanx.privacy import (
     generate,
     hold_out_pairs,
     read_private,
+    top_agg_rdp,
     write_synthetic,
 )
-from phalanx.reproduce.private_generators import exact_steps, published_steps
 
 BUDGET = Budget(50.0, 1e-5)
 
@@ -126,6 +126,25 @@ def test_one_teacher_moves_a_vote_by_its_sensitivity_at_most():
         assert furthest <= vote.sensitivity + 1e-6
         if isinstance(vote, TopAggVote):
             assert furthest == pytest.approx(vote.sensitivity)
+
+
+def published_steps(k, sigma, epsilon):
+    """Steps until epsilon by the classic conversion over the authors' orders."""
+    steps, orders = 0, (1.1, *range(2, 200))
+    while (
+        min(top_agg_rdp(a, k, sigma, 30 * (steps + 1)) - math.log(1e-5) / (a - 1) for a in orders)
+        <= epsilon
+    ):
+        steps += 1
+    return steps
+
+
+def exact_steps(k, sigma, epsilon):
+    """Steps until epsilon by the exact composition of Gaussian releases."""
+    steps, noise = 0, sigma / TopAggVote(k=k).sensitivity
+    while composed_gaussian_epsilon(noise, 30 * (steps + 1), 1e-5) <= epsilon:
+        steps += 1
+    return steps
 
 
 def test_the_steps_of_the_published_settings():
