@@ -178,19 +178,20 @@ HELPERS = """
     AccordionBatch AccordionBatchSampler Accountant ActivationBoundary AdversaryKnowledge Aggregate
     AllGather AllReduce AllToAll Averaged Batches BatchState BatchTrial BoundaryTraffic Broadcast
     Budget Callback Chain ClientData ClientPrivacy ClientTraining CodedLeastSquares CodedMatmul
-    CodedMatrix CodedShuffle CodedShuffleSampler CodeOutlook CodePlanner Collected Collector
+    CodedMatrix CodedShuffle CodedShuffleSampler CodeOutlook CodePlanner Collected Collector Column
     CommunicationCost CompressedPipeline CompressorOutlook CompressorPlanner Computed Consensus
     CriticalRegimes Dealer Decoded Delivery DifferentialPrivacy Distillation Distilled
-    DistributedNoise DiversityMonitor Edges Estimate Evaluation ExchangeContext ExchangeMemory FedMA
-    FedMARun Fused Geometry GossipOptimizer GossipRound GradientDiversity Inbox Job LargestBatch
-    Link MalformedMessageError Matching MatchResult MatmulSession Message MessageContext
-    MicrobatchPlan Mixed Mixtures ModelServer ModelServerView NeighborBroadcast NeuronLayout
-    Objective OneBitAdam OpenedSum OutlierTest ParameterGossip Part Party Peer
-    ProcessGroupCollectives Product PrototypeRun Received Regime Replies Reply Reputation Round
-    RoundLedger RoundOverError Rounds RowCache Run Samples SecureClient SecureSetup Shard
-    SharedTensor Shares ShufflePlan ShuffleSession SimulatedPipeline Site Splits Spread Standing
-    SumClient SumRange SumSetup TensorStates TimedProduct TopAgg Topology TrainingWorkers Transcript
-    UnexpectedMessageError Uploader Verdict Waiting WorkerServer WorkerServerView
+    DistributedNoise DiversityMonitor Domain Edges Estimate Evaluation ExchangeContext
+    ExchangeMemory FedMA FedMARun Fused Generated Geometry GossipOptimizer GossipRound
+    GradientDiversity Inbox Job LargestBatch Link MalformedMessageError Matching MatchResult
+    MatmulSession Mechanism MembershipAudit Message MessageContext MicrobatchPlan Mixed Mixtures
+    ModelServer ModelServerView NeighborBroadcast NeuronLayout Objective OneBitAdam OpenedSum
+    OutlierTest Pairs ParameterGossip Part Party Peer PrivateData ProcessGroupCollectives Product
+    PrototypeRun Received Regime Replies Reply Reputation Round RoundLedger RoundOverError Rounds
+    RowCache Run Samples SecureClient SecureSetup Shard SharedTensor Shares ShufflePlan
+    ShuffleSession SimulatedPipeline Site Splits Spread Standing SumClient SumRange SumSetup
+    Teachers TensorStates TimedProduct Topology TrainingWorkers Transcript UnexpectedMessageError
+    Uploader Verdict Waiting WorkerServer WorkerServerView
 """
 
 

@@ -1,15 +1,23 @@
 """TopAgg: what votes are, how far one voter moves them, and what they say on average."""
 
+import itertools
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.privacy import TopAgg, top_k_votes
+from phalanx.privacy import noisy_majority, top_agg_sensitivity, top_k_votes
 from phalanx.privacy.noise import standard_normal, with_noise
 from phalanx.randomness import generator
 
 MODES = ("sign", "stochastic", "values")
+
+
+def kept(row, k):
+    """Places of the k largest, the first of equal ones: by sorting."""
+    return sorted(range(len(row)), key=lambda place: (-abs(row[place]), place))[:k]
 
 
 @given(
@@ -18,35 +26,37 @@ MODES = ("sign", "stochastic", "values")
         min_size=1,
         max_size=4,
     ),
-    k=st.integers(1, 8),
+    k=st.integers(1, 6),
 )
-def test_votes_have_k_entries_and_norm_sqrt_k(rows, k):
+def test_votes_are_those_of_a_slow_reference_and_have_norm_sqrt_k(rows, k):
     gradients = torch.tensor(rows)
+    slow = [[math.copysign(1.0, x) if x and i in kept(row, k) else 0.0 for i, x in enumerate(row)]
+            for row in rows]  # fmt: skip
+    assert top_k_votes(gradients, k).tolist() == slow
+    majority = noisy_majority(top_k_votes(gradients, k).sum(0), len(rows), 0.0).tolist()
+    assert majority == [float(sum(c) > 0) - float(sum(c) < 0) for c in zip(*slow, strict=True)]
     for mode in MODES:
         votes = top_k_votes(gradients, k, mode, generator=generator(0))
-        for own, vote in zip(gradients, votes, strict=True):
-            if not own.any():
-                assert not vote.any()
-                continue
-            order = sorted(range(6), key=lambda place: (-abs(own[place].item()), place))
-            kept = set(order[:k])
-            assert set(vote.nonzero().flatten().tolist()) <= kept
-            assert vote.norm() <= min(k, 6) ** 0.5 * (1 + 1e-6)
-            if mode != "values":
-                assert vote.abs().sum() == min(k, 6)
-            else:
-                torch.testing.assert_close(vote.norm().item(), min(k, 6) ** 0.5)
+        assert (votes != 0).tolist() == (torch.tensor(slow) != 0).tolist()
+        assert votes.norm(dim=1).max() <= k**0.5 * (1 + 1e-6)
+        if mode == "values" and gradients.any(dim=1).all():
+            torch.testing.assert_close(votes.norm(dim=1), torch.full((len(rows),), k**0.5))
 
 
-def test_one_voter_moves_a_sum_by_at_most_two_roots_of_k_and_does_so_by_flipping_signs():
+def test_sensitivity_is_two_roots_of_k_and_no_more():
+    values = (-2.0, -1.0, 0.0, 1.0, 2.0, math.nan)
+    rows = torch.tensor(list(itertools.product(values, repeat=4)))
+    for k in (1, 2, 3):
+        signs = {tuple(one.tolist()) for one in top_k_votes(rows, k)}
+        largest = max(math.dist(a, b) for a, b in itertools.product(signs, repeat=2))
+        assert largest == pytest.approx(top_agg_sensitivity(k))
+        alone = max(math.hypot(*one) for one in signs)
+        assert alone == pytest.approx(top_agg_sensitivity(k, replace=False))
     source, k = generator(1), 5
     for mode in MODES:
         pairs = torch.randn(2, 3000, 12, generator=source)
         one, other = (top_k_votes(rows, k, mode, generator=source) for rows in pairs)
-        assert (one - other).norm(dim=1).max() <= TopAgg(k).sensitivity * (1 + 1e-6)
-    own = torch.randn(1, 12, generator=source)
-    moved = top_k_votes(own, k) - top_k_votes(-own, k)
-    assert moved.norm().item() == pytest.approx(TopAgg(k).sensitivity, rel=1e-6)
+        assert (one - other).norm(dim=1).max() <= top_agg_sensitivity(k) * (1 + 1e-6)
 
 
 def test_stochastic_signs_are_unbiased():
@@ -59,10 +69,17 @@ def test_stochastic_signs_are_unbiased():
     assert capped[1].item() == -1.0
 
 
-def test_without_noise_or_threshold_it_is_a_majority_vote():
-    gradients = torch.randn(7, 9, generator=generator(4))
-    found = TopAgg(9, 0.0, 0.0, "sign")(gradients, torch.zeros(9))
-    assert found.equal(gradients.sign().sum(dim=0).sign())
+def test_voters_without_a_gradient_or_with_a_broken_one_do_not_vote():
+    rows = torch.tensor([[0.0, 0.0, 0.0], [math.nan, 1.0, 2.0], [math.inf, 0.0, 1.0]])
+    for mode in MODES:
+        assert not top_k_votes(rows, 2, mode, generator=generator(0)).any()
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="k must be from 1 to the 3 coordinates, got 4"):
+        top_k_votes(torch.ones(1, 3), 4)
+    with pytest.raises(ValueError, match="num_voters must be at least 1, got 0"):
+        noisy_majority(torch.ones(1), 0, 0.5)
 
 
 def test_noise_is_normal_and_lies_on_a_grid_that_hides_the_value():

@@ -18,6 +18,7 @@ from phalanx.cli.demo import demo
 from phalanx.cli.emulate_links import emulate_links
 from phalanx.cli.federate import federate
 from phalanx.cli.fuse import fuse
+from phalanx.cli.generate import generate
 from phalanx.cli.listing import list_algorithms
 from phalanx.cli.parser import Parser, build, spelled, underscored
 from phalanx.cli.plan import plan
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan,
     "report": report,
     "fuse": fuse,
+    "generate": generate,
     "reproduce": reproduce,
     "serve": serve,
     "emulate-links": emulate_links,

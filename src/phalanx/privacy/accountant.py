@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from scipy.optimize import brentq
-from scipy.stats import norm
-
 from phalanx.checks import (
     require_at_least,
     require_finite_above,
@@ -325,6 +322,8 @@ def require_delta(delta: float) -> None:
 
 def _root(function: Callable[[float], float], low: float, high: float, tolerance: float) -> float:
     """Where a monotone function changes its sign; infinite values count as large ones."""
+    from scipy.optimize import brentq  # here, as `--help` must not wait for it
+
     found = brentq(lambda x: min(function(x), 1e6), low, high, xtol=tolerance)
     return float(found)
 
@@ -354,11 +353,14 @@ def _epsilon_without_sampling(noise: float, delta: float) -> float:
     In closed form, so that nothing has to be rounded up, and no library to be installed.
     Source: Balle and Wang, "Improving the Gaussian Mechanism for Differential Privacy", ICML 2018.
     """
+    from scipy.optimize import brentq  # here, as `--help` must not wait for it
+    from scipy.special import log_ndtr, ndtr
+
     half = 0.5 / noise
 
     def gap(epsilon: float) -> float:
-        tail = math.exp(min(epsilon + float(norm.logcdf(-half - epsilon * noise)), 0.0))
-        return float(norm.cdf(half - epsilon * noise)) - tail - delta
+        tail = math.exp(min(epsilon + float(log_ndtr(-half - epsilon * noise)), 0.0))
+        return float(ndtr(half - epsilon * noise)) - tail - delta
 
     if gap(0.0) <= 0:
         return 0.0

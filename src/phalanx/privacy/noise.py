@@ -1,5 +1,6 @@
 """Gaussian noise from a cryptographic source, on a grid that shows nothing of floating point."""
 
+import hashlib
 import math
 
 from jaxtyping import Float
@@ -25,6 +26,11 @@ def standard_normal(seed: bytes, label: str, count: int) -> Float[Tensor, " coun
     words = expand(seed, label, 2, count)
     uniform = (words.bitwise_and(2**53 - 1).double() + 0.5) / 2**53
     return (-2 * uniform[0].log()).sqrt() * (2 * math.pi * uniform[1]).cos()
+
+
+def noise_key(seed: int) -> bytes:
+    """The key of all noise of a run, 32 bytes, from its seed: as secret as that is."""
+    return hashlib.blake2b(str(seed).encode(), digest_size=32).digest()
 
 
 def with_noise(

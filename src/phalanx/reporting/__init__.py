@@ -4,6 +4,7 @@ from phalanx.reporting.answer import answer
 from phalanx.reporting.compare_runs import SAME_WEIGHTS, Row, compare_runs
 from phalanx.reporting.detection import Detection, detection
 from phalanx.reporting.frontier import plot_frontier, write_frontier
+from phalanx.reporting.generation import audit_sentence, write_generation
 from phalanx.reporting.html import write_report
 from phalanx.reporting.link_plan import plot_link_plan, write_link_plan
 from phalanx.reporting.page import Plot, Table, drawn, markdown_table, render_page
@@ -28,6 +29,7 @@ __all__ = [
     "RunRecord",
     "Table",
     "answer",
+    "audit_sentence",
     "compare_runs",
     "detection",
     "drawn",
@@ -45,6 +47,7 @@ __all__ = [
     "render_page",
     "terminal_table",
     "write_frontier",
+    "write_generation",
     "write_link_plan",
     "write_plan",
     "write_report",
