@@ -47,7 +47,7 @@ def test_tables_texts_and_folders_of_images_are_data(phalanx, tmp_path, subtests
         folder.mkdir(parents=True, exist_ok=True)
         pixels = draw.integers(0, 60, (6, 6)) + 90 * (i % 3)
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
-    for words in ("a.csv", "a.csv --text words", "pictures"):
+    for words in ("a.csv", "a.csv --text+ words", "pictures"):
         with subtests.test(words):
             code, out, err = phalanx("feasibility", *words.split(), "--out", "a")
             assert (code, err) == (0, "")
@@ -68,7 +68,7 @@ def test_bad_input_is_told_in_one_line(phalanx, tmp_path, subtests):
         "empty": "must hold images, got none",
         "a.txt": "must be a .csv or .npz file or a folder of images",
         "c.npz --target 1.5": "target_accuracy must be from 0 to 1, got 1.5",
-        "c.npz --text words": "text must go with a .csv file",
+        "c.npz --text+ words": "text must go with a .csv file",
         "c.npz --transformations+ nothing.there": "must be an import path",
         "c.npz --metric none": "metric must be one of",
     }
@@ -89,9 +89,48 @@ def test_a_transformation_of_ones_own_is_given_by_import_path(phalanx, tmp_path)
     assert "mine.halves" in (tmp_path / "a" / "report.html").read_text()
 
 
-@pytest.mark.parametrize("budget", [1e-9])
-def test_no_time_is_an_error(phalanx, tmp_path, budget):
+def test_no_time_is_an_error(phalanx, tmp_path):
     write_npz(tmp_path / "a.npz")
-    code, _, err = phalanx("feasibility", "a.npz", "--budget_s", budget, "--out", "a")
+    code, _, err = phalanx("feasibility", "a.npz", "--budget_s", 1e-9, "--out", "a")
     assert code == 2
     assert "no pull was made" in err
+
+
+@pytest.mark.slow
+def test_feebee_scores_estimators_and_goes_on_where_it_was_stopped(phalanx, tmp_path):
+    write_npz(tmp_path / "a.npz")
+    (tmp_path / "constants.py").write_text(
+        "def zero(X, y):\n    return 0.0, 0.0\n\n\ndef broken(X, y):\n    return 1 / 0, 0\n"
+    )
+    given = [
+        "NearestNeighborError",
+        "NearestNeighborError(k=9)",
+        "constants.zero",
+        "constants.broken",
+    ]
+    few = ["--max_rows", 300, "--runs", 1, "--out", "a"]
+    words = [word for one in given for word in ("--estimators+", one)]
+    code, out, err = phalanx("feebee", "a.npz", 0.01, *words[:4], *few)
+    assert (code, err) == (0, "")
+    lines = (tmp_path / "a" / "runs.jsonl").read_text()
+    (tmp_path / "a" / "runs.jsonl").write_text(lines + '{"torn')
+    code, out, err = phalanx("feebee", "a.npz", 0.01, *words, *few)
+    assert (code, err) == (0, "")
+    assert (tmp_path / "a" / "runs.jsonl").read_text().startswith(lines)
+    assert "constants.zero over raw: 1.000, 1.000" in out
+    assert "constants.broken over raw: failed" in out
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert page.count("<svg") == 4
+    assert "ZeroDivisionError" in page
+    cases = {
+        "NearestNeighborErro": "estimators must be HenzePenrose",
+        "NearestNeighborError(q=1)": "Invalid parameter",
+        "NearestNeighborError(k=": "estimators must be such as NearestNeighborError(k=3)",
+    }
+    for name, message in cases.items():
+        code, _, err = phalanx("feebee", "a.npz", 0.01, "--estimators+", name, "--out", "b")
+        assert code == 2
+        assert message in err
+    code, _, err = phalanx("feebee", "a.npz", 0.01, *few, "--seed", 1)
+    assert code == 2
+    assert "one of these data and seed" in err

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import minimum_spanning_tree as reference_tree
 from scipy.spatial.distance import cdist
@@ -44,6 +44,7 @@ def brute_force(queries, references, k, own):
     return np.argsort(apart, axis=1, kind="stable")[:, :k]
 
 
+@settings(max_examples=30)
 @given(
     st.integers(0, 10**6),
     st.integers(1, 4),

@@ -38,7 +38,7 @@ def feasibility(
     report shows how it converged, and what more rows or cleaner labels would do. Ctrl-C ends with
     the best answer so far. Exit codes: 0 realistic, 3 unrealistic, 130 interrupted.
 
-    Example: phalanx feasibility reviews.csv --text review --label stars --target 0.9
+    Example: phalanx feasibility reviews.csv --text+ review --label stars --target 0.9
 
     Args:
         data: A .csv or .csv.gz file with a header, an .npz file with x_train and y_train, or a

@@ -18,6 +18,7 @@ from phalanx.cli.demo import demo
 from phalanx.cli.emulate_links import emulate_links
 from phalanx.cli.feasibility import feasibility
 from phalanx.cli.federate import federate
+from phalanx.cli.feebee import feebee
 from phalanx.cli.fuse import fuse
 from phalanx.cli.listing import list_algorithms
 from phalanx.cli.parser import Parser, build, spelled, underscored
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "audit-backdoor": audit_backdoor,
     "feasibility": feasibility,
+    "feebee": feebee,
     "plan": plan,
     "report": report,
     "fuse": fuse,

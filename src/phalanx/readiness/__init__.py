@@ -31,7 +31,17 @@ from phalanx.readiness.bayes_error import (
     two_nearest_dimension,
     uniform_noise,
 )
+from phalanx.readiness.diagnosis import Diagnosis, diagnose_transformation
 from phalanx.readiness.feasibility import ASYMPTOTIC, Curve, Feasibility, Prices
+from phalanx.readiness.feebee import (
+    NOISE_RATES,
+    NoiseRun,
+    Score,
+    corridor,
+    feebee_score,
+    feebee_scores,
+    inject_noise,
+)
 from phalanx.readiness.halving import successive_halving
 from phalanx.readiness.study import Study
 from phalanx.readiness.transformations import (
@@ -42,8 +52,10 @@ from phalanx.readiness.transformations import (
 
 __all__ = [
     "ASYMPTOTIC",
+    "NOISE_RATES",
     "BayesErrorEstimator",
     "Curve",
+    "Diagnosis",
     "Embedding",
     "Estimate",
     "Feasibility",
@@ -54,15 +66,22 @@ __all__ = [
     "NearestNeighborPosterior",
     "NeighborSearch",
     "NeighborhoodImpurity",
+    "NoiseRun",
     "Prices",
+    "Score",
     "Study",
     "Transformation",
     "bayes_error_of_posteriors",
     "chance_error",
     "class_noise",
     "clopper_pearson",
+    "corridor",
     "cover_hart",
     "default_transformations",
+    "diagnose_transformation",
+    "feebee_score",
+    "feebee_scores",
+    "inject_noise",
     "inverse_cover_hart",
     "minimum_spanning_tree",
     "nearest_neighbors",

@@ -111,7 +111,8 @@ def default_transformations(inputs: Array) -> dict[str, Transformation]:
             "tfidf": TfidfVectorizer(max_features=2048, sublinear_tf=True, dtype=np.float32),
             "hashing": HashingVectorizer(n_features=1024, dtype=np.float32),
         }
-        if rows >= 200:
+        vocabulary = TfidfVectorizer().fit(inputs[:_FIT_ROWS_WITH_LABELS]).vocabulary_
+        if min(rows // 2, len(vocabulary)) > 64:
             svd = TruncatedSVD(64, random_state=0)
             tfidf = TfidfVectorizer(max_features=20_000, sublinear_tf=True, dtype=np.float32)
             found["tfidf_svd_64"] = make_pipeline(tfidf, svd)
