@@ -26,7 +26,7 @@ _DEFAULT = ["NearestNeighborError", "NeighborhoodImpurity", "HenzePenrose"]
 def feebee(
     data: Path,
     best_known_error: float,
-    estimators: list[str] = _DEFAULT,
+    estimators: list[str] | None = None,
     transformations: list[str] = [],  # noqa: B006 - never changed
     label: str = "label",
     text: list[str] = [],  # noqa: B006 - never changed
@@ -48,12 +48,13 @@ def feebee(
     Args:
         data: As for `phalanx feasibility`; training and test rows are taken together.
         best_known_error: An error that was reached on these data, such as the best published one.
-        estimators: Names of estimators, with fields or without; of yours by import path: a class
-            whose fit(X, y) leaves lower_ and upper_, or a function that returns both.
+        estimators: Names of estimators, with fields or without; the nearest neighbour, 1NN-kNN and
+            GHP if not given. Of yours by import path: a class whose fit(X, y) leaves lower_ and
+            upper_, or a function that returns both.
         transformations: Import paths of transformations that need no labels; the features as they
-            are if not given.
+            are, or TF-IDF and hashed words of texts, if not given.
         label: The column of a .csv file that holds the class.
-        text: Columns of a .csv file that are one text together; they need a transformation.
+        text: Columns of a .csv file that are one text together; all others are left out then.
         image_size: Height and width to which images of a folder are resized.
         max_rows: So many rows at most, drawn at random.
         runs: Repetitions of each of eleven rates of noise.
@@ -61,21 +62,26 @@ def feebee(
         out: Folder for runs.jsonl and report.html; a new one under runs/ if not given.
     """
     # Imported where it is used: scikit-learn would make every command wait, `--help` too.
-    from phalanx.readiness import NOISE_RATES, feebee_scores, inject_noise
+    from phalanx.readiness import (
+        NOISE_RATES,
+        feebee_scores,
+        inject_noise,
+        plain_transformations,
+    )
     from phalanx.reporting.feebee import write_feebee
 
     folder = out or default_out().with_name("feebee-" + default_out().name)
-    chosen = {name: _estimator(name) for name in estimators}
-    embeddings = {name: by_path(name) for name in transformations} or None
+    chosen = {name: _estimator(name) for name in estimators or _DEFAULT}
     found = read_labelled(data, label, text, image_size, 0.2)
     rows = np.concatenate([found.train, found.test])
     labels = np.concatenate([found.train_labels, found.test_labels])
     if len(rows) > max_rows:
         kept = np.sort(np.random.default_rng(seed).choice(len(rows), max_rows, replace=False))
         rows, labels = rows[kept], labels[kept]
+    embeddings = {name: by_path(name) for name in transformations} or plain_transformations(rows)
     with owned(folder), progress_bar() as bar:
         known = _known(folder / "runs.jsonl", digest(description([rows, labels, seed])))
-        total = len(NOISE_RATES) * runs * len(chosen) * len(embeddings or [0])
+        total = len(NOISE_RATES) * runs * len(chosen) * len(embeddings)
         task = bar.add_task("estimating", total=total, note="")
         noise = inject_noise(
             chosen,
@@ -99,11 +105,10 @@ def feebee(
             if not known:
                 raise
             interrupted = True
-        over = set(embeddings or ["raw"])
         asked = [
             one
             for one in known
-            if one.estimator in chosen and one.transformation in over and one.run < runs
+            if one.estimator in chosen and one.transformation in embeddings and one.run < runs
         ]
         chance = 1 - 1 / found.num_classes
         by_factor = {
@@ -169,7 +174,9 @@ def _estimator(said: str) -> Any:
 
 
 def _is_estimator(thing: Any) -> bool:
-    return isinstance(thing, type) and hasattr(thing, "estimate") and hasattr(thing, "get_params")
+    from phalanx.readiness import BayesErrorEstimator
+
+    return isinstance(thing, type) and BayesErrorEstimator in thing.__mro__[1:]
 
 
 def _known(path: Path, data: str) -> "list[NoiseRun]":

@@ -48,6 +48,7 @@ from phalanx.readiness.transformations import (
     Embedding,
     Transformation,
     default_transformations,
+    plain_transformations,
 )
 
 __all__ = [
@@ -88,6 +89,7 @@ __all__ = [
     "neighbor_lower_bound",
     "noisy_bayes_error",
     "noisy_bayes_error_bounds",
+    "plain_transformations",
     "redraw_labels",
     "sample_simplex_gaussians",
     "simplex_gaussians_bayes_error",

@@ -45,6 +45,7 @@ class Arm:
         self.embedding, self.rows, self.fit_rows = embedding, rows, fit_rows
         self._chunk = chunk
         self.done = Pulls()
+        self._is_fitted = False
         self.dimension = 0
         self.seconds = 0.0
         self.queries: Array | None = None
@@ -99,8 +100,10 @@ class Arm:
 
     def prepare(self, train: Array, labels: Array, test: Array) -> None:
         """Fits the transformation and embeds the test rows, unless that was done."""
-        if self.queries is None:
+        if not self._is_fitted:
             self.embedding.fit(train[self.fit_rows], labels[self.fit_rows])
+            self._is_fitted = True
+        if self.queries is None:
             self.queries = self.embedding.transform(test)
             self.dimension = self.queries.shape[1]
 
@@ -134,6 +137,7 @@ class Arm:
             self.prepare(train, labels, test)
             assert self.queries is not None
             again.queries, again.dimension = self.queries[hit], self.dimension
+            again._is_fitted = True
         history, distances = [], done.distances.copy()
         for start, end, before in zip([0, *done.ends], done.ends, done.history, strict=False):
             now = before.copy()
@@ -147,7 +151,7 @@ class Arm:
 
     def restart(self) -> None:
         """Gives up what was found: the labels that the transformation is fitted to have changed."""
-        self.done, self.queries = Pulls(), None
+        self.done, self.queries, self._is_fitted = Pulls(), None, False
 
     def _nearest(
         self, train: Array, test: Array, rows: Array, metric: Metric, max_bytes: int

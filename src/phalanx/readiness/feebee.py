@@ -13,8 +13,12 @@ from phalanx.data.arrays import Array
 from phalanx.randomness import generator
 from phalanx.readiness.bayes_error.cover_hart import chance_error
 from phalanx.readiness.bayes_error.label_noise import noisy_bayes_error, redraw_labels
-from phalanx.readiness.data_checks import checked_inputs, numbered_classes
-from phalanx.readiness.transformations import Transformation, named_transformations
+from phalanx.readiness.data_checks import checked_inputs, numbered_classes, require_as_many
+from phalanx.readiness.transformations import (
+    Transformation,
+    named_transformations,
+    plain_transformations,
+)
 
 NOISE_RATES = tuple(round(0.1 * step, 1) for step in range(11))
 """Shares of labels that are drawn anew."""
@@ -91,8 +95,8 @@ def inject_noise(
             functions of features and labels that return both.
         inputs: `(n, ...)` numbers or `(n,)` texts.
         labels: `(n,)`.
-        transformations: by name; the inputs as they are if not given. None may need labels: it
-            would be judged on rows that it was fitted to.
+        transformations: by name; those of `plain_transformations` if not given. None may need
+            labels: it would be judged on rows that it was fitted to.
         num_classes: classes that there are; those that occur if not given.
         rates: shares of labels that are drawn anew.
         runs: repetitions.
@@ -107,8 +111,9 @@ def inject_noise(
         require_between(0, 1, rate=rate)
     points = checked_inputs(inputs, "inputs")
     numbers, _, _, classes = numbered_classes(labels, labels, num_classes)
-    given = {"raw": lambda rows: rows.reshape(len(rows), -1)}
-    embeddings = named_transformations(transformations or given, points)
+    require_as_many(points, numbers, "inputs")
+    given = transformations or plain_transformations(points)
+    embeddings = named_transformations(given, points)
     if seen := [name for name, one in embeddings.items() if one.supervised]:
         raise ValueError(f"transformations must do without labels, got {', '.join(seen)}")
     done = {(one.transformation, one.estimator, one.rate, one.run) for one in known}

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 _FILE = "study.npz"
 _ARRAYS = ("train", "test", "train_labels", "test_labels", "alive")
-_SETTINGS = ("classes", "num_classes", "target_accuracy", "metric", "strategy", "seed")
-_SETTINGS += ("max_bytes", "chunk", "num_fitted")
+_SETTINGS = (
+    *("classes", "num_classes", "target_accuracy", "metric", "strategy", "seed"),
+    *("max_bytes", "chunk", "num_fitted"),
+)
 
 
 def start_arms(

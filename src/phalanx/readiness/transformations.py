@@ -1,11 +1,11 @@
 """Feature transformations: scikit-learn transformers, modules of torch, and any callable."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import clone
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 from sklearn.neighbors import NeighborhoodComponentsAnalysis
@@ -17,7 +17,9 @@ from torch import nn
 
 from phalanx.data.arrays import Array
 
-Transformation = BaseEstimator | nn.Module | Callable[[Array], Any]
+Transformation: TypeAlias = nn.Module | Callable[[Array], Any] | Any
+"""A scikit-learn transformer, a module, or a function of an array of inputs."""
+
 _FIT_ROWS = 20_000
 _FIT_ROWS_WITH_LABELS = 2_000
 _BATCH = 256
@@ -130,6 +132,17 @@ def default_transformations(inputs: Array) -> dict[str, Transformation]:
         nca = NeighborhoodComponentsAnalysis(min(16, dim), init="pca", max_iter=30, random_state=0)
         found["nca"] = make_pipeline(StandardScaler(), nca)
     return found
+
+
+def plain_transformations(inputs: Array) -> dict[str, Transformation]:
+    """Numbers as they are; TF-IDF and hashed words of texts.
+
+    Args:
+        inputs: `(n, ...)` numbers or `(n,)` texts.
+    """
+    if inputs.dtype.kind in "UO":
+        return default_transformations(inputs)
+    return {"raw": FunctionTransformer()}
 
 
 def named_transformations(
