@@ -20,7 +20,7 @@ class Pulls(NamedTuple):
     """How many of them were there, and not removed."""
 
     history: tuple[Array, ...] = ()
-    """Nearest training row of each test row after each pull, int64; -1 for none."""
+    """Nearest training row of each test row after each pull, int32; -1 for none."""
 
     distances: Array = np.empty(0)
     """Distance to the nearest row after the last pull."""
@@ -59,12 +59,8 @@ class Arm:
 
     def errors(self, train_labels: Array, test_labels: Array) -> Array:
         """Errors of the nearest neighbour after each pull."""
-        if not self.done.history:
-            return np.empty(0)
-        nearest = np.stack(self.done.history)
-        wrong = np.where(nearest < 0, True, train_labels[nearest] != test_labels)
-        found: Array = wrong.mean(axis=1)
-        return found
+        padded = np.append(train_labels, -1)  # of no neighbour, which is an error
+        return np.array([(padded[one] != test_labels).mean() for one in self.done.history])
 
     def pull(
         self, train: Array, labels: Array, test: Array, alive: Array, metric: Metric, max_bytes: int
@@ -167,5 +163,5 @@ class Arm:
                 )
             search.add(features)
         places, distances = search.indices[:, 0], search.distances[:, 0]
-        nearest = np.where(places < 0, -1, rows[places] if len(rows) else -1)
+        nearest = np.append(rows, -1)[places].astype(np.int32)
         return nearest, distances

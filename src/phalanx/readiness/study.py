@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from phalanx.checks import require_at_least, require_between, require_finite_above, require_one_of
+from phalanx.data.arrays import Array
 from phalanx.readiness.arm import Arm
 from phalanx.readiness.bayes_error.neighbors import METRICS, Metric
 from phalanx.readiness.data_checks import (
@@ -188,7 +189,7 @@ class Study:
 
         self._stopped = None
         try:
-            self._replay(pull)
+            self._replay(pull, self._errors())
         except _Paused:
             self._stopped = "out of time"
         except KeyboardInterrupt:
@@ -207,10 +208,10 @@ class Study:
         def refuse(name: str) -> None:
             raise _Paused
 
-        pulls: dict[str, int] = {}
+        errors = self._errors()
         stopped = "finished"
         try:
-            pulls = self._replay(refuse)
+            pulls = self._replay(refuse, errors)
         except _Paused:
             stopped = self._stopped or "waiting for run"
             pulls = {name: len(arm.done.ends) for name, arm in self.arms.items()}
@@ -220,13 +221,12 @@ class Study:
         curves = []
         for name, count in known.items():
             arm = self.arms[name]
-            errors = arm.errors(self.train_labels, self.test_labels)[:count]
             curves.append(
                 curve(
                     name,
                     arm.dimension,
                     arm.done.sizes[:count],
-                    tuple(errors.tolist()),
+                    tuple(errors[name][:count].tolist()),
                     len(self.test),
                     self.num_classes,
                     len(self.arms),
@@ -320,11 +320,13 @@ class Study:
             )
         self.alive, self.arms, self._of_inputs = alive, arms, None
 
-    def _replay(self, pull: Callable[[str], None]) -> dict[str, int]:
+    def _errors(self) -> dict[str, Array]:
+        """Errors after each pull that was made, by arm."""
+        labels = self.train_labels, self.test_labels
+        return {name: arm.errors(*labels) for name, arm in self.arms.items()}
+
+    def _replay(self, pull: Callable[[str], None], found: dict[str, Array]) -> dict[str, int]:
         """Pulls that the strategy gives to each arm; those that are not made yet are made."""
-        found = {
-            name: arm.errors(self.train_labels, self.test_labels) for name, arm in self.arms.items()
-        }
 
         def error(name: str, pulls: int) -> float:
             while len(found[name]) < pulls:
