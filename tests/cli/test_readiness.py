@@ -1,6 +1,8 @@
 """`phalanx feasibility` as a user types it."""
 
 import json
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ def test_the_verdict_is_the_exit_code_and_the_report_shows_convergence(phalanx, 
     assert "UNREALISTIC" in out
     assert "labels, for" in " ".join(out.split())
     told = json.loads((tmp_path / "no" / "feasibility.json").read_text())
-    assert (told["verdict"], told["clear"]) == ("UNREALISTIC", True)
+    assert (told["verdict"], told["unclear"]) == ("UNREALISTIC", [])
     page = (tmp_path / "no" / "report.html").read_text()
     assert "<svg" in page
     assert "training rows grow without limit" in page
@@ -94,6 +96,26 @@ def test_no_time_is_an_error(phalanx, tmp_path):
     code, _, err = phalanx("feasibility", "a.npz", "--budget_s", 1e-9, "--out", "a")
     assert code == 2
     assert "no pull was made" in err
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_the_best_answer_so_far(start, tmp_path):
+    write_npz(tmp_path / "a.npz")
+    (tmp_path / "slow.py").write_text(
+        "import time, pathlib\n\n\ndef embed(x):\n    time.sleep(0.5)\n"
+        "    pathlib.Path('begun').touch()\n    return x.reshape(len(x), -1)\n"
+    )
+    words = "feasibility a.npz --transformations+ slow.embed --strategy all --out a"
+    process = start(*words.split())
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "begun").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    assert "Not yet clear: the study is not complete (interrupted)" in " ".join(out.split())
+    assert (tmp_path / "a" / "report.html").exists()
 
 
 @pytest.mark.slow

@@ -80,6 +80,10 @@ def test_mended_labels_are_a_cold_run_to_the_bit(strategy):
     assert strategy == "halving" or not pulled
 
 
+def test_little_memory_gives_the_same_answer():
+    assert figures(study(max_bytes=10**4).run()) == figures(study().run())
+
+
 def test_labels_that_a_transformation_was_fitted_to_start_it_over():
     nca = {"nca": NeighborhoodComponentsAnalysis(4, max_iter=3, random_state=0), "all": lambda x: x}
     noisy = redraw_labels(DIGITS, 0.2, 10, torch.Generator().manual_seed(0))
@@ -209,6 +213,38 @@ def test_noise_turns_the_verdict_and_more_transformations_never_raise_the_estima
     truth = readiness.noisy_bayes_error(0.01, 0.4, 10)
     assert more.bayes_error == pytest.approx(truth, abs=0.05)
     assert study(noisy, 0.6).run().verdict == "REALISTIC"
+
+
+def test_a_verdict_that_hangs_on_duplicates_or_on_few_rows_is_not_clear():
+    draw = np.random.default_rng(0)
+    inputs, labels = draw.normal(size=(1000, 5)), draw.integers(0, 2, 1000)
+    both = np.r_[0:800, 800:1000]
+    found = Study(
+        inputs[:900],
+        labels[:900],
+        inputs[both],
+        labels[both],
+        0.9,
+        plain() | {"pca": PCA(2), "few": lambda x: x[:, :3]},
+    )
+    answer = found.run()
+    assert (answer.verdict, answer.clear) == ("REALISTIC", False)
+    assert "no training rows the estimate is" in answer.unclear[0]
+    points, classes = readiness.sample_simplex_gaussians(
+        3000, 10, 4.0, 20, torch.Generator().manual_seed(0)
+    )
+    truth = readiness.simplex_gaussians_bayes_error(10, 4.0)
+    study = Study(
+        points[:2000],
+        classes[:2000],
+        points[2000:],
+        classes[2000:],
+        1 - 1.2 * truth,
+        {"raw": lambda x: x},
+    )
+    answer = study.run()
+    assert answer.verdict == "UNREALISTIC"  # which is wrong: the bound is asymptotic
+    assert not answer.clear
 
 
 def test_labels_to_mend_follow_the_line_of_uniform_noise():

@@ -57,10 +57,25 @@ class Arm:
         left = len(self.rows) - (self.done.ends[-1] if self.done.ends else 0)
         return len(self.done.ends) + -(-left // self._chunk)
 
-    def errors(self, train_labels: Array, test_labels: Array) -> Array:
-        """Errors of the nearest neighbour after each pull."""
+    def errors(
+        self,
+        train_labels: Array,
+        test_labels: Array,
+        rows: Array | slice = slice(None),
+        pull: int | None = None,
+    ) -> Array:
+        """Errors of the nearest neighbour after each pull, or after one of them.
+
+        Args:
+            train_labels: `(n,)`.
+            test_labels: `(m,)`.
+            rows: test rows that count.
+            pull: the one that is asked for, counted from 1.
+        """
         padded = np.append(train_labels, -1)  # of no neighbour, which is an error
-        return np.array([(padded[one] != test_labels).mean() for one in self.done.history])
+        asked = self.done.history if pull is None else self.done.history[pull - 1 : pull]
+        wrong = [padded[one[rows]] != test_labels[rows] for one in asked]
+        return np.array([one.mean() for one in wrong])
 
     def pull(
         self, train: Array, labels: Array, test: Array, alive: Array, metric: Metric, max_bytes: int

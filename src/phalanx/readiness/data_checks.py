@@ -120,15 +120,15 @@ def findings_of_labels(train: Array, test: Array, num_classes: int) -> list[str]
     return found
 
 
-def findings_of_inputs(train: Array, test: Array) -> list[str]:
+def findings_of_inputs(train: Array, test: Array, both: Array) -> list[str]:
     """What in the inputs makes an estimate misleading, in sentences.
 
     Args:
         train: inputs `(n, ...)`.
         test: inputs `(m, ...)`.
+        both: which test rows are training rows as well; see `duplicates`.
     """
     found = []
-    both = duplicates(train, test)
     if both.any():
         found.append(
             f"{both.sum()} of {len(test)} test rows are training rows, too: the error on them is "

@@ -74,9 +74,8 @@ class Feasibility:
     verdict: Verdict
     """REALISTIC if the allowed error is at least the estimate, else UNREALISTIC."""
 
-    clear: bool
-    """Whether the target is outside the interval, and all rows were looked at: else not yet
-    clear."""
+    unclear: tuple[str, ...]
+    """Why the verdict is not yet clear, in sentences; empty if it is."""
 
     target_accuracy: float
     """The target."""
@@ -116,18 +115,22 @@ class Feasibility:
     """Why the study ended: finished, interrupted, out of time, or waiting for `run`."""
 
     @property
+    def clear(self) -> bool:
+        """Whether nothing speaks against the verdict but the limits that `ASYMPTOTIC` tells."""
+        return not self.unclear
+
+    @property
     def advice(self) -> list[str]:
         """What to do, in sentences."""
-        said = []
-        low, high = self.interval
-        if not self.clear:
-            reason = (
-                "the target is within the interval of the estimate"
-                if low <= 1 - self.target_accuracy < high
-                else f"the study is not complete ({self.stopped})"
-            )
-            said.append(f"Not yet clear: {reason}.")
+        said = [f"Not yet clear: {one}" for one in self.unclear]
         if self.verdict == "REALISTIC":
+            nearest = min(one.errors[-1] for one in self.curves)
+            said.append(
+                "The nearest neighbour itself reaches the target on the test rows."
+                if 1 - self.target_accuracy >= nearest
+                else f"The nearest neighbour itself has an error of {nearest:.2%}: the target is "
+                "between that and what it bounds."
+            )
             return [*said, ASYMPTOTIC]
         if self.samples_needed is not None:
             said.append(
@@ -193,6 +196,7 @@ def feasibility(
     findings: tuple[str, ...] = (),
     stopped: str = "finished",
     prices: Prices = Prices(),
+    without_duplicates: float | None = None,
 ) -> Feasibility:
     """The answer from the curves of all transformations.
 
@@ -207,6 +211,8 @@ def feasibility(
         findings: what makes the estimate misleading.
         stopped: why the study ended.
         prices: what labels and failures cost.
+        without_duplicates: the estimate on test rows that are no training rows; None if there are
+            none.
     """
     require_at_least(1, num_curves=len(curves))
     best = min(curves, key=lambda one: one.bayes_errors[-1])
@@ -214,19 +220,31 @@ def feasibility(
     interval = min(one.interval[0] for one in curves), min(one.interval[1] for one in curves)
     allowed = 1 - target_accuracy
     met = allowed >= estimate
-    outside = allowed < interval[0] or allowed >= interval[1]
+    needed = None if met else samples_needed(best, allowed, num_classes)
+    unclear = []
+    if interval[0] <= allowed < interval[1]:
+        unclear.append("the target is within the interval of the estimate.")
+    if stopped != "finished":
+        unclear.append(f"the study is not complete ({stopped}).")
+    if needed is not None:
+        unclear.append("the estimate still falls, and more rows may turn the verdict.")
+    if without_duplicates is not None and (allowed >= without_duplicates) != met:
+        unclear.append(
+            "on test rows that are no training rows the estimate is "
+            f"{without_duplicates:.2%}, which turns the verdict."
+        )
     wrong = checks = None
     if not met:
         wrong, checks = _labels(estimate, allowed, num_classes, num_labels)
     return Feasibility(
         "REALISTIC" if met else "UNREALISTIC",
-        bool(outside and stopped == "finished"),
+        tuple(unclear),
         target_accuracy,
         estimate,
         interval,
         best.transformation,
         curves,
-        None if met else samples_needed(best, allowed, num_classes),
+        needed,
         wrong,
         checks,
         None if checks is None else checks * prices.label,

@@ -11,9 +11,11 @@ import numpy as np
 from phalanx.checks import require_at_least, require_between, require_finite_above, require_one_of
 from phalanx.data.arrays import Array
 from phalanx.readiness.arm import Arm
+from phalanx.readiness.bayes_error.cover_hart import cover_hart
 from phalanx.readiness.bayes_error.neighbors import METRICS, Metric
 from phalanx.readiness.data_checks import (
     checked_inputs,
+    duplicates,
     findings_of_inputs,
     findings_of_labels,
     numbered_classes,
@@ -218,6 +220,7 @@ class Study:
         known = {name: count for name, count in pulls.items() if count}
         if not known:
             raise ValueError("nothing is known yet: no pull was made; call run, with more time")
+        findings = self._found()
         curves = []
         for name, count in known.items():
             arm = self.arms[name]
@@ -239,9 +242,10 @@ class Study:
             self.target_accuracy,
             self.num_classes,
             int(self.alive.sum()) + len(self.test),
-            self._found(),
+            findings,
             stopped,
             self.prices,
+            self._without_duplicates(known),
         )
 
     def relabel(
@@ -357,6 +361,19 @@ class Study:
 
     def _found(self) -> tuple[str, ...]:
         if self._of_inputs is None:
-            self._of_inputs = findings_of_inputs(self.train[self.alive], self.test)
+            train = self.train[self.alive]
+            self._both = duplicates(train, self.test)
+            self._of_inputs = findings_of_inputs(train, self.test, self._both)
         labels = self.train_labels[self.alive]
         return (*findings_of_labels(labels, self.test_labels, self.num_classes), *self._of_inputs)
+
+    def _without_duplicates(self, pulls: Mapping[str, int]) -> float | None:
+        """The estimate on test rows that are no training rows; None if all or none are."""
+        rows = ~self._both
+        if rows.all() or not rows.any():
+            return None
+        found = [
+            self.arms[name].errors(self.train_labels, self.test_labels, rows, count)[-1]
+            for name, count in pulls.items()
+        ]
+        return float(cover_hart(min(found), self.num_classes))
