@@ -258,7 +258,8 @@ class Study:
             test: new labels by test row.
 
         Raises:
-            ValueError: if there is no such row or class; nothing is changed then.
+            ValueError: if there is no such row or class, and nothing is changed then; or if the
+                labels are changed, but `run` has to come first.
         """
         changes = []
         for labels, given, name in (
