@@ -16,7 +16,9 @@ from phalanx.cli.completion import completion
 from phalanx.cli.console import complaints
 from phalanx.cli.demo import demo
 from phalanx.cli.emulate_links import emulate_links
+from phalanx.cli.feasibility import feasibility
 from phalanx.cli.federate import federate
+from phalanx.cli.feebee import feebee
 from phalanx.cli.fuse import fuse
 from phalanx.cli.generate import generate
 from phalanx.cli.listing import list_algorithms
@@ -35,6 +37,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "federate": federate,
     "compare": compare,
     "audit-backdoor": audit_backdoor,
+    "feasibility": feasibility,
+    "feebee": feebee,
     "plan": plan,
     "report": report,
     "fuse": fuse,
@@ -52,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command.
 
     Exit codes: 0 done; 1 stopped by faults, of workers, of the engine or of the disk; 2 bad input,
-    a folder that another process writes to and a run without a whole checkpoint among it; 130
-    interrupted by Ctrl-C or SIGTERM.
+    a folder that another process writes to and a run without a whole checkpoint among it; 3 an
+    unrealistic target of `feasibility`; 130 interrupted by Ctrl-C or SIGTERM.
     """
     with terminable():
         try:

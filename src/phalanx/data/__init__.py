@@ -6,6 +6,7 @@ from phalanx.data.digits import Digits
 from phalanx.data.dirichlet_partitioner import DirichletPartitioner
 from phalanx.data.hugging_face_dataset import HuggingFaceDataset
 from phalanx.data.iid_partitioner import IidPartitioner
+from phalanx.data.image_folder import ImageFolder
 from phalanx.data.jpeg_archive import JpegArchive
 from phalanx.data.labelled_texts import LabelledTexts
 from phalanx.data.long_tailed_partitioner import LongTailedPartitioner
@@ -25,6 +26,7 @@ __all__ = [
     "DirichletPartitioner",
     "HuggingFaceDataset",
     "IidPartitioner",
+    "ImageFolder",
     "JpegArchive",
     "LabelledTexts",
     "LongTailedPartitioner",
