@@ -34,8 +34,9 @@ from phalanx.reproduce.round_times import (
 from phalanx.training import Local, Ray
 
 _ATTACKS = {"reversed gradient": ReverseGradient(100.0), "constant": Constant(-100.0)}
-_REFERENCE, _QUIET = "mean, no attack", "DRACO repetition, no attack"
+_REFERENCE, _QUIET = "mean, no attack", "no attack"
 _RULES, _CODES = ("mean", "geometric median", "Krum"), ("DRACO repetition", "DRACO cyclic")
+_BITS = ("DRACO repetition", "DRACO cyclic over a field")  # compare bits, not floats
 _PEERS = ("geometric median by passes", "median by torch")
 _SMALL = 2**21  # numbers per message, up to which a median takes no seconds
 
@@ -74,18 +75,23 @@ class Draco(Recipe):
     def cells(self, scope: Scope) -> list[Cell]:
         """Training under every attack and decoder, and without attack; a gradient's seconds."""
         n, s = self.num_workers, self.num_byzantine
-        decoders = Mean(), GeometricMedian(s), Krum(s), DracoRepetition(n, s), DracoCyclic(n, s)
+        rules, codes = (
+            (Mean(), GeometricMedian(s), Krum(s)),
+            (DracoRepetition(n, s), DracoCyclic(n, s)),
+        )
         methods: dict[str, dict[str, Any]] = {
-            name: {"code" if name in _CODES else "rule": one}
-            for name, one in zip((*_RULES, *_CODES), decoders, strict=True)
+            **{name: {"rule": one} for name, one in zip(_RULES, rules, strict=True)},
+            **{name: {"code": one} for name, one in zip(_CODES, codes, strict=True)},
+            _BITS[1]: {"code": DracoCyclic(n, s, arithmetic="field")},
         }
-        runs = {_REFERENCE: methods["mean"], _QUIET: methods["DRACO repetition"]} | {
+        quiet = {f"{name}, {_QUIET}": methods[name] for name in ("mean", *_BITS)}
+        runs = quiet | {
             f"{name}, {label}": {**method, "attack": attack}
             for label, attack in _ATTACKS.items()
             for name, method in methods.items()
         }
         if scope.size != "quick":  # real processes, as far as that may make a difference
-            for name in _CODES:
+            for name in (*_CODES, _BITS[1]):
                 runs[f"{name}, {next(iter(_ATTACKS))}"]["engine"] = Ray()
         data = self._data(scope).source
         fixed = {
@@ -143,13 +149,20 @@ class Draco(Recipe):
         runs = by_run(found.where(run=found.labels("run")))
         times = Records(one for one in found if one["run"] is None)
         attacked = {
-            name: [runs[f"{name}, {attack}"] for attack in _ATTACKS] for name in (*_RULES, *_CODES)
+            name: [runs[f"{name}, {attack}"] for attack in _ATTACKS]
+            for name in (*_RULES, *_CODES, *_BITS)
         }
-        coded, clean = [*attacked[_CODES[0]], *attacked[_CODES[1]]], runs[_REFERENCE]
+        coded = [one for name in dict.fromkeys((*_CODES, *_BITS)) for one in attacked[name]]
+        clean = runs[_REFERENCE]
         lies, caught, wrong = (
             sum(one[name] for one in coded) for name in ("lies", "caught", "false_alarms")
         )
-        repeated = {one["weights"] for title, one in runs.items() if "repetition" in title}
+        same_bits = {
+            name: all(
+                one["weights"] == runs[f"{name}, {_QUIET}"]["weights"] for one in attacked[name]
+            )
+            for name in _BITS
+        }
         every = {rule: _ratios(times, rule) for rule in _decoders(times, coded=False)}
         spans = {rule: ratios for rule, ratios in every.items() if ratios}
         speed = [
@@ -160,11 +173,12 @@ class Draco(Recipe):
         values: dict[str, Any] = {
             "recipe": self,
             "data": self._data(scope).origin,
-            "apart": max(map(gap, coded)),
+            "apart": max(gap(one) for name in _CODES for one in attacked[name]),
             "clean": clean["test_accuracy"],
             "lost": " and ".join(percent(one["test_accuracy"]) for one in attacked["mean"]),
             "speed": listed(speed),
-            "bits": "" if len(repeated) == 1 else "not ",
+            "bits": {f"{name}:": _same_bits(same) for name, same in same_bits.items()},
+            "field": _same_bits(same_bits[_BITS[1]]),
             "processes": "" if scope.size == "quick" else " in this process, under Ray too",
             "kept": {name: [one["test_accuracy"] for one in attacked[name]] for name in _RULES[1:]},
             "redundancy": 2 * self.num_byzantine + 1,
@@ -179,7 +193,7 @@ class Draco(Recipe):
         for code in _CODES:
             parts += self._identical(code, attacked[code], clean["test_accuracy"])
         holds = {
-            "bits": [len(repeated) == 1],
+            "bits": list(same_bits.values()),
             "survived": [caught == lies and not wrong],
             "others": None,
         }
@@ -224,6 +238,10 @@ class Draco(Recipe):
         ended = " and ".join(dict.fromkeys(map(percent, accuracies)))
         holds = [True] if apart <= SAME_WEIGHTS else [False, close and moved < 0.01]
         return report(self.told, {"identical": holds}, values | {"ended": ended, "clean": clean})
+
+
+def _same_bits(same: bool) -> str:
+    return f"{'' if same else 'not '}bit for bit its run without attack"
 
 
 def _decoders(times: Records, *, coded: bool) -> list[str]:
