@@ -55,16 +55,19 @@ class FixedFeatures(DataSource):
                 uniform = torch.rand(found.shape, generator=source).clamp(min=1e-6)
                 found = found + self.noise * normal / uniform.pow(1 / _TAIL)
             parts.append(TensorDataset(found, targets))
-        return Splits(*parts, tuple(parts[0].tensors[0].shape[1:]), splits.num_classes)
+        train_set, test_set = parts
+        shape = tuple(train_set.tensors[0].shape[1:])
+        return Splits(train_set, test_set, shape, splits.num_classes)
 
     def _features(self, inputs: Tensor) -> Tensor:
         if not self.filters:
-            return avg_pool2d(inputs, self.pooling)
+            pooled: Tensor = avg_pool2d(inputs, self.pooling)
+            return pooled
         shape = (self.filters, inputs.shape[1], _PATCH, _PATCH)
         drawn = torch.randn(shape, generator=generator("filters"))
         drawn = drawn - drawn.mean(dim=(1, 2, 3), keepdim=True)
-        found = adaptive_avg_pool2d(conv2d(inputs, drawn, stride=2).relu(), 2).flatten(1)
-        return layer_norm(found, found.shape[1:])
+        found = adaptive_avg_pool2d(conv2d(inputs, drawn, stride=2).relu(), (2, 2)).flatten(1)
+        return layer_norm(found, list(found.shape[1:]))
 
 
 def private_run(

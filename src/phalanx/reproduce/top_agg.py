@@ -111,7 +111,7 @@ class TopAggRecipe(Recipe):
         """In how many cells votes of one kind are above clipping, by more than seeds differ."""
         tasks, best = self.tasks(scope), found.where(tuned=True)
         every = [(task, epsilon) for task in tasks for epsilon in self.epsilons]
-        reached = {
+        reached: dict[tuple[str, float, str], list[float]] = {
             (*cell, method): [
                 one["test_accuracy"]
                 for one in best.where(task=cell[0], epsilon=cell[1], method=method)
