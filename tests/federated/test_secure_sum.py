@@ -9,8 +9,8 @@ from federated.federations import ALGORITHMS, ONE_BY_ONE, federation, run, same_
 from phalanx.aggregation import CoordinateMedian, GeometricMedian
 from phalanx.attacks import ALittleIsEnough, FixedWorkers, SignFlip
 from phalanx.compression import TopK
-from phalanx.errors import SecureSumError
-from phalanx.federated import FedAvg, FedDF, FedProx, Scaffold, SecureSum
+from phalanx.errors import LedgerError, SecureSumError
+from phalanx.federated import ClientPrivacy, FedAvg, FedDF, FedProx, Mime, Scaffold, SecureSum
 from phalanx.privacy import DistributedNoise
 from phalanx.stragglers import DelayModel
 from phalanx.training import Local, Ray
@@ -175,6 +175,33 @@ def test_updates_are_clipped_under_noise():
     coarse = DistributedNoise(clip_norm=1.0, noise_multiplier=1e-8)
     with pytest.raises(ValueError, match="bits must be 64 for this noise"):
         run(FedAvg(), aggregation=SecureSum(noise=coarse))
+
+
+def test_noise_is_told_with_its_epsilon_and_kept_in_a_ledger(tmp_path):
+    noise = DistributedNoise(clip_norm=0.5, noise_multiplier=8.0, delta=1e-6)
+    secure, folder = SecureSum(noise=noise), tmp_path / "run"
+    told = run(FedAvg(), rounds=2, aggregation=secure, out=folder).result["privacy"]
+    assert told.startswith(f"({noise.epsilon(2, 1e-6):.4g}, 1e-06)-differential privacy")
+    assert "add or remove one client's updates" in told
+    assert "which clients take part" in told
+    assert len((folder / "privacy.jsonl").read_text().splitlines()) == 2
+    on = run(FedAvg(), rounds=3, aggregation=secure, out=folder, resume=True)
+    assert on.result["privacy"].startswith(f"({noise.epsilon(3, 1e-6):.4g},")
+    (folder / "privacy.jsonl").unlink()
+    with pytest.raises(LedgerError, match="ledger"):
+        run(FedAvg(), rounds=4, aggregation=secure, out=folder, resume=True)
+    for multiplier in (1e-3, 0.7, 8.0, 1e7):  # what is planned fits, whatever is rounded how
+        for rounds, sums in ((1, 1), (3, 2), (7, 2), (1000, 2)):
+            other = SecureSum(noise=DistributedNoise(noise_multiplier=multiplier))
+            ledger = other.ledger(rounds, sums)
+            assert not ledger.accountant.would_exceed(ledger.budget, *ledger.event, rounds)
+    # Two sums a round, one of which comes first.
+    twice = run(Mime(), rounds=1, aggregation=secure).result["privacy"]
+    assert twice.startswith(f"({noise.epsilon(2, 1e-6):.4g},")
+    assert "privacy" not in run(FedAvg(), rounds=1, aggregation=SecureSum()).result
+    private = ClientPrivacy(8.0, noise_multiplier=1.0)
+    with pytest.raises(ValueError, match="aggregation without noise of its own"):
+        run(FedAvg(weighted=False), privacy=private, aggregation=secure)
 
 
 @pytest.mark.slow

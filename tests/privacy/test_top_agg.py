@@ -3,13 +3,21 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import kstest
 
 from phalanx.privacy import noisy_majority, top_agg_sensitivity, top_k_votes
-from phalanx.privacy.noise import standard_normal, with_noise
+from phalanx.privacy.noise import (
+    aes_blocks,
+    box_muller,
+    shake_blocks,
+    standard_normal,
+    with_noise,
+)
 from phalanx.randomness import generator
 
 MODES = ("sign", "stochastic", "values")
@@ -80,6 +88,28 @@ def test_bad_arguments_are_named():
         top_k_votes(torch.ones(1, 3), 4)
     with pytest.raises(ValueError, match="num_voters must be at least 1, got 0"):
         noisy_majority(torch.ones(1), 0, 0.5)
+
+
+def test_both_sources_of_noise_are_normal_and_without_correlation(subtests):
+    """Numbers come in pairs of one radius, halves of a block: they must not know of each other."""
+    for source in (aes_blocks, shake_blocks):
+        if source is aes_blocks:
+            pytest.importorskip("cryptography", reason="needs the extra phalanx[private]")
+        with subtests.test(source=source.__name__):
+            drawn = [box_muller(block).numpy() for block in source(b"seed", "label", 100_000)]
+            numbers = np.concatenate(drawn)
+            assert len(numbers) == 200_000
+            assert kstest(numbers, "norm").pvalue > 1e-3
+            for one in drawn:
+                first, second = one.reshape(2, -1)
+                for power in (1, 2):
+                    assert (
+                        abs(np.corrcoef(first**power, second**power)[0, 1]) < 5 / len(first) ** 0.5
+                    )
+            again = np.concatenate([box_muller(one) for one in source(b"seed", "other", 100_000)])
+            assert abs(np.corrcoef(numbers, again)[0, 1]) < 0.01
+    for count in (0, 1, 7):
+        assert standard_normal(b"seed", "label", count).shape == (count,)
 
 
 def test_noise_is_normal_and_lies_on_a_grid_that_hides_the_value():

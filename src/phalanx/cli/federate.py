@@ -54,7 +54,7 @@ def federate(
         left = num_clients - len(clients)
         console.print(f"{left} of {num_clients} clients hold nothing, and are left out", style="")
     with reported(folder):
-        phalanx.federate(
+        run = phalanx.federate(
             lambda: model(splits.input_shape, splits.num_classes).to(home),
             clients,
             loss=cross_entropy,
@@ -65,6 +65,8 @@ def federate(
             config=_config,
             **options,
         )
+    if run.privacy:
+        console.print(run.privacy, markup=False, soft_wrap=True)
 
 
 # The algorithm, the stages of the round and the rest: nobody lists them a second time.

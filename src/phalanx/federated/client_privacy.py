@@ -95,6 +95,24 @@ class ClientPrivacy:
         return replace(job, round=replace(stages, step=step)), ledger
 
 
+def protected(
+    privacy: ClientPrivacy | None, job: Job, rounds: int, *, resume: bool = False
+) -> tuple[Job, list[PrivacyLedger]]:
+    """The job with noise on the server, if there is any, and the ledger of all that adds noise.
+
+    Raises:
+        ValueError: with all that breaks the guarantee.
+    """
+    if privacy is not None:
+        private, ledger = privacy.bind(job, rounds, resume=resume)
+        return private, [ledger]
+    if job.round.aggregation is None:
+        return job, []
+    sums = 1 if job.round.preparation is None else 2
+    found = job.round.aggregation.ledger(rounds, sums, resume=resume)
+    return job, [] if found is None else [found]
+
+
 def _problems(job: Job) -> list[str]:
     """What breaks the guarantee."""
     stages, problems = job.round, [*mixing_layers(job.model), *step_problems(job.round.step)]
@@ -109,6 +127,10 @@ def _problems(job: Job) -> list[str]:
         problems.append(
             "privacy needs an algorithm whose clients send one update a round, got one that sends "
             f"{stages.preparation} first"
+        )
+    if stages.aggregation is not None and stages.aggregation.ledger(1, 1) is not None:
+        problems.append(
+            f"privacy needs aggregation without noise of its own, got {stages.aggregation}"
         )
     for name, given in (("transforms", stages.transforms), ("attack", stages.attack)):
         if given:

@@ -16,7 +16,7 @@ from phalanx.coding import Uncoded
 from phalanx.evaluation import Metric
 from phalanx.federated.base import FederatedAlgorithm
 from phalanx.federated.client_evaluator import ClientEvaluator
-from phalanx.federated.client_privacy import ClientPrivacy
+from phalanx.federated.client_privacy import ClientPrivacy, protected
 from phalanx.federated.clients import joined
 from phalanx.federated.fed_avg import FedAvg
 from phalanx.federated.partition_record import PartitionRecord
@@ -179,10 +179,8 @@ def federate(
     check_resume(out, resume, changes)
     told = [*callbacks, *([OnRound(on_round)] if on_round is not None else [])]
     told.append(PartitionRecord(dataset, order))
-    private = job
-    if privacy is not None:
-        private, ledger = privacy.bind(job, rounds, resume=resume)
-        told.append(ledger)
+    private, ledgers = protected(privacy, job, rounds, resume=resume)
+    told += ledgers
     with terminable(), owned(Path(out)) if out is not None else nullcontext():
         loop = Loop(
             private,

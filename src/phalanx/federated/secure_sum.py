@@ -10,6 +10,7 @@ from torch import Tensor
 from phalanx.checks import require_at_least, require_finite_above
 from phalanx.errors import WireError
 from phalanx.privacy import (
+    Budget,
     DistributedNoise,
     SumClient,
     SumRange,
@@ -20,10 +21,11 @@ from phalanx.privacy import (
 from phalanx.privacy.secure_sum.client import PHASES
 from phalanx.privacy.secure_sum.distributed_noise import PIECES
 from phalanx.privacy.secure_sum.setup import require_threshold
-from phalanx.training import AggregationProtocol
+from phalanx.training import AggregationProtocol, PrivacyLedger
 from phalanx.training.aggregation_protocol import Ask, Gathered, Message, Told
 
 _LOSS_LIMIT = 64.0
+_LEAST_EPSILON = 1e-9  # of a budget: epsilon is zero at some delta if noise is large
 _FINEST_SHARE = 16  # units in the standard deviation of a share of noise, at least
 
 
@@ -90,6 +92,19 @@ class SecureSum(AggregationProtocol):
     def counts_alike(self) -> bool:
         """With noise."""
         return self.noise is not None
+
+    def ledger(
+        self, rounds: int, sums_per_round: int, *, resume: bool = False
+    ) -> PrivacyLedger | None:
+        """With noise: its budget is what the rounds cost; see `AggregationProtocol.ledger`."""
+        if self.noise is None:
+            return None
+        # Two sums with noise z tell as much as one with z / sqrt(2).
+        multiplier, delta = self.noise.noise_multiplier / sums_per_round**0.5, self.noise.delta
+        planned = self.noise.accountant()
+        planned.compose(multiplier, steps=rounds)
+        budget = Budget(max(planned.epsilon(delta), _LEAST_EPSILON), delta)
+        return PrivacyLedger(self.noise.accountant(), budget, multiplier, 1.0, resume=resume)
 
     def needed(self, num_workers: int) -> int:
         """The threshold, default or not."""

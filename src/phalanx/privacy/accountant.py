@@ -57,13 +57,14 @@ class Accountant:
     of other releases. Batches of a fixed size, or of a shuffled data set, are another mechanism,
     for which these figures do not hold.
 
-    Epsilon comes from Google's dp-accounting, but for releases without sampling, whose exact curve
-    is a formula. `"pld"` composes privacy loss distributions, rounded
+    Epsilon comes from Google's dp-accounting, but for releases without sampling, whose curves are
+    formulas. `"pld"` composes privacy loss distributions, rounded
     so that epsilon is never too small, for adding and for removing alike; `"rdp"` adds up Renyi
     divergences, is looser by 10 to 30 % and holds for parameters chosen as the releases go on,
-    too. (Privacy loss distributions hold if the sequence of parameters was fixed beforehand.)
+    too, and for discrete Gaussian noise without sampling. (Privacy loss distributions hold if the
+    sequence of parameters was fixed beforehand.)
 
-    Needs `pip install 'phalanx[private]'` where there is sampling, and for `"rdp"`.
+    Needs `pip install 'phalanx[private]'` where there is sampling.
 
     Args:
         unit: whose data are protected, such as `"record"` or `"client"`; it is told with every
@@ -79,8 +80,10 @@ class Accountant:
     Approximations of Privacy Loss Distributions", PETS 2022; Mironov, Talwar and Zhang, "Renyi
     Differential Privacy of the Sampled Gaussian Mechanism", arXiv 1908.10530, 2019; Balle, Barthe,
     Gaboardi, Hsu and Sato, "Hypothesis Testing Interpretations and Renyi Differential Privacy",
-    AISTATS 2020 (the conversion); Balle and Wang, "Improving the Gaussian Mechanism for
-    Differential Privacy: Analytical Calibration and Optimal Denoising", ICML 2018.
+    AISTATS 2020 (the conversion); Canonne, Kamath and Steinke, "The Discrete Gaussian for
+    Differential Privacy", NeurIPS 2020 (the same, proposition 12); Balle and Wang, "Improving the
+    Gaussian Mechanism for Differential Privacy: Analytical Calibration and Optimal Denoising", ICML
+    2018.
 
     >>> from phalanx.privacy import Accountant, Budget
     >>> accountant = Accountant()
@@ -334,8 +337,9 @@ def _epsilon(events: tuple[tuple[float, float, int], ...], delta: float, method:
         return 0.0
     if any(noise == 0 for noise, _, _ in events):
         return math.inf
-    if method == "pld" and all(rate == 1 for _, rate, _ in events):
-        return _epsilon_without_sampling(_whole(events), delta)
+    if all(rate == 1 for _, rate, _ in events):
+        curve = _epsilon_without_sampling if method == "pld" else _epsilon_concentrated
+        return curve(_whole(events), delta)
     bound = _epsilon_by_divergences(events, delta)
     if method == "rdp" or bound > _COARSE:
         return bound
@@ -371,6 +375,25 @@ def _epsilon_without_sampling(noise: float, delta: float) -> float:
     while gap(found) > 0:
         found *= 1 + 1e-12
     return found
+
+
+def _epsilon_concentrated(noise: float, delta: float) -> float:
+    """`inf_a a r + log(1 - 1/a) - log(a delta) / (a - 1)`, where `r = 1 / (2 noise^2)`.
+
+    What all mechanisms have whose Renyi divergence of order a is `a r` at most: Gaussian noise, and
+    discrete Gaussian noise. Every order gives a bound, so that the search need not be exact.
+    """
+    half = 0.5 / noise**2
+
+    from scipy.optimize import minimize_scalar  # here, as `--help` must not wait for it
+
+    def bound(logarithm: float) -> float:
+        above = math.exp(logarithm)
+        order = 1 + above
+        return order * half + math.log(above / order) - math.log(order * delta) / above
+
+    found = minimize_scalar(bound, bounds=(-20.0, 30.0), method="bounded", options={"xatol": 1e-9})
+    return max(0.0, float(found.fun))
 
 
 def _epsilon_by_divergences(events: Sequence[tuple[float, float, int]], delta: float) -> float:

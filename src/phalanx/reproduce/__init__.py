@@ -22,6 +22,7 @@ from phalanx.reproduce.resampling import ResamplingAndBucketing
 from phalanx.reproduce.run import recipes, reproduce, reproduce_all
 from phalanx.reproduce.secure_aggregation import SecureAggregationRecipe
 from phalanx.reproduce.stochastic_block_code import StochasticBlockCodes
+from phalanx.reproduce.top_agg import TopAggRecipe
 
 __all__ = [
     "AccordionRecipe",
@@ -48,6 +49,7 @@ __all__ = [
     "Scope",
     "SecureAggregationRecipe",
     "StochasticBlockCodes",
+    "TopAggRecipe",
     "recipes",
     "reproduce",
     "reproduce_all",

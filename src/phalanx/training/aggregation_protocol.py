@@ -8,6 +8,8 @@ from typing import NamedTuple, TypeVar
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from phalanx.training.privacy_ledger import PrivacyLedger
+
 Message = Mapping[str, Tensor]
 """What is sent in a phase, either way: tensors by name."""
 
@@ -71,6 +73,18 @@ class AggregationProtocol(ABC):
     def counts_alike(self) -> bool:
         """Whether clients must count alike, whatever samples they hold."""
         return False
+
+    def ledger(
+        self, rounds: int, sums_per_round: int, *, resume: bool = False
+    ) -> PrivacyLedger | None:
+        """What must be told of every round, if aggregates are differentially private by themselves.
+
+        Args:
+            rounds: of the run.
+            sums_per_round: aggregates that a round makes: 2 with `Round.preparation`.
+            resume: whether the run goes on, with its ledger.
+        """
+        return None
 
     @abstractmethod
     def needed(self, num_workers: int) -> int:

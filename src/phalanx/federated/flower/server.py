@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.data import TensorDataset
 
+from phalanx.federated.client_privacy import protected
 from phalanx.federated.client_sampling import ClientSampling
 from phalanx.federated.flower.engine import FlowerEngine
 from phalanx.federated.flower.nodes import NodeRegistry
@@ -75,10 +76,8 @@ def serve_rounds(plan: FederationPlan, grid: Any) -> Run:
             f"resume must be False where clients remember rounds, as in {plan.algorithm}: what "
             "they keep ends with the run of Flower that is interrupted"
         )
-    private, told = job, list(plan.callbacks)
-    if plan.privacy is not None:
-        private, ledger = plan.privacy.bind(job, plan.rounds, resume=plan.resume)
-        told.append(ledger)
+    private, ledgers = protected(plan.privacy, job, plan.rounds, resume=plan.resume)
+    told = [*plan.callbacks, *ledgers]
     out = None if plan.out is None else Path(plan.out)
     registry = NodeRegistry(grid, sizes, plan.round_timeout_s)
     engine = FlowerEngine(

@@ -19,6 +19,7 @@ from phalanx.privacy.generation.datalens import DataLens
 from phalanx.privacy.generation.domain import Domain
 from phalanx.privacy.generation.private_data import PrivateData
 from phalanx.privacy.generation.synthesizer import Fitting, Mechanism, Synthesizer
+from phalanx.privacy.noise import noise_source
 from phalanx.randomness import generator
 
 Watch = Callable[[int, int, float], None]
@@ -128,6 +129,7 @@ def generate(
     with owned(path := Path(folder)):
         clear_halves(path)
         made = {"method": method, "budget": budget, "data": [data.x, data.y], "torch": _VERSION}
+        made["noise"] = noise_source()
         made["domain"] = asdict(data.domain)
         drawn = _drawn_seed(path, description(made), seed, budget)
         fit = method.start(data, mechanism, drawn)

@@ -10,12 +10,17 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from phalanx.checks import require_at_least, require_finite_above, require_strictly_between
+from phalanx.checks import require_at_least, require_finite_above
+from phalanx.privacy.accountant import NOT_COUNTED as OUTSIDE
+from phalanx.privacy.accountant import Accountant, require_delta
 from phalanx.privacy.secure_aggregation.protocol import Entropy, system_entropy
 from phalanx.privacy.secure_sum.keys import Stream
 
 PIECES = 13
 """Multiples of the standard deviation up to which noise goes: beyond are fewer than 1e-36."""
+
+NOT_COUNTED = (*OUTSIDE, "which clients take part")
+"""What looks at clients beside the sums."""
 
 _BLOCK = 1 << 14  # candidates at a time
 _NEAR = 2.0**-46  # what floats leave undecided is decided by decimals
@@ -38,12 +43,11 @@ class DistributedNoise:
     share in units), below 1e-200 for the shares that are allowed. Drawing clients at random
     amplifies nothing: the server knows who takes part.
     Source: Kairouz, Liu and Steinke, "The Distributed Discrete Gaussian Mechanism for Federated
-    Learning with Secure Aggregation", ICML 2021; conversion: Bun and Steinke, "Concentrated
-    Differential Privacy", TCC 2016.
+    Learning with Secure Aggregation", ICML 2021; conversion: see `Accountant`.
 
     >>> from phalanx.privacy import DistributedNoise
     >>> round(DistributedNoise(clip_norm=1.0, noise_multiplier=10.0).epsilon(100, 1e-5), 2)
-    5.3
+    4.77
     """
 
     clip_norm: float = 1.0
@@ -55,8 +59,13 @@ class DistributedNoise:
     num_colluding: int = 0
     """Clients that may tell the server their share of the noise."""
 
+    delta: float = 1e-5
+    """Probability with which more may leak than the epsilon that a run tells; well below one over
+    the number of clients."""
+
     def __post_init__(self) -> None:
         require_finite_above(0, clip_norm=self.clip_norm, noise_multiplier=self.noise_multiplier)
+        require_delta(self.delta)
         require_at_least(0, num_colluding=self.num_colluding)
 
     def share_std(self, threshold: int) -> float:
@@ -72,17 +81,19 @@ class DistributedNoise:
         return self.noise_multiplier * self.clip_norm / math.sqrt(threshold - self.num_colluding)
 
     def epsilon(self, num_sums: int, delta: float) -> float:
-        """Epsilon of so many sums, each of which a client may be in: `r + 2 sqrt(r ln(1/delta))`.
-
-        `r = num_sums / (2 noise_multiplier^2)`.
+        """Epsilon of so many sums, each of which a client may be in; see `accountant`.
 
         Raises:
-            ValueError: if there is no sum, or delta is not between 0 and 1.
+            ValueError: if there is no sum, or delta is not at least 1e-10 and below 1.
         """
         require_at_least(1, num_sums=num_sums)
-        require_strictly_between(0, 1, delta=delta)
-        rho = num_sums / (2 * self.noise_multiplier**2)
-        return rho + 2 * math.sqrt(rho * math.log(1 / delta))
+        accountant = self.accountant()
+        accountant.compose(self.noise_multiplier, steps=num_sums)
+        return accountant.epsilon(delta)
+
+    def accountant(self) -> Accountant:
+        """An empty ledger of sums, by Renyi divergences, which hold for discrete noise, too."""
+        return Accountant("client's updates", method="rdp", not_counted=NOT_COUNTED)
 
 
 def discrete_gaussian(
