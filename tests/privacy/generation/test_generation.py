@@ -302,13 +302,12 @@ def test_the_discriminator_of_dp_gan_sees_clipped_and_noisy_gradients():
     method = DPGan(steps=1, num_hidden=4, width=8, max_norm=0.5)
     fit = method.start(data, Mechanism(0.0, 0.5, 1, 1), seed=0)
     fit._noise, fit._expected = 0.0, 1
-    chance = torch.Generator().manual_seed(0)
-    one = fit._private_gradients(data.x[:1], data.y[:1], chance)
+    one = fit._private_gradients(data.x[:1], data.y[:1], 0)
     assert math.sqrt(sum((g**2).sum().item() for g in one.values())) <= 0.5 * (1 + 1e-6)
-    none = fit._private_gradients(data.x[:0], data.y[:0], chance)
+    none = fit._private_gradients(data.x[:0], data.y[:0], 1)
     assert all((g == 0).all() for g in none.values())
     fit._noise = 3.0
-    drowned = fit._private_gradients(data.x[:0], data.y[:0], chance)
+    drowned = fit._private_gradients(data.x[:0], data.y[:0], 1)
     values = torch.cat([g.flatten() for g in drowned.values()])
     assert values.std().item() == pytest.approx(0.5 * 3.0, rel=0.15)
 
