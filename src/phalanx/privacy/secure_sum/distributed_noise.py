@@ -47,7 +47,7 @@ class DistributedNoise:
 
     >>> from phalanx.privacy import DistributedNoise
     >>> round(DistributedNoise(clip_norm=1.0, noise_multiplier=10.0).epsilon(100, 1e-5), 2)
-    4.77
+    4.73
     """
 
     clip_norm: float = 1.0
