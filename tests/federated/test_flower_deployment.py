@@ -169,7 +169,7 @@ def test_a_node_with_an_unknown_key_is_rejected(tmp_path, module):
         assert "Failed to activate SuperNode" in log, log[-3000:]
         listed = running._told("supernode", "list", "phalanx")["nodes"]
         assert len(listed) == 2
-        assert running.run(300) == "finished:completed", running.log()[-3000:]
+        assert running.run(300.0) == "finished:completed", running.log()[-3000:]
         assert honest.poll() is None
     assert alive(tmp_path / "federation") == []
     assert [entry["missing"] for entry in rounds_of(out)] == [{}]

@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -14,6 +14,8 @@ from sklearn.utils.validation import validate_data
 from phalanx.data.arrays import Array
 
 Interval = tuple[float, float]
+
+_Estimator = TypeVar("_Estimator", bound="BayesErrorEstimator")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class BayesErrorEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     num_classes: int | None
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self: _Estimator, X: Any, y: Any) -> _Estimator:
         """Estimates the Bayes error.
 
         Args:
