@@ -78,7 +78,7 @@ def generate(
     place = folder or out.with_suffix(".run")
     used, pairs = records, None
     if audit_pairs:
-        # Coins follow from the data alone, so that the command goes on where it stopped.
+        # Coins follow from a seed that is known, so that the command goes on where it stopped.
         used, pairs = hold_out_pairs(records, audit_pairs, seed or 0)
     with progress_bar() as bar, graceful() as asked:
         task = bar.add_task("generator", total=None, note="")

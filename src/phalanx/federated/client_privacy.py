@@ -7,7 +7,7 @@ from phalanx.checks import require_finite_above, require_one_of
 from phalanx.coding import Uncoded
 from phalanx.computations import ClippedUpdate
 from phalanx.privacy import Accountant, Budget
-from phalanx.privacy.accountant import Method
+from phalanx.privacy.epsilon import Method
 from phalanx.training import PrivacyLedger, PrivateStep, Round
 from phalanx.training.differential_privacy import (
     NOT_COUNTED,

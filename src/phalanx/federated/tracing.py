@@ -265,9 +265,7 @@ class _Reader:
         if value.kind not in ("channels", "input") or groups not in (1, channels):
             told = f"of {groups} groups of {channels} channels after {value.kind}"
             return self._refuse(f"{path} (GroupNorm) {told}")
-        if (
-            groups == channels and module.affine
-        ):  # else its width could not be seen, were it to grow
+        if groups == channels and module.affine:  # without entries its growth could not be seen
             axis = self._incoming(path, value, channels)
             for name in ("weight", "bias"):
                 self._write(path, name, [axis])

@@ -17,7 +17,7 @@ from phalanx.computations import MixedPrecision
 from phalanx.ordering import PoissonSampling
 from phalanx.privacy import Accountant, Budget, noise_multiplier_for
 from phalanx.privacy.accountant import NOT_COUNTED as OUTSIDE
-from phalanx.privacy.accountant import Method
+from phalanx.privacy.epsilon import Method
 from phalanx.randomness import derive_seed
 from phalanx.training.job import Job
 from phalanx.training.privacy_ledger import PrivacyLedger

@@ -1,6 +1,5 @@
 """Noise on the aggregate: a server step that blurs the decoded update."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +9,11 @@ from torch import Tensor, nn
 
 from phalanx.checks import require_finite_at_least
 from phalanx.randomness import generator
-from phalanx.training.server_step import OptimizerStep, ServerStep
+from phalanx.training.server_step import StepAround
 
 
 @dataclass(frozen=True)
-class NoisyStep(ServerStep):
+class NoisyStep(StepAround):
     """Gaussian noise on the decoded update, before another step: `u + N(0, std^2 I)`.
 
     Behind norm clipping this is what the literature calls weak differential privacy. It is no
@@ -36,9 +35,6 @@ class NoisyStep(ServerStep):
     True
     """
 
-    inner: ServerStep = OptimizerStep()  # noqa: RUF009 - frozen
-    """What is done with the noisy update."""
-
     std: float = 0.005
     """Standard deviation of the noise on each number."""
 
@@ -59,23 +55,3 @@ class NoisyStep(ServerStep):
         drawn = torch.randn(update.shape, dtype=update.dtype, generator=source)
         noisy = update + self.std * drawn.to(update.device)
         return (self.inner.apply(model, noisy, inner), number + 1)
-
-    def observe(self, state: Any, entry: Mapping[str, Any]) -> Any:
-        """What the step makes of it."""
-        return (self.inner.observe(state[0], entry), state[1])
-
-    def metrics(self, state: Any) -> Mapping[str, float]:
-        """Those of the step."""
-        return self.inner.metrics(state[0])
-
-    def extra(self, state: Any) -> Mapping[str, Tensor]:
-        """That of the step."""
-        return self.inner.extra(state[0])
-
-    def dump(self, state: Any) -> Any:
-        """What the step dumps, and the number of the round."""
-        return [self.inner.dump(state[0]), state[1]]
-
-    def load(self, model: nn.Module, dumped: Any) -> Any:
-        """What the step loads, and the number of the round."""
-        return (self.inner.load(model, dumped[0]), int(dumped[1]))

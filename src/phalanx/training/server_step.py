@@ -236,7 +236,48 @@ def _rates(optimizer: Optimizer) -> list[float]:
 
 
 @dataclass(frozen=True)
-class ClippedStep(ServerStep):
+class StepAround(ServerStep):
+    """Server step that changes the update before another step is made by it.
+
+    Its state is that of the other step, and something of its own, which is a plain value. What it
+    does not override is that of the other step, but for `receive`: it takes the decoded update.
+    """
+
+    inner: ServerStep = OptimizerStep()
+    """What is done with the changed update."""
+
+    @property
+    def num_vectors(self) -> int:
+        """That of the step."""
+        return self.inner.num_vectors
+
+    def prepare(self, update: Float[Tensor, " dim"], state: Any) -> Any:
+        """What the step makes of it."""
+        return (self.inner.prepare(update, state[0]), state[1])
+
+    def observe(self, state: Any, entry: Mapping[str, Any]) -> Any:
+        """What the step makes of it."""
+        return (self.inner.observe(state[0], entry), state[1])
+
+    def metrics(self, state: Any) -> Mapping[str, float]:
+        """Those of the step."""
+        return self.inner.metrics(state[0])
+
+    def extra(self, state: Any) -> Mapping[str, Tensor]:
+        """That of the step."""
+        return self.inner.extra(state[0])
+
+    def dump(self, state: Any) -> Any:
+        """What the step dumps, and what is its own."""
+        return [self.inner.dump(state[0]), state[1]]
+
+    def load(self, model: nn.Module, dumped: Any) -> Any:
+        """What the step loads, and what is its own."""
+        return (self.inner.load(model, dumped[0]), dumped[1])
+
+
+@dataclass(frozen=True)
+class ClippedStep(StepAround):
     """Gradient clipping on the server: an update that is too long is cut down to a norm.
 
     `u min(1, c / ||u||)` for the decoded update u, before another step is made by it, as
@@ -259,9 +300,6 @@ class ClippedStep(ServerStep):
     {'gradient_norm': 5.0}
     """
 
-    inner: ServerStep = OptimizerStep()
-    """What is done with the clipped update."""
-
     max_norm: float = 1.0
     """Largest Euclidean norm of an update."""
 
@@ -278,18 +316,10 @@ class ClippedStep(ServerStep):
         clipped = update * (self.max_norm / norm).clamp(max=1.0) if norm > 0 else update
         return (self.inner.apply(model, clipped, state[0]), norm.item())
 
-    def observe(self, state: Any, entry: Mapping[str, Any]) -> Any:
-        """What the step makes of it."""
-        return (self.inner.observe(state[0], entry), state[1])
-
     def metrics(self, state: Any) -> Mapping[str, float]:
         """Those of the step, and `gradient_norm`: that of the update before it was clipped."""
         norm = {} if state[1] is None else {"gradient_norm": state[1]}
         return {**self.inner.metrics(state[0]), **norm}
-
-    def extra(self, state: Any) -> Mapping[str, Tensor]:
-        """That of the step."""
-        return self.inner.extra(state[0])
 
     def dump(self, state: Any) -> Any:
         """What the step dumps."""

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from phalanx.checks import require_at_least, require_finite_above, require_share
-from phalanx.privacy.accountant import Budget, Method, Relation, noise_multiplier_for
+from phalanx.privacy.accountant import Budget, Relation, noise_multiplier_for
+from phalanx.privacy.epsilon import Method
 from phalanx.privacy.generation.domain import Domain
 from phalanx.privacy.generation.generators import ConditionalGenerator
 from phalanx.privacy.generation.private_data import PrivateData

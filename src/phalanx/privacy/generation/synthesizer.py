@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from phalanx.privacy.accountant import Accountant, Budget, Method, Relation
+from phalanx.privacy.accountant import Accountant, Budget, Relation
+from phalanx.privacy.epsilon import Method
 from phalanx.privacy.generation.domain import Domain
 from phalanx.privacy.generation.private_data import PrivateData
 
