@@ -8,8 +8,12 @@ import pytest
 import torch
 
 from phalanx.reproduce import LargeBatchWidth, reproduce
-from phalanx.reproduce.large_batch_width import linear_diversity
-from phalanx.reproduce.network_families import Family, ResidualNetwork, fully_connected
+from phalanx.reproduce.network_families import (
+    Family,
+    ResidualNetwork,
+    fully_connected,
+    linear_diversity,
+)
 from phalanx.reproduce.run import Reproduction
 
 _DATA = ("mnist.npz", "MNIST")
@@ -63,7 +67,7 @@ def test_the_diversity_of_linear_networks_is_that_of_the_formula():
         whole = residual @ inputs / 40
         below.append((second.square().sum() * whole.square().sum()).item())
         below[-1] += (first @ whole).square().sum().item()
-    found = linear_diversity(replace(TINY, draws=60), 3)["diversity"]
+    found = linear_diversity(width=3, num_inputs=10, num_samples=40, draws=60)["diversity"]
     assert found == pytest.approx(mean(above) / mean(below), rel=0.3)
 
 

@@ -26,10 +26,14 @@ from phalanx.reproduce.robust_training import (
 )
 from phalanx.reproduce.round_times import (
     all_gradients,
+    decoders_of,
     median_by_passes,
     median_by_sorting,
+    ratios_to_best,
+    span_of,
     time_decoder,
     time_gradient,
+    winners,
 )
 from phalanx.training import Local, Ray
 
@@ -163,10 +167,10 @@ class Draco(Recipe):
             )
             for name in _BITS
         }
-        every = {rule: _ratios(times, rule) for rule in _decoders(times, coded=False)}
+        every = {rule: ratios_to_best(times, rule) for rule in decoders_of(times, coded=False)}
         spans = {rule: ratios for rule, ratios in every.items() if ratios}
         speed = [
-            f"{_span(one)} as fast as one with {rule}"
+            f"{span_of(one)} as fast as one with {rule}"
             for rule, one in spans.items()
             if rule in ("coordinate median", *_PEERS)
         ]
@@ -207,13 +211,13 @@ class Draco(Recipe):
 
     def _timing(self, times: Records, spans: Mapping[str, Sequence[float]]) -> Findings:
         """Who is faster when; `spans` by rule are its seconds over DRACO's."""
-        parts = report(self.told, {}, {}, {"times": times, "winners": _winners(times)})
-        for code in _decoders(times, coded=True):
-            span = _span([one["decode_ratio"] for one in times.where(decoder=code)])
+        parts = report(self.told, {}, {}, {"times": times, "winners": winners(times)})
+        for code in decoders_of(times, coded=True):
+            span = span_of([one["decode_ratio"] for one in times.where(decoder=code)])
             parts += report(self.told, {"linear": None}, {"code": code, "span": span})
         for rule, ratios in spans.items():
-            decoding = _span(_ratios(times, rule, "decode_s"))
-            shown = {"rule": rule, "total": _span(ratios), "decoding": decoding}
+            decoding = span_of(ratios_to_best(times, rule, "decode_s"))
+            shown = {"rule": rule, "total": span_of(ratios), "decoding": decoding}
             parts += report(self.told, {"speed": [min(ratios) >= 2, max(ratios) >= 2]}, shown)
         for model, workers in product(self.timed_models, self.timed_workers):
             like = {"model": model, "workers": workers}
@@ -242,42 +246,3 @@ class Draco(Recipe):
 
 def _same_bits(same: bool) -> str:
     return f"{'' if same else 'not '}bit for bit its run without attack"
-
-
-def _decoders(times: Records, *, coded: bool) -> list[str]:
-    return list(dict.fromkeys(one["decoder"] for one in times if one["coded"] == coded))
-
-
-def _best(times: Records, like: Record, seconds: str = "total_s") -> Record:
-    """DRACO's faster round with this one's model and Byzantine workers."""
-    alike = times.where(**{axis: like[axis] for axis in ("model", "workers", "byzantine")})
-    return min((one for one in alike if one["coded"]), key=lambda one: one[seconds])
-
-
-def _ratios(times: Records, rule: str, seconds: str = "total_s") -> list[float]:
-    """Seconds of a rule's round over those of the faster DRACO, wherever somebody attacks."""
-    attacked = (one for one in times.where(decoder=rule) if one["byzantine"] > 0)
-    return [one[seconds] / _best(times, one, seconds)[seconds] for one in attacked]
-
-
-def _span(ratios: Sequence[float]) -> str:
-    """From the least to the largest.
-
-    >>> _span([0.501, 2.0]), _span([3.04, 3.01])
-    ('0.5 to 2 times', '3 times')
-    """
-    ends = [f"{value:.2g}" for value in (min(ratios), max(ratios))]
-    return " to ".join(dict.fromkeys(ends)) + " times"
-
-
-def _winners(times: Records) -> list[tuple[Any, ...]]:
-    """Where DRACO's cheap decoding pays for its redundant gradients."""
-    rows = list[tuple[Any, ...]]()
-    for rule in (one for one in times if not one["coded"]):
-        draco, spare = _best(times, rule), 2 * rule["byzantine"]
-        limit = max(rule["decode_s"] - draco["decode_s"], 0.0) / spare if spare else None
-        faster = min(rule, draco, key=lambda one: one["total_s"])["decoder"]
-        axes = ("decoder", "model", "workers", "byzantine")
-        named = (*(rule[axis] for axis in axes), draco["decoder"])
-        rows.append((*named, rule["total_s"] / draco["total_s"], faster, limit))
-    return rows

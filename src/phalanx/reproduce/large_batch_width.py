@@ -6,14 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar
 
-import torch
-from torch import nn
-from torch.nn.functional import mse_loss
-from torch.utils.data import TensorDataset
-
-from phalanx.batch_size import gradient_diversity
 from phalanx.experiments import Cell, Records, grid
-from phalanx.randomness import generator
 from phalanx.reproduce.base import Findings, Recipe, Scope, report, sized
 from phalanx.reproduce.network_families import (
     Family,
@@ -21,7 +14,8 @@ from phalanx.reproduce.network_families import (
     best_epochs,
     diversities,
     fully_connected,
-    squares,
+    linear_diversity,
+    pooled,
 )
 
 _SHAPE = "depth x width"
@@ -66,7 +60,8 @@ class LargeBatchWidth(Recipe):
 
     def cells(self, scope: Scope) -> list[Cell]:
         """Diversity by width, by network and seed, and epochs by network, batch size and seed."""
-        cells = grid(linear_diversity, {"width": self.linear_widths}, {"recipe": self})
+        drawn = {name: getattr(self, name) for name in ("num_inputs", "num_samples", "draws")}
+        cells = grid(linear_diversity, {"width": self.linear_widths}, drawn)
         for name, family in self.families.items():
             images = scope.images([family.file], family.data, ("default", "full"))
             fixed: dict[str, Any] = {"source": images.source, "family": family}
@@ -116,7 +111,9 @@ class LargeBatchWidth(Recipe):
         }
         every = [(name, one) for name, each in families.items() for one in each]
         tables = {
-            "linear": linear,
+            "linear": [
+                (width, one, one / self.limit) for width, one in zip(widths, diversity, strict=True)
+            ],
             "networks": [
                 (name, *(one[key] for key in (_SHAPE, "parameters", "untrained", "at_loss")))
                 for name, one in every
@@ -157,8 +154,8 @@ class LargeBatchWidth(Recipe):
         return {
             **ours,
             "parameters": drawn[0]["parameters"],
-            "untrained": drawn.reduce("untrained", _pooled),
-            "at_loss": drawn.reduce("at_loss", _pooled),
+            "untrained": drawn.reduce("untrained", pooled),
+            "at_loss": drawn.reduce("at_loss", pooled),
             "epochs": epochs,
             "rates": [swept.reduce("learning rate", list, batch=size) for size in self.batch_sizes],
             "price": epochs[-1] / epochs[0] if epochs[0] and epochs[-1] else math.inf,
@@ -166,29 +163,5 @@ class LargeBatchWidth(Recipe):
         }
 
 
-def linear_diversity(recipe: LargeBatchWidth, width: int) -> dict[str, float]:
-    """Expected mean squared norm over expected squared norm of the mean: untrained weights."""
-    found = []
-    for draw in range(recipe.draws):
-        source = generator("linear networks", width, draw)
-        model = nn.Sequential(
-            nn.Linear(recipe.num_inputs, width, bias=False), nn.Linear(width, 1, bias=False)
-        )
-        for value in model.parameters():
-            nn.init.normal_(value, generator=source)
-        inputs = torch.randn(recipe.num_samples, recipe.num_inputs, generator=source)
-        labels = torch.randn(recipe.num_samples, 1, generator=source)
-        data = TensorDataset(inputs, labels)
-        found.append(squares(gradient_diversity(model, data, mse_loss, num_samples=None)))
-    diversity = _pooled(found)
-    return {"diversity": diversity, "of the limit": diversity / recipe.limit}
-
-
 def _falls(values: Sequence[float]) -> bool:
     return all(first > second for first, second in pairwise(values))
-
-
-def _pooled(found: Sequence[Sequence[float]]) -> float:
-    """Ratio of means: single ratios jump with the gradient's norm. NaN where there are none."""
-    over, under = map(sum, zip(*found, strict=True))
-    return over / under if under else math.nan

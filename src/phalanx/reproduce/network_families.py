@@ -1,13 +1,14 @@
 """Families of networks with equally many weights, from wide to deep, and what batches cost them."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.utils.data import Dataset, Subset
+from torch.nn.functional import cross_entropy, mse_loss
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from phalanx.batch_size import GradientDiversity, epochs_to_accuracy, gradient_diversity
 from phalanx.data import DataSource
@@ -151,3 +152,28 @@ def best_epochs(
 def squares(found: GradientDiversity) -> list[float]:
     """Mean of the squared norms, and squared norm of the mean."""
     return [found.mean_square, found.square_of_mean]
+
+
+def linear_diversity(
+    *, width: int, num_inputs: int, num_samples: int, draws: int
+) -> dict[str, float]:
+    """Expected mean squared norm over expected squared norm of the mean: untrained weights."""
+    found = []
+    for draw in range(draws):
+        source = generator("linear networks", width, draw)
+        model = nn.Sequential(
+            nn.Linear(num_inputs, width, bias=False), nn.Linear(width, 1, bias=False)
+        )
+        for value in model.parameters():
+            nn.init.normal_(value, generator=source)
+        inputs = torch.randn(num_samples, num_inputs, generator=source)
+        labels = torch.randn(num_samples, 1, generator=source)
+        data = TensorDataset(inputs, labels)
+        found.append(squares(gradient_diversity(model, data, mse_loss, num_samples=None)))
+    return {"diversity": pooled(found)}
+
+
+def pooled(found: Sequence[Sequence[float]]) -> float:
+    """Ratio of means: single ratios jump with the gradient's norm. NaN where there are none."""
+    over, under = map(sum, zip(*found, strict=True))
+    return over / under if under else math.nan

@@ -1,7 +1,7 @@
-"""Seconds per round: the gradient of one partition, and decoding by codes and by rules."""
+"""Seconds per round: the gradient of one partition, decoding by codes and rules, who is faster."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from statistics import median
 from typing import Any
@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from phalanx.attacks import RandomWorkers, ReverseGradient
 from phalanx.coding import Code
+from phalanx.experiments import Record, Records
 from phalanx.models import LeNet, ResNet18
 from phalanx.randomness import seeded
 
@@ -131,3 +132,43 @@ def _in_turn(
             seconds.append(ended - between)
             ratios.append((ended - between) / max(between - began, 1e-9))
     return median(seconds), median(ratios)
+
+
+def decoders_of(times: Records, *, coded: bool) -> list[str]:
+    """Codes, or rules, among what was timed."""
+    return list(dict.fromkeys(one["decoder"] for one in times if one["coded"] == coded))
+
+
+def _best(times: Records, like: Record, seconds: str = "total_s") -> Record:
+    """DRACO's faster round with this one's model and Byzantine workers."""
+    alike = times.where(**{axis: like[axis] for axis in ("model", "workers", "byzantine")})
+    return min((one for one in alike if one["coded"]), key=lambda one: one[seconds])
+
+
+def ratios_to_best(times: Records, rule: str, seconds: str = "total_s") -> list[float]:
+    """Seconds of a rule's round over those of the faster DRACO, wherever somebody attacks."""
+    attacked = (one for one in times.where(decoder=rule) if one["byzantine"] > 0)
+    return [one[seconds] / _best(times, one, seconds)[seconds] for one in attacked]
+
+
+def span_of(ratios: Sequence[float]) -> str:
+    """From the least to the largest.
+
+    >>> span_of([0.501, 2.0]), span_of([3.04, 3.01])
+    ('0.5 to 2 times', '3 times')
+    """
+    ends = [f"{value:.2g}" for value in (min(ratios), max(ratios))]
+    return " to ".join(dict.fromkeys(ends)) + " times"
+
+
+def winners(times: Records) -> list[tuple[Any, ...]]:
+    """Where DRACO's cheap decoding pays for its redundant gradients."""
+    rows = list[tuple[Any, ...]]()
+    for rule in (one for one in times if not one["coded"]):
+        draco, spare = _best(times, rule), 2 * rule["byzantine"]
+        limit = max(rule["decode_s"] - draco["decode_s"], 0.0) / spare if spare else None
+        faster = min(rule, draco, key=lambda one: one["total_s"])["decoder"]
+        axes = ("decoder", "model", "workers", "byzantine")
+        named = (*(rule[axis] for axis in axes), draco["decoder"])
+        rows.append((*named, rule["total_s"] / draco["total_s"], faster, limit))
+    return rows
