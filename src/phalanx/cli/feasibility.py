@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import phalanx
-from phalanx.checks import require_between
 from phalanx.cli.console import console, progress_bar
 from phalanx.cli.readiness_data import by_path, read_labelled
 from phalanx.cli.train import default_out
@@ -65,7 +64,6 @@ def feasibility(
     from phalanx.readiness import Prices, Study, default_transformations
     from phalanx.reporting.feasibility import write_feasibility
 
-    require_between(0, 1, target=target)
     folder = out or default_out().with_name("feasibility-" + default_out().name)
     found = read_labelled(data, label, text, image_size, test_fraction)
     study = Study(
